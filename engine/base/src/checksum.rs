@@ -1,0 +1,24 @@
+//! CRC-32C (Castagnoli), the only checksum of corelane's formats.
+
+/// The CRC-32C of `bytes`.
+#[must_use]
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    ::crc32c::crc32c(bytes)
+}
+
+/// The CRC-32C of `bytes` appended to what gave `crc`: `extend(crc32c(a), b) == crc32c(a ++ b)`.
+#[must_use]
+pub fn extend(crc: u32, bytes: &[u8]) -> u32 {
+    ::crc32c::crc32c_append(crc, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_vector_and_concatenation() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(extend(crc32c(b"1234"), b"56789"), 0xe306_9283);
+    }
+}
