@@ -39,6 +39,18 @@ impl Timestamp {
         Self { wall_ns: self.wall_ns, logical: self.logical + 1 }
     }
 
+    /// The greatest timestamp smaller than `self`; `ZERO` stays.
+    #[must_use]
+    pub const fn prev(self) -> Self {
+        if self.logical == 0 {
+            if self.wall_ns == 0 {
+                return Self::ZERO;
+            }
+            return Self { wall_ns: self.wall_ns - 1, logical: u32::MAX };
+        }
+        Self { wall_ns: self.wall_ns, logical: self.logical - 1 }
+    }
+
     /// The same logical part, `ns` later, saturating.
     #[must_use]
     pub const fn plus_ns(self, ns: u64) -> Self {
@@ -155,5 +167,8 @@ mod tests {
     fn next_carries() {
         assert_eq!(Timestamp::new(1, u32::MAX).next(), Timestamp::new(2, 0));
         assert_eq!(Timestamp::MAX.next(), Timestamp::MAX);
+        assert_eq!(Timestamp::new(2, 0).prev(), Timestamp::new(1, u32::MAX));
+        assert_eq!(Timestamp::new(2, 0).prev().next(), Timestamp::new(2, 0));
+        assert_eq!(Timestamp::ZERO.prev(), Timestamp::ZERO);
     }
 }

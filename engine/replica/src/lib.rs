@@ -1,1 +1,30 @@
-//! Placeholder.
+//! One range replica: what a write must pass before it enters the range's log, and what it does once it is durable.
+//!
+//! ```text
+//!  request ──► admit ──► (evaluate conditions) ──► propose ──► log ──► apply ──► outcome
+//!               │             reads the tablet       index,      │       tablet, session
+//!               ▼                                    command     ▼
+//!      duplicate, stale, blocked, in conflict                durable
+//! ```
+//!
+//! A pure core: no I/O, no clock, no `async`. The shard's event loop feeds it and carries out what it answers.
+//! Today a range has one replica, so an entry is committed when its own log has it; Raft will stand between `propose` and
+//! `apply` without a change to either.
+//!
+//! Invariants:
+//! - Entries are applied in index order, each exactly once.
+//! - Timestamps of a range's entries increase with their index.
+//! - A write that carries a [`base::api::WriteId`] is applied at most once, whatever is retried, over restarts too.
+//! - A conditional write is proposed only when no proposed and unapplied write touches its keys.
+//! - `apply` is deterministic: the same commands in the same order give the same state on every replica.
+
+pub mod command;
+pub mod conflict;
+pub mod descriptor;
+pub mod replica;
+pub mod session;
+
+pub use command::{Command, CommandError};
+pub use descriptor::Descriptor;
+pub use replica::{Admission, Applied, Replica};
+pub use session::{Sessions, Standing};

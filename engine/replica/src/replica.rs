@@ -1,0 +1,369 @@
+//! The replica state machine.
+
+use crate::command::{self, Command};
+use crate::conflict::{InFlight, Reservations};
+use crate::session::{self, Sessions, Standing};
+use crate::{CommandError, Descriptor};
+use base::api::{Condition, WriteId, WriteOp};
+use base::key::Span;
+use base::{Index, RangeId, Term, Timestamp};
+use std::collections::VecDeque;
+
+/// Version of the bytes of [`Replica::encode_state`].
+const STATE_VERSION: u8 = 1;
+
+/// What may happen to a write now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Nothing stands against it: call [`Replica::propose_write`] in the same step.
+    Propose,
+    /// Its conditions must be read first. When that needs no waiting, propose in the same step; otherwise
+    /// [`Replica::reserve`] the conditions, read, [`Replica::release`] them and propose.
+    Evaluate,
+    /// It conflicts with a write in flight, or the range is being split or moved: [`Replica::park`] it.
+    Wait,
+    /// A retry of a write that was applied at this timestamp: answer it.
+    Applied(Timestamp),
+    /// A retry of a write so old that its result is forgotten.
+    Forgotten,
+}
+
+/// What applying an entry did, beyond the mutations that the tablet takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied<'a> {
+    /// A write is done: its mutations belong into the tablet at this timestamp.
+    Write {
+        /// The timestamp of its versions.
+        ts: Timestamp,
+        /// The mutations.
+        ops: command::Ops<'a>,
+    },
+    /// The range has become two. The caller splits the tablet, takes [`Replica::split_off`] and sends parked requests anew.
+    Split {
+        /// The new range.
+        right: RangeId,
+        /// Its first key.
+        at: &'a [u8],
+    },
+}
+
+/// One replica of one range. `W` is a request that waits, as the shard keeps it.
+#[derive(Debug)]
+pub struct Replica<W> {
+    descriptor: Descriptor,
+    term: Term,
+    /// The last index given to a proposal.
+    proposed: Index,
+    /// The last index applied.
+    applied: Index,
+    /// The timestamp of the last proposal; later ones lie above.
+    last_ts: Timestamp,
+    sessions: Sessions,
+    in_flight: InFlight,
+    reserved: Reservations,
+    parked: VecDeque<W>,
+    /// Set while a split is in flight or the range is being moved: nothing new is proposed.
+    blocked: bool,
+}
+
+impl<W> Replica<W> {
+    /// A replica whose tablet is at `applied`, with the state that was written with its last flush.
+    ///
+    /// # Errors
+    /// The bytes are not a state that this build wrote.
+    pub fn open(descriptor_of: (RangeId, Span), applied: Index, state: &[u8]) -> Result<Self, StateError> {
+        let mut input = state;
+        let error = StateError { range: descriptor_of.0, bytes: state.len() };
+        let decoded = (|| {
+            let [version] = session::take::<1>(&mut input)?;
+            if version != STATE_VERSION {
+                return None;
+            }
+            let generation = session::take_u64(&mut input)?;
+            let last_ts = session::take_ts(&mut input)?;
+            let sessions = Sessions::decode(&mut input)?;
+            input.is_empty().then_some((generation, last_ts, sessions))
+        })();
+        let (generation, last_ts, sessions) = decoded.ok_or(error)?;
+        let (range, span) = descriptor_of;
+        Ok(Self {
+            descriptor: Descriptor { range, span, generation },
+            term: Term(1),
+            proposed: applied,
+            applied,
+            last_ts,
+            sessions,
+            in_flight: InFlight::default(),
+            reserved: Reservations::default(),
+            parked: VecDeque::new(),
+            blocked: false,
+        })
+    }
+
+    /// The state of a range that has never been written.
+    #[must_use]
+    pub fn initial_state() -> Vec<u8> {
+        encode_state(1, Timestamp::ZERO, &Sessions::default())
+    }
+
+    /// The applied state, to be written with a flush at [`Self::applied_index`]. Forgets sessions that are long silent.
+    pub fn encode_state(&mut self) -> Vec<u8> {
+        self.sessions.expire(self.last_ts);
+        encode_state(self.descriptor.generation, self.last_ts, &self.sessions)
+    }
+
+    /// The range and its span.
+    #[must_use]
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// The term of new entries.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The last index applied.
+    #[must_use]
+    pub fn applied_index(&self) -> Index {
+        self.applied
+    }
+
+    /// The timestamp of the last proposal.
+    #[must_use]
+    pub fn last_ts(&self) -> Timestamp {
+        self.last_ts
+    }
+
+    /// How many entries are proposed and not yet applied.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Whether the range takes no proposals because it is being split or moved.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Decides what may happen to a write. All its keys lie in the span: the caller has routed it.
+    pub fn admit<'a>(
+        &self,
+        id: &WriteId,
+        mut conditions: impl ExactSizeIterator<Item = Condition<'a>>,
+        mut ops: impl Iterator<Item = WriteOp<'a>>,
+    ) -> Admission {
+        match self.sessions.standing(id) {
+            Standing::New => {}
+            Standing::InFlight => {
+                base::sometimes!("replica: retry meets its first try in flight");
+                return Admission::Wait;
+            }
+            Standing::Applied(ts) => {
+                base::sometimes!("replica: retry of an applied write");
+                return Admission::Applied(ts);
+            }
+            Standing::Forgotten => return Admission::Forgotten,
+        }
+        if self.blocked {
+            return Admission::Wait;
+        }
+        if !self.reserved.is_empty() && ops.any(|op| self.reserved.touched_by(&op)) {
+            base::sometimes!("replica: write waits for a conditional write");
+            return Admission::Wait;
+        }
+        if conditions.len() == 0 {
+            return Admission::Propose;
+        }
+        if conditions.any(|c| self.in_flight.touches(c.key()) || self.reserved.holds(c.key())) {
+            if !base::planted_bug!("replica-condition-ignores-in-flight") {
+                base::sometimes!("replica: conditional write waits for a write in flight");
+                return Admission::Wait;
+            }
+        }
+        Admission::Evaluate
+    }
+
+    /// Reserves the keys that a conditional write looks at while they are read.
+    pub fn reserve<'a>(&mut self, conditions: impl Iterator<Item = Condition<'a>>) {
+        conditions.for_each(|condition| self.reserved.add(condition.key()));
+    }
+
+    /// Gives back what [`Self::reserve`] took.
+    pub fn release<'a>(&mut self, conditions: impl Iterator<Item = Condition<'a>>) {
+        conditions.for_each(|condition| self.reserved.remove(condition.key()));
+    }
+
+    /// Keeps a request until the state has changed; [`Self::unpark`] hands it out again.
+    pub fn park(&mut self, request: W) {
+        self.parked.push_back(request);
+    }
+
+    /// Whether requests are parked and it is time to try them again: nothing blocks the range.
+    #[must_use]
+    pub fn has_runnable(&self) -> bool {
+        !self.blocked && !self.parked.is_empty()
+    }
+
+    /// All parked requests in the order of their arrival, to be admitted again.
+    #[must_use]
+    pub fn unpark(&mut self) -> VecDeque<W> {
+        core::mem::take(&mut self.parked)
+    }
+
+    /// Gives the write its place in the log: appends its command to `out` and returns its index.
+    ///
+    /// # Panics
+    /// When `ts` does not follow the last proposal, or the range is blocked.
+    pub fn propose_write<'a>(
+        &mut self,
+        id: &WriteId,
+        ts: Timestamp,
+        ops: impl Iterator<Item = WriteOp<'a>> + Clone,
+        out: &mut Vec<u8>,
+    ) -> Index {
+        let index = self.next_index(ts);
+        self.sessions.propose(id);
+        self.in_flight.push(index, ts, ops.clone());
+        command::encode_write(out, id, ts, ops);
+        index
+    }
+
+    /// Proposes to cut the range at `at`, and blocks it until that is applied.
+    ///
+    /// # Panics
+    /// When `at` does not lie strictly inside the span, `ts` does not follow the last proposal, or the range is blocked.
+    pub fn propose_split(&mut self, ts: Timestamp, right: RangeId, at: &[u8], out: &mut Vec<u8>) -> Index {
+        assert!(self.descriptor.span.contains(at) && *self.descriptor.span.start != *at, "a split key lies inside");
+        let index = self.next_index(ts);
+        self.in_flight.push(index, ts, core::iter::empty());
+        self.blocked = true;
+        command::encode_split(out, ts, right, at);
+        index
+    }
+
+    fn next_index(&mut self, ts: Timestamp) -> Index {
+        assert!(!self.blocked, "a blocked range proposes nothing");
+        assert!(ts > self.last_ts, "timestamps increase: {ts} after {}", self.last_ts);
+        self.last_ts = ts;
+        self.proposed = self.proposed.next();
+        self.proposed
+    }
+
+    /// Stops proposals for a move; requests park. Undone by [`Self::unblock`].
+    pub fn block(&mut self) {
+        self.blocked = true;
+    }
+
+    /// Takes proposals again.
+    pub fn unblock(&mut self) {
+        self.blocked = false;
+    }
+
+    /// Takes in an entry that is durable. `replay` is set during recovery, when nothing is in flight.
+    ///
+    /// # Errors
+    /// The payload does not decode: the log is whole, so this is a bug or a newer version, and the node stops.
+    ///
+    /// # Panics
+    /// When `index` does not follow the last one applied.
+    pub fn apply<'a>(&mut self, index: Index, payload: &'a [u8], replay: Replay) -> Result<Applied<'a>, CommandError> {
+        let command = Command::decode(payload)?;
+        assert_eq!(index, self.applied.next(), "{} applies entries in order", self.descriptor.range);
+        self.applied = index;
+        match replay {
+            Replay::Yes => {
+                self.proposed = index;
+                self.last_ts = self.last_ts.max(command.ts());
+            }
+            Replay::No => self.in_flight.pop(index),
+        }
+        assert!(self.applied <= self.proposed, "applied {} beyond proposed {}", self.applied, self.proposed);
+        Ok(match command {
+            Command::Write { id, ts, ops } => {
+                if !base::planted_bug!("replica-forgets-sessions") {
+                    self.sessions.apply(&id, ts);
+                }
+                Applied::Write { ts, ops }
+            }
+            Command::Split { right, at, .. } => {
+                self.blocked = false;
+                Applied::Split { right, at }
+            }
+        })
+    }
+
+    /// After [`Applied::Split`]: shrinks this replica to the keys below `at` and hands out the one above, at index zero,
+    /// with the same sessions, so that a retry finds its first try on either side.
+    pub fn split_off(&mut self, right: RangeId, at: &[u8]) -> Self {
+        assert!(self.in_flight.is_empty(), "a split is the last entry in flight");
+        let end = self.descriptor.span.end.take();
+        let right_span = Span { start: at.into(), end };
+        self.descriptor.span.end = Some(at.into());
+        self.descriptor.generation += 1;
+        Self {
+            descriptor: Descriptor { range: right, span: right_span, generation: self.descriptor.generation },
+            term: self.term,
+            proposed: Index::ZERO,
+            applied: Index::ZERO,
+            last_ts: self.last_ts,
+            sessions: self.sessions.clone(),
+            in_flight: InFlight::default(),
+            reserved: Reservations::default(),
+            parked: VecDeque::new(),
+            blocked: false,
+        }
+    }
+
+    /// Counts a move to another shard: the new place's descriptor wins over the old one.
+    pub fn bump_generation(&mut self) {
+        self.descriptor.generation += 1;
+    }
+
+    /// The newest timestamp at which a read sees a state that no later entry changes, given the clock's `now`.
+    #[must_use]
+    pub fn safe_ts(&self, now: Timestamp) -> Timestamp {
+        self.in_flight.oldest_ts().map_or(now, |ts| ts.prev().min(now))
+    }
+
+    /// Checks what must hold between inputs.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn assert_invariants(&self) {
+        assert_eq!(self.proposed.since(self.applied), self.in_flight.len() as u64, "each proposal is in flight once");
+        assert!(!self.descriptor.span.is_empty(), "{:?} has keys", self.descriptor);
+    }
+}
+
+/// Whether an entry is applied during recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// Read back from the log.
+    Yes,
+    /// Proposed by this process.
+    No,
+}
+
+/// The replica's written state does not decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the state of range {range} ({bytes} bytes) was not written by this version of corelane")]
+pub struct StateError {
+    /// The range.
+    pub range: RangeId,
+    /// How long the state is.
+    pub bytes: usize,
+}
+
+fn encode_state(generation: u64, last_ts: Timestamp, sessions: &Sessions) -> Vec<u8> {
+    let mut out = vec![STATE_VERSION];
+    out.extend_from_slice(&generation.to_le_bytes());
+    session::put_ts(&mut out, last_ts);
+    sessions.encode(&mut out);
+    out
+}
+
+#[cfg(test)]
+mod tests;

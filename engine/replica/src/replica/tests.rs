@@ -1,0 +1,126 @@
+use super::*;
+use base::ClientId;
+
+fn ts(n: u64) -> Timestamp {
+    Timestamp::new(n, 0)
+}
+
+fn id(seq: u64) -> WriteId {
+    WriteId { client: ClientId(1), seq, acked_below: 1 }
+}
+
+fn fresh() -> Replica<&'static str> {
+    Replica::open((RangeId(2), Span::all()), Index::ZERO, &Replica::<()>::initial_state()).expect("the initial state")
+}
+
+fn put(key: &'static [u8]) -> [WriteOp<'static>; 1] {
+    [WriteOp::Put { key, value: b"v" }]
+}
+
+fn propose(replica: &mut Replica<&'static str>, seq: u64, at: u64, key: &'static [u8]) -> (Index, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let index = replica.propose_write(&id(seq), ts(at), put(key).into_iter(), &mut bytes);
+    replica.assert_invariants();
+    (index, bytes)
+}
+
+fn admit(replica: &Replica<&'static str>, seq: u64, condition: Option<&'static [u8]>, key: &'static [u8]) -> Admission {
+    let conditions: Vec<_> = condition.map(|key| Condition::Absent { key }).into_iter().collect();
+    replica.admit(&id(seq), conditions.into_iter(), put(key).into_iter())
+}
+
+#[test]
+fn a_write_passes_from_proposal_to_application() {
+    let mut replica = fresh();
+    assert_eq!(admit(&replica, 1, None, b"a"), Admission::Propose);
+    let (index, bytes) = propose(&mut replica, 1, 10, b"a");
+    assert_eq!(index, Index(1));
+    assert_eq!(admit(&replica, 1, None, b"a"), Admission::Wait, "the first try is in flight");
+    let Ok(Applied::Write { ts: at, ops }) = replica.apply(index, &bytes, Replay::No) else { panic!("a write") };
+    assert_eq!((at, ops.len()), (ts(10), 1));
+    assert_eq!(admit(&replica, 1, None, b"a"), Admission::Applied(ts(10)));
+    replica.assert_invariants();
+}
+
+#[test]
+fn a_conditional_write_waits_for_writes_in_flight_on_its_keys_only() {
+    let mut replica = fresh();
+    let (index, bytes) = propose(&mut replica, 1, 10, b"a");
+    assert_eq!(admit(&replica, 2, Some(b"a"), b"z"), Admission::Wait);
+    assert_eq!(admit(&replica, 2, Some(b"b"), b"a"), Admission::Evaluate);
+    replica.apply(index, &bytes, Replay::No).expect("a write");
+    assert_eq!(admit(&replica, 2, Some(b"a"), b"z"), Admission::Evaluate);
+}
+
+#[test]
+fn a_conditional_write_waits_for_a_range_deletion_over_its_key() {
+    let mut replica = fresh();
+    let mut bytes = Vec::new();
+    let ops = [WriteOp::DeleteRange { start: b"a", end: Some(b"c") }];
+    let index = replica.propose_write(&id(1), ts(10), ops.into_iter(), &mut bytes);
+    assert_eq!(admit(&replica, 2, Some(b"b"), b"b"), Admission::Wait);
+    assert_eq!(admit(&replica, 2, Some(b"c"), b"c"), Admission::Evaluate);
+    replica.apply(index, &bytes, Replay::No).expect("a write");
+    assert_eq!(admit(&replica, 2, Some(b"b"), b"b"), Admission::Evaluate);
+}
+
+#[test]
+fn reserved_keys_hold_others_back_until_released() {
+    let mut replica = fresh();
+    let condition = [Condition::Absent { key: b"a" }];
+    replica.reserve(condition.into_iter());
+    assert_eq!(admit(&replica, 2, None, b"a"), Admission::Wait);
+    assert_eq!(admit(&replica, 2, Some(b"a"), b"b"), Admission::Wait);
+    assert_eq!(admit(&replica, 2, None, b"b"), Admission::Propose);
+    replica.release(condition.into_iter());
+    assert_eq!(admit(&replica, 2, None, b"a"), Admission::Propose);
+}
+
+#[test]
+fn a_split_blocks_then_makes_two_replicas_with_the_same_sessions() {
+    let mut replica = fresh();
+    let (index, bytes) = propose(&mut replica, 1, 10, b"z");
+    let mut split = Vec::new();
+    let split_index = replica.propose_split(ts(11), RangeId(5), b"m", &mut split);
+    assert_eq!(admit(&replica, 2, None, b"a"), Admission::Wait);
+    replica.park("write 2");
+    assert!(!replica.has_runnable());
+    replica.apply(index, &bytes, Replay::No).expect("a write");
+    let applied = replica.apply(split_index, &split, Replay::No).expect("a split");
+    assert_eq!(applied, Applied::Split { right: RangeId(5), at: b"m" });
+    let right = replica.split_off(RangeId(5), b"m");
+    assert_eq!(replica.descriptor().span, Span::new(b"", Some(b"m")));
+    assert_eq!(right.descriptor().span, Span::new(b"m", None));
+    assert_eq!(admit(&right, 1, None, b"z"), Admission::Applied(ts(10)));
+    assert!(replica.has_runnable());
+    assert_eq!(replica.unpark(), ["write 2"]);
+    replica.assert_invariants();
+    right.assert_invariants();
+}
+
+#[test]
+fn reads_are_safe_below_the_oldest_write_in_flight() {
+    let mut replica = fresh();
+    assert_eq!(replica.safe_ts(ts(9)), ts(9));
+    let (index, bytes) = propose(&mut replica, 1, 10, b"a");
+    propose(&mut replica, 2, 12, b"b");
+    assert_eq!(replica.safe_ts(ts(20)), ts(10).prev());
+    replica.apply(index, &bytes, Replay::No).expect("a write");
+    assert_eq!(replica.safe_ts(ts(20)), ts(12).prev());
+}
+
+#[test]
+fn the_state_survives_a_restart_and_replay_continues_it() {
+    let mut replica = fresh();
+    let (index, bytes) = propose(&mut replica, 1, 10, b"a");
+    replica.apply(index, &bytes, Replay::No).expect("a write");
+    let state = replica.encode_state();
+    let (second, second_bytes) = propose(&mut replica, 2, 11, b"b");
+    let mut reopened = Replica::<&str>::open((RangeId(2), Span::all()), index, &state).expect("its own state");
+    assert_eq!(admit(&reopened, 1, None, b"a"), Admission::Applied(ts(10)));
+    assert_eq!(admit(&reopened, 2, None, b"b"), Admission::Propose);
+    reopened.apply(second, &second_bytes, Replay::Yes).expect("replayed");
+    assert_eq!(admit(&reopened, 2, None, b"b"), Admission::Applied(ts(11)));
+    reopened.assert_invariants();
+    assert!(Replica::<&str>::open((RangeId(2), Span::all()), index, &state[1..]).is_err());
+}
