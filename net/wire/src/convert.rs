@@ -1,0 +1,237 @@
+//! Between archived messages and the vocabulary of `base`, without copying.
+
+use crate::reply::{
+    ArchivedConditionFailed, ArchivedErrorReply, ArchivedGetReply, ArchivedRangeEntry, ArchivedScanPage,
+};
+use crate::request::{
+    ArchivedCondition, ArchivedGet, ArchivedHello, ArchivedOp, ArchivedScan, ArchivedWrite, Condition, Op,
+};
+use base::api::{self, WriteId};
+use base::{ClientId, RangeId, ShardId, Timestamp};
+use rkyv::{Archive, Serialize};
+
+/// A [`Timestamp`], version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub struct Stamp {
+    /// Nanoseconds since the Unix epoch.
+    pub wall_ns: u64,
+    /// Orders events of the same nanosecond.
+    pub logical: u32,
+}
+
+impl From<Timestamp> for Stamp {
+    fn from(ts: Timestamp) -> Self {
+        Self {
+            wall_ns: ts.wall_ns,
+            logical: ts.logical,
+        }
+    }
+}
+
+impl From<&ArchivedStamp> for Timestamp {
+    fn from(stamp: &ArchivedStamp) -> Self {
+        Self::new(stamp.wall_ns.to_native(), stamp.logical.to_native())
+    }
+}
+
+impl ArchivedStamp {
+    /// The timestamp.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        self.into()
+    }
+}
+
+/// A [`WriteId`], version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub struct WriteIdV1 {
+    /// The client's session, little-endian.
+    pub client: [u8; 16],
+    /// The write's number in the session, from 1.
+    pub seq: u64,
+    /// Every write of the session below this number has been answered.
+    pub acked_below: u64,
+}
+
+impl From<WriteId> for WriteIdV1 {
+    fn from(id: WriteId) -> Self {
+        Self {
+            client: id.client.0.to_le_bytes(),
+            seq: id.seq,
+            acked_below: id.acked_below,
+        }
+    }
+}
+
+impl From<&ArchivedWriteIdV1> for WriteId {
+    fn from(id: &ArchivedWriteIdV1) -> Self {
+        Self {
+            client: ClientId(u128::from_le_bytes(id.client)),
+            seq: id.seq.to_native(),
+            acked_below: id.acked_below.to_native(),
+        }
+    }
+}
+
+impl ArchivedWriteIdV1 {
+    /// The write's name.
+    #[must_use]
+    pub fn write_id(&self) -> WriteId {
+        self.into()
+    }
+}
+
+impl<'a> From<api::WriteOp<'a>> for Op<'a> {
+    fn from(op: api::WriteOp<'a>) -> Self {
+        match op {
+            api::WriteOp::Put { key, value } => Self::Put { key, value },
+            api::WriteOp::Delete { key } => Self::Delete { key },
+            api::WriteOp::DeleteRange { start, end } => Self::DeleteRange { start, end },
+        }
+    }
+}
+
+impl<'a> From<&'a ArchivedOp<'static>> for api::WriteOp<'a> {
+    fn from(op: &'a ArchivedOp<'static>) -> Self {
+        match op {
+            ArchivedOp::Put { key, value } => Self::Put { key, value },
+            ArchivedOp::Delete { key } => Self::Delete { key },
+            ArchivedOp::DeleteRange { start, end } => Self::DeleteRange {
+                start,
+                end: end.as_ref().map(|end| &**end),
+            },
+        }
+    }
+}
+
+impl<'a> From<api::Condition<'a>> for Condition<'a> {
+    fn from(condition: api::Condition<'a>) -> Self {
+        match condition {
+            api::Condition::Absent { key } => Self::Absent { key },
+            api::Condition::Equals { key, value } => Self::Equals { key, value },
+        }
+    }
+}
+
+impl<'a> From<&'a ArchivedCondition<'static>> for api::Condition<'a> {
+    fn from(condition: &'a ArchivedCondition<'static>) -> Self {
+        match condition {
+            ArchivedCondition::Absent { key } => Self::Absent { key },
+            ArchivedCondition::Equals { key, value } => Self::Equals { key, value },
+        }
+    }
+}
+
+impl ArchivedHello<'static> {
+    /// The client's session.
+    #[must_use]
+    pub fn client_id(&self) -> ClientId {
+        ClientId(u128::from_le_bytes(self.client))
+    }
+
+    /// The shard asked for.
+    #[must_use]
+    pub fn shard_id(&self) -> Option<ShardId> {
+        self.shard.as_ref().map(|shard| ShardId(shard.to_native()))
+    }
+}
+
+impl ArchivedGet<'static> {
+    /// The timestamp to read at, or `None` for the newest version.
+    #[must_use]
+    pub fn read_ts(&self) -> Option<Timestamp> {
+        self.read_ts.as_ref().map(Timestamp::from)
+    }
+}
+
+impl ArchivedWrite<'static> {
+    /// What must hold, in order.
+    pub fn conditions(&self) -> impl ExactSizeIterator<Item = api::Condition<'_>> + Clone {
+        self.conditions.iter().map(api::Condition::from)
+    }
+
+    /// What is done, in order.
+    pub fn ops(&self) -> impl ExactSizeIterator<Item = api::WriteOp<'_>> + Clone {
+        self.ops.iter().map(api::WriteOp::from)
+    }
+}
+
+impl ArchivedScan<'static> {
+    /// The first key after the span, or `None` for the end of the key space.
+    #[must_use]
+    pub fn end(&self) -> Option<&[u8]> {
+        self.end.as_ref().map(|end| &**end)
+    }
+
+    /// The timestamp to read at, if the client chose one.
+    #[must_use]
+    pub fn read_ts(&self) -> Option<Timestamp> {
+        self.read_ts.as_ref().map(Timestamp::from)
+    }
+
+    /// Rows of the whole stream, at most.
+    #[must_use]
+    pub fn rows_max(&self) -> Option<u64> {
+        self.rows_max.as_ref().map(|rows| rows.to_native())
+    }
+}
+
+impl ArchivedGetReply<'static> {
+    /// The value, if the key has one.
+    #[must_use]
+    pub fn value(&self) -> Option<&[u8]> {
+        self.value.as_ref().map(|value| &**value)
+    }
+}
+
+impl ArchivedConditionFailed<'static> {
+    /// The value found, if any.
+    #[must_use]
+    pub fn found(&self) -> Option<&[u8]> {
+        self.found.as_ref().map(|found| &**found)
+    }
+}
+
+impl ArchivedScanPage<'static> {
+    /// Where the rest of the span begins.
+    #[must_use]
+    pub fn resume(&self) -> Option<&[u8]> {
+        self.resume.as_ref().map(|key| &**key)
+    }
+}
+
+impl ArchivedRangeEntry<'static> {
+    /// The first key after the range, or `None` for the end of the key space.
+    #[must_use]
+    pub fn end(&self) -> Option<&[u8]> {
+        self.end.as_ref().map(|end| &**end)
+    }
+
+    /// The range.
+    #[must_use]
+    pub fn range_id(&self) -> RangeId {
+        RangeId(self.range.to_native())
+    }
+
+    /// The shard that serves it.
+    #[must_use]
+    pub fn shard_id(&self) -> ShardId {
+        ShardId(self.shard.to_native())
+    }
+}
+
+impl ArchivedErrorReply<'static> {
+    /// The range concerned, if any.
+    #[must_use]
+    pub fn range(&self) -> Option<RangeId> {
+        self.range.as_ref().map(|range| RangeId(range.to_native()))
+    }
+
+    /// The key concerned, if any.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key.as_ref().map(|key| &**key)
+    }
+}

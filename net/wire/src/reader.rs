@@ -1,0 +1,157 @@
+//! Frames on their way in: received into one aligned, bounded buffer and read where they lie.
+//!
+//! ```text
+//!   buf   ░░░░░░░░░░▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓·············
+//!         0     start│           end│            │len
+//!                    └── next()     └── spare(): receive here
+//! ```
+//!
+//! Invariants:
+//! - `start` is a multiple of 16, so that every payload is aligned for in-place access.
+//! - The buffer grows only when it is full of bytes that have arrived: announcing a long frame costs the peer that frame.
+
+use crate::frame::{FRAME_ALIGN, Frame, FrameError, HEADER_BYTES, Header, frame_bytes};
+use base::limits;
+use rkyv::util::AlignedVec;
+
+/// What a reader holds when it holds little: room for a batch of small requests.
+const BASE_BYTES: usize = 16 << 10;
+/// Receiving pays off only with so much room.
+const SPARE_BYTES_MIN: usize = 2 << 10;
+
+/// Cuts a byte stream into frames.
+#[derive(Debug)]
+pub struct FrameReader {
+    buf: AlignedVec<FRAME_ALIGN>,
+    start: usize,
+    end: usize,
+    payload_max: u32,
+}
+
+impl FrameReader {
+    /// A reader that refuses payloads longer than `payload_max`. Holds no buffer until the first [`Self::spare`].
+    #[must_use]
+    pub fn new(payload_max: usize) -> Self {
+        let mut reader = Self {
+            buf: AlignedVec::new(),
+            start: 0,
+            end: 0,
+            payload_max: 0,
+        };
+        reader.set_payload_max(payload_max);
+        reader
+    }
+
+    /// Changes the longest payload accepted, for frames that [`Self::next`] has not looked at yet.
+    ///
+    /// # Panics
+    /// When it is more than [`limits::FRAME_BYTES_MAX`].
+    pub fn set_payload_max(&mut self, payload_max: usize) {
+        assert!(
+            payload_max <= limits::FRAME_BYTES_MAX,
+            "{payload_max} bytes are more than a frame may have"
+        );
+        self.payload_max = u32::try_from(payload_max).expect("the limit of a frame fits 32 bits");
+    }
+
+    /// Room to receive into; never empty. Whatever is received is announced by [`Self::filled`].
+    pub fn spare(&mut self) -> &mut [u8] {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            if self.buf.len() > BASE_BYTES * 4 {
+                self.buf = AlignedVec::new();
+            }
+        }
+        if self.buf.len() - self.end < SPARE_BYTES_MIN && self.start > 0 {
+            self.buf.as_mut_slice().copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.buf.len() - self.end < SPARE_BYTES_MIN {
+            let len = (self.buf.len() * 2).max(BASE_BYTES).min(self.bytes_max());
+            self.buf.resize(len, 0);
+        }
+        self.buf.as_mut_slice().split_at_mut(self.end).1
+    }
+
+    /// Takes in the first `bytes` of what [`Self::spare`] gave.
+    ///
+    /// # Panics
+    /// When it gave less.
+    pub fn filled(&mut self, bytes: usize) {
+        assert!(
+            bytes <= self.buf.len() - self.end,
+            "{bytes} bytes do not fit the spare room"
+        );
+        self.end += bytes;
+    }
+
+    /// Takes in `bytes` by copying them: for what another reader left over.
+    pub fn extend(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let spare = self.spare();
+            let some = spare.len().min(bytes.len());
+            let (head, rest) = bytes.split_at(some);
+            spare.split_at_mut(some).0.copy_from_slice(head);
+            self.filled(some);
+            bytes = rest;
+        }
+    }
+
+    /// The next whole frame, or `None` until more bytes arrive.
+    ///
+    /// # Errors
+    /// [`FrameError`]: the stream is of no further use, and every later call says the same.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the frame borrows the reader, which an Iterator cannot express"
+    )]
+    pub fn next(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
+        let unread = self.buf.as_slice().split_at(self.end).0.split_at(self.start).1;
+        let Some((head, rest)) = unread.split_first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let header = Header::decode(head, self.payload_max)?;
+        let length = header.length as usize;
+        let total = frame_bytes(length);
+        if unread.len() < total {
+            return Ok(None);
+        }
+        let (payload, rest) = rest.split_at(length);
+        let padding = rest.split_at(total - HEADER_BYTES - length).0;
+        header.check(payload)?;
+        if padding.iter().any(|&byte| byte != 0) {
+            return Err(FrameError::NonzeroPadding);
+        }
+        self.start += total;
+        Ok(Some(Frame {
+            kind: header.kind,
+            request: header.request,
+            payload,
+        }))
+    }
+
+    /// Whether part of a frame has arrived and the rest is missing. Meaningful after [`Self::next`] gave `None`.
+    #[must_use]
+    pub fn is_mid_frame(&self) -> bool {
+        self.start < self.end
+    }
+
+    /// Bytes that have arrived and were not handed out: they belong to whoever takes the connection over.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        self.buf.as_slice().split_at(self.end).0.split_at(self.start).1
+    }
+
+    /// Memory held.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.buf.capacity()
+    }
+
+    /// The most memory that the buffer may need: the longest frame, and room for the start of the next ones.
+    fn bytes_max(&self) -> usize {
+        frame_bytes(self.payload_max as usize) + BASE_BYTES
+    }
+}
