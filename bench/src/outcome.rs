@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::machine::MachineFacts;
 
 /// Latencies of one run, in nanoseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Latency {
     /// Median.
     pub p50_ns: u64,
