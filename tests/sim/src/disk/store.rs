@@ -1,0 +1,641 @@
+//! What is on a disk, what programs see of it, and what lies between: the pure core of both simulated disks.
+//!
+//! ```text
+//!   write ─► in flight ─► complete ─► durable          (a durable write skips the middle)
+//!            └── `unsettled`: a crash keeps any part ──┘
+//!   create, rename, link, remove ─► `unsettled` names ─► durable by sync_dir
+//! ```
+//!
+//! Every change is a [`Step`]; a recorded list of steps replayed on the same start gives the same store, which is how crash
+//! points are enumerated (`disk::trace`). A store never fails and never draws: faults are decided outside and arrive in the
+//! steps.
+
+use super::content::{Block, Content, SectorFate};
+use super::image::DiskImage;
+use env::DirEntry;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+/// A file, whatever its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct InodeId(pub(crate) u64);
+
+/// A write or sync between its begin and its end; also orders unsettled changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OpId(pub(crate) u64);
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Node {
+    Dir,
+    File(InodeId),
+}
+
+/// How a write ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Landed {
+    /// As asked.
+    Whole,
+    /// Acknowledged, and nothing happened.
+    Nowhere,
+    /// In another place of some file.
+    Elsewhere { inode: InodeId, first: usize },
+    /// Some sectors, before an error.
+    Torn(Arc<[SectorFate]>),
+}
+
+/// A change of names.
+#[derive(Debug, Clone)]
+pub(crate) enum NameChange {
+    Create { path: Arc<str> },
+    Rename { from: Arc<str>, to: Arc<str> },
+    HardLink { from: Arc<str>, to: Arc<str> },
+    Remove { path: Arc<str> },
+}
+
+/// One input of a store.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    BeginWrite {
+        op: OpId,
+        inode: InodeId,
+        first: usize,
+        blocks: Arc<[Block]>,
+        durable: bool,
+    },
+    EndWrite {
+        op: OpId,
+        landed: Landed,
+    },
+    SetLen {
+        op: OpId,
+        inode: InodeId,
+        blocks: usize,
+    },
+    BeginSync {
+        op: OpId,
+        inode: InodeId,
+    },
+    BeginSyncDir {
+        op: OpId,
+        path: Arc<str>,
+    },
+    EndSync {
+        op: OpId,
+        is_ok: bool,
+    },
+    Names {
+        op: OpId,
+        change: NameChange,
+    },
+    CreateDir {
+        path: Arc<str>,
+    },
+    Opened(InodeId),
+    Closed(InodeId),
+    /// Nothing happened to the disk; the test that records says something about this moment.
+    Mark(u64),
+}
+
+/// A change that a crash may undo.
+#[derive(Debug, Clone)]
+pub(crate) struct Unsettled {
+    pub(crate) op: OpId,
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    Write {
+        inode: InodeId,
+        first: usize,
+        blocks: Arc<[Block]>,
+        durable: bool,
+        is_complete: bool,
+    },
+    SetLen {
+        inode: InodeId,
+        blocks: usize,
+    },
+    Names(Vec<(Arc<str>, Option<Node>)>),
+}
+
+impl Change {
+    fn inode(&self) -> Option<InodeId> {
+        match self {
+            Self::Write { inode, .. } | Self::SetLen { inode, .. } => Some(*inode),
+            Self::Names(_) => None,
+        }
+    }
+}
+
+/// What a crash leaves of an unsettled change. Only a write can be kept in part; any part of it settles its length.
+pub(crate) enum Fate<'a> {
+    Lost,
+    Kept,
+    Sectors(&'a mut dyn FnMut(usize) -> SectorFate),
+}
+
+#[derive(Debug, Clone)]
+struct File {
+    seen: Arc<Content>,
+    durable: Arc<Content>,
+    handles: u32,
+}
+
+#[derive(Debug, Clone)]
+enum Sync {
+    File(Vec<OpId>),
+    Dir { path: Arc<str>, until: OpId },
+}
+
+/// A disk's state. Cloning shares all bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    seen: Arc<BTreeMap<Arc<str>, Node>>,
+    durable: Arc<BTreeMap<Arc<str>, Node>>,
+    files: BTreeMap<InodeId, File>,
+    unsettled: Vec<Unsettled>,
+    syncs: BTreeMap<OpId, Sync>,
+    next_inode: u64,
+    next_op: u64,
+}
+
+/// The directory that a name is in; `""` is the root.
+pub(crate) fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+impl Store {
+    /// The disk as a machine finds it when it starts: all of `image` is durable.
+    pub(crate) fn open(image: &DiskImage) -> Self {
+        let files = image.files.iter().map(|(id, content)| {
+            (
+                *id,
+                File {
+                    seen: content.clone(),
+                    durable: content.clone(),
+                    handles: 0,
+                },
+            )
+        });
+        Self {
+            seen: image.names.clone(),
+            durable: image.names.clone(),
+            next_inode: image.files.last_key_value().map_or(0, |(id, _)| id.0 + 1),
+            files: files.collect(),
+            unsettled: Vec::new(),
+            syncs: BTreeMap::new(),
+            next_op: 0,
+        }
+    }
+
+    pub(crate) fn op_next(&mut self) -> OpId {
+        self.next_op += 1;
+        OpId(self.next_op)
+    }
+
+    pub(crate) fn node(&self, path: &str) -> Option<Node> {
+        if path.is_empty() {
+            Some(Node::Dir)
+        } else {
+            self.seen.get(path).copied()
+        }
+    }
+
+    /// The file that `path` names, or why not.
+    pub(crate) fn file(&self, path: &str) -> Result<InodeId, ErrorKind> {
+        match self.node(path) {
+            Some(Node::File(inode)) => Ok(inode),
+            Some(Node::Dir) => Err(ErrorKind::IsADirectory),
+            None => Err(ErrorKind::NotFound),
+        }
+    }
+
+    pub(crate) fn content(&self, inode: InodeId) -> &Content {
+        &self.files[&inode].seen
+    }
+
+    /// Changes a file behind everyone's back, for what programs see and for what is durable.
+    pub(crate) fn damage(&mut self, inode: InodeId, damage: impl Fn(&mut Content)) {
+        let file = self
+            .files
+            .get_mut(&inode)
+            .expect("damage goes to a file that exists");
+        damage(Arc::make_mut(&mut file.seen));
+        damage(Arc::make_mut(&mut file.durable));
+    }
+
+    pub(crate) fn inodes(&self) -> impl ExactSizeIterator<Item = InodeId> + '_ {
+        self.files.keys().copied()
+    }
+
+    /// Bytes that files take, as programs see them.
+    pub(crate) fn bytes_used(&self) -> u64 {
+        self.files.values().map(|file| file.seen.len()).sum()
+    }
+
+    pub(crate) fn list(&self, path: &str) -> Result<Vec<DirEntry>, ErrorKind> {
+        match self.node(path) {
+            Some(Node::Dir) => {}
+            Some(Node::File(_)) => return Err(ErrorKind::NotADirectory),
+            None => return Err(ErrorKind::NotFound),
+        }
+        let inside = self.seen.iter().filter(|(name, _)| parent(name) == path);
+        let mut entries: Vec<_> = inside
+            .map(|(name, node)| DirEntry {
+                name: name.rsplit('/').next().unwrap_or(name).to_owned(),
+                len: if let Node::File(inode) = node {
+                    self.files[inode].seen.len()
+                } else {
+                    0
+                },
+                is_dir: *node == Node::Dir,
+            })
+            .collect();
+        entries.sort();
+        Ok(entries)
+    }
+
+    /// Why a change of names is refused, if it is. A step is only made of a change that passes.
+    pub(crate) fn refusal(&self, change: &NameChange) -> Option<ErrorKind> {
+        let home = |path: &str| match self.node(parent(path)) {
+            Some(Node::Dir) => None,
+            Some(Node::File(_)) => Some(ErrorKind::NotADirectory),
+            None => Some(ErrorKind::NotFound),
+        };
+        match change {
+            NameChange::Create { path } => match self.node(path) {
+                Some(Node::Dir) => Some(ErrorKind::IsADirectory),
+                Some(Node::File(_)) | None => home(path),
+            },
+            NameChange::Rename { from, to } => match (self.node(from), self.node(to)) {
+                (None, _) => Some(ErrorKind::NotFound),
+                (Some(Node::Dir), _) => Some(ErrorKind::Unsupported),
+                (_, Some(Node::Dir)) => Some(ErrorKind::IsADirectory),
+                (Some(Node::File(_)), Some(Node::File(_)) | None) => home(to),
+            },
+            NameChange::HardLink { from, to } => match (self.node(from), self.node(to)) {
+                (None, _) => Some(ErrorKind::NotFound),
+                (Some(Node::Dir), _) => Some(ErrorKind::PermissionDenied),
+                (_, Some(_)) => Some(ErrorKind::AlreadyExists),
+                (Some(Node::File(_)), None) => home(to),
+            },
+            NameChange::Remove { path } => match self.node(path) {
+                None => Some(ErrorKind::NotFound),
+                Some(Node::File(_)) => None,
+                Some(Node::Dir) => {
+                    let is_used = self.seen.keys().any(|name| parent(name) == &**path);
+                    is_used.then_some(ErrorKind::DirectoryNotEmpty)
+                }
+            },
+        }
+    }
+
+    fn opened(&mut self, inode: InodeId) {
+        self.files
+            .get_mut(&inode)
+            .expect("a file that was found exists")
+            .handles += 1;
+    }
+
+    fn closed(&mut self, inode: InodeId) {
+        let file = self
+            .files
+            .get_mut(&inode)
+            .expect("a file lives as long as its handles");
+        file.handles -= 1;
+        if file.handles == 0 {
+            self.drop_unnamed(inode);
+        }
+    }
+
+    /// Forgets a file that nothing can reach any more, now or after a crash.
+    fn drop_unnamed(&mut self, inode: InodeId) {
+        let node = Node::File(inode);
+        let is_reachable = self.files.get(&inode).is_none_or(|file| file.handles > 0)
+            || self.seen.values().any(|of| *of == node)
+            || self.durable.values().any(|of| *of == node)
+            || self.unsettled.iter().any(|unsettled| match &unsettled.change {
+                Change::Write {
+                    inode: of,
+                    is_complete,
+                    ..
+                } => *of == inode && !is_complete,
+                Change::SetLen { .. } => false,
+                Change::Names(names) => names.iter().any(|(_, to)| *to == Some(node)),
+            });
+        if !is_reachable {
+            self.unsettled
+                .retain(|unsettled| unsettled.change.inode() != Some(inode));
+            self.files.remove(&inode);
+        }
+    }
+
+    /// Carries out one step.
+    pub(crate) fn step(&mut self, step: &Step) {
+        match step {
+            Step::BeginWrite {
+                op,
+                inode,
+                first,
+                blocks,
+                durable,
+            } => {
+                let (inode, first, blocks, durable) = (*inode, *first, blocks.clone(), *durable);
+                self.push(
+                    *op,
+                    Change::Write {
+                        inode,
+                        first,
+                        blocks,
+                        durable,
+                        is_complete: false,
+                    },
+                );
+            }
+            Step::EndWrite { op, landed } => self.end_write(*op, landed),
+            Step::SetLen { op, inode, blocks } => {
+                let file = self.files.get_mut(inode).expect("an open file exists");
+                Arc::make_mut(&mut file.seen).blocks_resize(*blocks);
+                self.push(
+                    *op,
+                    Change::SetLen {
+                        inode: *inode,
+                        blocks: *blocks,
+                    },
+                );
+            }
+            Step::BeginSync { op, inode } => {
+                let complete = self.unsettled.iter().filter(|unsettled| match &unsettled.change {
+                    Change::Write {
+                        inode: of,
+                        is_complete,
+                        ..
+                    } => of == inode && *is_complete,
+                    Change::SetLen { inode: of, .. } => of == inode,
+                    Change::Names(_) => false,
+                });
+                self.syncs
+                    .insert(*op, Sync::File(complete.map(|unsettled| unsettled.op).collect()));
+            }
+            Step::BeginSyncDir { op, path } => {
+                self.syncs.insert(
+                    *op,
+                    Sync::Dir {
+                        path: path.clone(),
+                        until: *op,
+                    },
+                );
+            }
+            Step::EndSync { op, is_ok } => match self.syncs.remove(op).expect("a sync ends once") {
+                _ if !is_ok => {}
+                Sync::File(ops) => self.settle(ops),
+                Sync::Dir { path, until } => self.settle_names(&path, until),
+            },
+            Step::Names { op, change } => self.change_names(*op, change),
+            Step::CreateDir { path } => self.create_dir(path),
+            Step::Opened(inode) => self.opened(*inode),
+            Step::Closed(inode) => self.closed(*inode),
+            Step::Mark(_) => {}
+        }
+    }
+
+    fn push(&mut self, op: OpId, change: Change) {
+        self.next_op = self.next_op.max(op.0);
+        self.unsettled.push(Unsettled { op, change });
+    }
+
+    /// A write that completes moves behind all that completed before it: that is the order in which reads see them.
+    fn end_write(&mut self, op: OpId, landed: &Landed) {
+        let position = self
+            .unsettled
+            .iter()
+            .rposition(|unsettled| unsettled.op == op)
+            .expect("a write ends once");
+        let Unsettled { change, .. } = self.unsettled.remove(position);
+        let Change::Write {
+            inode,
+            first,
+            blocks,
+            durable,
+            ..
+        } = change
+        else {
+            unreachable!("{op:?} is a write")
+        };
+        match landed {
+            Landed::Whole => {
+                let file = self
+                    .files
+                    .get_mut(&inode)
+                    .expect("a file lives as long as its writes");
+                Arc::make_mut(&mut file.seen).put_all(first, &blocks);
+                let end = first + blocks.len();
+                let change = Change::Write {
+                    inode,
+                    first,
+                    blocks,
+                    durable,
+                    is_complete: true,
+                };
+                self.unsettled.push(Unsettled { op, change });
+                if durable {
+                    let ops = self.complete_below(inode, first, end);
+                    self.settle(ops);
+                }
+            }
+            Landed::Nowhere => {}
+            Landed::Elsewhere { inode, first } => {
+                self.damage(*inode, |content| content.put_all(*first, &blocks))
+            }
+            Landed::Torn(fates) => {
+                self.damage(inode, |content| {
+                    content.put_sectors(first, &blocks, &mut |sector| fates[sector])
+                });
+            }
+        }
+    }
+
+    /// What must be durable with a durable write of `first..end` that has just completed (itself among it), lest a crash
+    /// puts it over that write afterwards: older writes of these blocks through another handle, and changes of length.
+    fn complete_below(&self, inode: InodeId, first: usize, end: usize) -> Vec<OpId> {
+        let below = self.unsettled.iter().filter(|unsettled| match &unsettled.change {
+            Change::SetLen { inode: of, .. } => *of == inode,
+            Change::Write {
+                inode: of,
+                first: at,
+                blocks,
+                is_complete,
+                ..
+            } => *of == inode && *is_complete && *at < end && first < at + blocks.len(),
+            Change::Names(_) => false,
+        });
+        below.map(|unsettled| unsettled.op).collect()
+    }
+
+    fn settle(&mut self, mut ops: Vec<OpId>) {
+        ops.sort_unstable();
+        let files = &mut self.files;
+        self.unsettled.retain(|unsettled| {
+            if ops.binary_search(&unsettled.op).is_err() {
+                return true;
+            }
+            apply(&unsettled.change, Fate::Kept, |inode| {
+                files.get_mut(&inode).map(|file| Arc::make_mut(&mut file.durable))
+            });
+            false
+        });
+    }
+
+    fn settle_names(&mut self, dir: &str, until: OpId) {
+        let durable = Arc::make_mut(&mut self.durable);
+        let mut replaced = Vec::new();
+        self.unsettled.retain_mut(|unsettled| {
+            let Change::Names(names) = &mut unsettled.change else {
+                return true;
+            };
+            if unsettled.op > until {
+                return true;
+            }
+            names.retain(|(path, to)| {
+                let is_here = parent(path) == dir;
+                if is_here {
+                    replaced.extend(rename_one(durable, path, *to));
+                }
+                !is_here
+            });
+            !names.is_empty()
+        });
+        for inode in replaced {
+            self.drop_unnamed(inode);
+        }
+    }
+
+    fn change_names(&mut self, op: OpId, change: &NameChange) {
+        let entries = match change {
+            NameChange::Create { path } => {
+                let inode = InodeId(self.next_inode);
+                self.next_inode += 1;
+                let empty = Arc::<Content>::default();
+                self.files.insert(
+                    inode,
+                    File {
+                        seen: empty.clone(),
+                        durable: empty,
+                        handles: 0,
+                    },
+                );
+                vec![(path.clone(), Some(Node::File(inode)))]
+            }
+            NameChange::Rename { from, to } if from == to => return,
+            NameChange::Rename { from, to } => vec![(from.clone(), None), (to.clone(), self.node(from))],
+            NameChange::HardLink { from, to } => vec![(to.clone(), self.node(from))],
+            NameChange::Remove { path } => vec![(path.clone(), None)],
+        };
+        let seen = Arc::make_mut(&mut self.seen);
+        for (path, to) in &entries {
+            let _ = rename_one(seen, path, *to);
+        }
+        self.push(op, Change::Names(entries));
+    }
+
+    /// Durable at once, with its parents; what was unsettled about these names is settled by it.
+    fn create_dir(&mut self, path: &Arc<str>) {
+        let ends = path.match_indices('/').map(|(i, _)| i).chain([path.len()]);
+        for name in ends.map(|end| &path[..end]) {
+            for unsettled in &mut self.unsettled {
+                if let Change::Names(names) = &mut unsettled.change {
+                    names.retain(|(of, _)| &**of != name);
+                }
+            }
+            for names in [&mut self.seen, &mut self.durable] {
+                let _ = rename_one(Arc::make_mut(names), &Arc::from(name), Some(Node::Dir));
+            }
+        }
+        self.unsettled
+            .retain(|unsettled| !matches!(&unsettled.change, Change::Names(names) if names.is_empty()));
+    }
+
+    /// What a crash now may undo, oldest first.
+    pub(crate) fn unsettled(&self) -> &[Unsettled] {
+        &self.unsettled
+    }
+
+    /// What is on the disk after a crash now, if each unsettled change has the fate that `fate` says.
+    pub(crate) fn image<'f>(&self, mut fate: impl FnMut(usize, &Unsettled) -> Fate<'f>) -> DiskImage {
+        let mut image = DiskImage {
+            names: self.durable.clone(),
+            files: self
+                .files
+                .iter()
+                .map(|(id, file)| (*id, file.durable.clone()))
+                .collect(),
+        };
+        for (i, unsettled) in self.unsettled.iter().enumerate() {
+            let fate = fate(i, unsettled);
+            if let (Change::Names(entries), Fate::Kept) = (&unsettled.change, &fate) {
+                let names = Arc::make_mut(&mut image.names);
+                for (path, to) in entries {
+                    let _ = rename_one(names, path, *to);
+                }
+            }
+            apply(&unsettled.change, fate, |inode| {
+                image.files.get_mut(&inode).map(Arc::make_mut)
+            });
+        }
+        image.drop_unreachable();
+        image
+    }
+
+    /// Everything as programs see it, as an orderly end would leave it.
+    pub(crate) fn image_seen(&self) -> DiskImage {
+        let files = self
+            .files
+            .iter()
+            .map(|(id, file)| (*id, file.seen.clone()))
+            .collect();
+        let mut image = DiskImage {
+            names: self.seen.clone(),
+            files,
+        };
+        image.drop_unreachable();
+        image
+    }
+}
+
+fn rename_one(names: &mut BTreeMap<Arc<str>, Node>, path: &Arc<str>, to: Option<Node>) -> Option<InodeId> {
+    let before = match to {
+        Some(node) => names.insert(path.clone(), node),
+        None => names.remove(path),
+    };
+    match before {
+        Some(Node::File(inode)) => Some(inode),
+        Some(Node::Dir) | None => None,
+    }
+}
+
+fn apply<'c>(change: &Change, fate: Fate<'_>, content: impl FnOnce(InodeId) -> Option<&'c mut Content>) {
+    match (change, fate) {
+        (Change::Names(_), _) | (_, Fate::Lost) => {}
+        (
+            Change::Write {
+                inode, first, blocks, ..
+            },
+            fate,
+        ) => {
+            let Some(content) = content(*inode) else { return };
+            match fate {
+                Fate::Lost => {}
+                Fate::Kept => content.put_all(*first, blocks),
+                Fate::Sectors(of) => content.put_sectors(*first, blocks, of),
+            }
+        }
+        (Change::SetLen { inode, blocks }, Fate::Kept | Fate::Sectors(_)) => {
+            if let Some(content) = content(*inode) {
+                content.blocks_resize(*blocks);
+            }
+        }
+    }
+}
