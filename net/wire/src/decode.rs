@@ -174,7 +174,6 @@ kind_of! {
     reply::GetReply<'_> => GetReply,
     reply::WriteReply => WriteReply,
     reply::ConditionFailed<'_> => ConditionFailed,
-    reply::ScanPage<'_> => ScanPage,
     reply::RangeMapReply<'_> => RangeMapReply,
     reply::SplitReply => SplitReply,
     reply::MoveReply => MoveReply,
@@ -182,6 +181,14 @@ kind_of! {
     reply::EchoReply<'_> => EchoReply,
     reply::DiskWriteReply => DiskWriteReply,
     reply::ErrorReply<'_> => ErrorReply,
+}
+
+impl Message for reply::ScanPage<'_> {
+    const KIND: Kind = Kind::ScanPage;
+
+    fn is_last(&self) -> bool {
+        self.done
+    }
 }
 
 /// The request that a frame belongs to, for logs: `Get q7`.

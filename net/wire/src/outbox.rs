@@ -27,6 +27,11 @@ pub type FrameSerializer<'a> = Strategy<Serializer<PayloadWriter<'a>, ArenaHandl
 pub trait Message: for<'a> Serialize<FrameSerializer<'a>> {
     /// The kind in the header.
     const KIND: Kind;
+
+    /// For a reply: whether it is the last one of its request. Only pages of a scan are not.
+    fn is_last(&self) -> bool {
+        true
+    }
 }
 
 /// The message does not fit a frame; nothing was appended.

@@ -108,11 +108,31 @@ impl FrameReader {
         reason = "the frame borrows the reader, which an Iterator cannot express"
     )]
     pub fn next(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
-        let unread = self.buf.as_slice().split_at(self.end).0.split_at(self.start).1;
+        let start = self.start;
+        let Some(frame) = Self::look(
+            self.buf.as_slice().split_at(self.end).0.split_at(start).1,
+            self.payload_max,
+        )?
+        else {
+            return Ok(None);
+        };
+        self.start += frame_bytes(frame.payload.len());
+        Ok(Some(frame))
+    }
+
+    /// What [`Self::next`] would give, without stepping over it.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn peek(&self) -> Result<Option<Frame<'_>>, FrameError> {
+        Self::look(self.unread(), self.payload_max)
+    }
+
+    fn look(unread: &[u8], payload_max: u32) -> Result<Option<Frame<'_>>, FrameError> {
         let Some((head, rest)) = unread.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
         };
-        let header = Header::decode(head, self.payload_max)?;
+        let header = Header::decode(head, payload_max)?;
         let length = header.length as usize;
         let total = frame_bytes(length);
         if unread.len() < total {
@@ -124,7 +144,6 @@ impl FrameReader {
         if padding.iter().any(|&byte| byte != 0) {
             return Err(FrameError::NonzeroPadding);
         }
-        self.start += total;
         Ok(Some(Frame {
             kind: header.kind,
             request: header.request,

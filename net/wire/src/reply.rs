@@ -186,7 +186,9 @@ pub struct DiskWriteReply {
     pub bytes: u32,
 }
 
-/// Answers any request that failed, version 1. A request that did not change anything unless the code says otherwise.
+/// Answers any request that failed, version 1. Unless the code is `Ambiguous`, the request changed nothing.
+///
+/// With request id 0 it concerns the connection, which is closed after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 pub struct ErrorReply<'a> {
     /// See [`crate::code`].
@@ -205,4 +207,20 @@ pub struct ErrorReply<'a> {
     /// What happened, to what: one sentence.
     #[rkyv(with = InlineAsBox)]
     pub message: &'a str,
+}
+
+impl ErrorReply<'_> {
+    /// An error without details; fill in the rest with struct update syntax.
+    #[must_use]
+    pub const fn new(code: crate::Code) -> Self {
+        Self {
+            code: code.number(),
+            retryable: false,
+            retry_after_ms: 0,
+            range_map_version: 0,
+            range: None,
+            key: None,
+            message: "",
+        }
+    }
 }

@@ -157,7 +157,8 @@ pub struct ScanCredit {
     pub pages: u32,
 }
 
-/// Ends the scan with this frame's request id, version 1. Not answered; pages under way may still arrive.
+/// Ends the scan with this frame's request id, version 1. Answered by the scan's last page, which may be empty; pages under
+/// way arrive before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 #[rkyv(derive(Debug))]
 pub struct ScanCancel {

@@ -1,0 +1,249 @@
+//! What is known of one connection, and what follows from it. Pure: time comes in as an argument.
+//!
+//! ```text
+//!              hello accepted
+//!   Hello ─────────────────────► Open ─────► closed
+//!     │ │                          │
+//!     │ └── hello for another shard: the socket leaves this shard
+//!     └── other frame, bad bytes, too slow: closed
+//! ```
+
+use crate::config::TransportConfig;
+use core::fmt;
+use core::time::Duration;
+use env::{Instant, NetError};
+use wire::{FrameError, WireError};
+
+/// A connection of this shard. Never names two connections during the life of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "k{}.{}", self.slot, self.generation)
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// The peer closed it between two frames.
+    #[error("closed by the peer")]
+    PeerClosed,
+    /// The peer closed it in the middle of a frame.
+    #[error("closed by the peer in the middle of a frame")]
+    PeerClosedMidFrame,
+    /// The network failed.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The bytes were not a frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A frame's payload was not its message.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The first frame was not a hello.
+    #[error("the first frame was not a hello")]
+    HelloExpected,
+    /// A second hello came.
+    #[error("a second hello")]
+    HelloRepeated,
+    /// The handler refused the hello.
+    #[error("hello refused")]
+    HelloRefused,
+    /// No hello came in time.
+    #[error("no hello in time")]
+    HelloTimeout,
+    /// A frame stayed incomplete for too long.
+    #[error("a frame stayed incomplete for too long")]
+    FrameTimeout,
+    /// The peer did not read its replies.
+    #[error("replies were not read in time")]
+    SendTimeout,
+    /// The shard has as many connections as it accepts.
+    #[error("too many connections")]
+    TooManyConnections,
+    /// This side closed it.
+    #[error("closed by this side")]
+    Local,
+}
+
+impl CloseReason {
+    /// A stable name for counters.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::PeerClosed => "peer_closed",
+            Self::PeerClosedMidFrame => "peer_closed_mid_frame",
+            Self::Net(_) => "net",
+            Self::Frame(error) => error.name(),
+            Self::Wire(error) => error.name(),
+            Self::HelloExpected => "hello_expected",
+            Self::HelloRepeated => "hello_repeated",
+            Self::HelloRefused => "hello_refused",
+            Self::HelloTimeout => "hello_timeout",
+            Self::FrameTimeout => "frame_timeout",
+            Self::SendTimeout => "send_timeout",
+            Self::TooManyConnections => "too_many_connections",
+            Self::Local => "local",
+        }
+    }
+
+    /// The code to tell the peer before closing, where telling helps.
+    #[must_use]
+    pub const fn code(&self) -> Option<wire::Code> {
+        match self {
+            Self::Frame(FrameError::UnknownVersion { .. }) => Some(wire::Code::VersionUnsupported),
+            Self::Frame(_) => Some(wire::Code::BadFrame),
+            Self::Wire(_) => Some(wire::Code::BadMessage),
+            Self::HelloExpected | Self::HelloRepeated => Some(wire::Code::HelloExpected),
+            Self::HelloTimeout | Self::FrameTimeout => Some(wire::Code::ConnectionTimedOut),
+            Self::TooManyConnections => Some(wire::Code::TooManyConnections),
+            Self::PeerClosed
+            | Self::PeerClosedMidFrame
+            | Self::Net(_)
+            | Self::HelloRefused
+            | Self::SendTimeout
+            | Self::Local => None,
+        }
+    }
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It has to say hello.
+    Hello,
+    /// It sends requests.
+    Open,
+}
+
+/// The first guess at the size of a reply, before any was seen: keeps the first window modest.
+const REPLY_BYTES_GUESS: usize = 16 << 10;
+
+/// One connection's state machine.
+#[derive(Debug)]
+pub struct Connection {
+    phase: Phase,
+    opened: Instant,
+    /// Since when a frame has been incomplete, and how many of its bytes had arrived when last looked at.
+    incomplete: Option<(Instant, usize)>,
+    /// Since when replies have waited without any byte being sent.
+    unsent: Option<Instant>,
+    /// Requests handed to the handler and not yet answered.
+    requests: usize,
+    /// Bytes of replies waiting to be sent.
+    outbox_bytes: usize,
+    /// A slowly falling maximum of the sizes of replies.
+    reply_bytes: usize,
+}
+
+impl Connection {
+    /// A connection that was opened at `now`.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            phase: Phase::Hello,
+            opened: now,
+            incomplete: None,
+            unsent: None,
+            requests: 0,
+            outbox_bytes: 0,
+            reply_bytes: REPLY_BYTES_GUESS,
+        }
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The hello was accepted.
+    ///
+    /// # Panics
+    /// When it was before: the driver refuses a second hello.
+    pub fn on_hello(&mut self) {
+        assert_eq!(self.phase, Phase::Hello, "a hello is accepted once");
+        self.phase = Phase::Open;
+    }
+
+    /// A request was handed to the handler; `answered` says whether a reply will come.
+    pub fn on_request(&mut self, answered: bool) {
+        self.requests += usize::from(answered);
+    }
+
+    /// A reply of `bytes` was appended to the outbox; `last` when its request is done.
+    pub fn on_reply(&mut self, bytes: usize, last: bool, outbox_bytes: usize, now: Instant) {
+        self.requests = self.requests.saturating_sub(usize::from(last));
+        self.reply_bytes = bytes.max(self.reply_bytes - self.reply_bytes / 8).max(1);
+        if self.outbox_bytes == 0 {
+            self.unsent = Some(now);
+        }
+        self.outbox_bytes = outbox_bytes;
+    }
+
+    /// Some bytes were sent and `outbox_bytes` are left.
+    pub fn on_sent(&mut self, outbox_bytes: usize, now: Instant) {
+        self.outbox_bytes = outbox_bytes;
+        self.unsent = (outbox_bytes > 0).then_some(now);
+    }
+
+    /// After every whole frame of a receive was taken out, `unread` bytes of an incomplete one are left. `fresh` when they
+    /// belong to another frame than last time.
+    pub fn on_incomplete(&mut self, unread: usize, fresh: bool, now: Instant) {
+        self.incomplete = match self.incomplete {
+            _ if unread == 0 => None,
+            Some((since, _)) if !fresh => Some((since, unread)),
+            Some(_) | None => Some((now, unread)),
+        };
+    }
+
+    /// Whether the next request may be handed over: replies are not piling up, and the window has room.
+    ///
+    /// The window shrinks with the size of recent replies, so that few requests cannot fetch gigabytes in one turn.
+    #[must_use]
+    pub fn may_take(&self, config: &TransportConfig) -> bool {
+        let window = (config.outbox_bytes_max / self.reply_bytes).clamp(1, config.requests_max);
+        self.outbox_bytes < config.outbox_bytes_max && self.requests < window
+    }
+
+    /// The time-out that has passed at `now`, if any.
+    #[must_use]
+    pub fn expired(&self, now: Instant, config: &TransportConfig) -> Option<CloseReason> {
+        if self.phase == Phase::Hello && now.since(self.opened) >= config.hello_timeout {
+            return Some(CloseReason::HelloTimeout);
+        }
+        if let Some((since, bytes)) = self.incomplete
+            // A connection that is not being read cannot complete its frame.
+            && self.may_take(config)
+        {
+            let earned_ms = (bytes as u64).saturating_mul(1000) / config.frame_rate_min;
+            if now.since(since) >= config.frame_timeout + Duration::from_millis(earned_ms) {
+                return Some(CloseReason::FrameTimeout);
+            }
+        }
+        if self
+            .unsent
+            .is_some_and(|since| now.since(since) >= config.send_timeout)
+        {
+            return Some(CloseReason::SendTimeout);
+        }
+        None
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.requests
+    }
+}
