@@ -2,6 +2,11 @@
 
 mod config;
 mod error;
+#[allow(dead_code, reason = "tmp")]
+mod memtable;
+#[allow(dead_code, reason = "tmp")]
+mod mvcc;
+mod prefetch;
 mod shared;
 mod tablet;
 
