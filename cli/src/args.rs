@@ -1,0 +1,138 @@
+//! The command line as a whole: what every command shares, and the list of commands.
+
+use crate::bytes;
+use crate::command;
+use crate::error::{CliError, Exit, code};
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const ABOUT: &str = "A transactional key-value store, one event loop per core";
+
+const EXAMPLES: &str = "\
+Examples:
+  corelane start                              serve ./corelane-data on 127.0.0.1:7400
+  corelane put greeting 'hello, world'
+  corelane get greeting
+  corelane scan --prefix gree
+  corelane import packages.tsv                first column the key, the rest the value
+  corelane shell                              the same, interactive
+  corelane status
+
+Exit codes: 0 done, 1 not found, 2 condition failed or conflict, 64 wrong command line, 65 wrong data, 69 no node answered,
+74 local file trouble, 75 try again, 78 the node cannot start here. `corelane explain C2001` explains an error's code.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "corelane", version, about = ABOUT, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Global {
+    /// The node to talk to: `HOST:PORT` or `corelane://HOST:PORT`
+    #[arg(
+        long,
+        global = true,
+        env = "CORELANE_CONNECT",
+        default_value = "127.0.0.1:7400",
+        value_name = "ADDR"
+    )]
+    pub(crate) connect: String,
+    /// How long one operation may take, for example 500ms, 5s, 2m
+    #[arg(long, global = true, default_value = "5s", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Keys and values are hexadecimal digits, in arguments and in what is printed
+    #[arg(long, global = true)]
+    pub(crate) hex: bool,
+}
+
+impl Global {
+    /// The bytes of a key or value given as an argument: as they stand, or hexadecimal digits with `--hex`.
+    pub(crate) fn bytes(&self, argument: OsString) -> Result<Vec<u8>, CliError> {
+        let given = argument.into_vec();
+        if !self.hex {
+            return Ok(given);
+        }
+        bytes::parse_hex(&given).map_err(|error| {
+            CliError::new(
+                code::BAD_BYTES,
+                Exit::Usage,
+                format!("`{}` is not hexadecimal", bytes::Show(&given)),
+            )
+            .cause(error.to_string())
+            .help("with --hex, write `6b6579` for the key `key`")
+        })
+    }
+
+    /// [`Self::bytes`] of an argument that may be missing.
+    pub(crate) fn bytes_if(&self, argument: Option<OsString>) -> Result<Option<Vec<u8>>, CliError> {
+        argument.map(|argument| self.bytes(argument)).transpose()
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Explain an error code
+    Explain(command::explain::ExplainArgs),
+    /// Print the completion script of a shell
+    Completions(command::completions::CompletionsArgs),
+    /// Print the version and how this binary was built
+    Version(command::version::VersionArgs),
+}
+
+/// Reports what clap found wrong (or the help asked for), with our exit code.
+pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
+    let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+    // Nothing can be reported when even this cannot be printed.
+    let _ = error.print();
+    exit.into()
+}
+
+/// A time span in text: a number and `ms`, `s`, `m` or `h`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("write a number with its unit: 500ms, 5s, 2m, 1h".to_owned()),
+    };
+    let seconds = number.parse::<f64>().map_err(|error| error.to_string())? * scale;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "5", "s", "-1s", "1d", "1e400s", "5 s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

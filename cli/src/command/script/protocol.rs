@@ -1,0 +1,236 @@
+//! The lines of `corelane script`: one JSON object asks, one answers. Pure.
+//!
+//! ```text
+//!   {"s":1,"op":"put","key":"a","value":"1"}           {"s":1,"ok":{},"ts":"1790000000.000000000"}
+//!   {"s":2,"op":"get","key":"a"}                       {"s":2,"ok":{"value":"1"},"ts":"…"}
+//!   {"s":1,"op":"cas","key":"a","from":"2","to":"3"}   {"s":1,"fail":{"code":"C2001",…,"found":"1"},"ts":"…"}
+//! ```
+//!
+//! `ok`: it happened. `fail`: it definitely did not. `unknown`: it may have happened, and may still happen.
+//!
+//! | op | fields | answer |
+//! |---|---|---|
+//! | `get` | `key`, `at`? | `value`, null when absent |
+//! | `put` | `key`, `value` | – |
+//! | `delete` | `key` | – |
+//! | `append` | `key`, `value` | `value` afterwards: the elements, separated by commas |
+//! | `cas` | `key`, `from` (null: absent), `to` | – |
+//! | `scan` | `start`?, `end`?, `prefix`?, `limit`?, `reverse`?, `at`? | `rows` |
+//!
+//! Keys and values are text or numbers; for other bytes each field also exists with `_hex` behind its name. `s` names the
+//! session, `id` comes back with the answer, `timeout_ms` bounds one operation.
+
+use crate::bytes::parse_hex;
+use crate::output::Object;
+use base::Timestamp;
+use serde_json::{Map, Value};
+
+/// What one line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// The session, zero when not named.
+    pub(crate) session: u64,
+    /// Comes back with the answer.
+    pub(crate) id: Option<Value>,
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) op: Op,
+}
+
+/// An operation outside a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Op {
+    Get { key: Vec<u8>, at: Option<Timestamp> },
+    Put { key: Vec<u8>, value: Vec<u8> },
+    Delete { key: Vec<u8> },
+    Append { key: Vec<u8>, value: Vec<u8> },
+    Cas { key: Vec<u8>, from: Option<Vec<u8>>, to: Vec<u8> },
+    Scan { start: Vec<u8>, end: Option<Vec<u8>>, limit: u64, reverse: bool, at: Option<Timestamp> },
+}
+
+/// A line that asks for nothing; what of it could be read goes back with the refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) session: u64,
+    pub(crate) id: Option<Value>,
+    pub(crate) why: String,
+}
+
+/// Rows that a scan returns unless told otherwise.
+const SCAN_LIMIT: u64 = 10_000;
+
+/// Reads one line.
+pub(crate) fn parse(line: &str) -> Result<Request, Refusal> {
+    let value: Value =
+        serde_json::from_str(line).map_err(|error| Refusal { session: 0, id: None, why: format!("not JSON: {error}") })?;
+    let Value::Object(fields) = value else {
+        return Err(Refusal { session: 0, id: None, why: "not a JSON object".to_owned() });
+    };
+    let session = fields.get("s").and_then(Value::as_u64).unwrap_or(0);
+    let id = fields.get("id").cloned();
+    match operation(&fields) {
+        Ok((op, timeout_ms)) => Ok(Request { session, id, timeout_ms, op }),
+        Err(why) => Err(Refusal { session, id, why }),
+    }
+}
+
+fn operation(fields: &Map<String, Value>) -> Result<(Op, Option<u64>), String> {
+    if fields.get("s").is_some_and(|s| s.as_u64().is_none()) {
+        return Err("`s` is not a session number".to_owned());
+    }
+    let name = fields.get("op").and_then(Value::as_str).ok_or("`op` is missing")?;
+    let key = || required(fields, "key");
+    let op = match name {
+        "get" => Op::Get { key: key()?, at: timestamp(fields)? },
+        "put" => Op::Put { key: key()?, value: required(fields, "value")? },
+        "delete" => Op::Delete { key: key()? },
+        "append" => Op::Append { key: key()?, value: required(fields, "value")? },
+        "cas" => Op::Cas { key: key()?, from: bytes(fields, "from")?, to: required(fields, "to")? },
+        "scan" => scan(fields)?,
+        "begin" | "commit" | "abort" => return Err(format!("`{name}`: transactions are not there yet")),
+        other => return Err(format!("there is no operation `{other}`")),
+    };
+    Ok((op, natural(fields, "timeout_ms")?))
+}
+
+fn scan(fields: &Map<String, Value>) -> Result<Op, String> {
+    let (mut start, mut end) = (bytes(fields, "start")?.unwrap_or_default(), bytes(fields, "end")?);
+    if let Some(prefix) = bytes(fields, "prefix")? {
+        if !start.is_empty() || end.is_some() {
+            return Err("`prefix` excludes `start` and `end`".to_owned());
+        }
+        end = base::key::prefix_end(&prefix);
+        start = prefix;
+    }
+    let reverse = match fields.get("reverse") {
+        None => false,
+        Some(value) => value.as_bool().ok_or("`reverse` is neither true nor false")?,
+    };
+    let limit = natural(fields, "limit")?.unwrap_or(SCAN_LIMIT);
+    Ok(Op::Scan { start, end, limit, reverse, at: timestamp(fields)? })
+}
+
+fn required(fields: &Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
+    bytes(fields, name)?.ok_or_else(|| format!("`{name}` is missing"))
+}
+
+/// A field's bytes: text, a number's digits, or digits in the field with `_hex` behind its name. Null is none.
+fn bytes(fields: &Map<String, Value>, name: &str) -> Result<Option<Vec<u8>>, String> {
+    match (fields.get(name), fields.get(&format!("{name}_hex"))) {
+        (None | Some(Value::Null), None) => Ok(None),
+        (Some(Value::String(text)), None) => Ok(Some(text.clone().into_bytes())),
+        (Some(Value::Number(number)), None) => Ok(Some(number.to_string().into_bytes())),
+        (None, Some(Value::String(hex))) => {
+            parse_hex(hex.as_bytes()).map(Some).map_err(|error| format!("`{name}_hex`: {error}"))
+        }
+        _ => Err(format!("`{name}` is neither text nor a number")),
+    }
+}
+
+fn natural(fields: &Map<String, Value>, name: &str) -> Result<Option<u64>, String> {
+    match fields.get(name) {
+        None => Ok(None),
+        Some(value) => value.as_u64().map(Some).ok_or_else(|| format!("`{name}` is not a natural number")),
+    }
+}
+
+fn timestamp(fields: &Map<String, Value>) -> Result<Option<Timestamp>, String> {
+    match fields.get("at") {
+        None => Ok(None),
+        Some(Value::String(text)) => text.parse().map(Some).map_err(|error| format!("`at`: {error}")),
+        Some(_) => Err("`at` is a timestamp in text".to_owned()),
+    }
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It happened.
+    Ok { result: Value, ts: Option<Timestamp> },
+    /// It definitely did not.
+    Fail { reason: Value, ts: Option<Timestamp> },
+    /// It may have.
+    Unknown { reason: Value },
+}
+
+impl Answer {
+    /// The line that answers request `id` of `session`.
+    pub(crate) fn line(self, session: u64, id: Option<Value>) -> Value {
+        let (name, content, ts) = match self {
+            Self::Ok { result, ts } => ("ok", result, ts),
+            Self::Fail { reason, ts } => ("fail", reason, ts),
+            Self::Unknown { reason } => ("unknown", reason, None),
+        };
+        let mut line = Object::new().set("s", session);
+        if let Some(id) = id {
+            line = line.set("id", id);
+        }
+        line = line.set(name, content);
+        if let Some(ts) = ts {
+            line = line.ts(ts);
+        }
+        line.build()
+    }
+}
+
+/// The answer to a line that asks for nothing.
+pub(crate) fn refused(refusal: Refusal) -> Value {
+    let reason = Object::new().set("code", "C1100").set("what", refusal.why).build();
+    Answer::Fail { reason, ts: None }.line(refusal.session, refusal.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn op(line: &str) -> Op {
+        parse(line).unwrap().op
+    }
+
+    fn why(line: &str) -> String {
+        parse(line).unwrap_err().why
+    }
+
+    #[test]
+    fn operations_are_read() {
+        assert_eq!(op(r#"{"op":"get","key":7}"#), Op::Get { key: b"7".to_vec(), at: None });
+        assert_eq!(op(r#"{"op":"put","key":"a","value_hex":"00ff"}"#), Op::Put { key: b"a".to_vec(), value: vec![0, 255] });
+        assert_eq!(
+            op(r#"{"op":"cas","key":"a","from":null,"to":"x"}"#),
+            Op::Cas { key: b"a".to_vec(), from: None, to: b"x".to_vec() }
+        );
+        assert_eq!(
+            op(r#"{"op":"scan","prefix":"u/","limit":2,"reverse":true,"at":"5.5"}"#),
+            Op::Scan {
+                start: b"u/".to_vec(),
+                end: Some(b"u0".to_vec()),
+                limit: 2,
+                reverse: true,
+                at: Some(Timestamp::new(5_500_000_000, 0))
+            }
+        );
+        let request = parse(r#"{"s":3,"id":"x9","op":"delete","key":"k","timeout_ms":250}"#).unwrap();
+        assert_eq!((request.session, request.id, request.timeout_ms), (3, Some(Value::from("x9")), Some(250)));
+    }
+
+    #[test]
+    fn refusals_say_why_and_keep_the_session() {
+        assert_eq!(why(r#"{"op":"get"}"#), "`key` is missing");
+        assert_eq!(why(r#"{"op":"get","key":[1]}"#), "`key` is neither text nor a number");
+        assert_eq!(why(r#"{"op":"get","key":"a","key_hex":"61"}"#), "`key` is neither text nor a number");
+        assert_eq!(why(r#"{"op":"begin"}"#), "`begin`: transactions are not there yet");
+        assert_eq!(why(r#"{"op":"scan","prefix":"a","end":"b"}"#), "`prefix` excludes `start` and `end`");
+        assert_eq!(why(r#"{"s":"one","op":"get","key":"a"}"#), "`s` is not a session number");
+        assert!(why("[").starts_with("not JSON"));
+        let refusal = parse(r#"{"s":4,"id":1,"op":"fly"}"#).unwrap_err();
+        let expected = r#"{"fail":{"code":"C1100","what":"there is no operation `fly`"},"id":1,"s":4}"#;
+        assert_eq!(refused(refusal).to_string(), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_or_refused(line in "[\\[{}\":,a-z0-9 ]{0,60}") {
+            let _ = parse(&line);
+        }
+    }
+}
