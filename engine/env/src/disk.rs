@@ -135,7 +135,11 @@ pub trait File: 'static {
     ///
     /// # Cancellation
     /// Dropping the future does not stop the write.
-    fn write_at(&self, offset: u64, buf: Self::Buf) -> impl Future<Output = (Result<(), DiskError>, Self::Buf)>;
+    fn write_at(
+        &self,
+        offset: u64,
+        buf: Self::Buf,
+    ) -> impl Future<Output = (Result<(), DiskError>, Self::Buf)>;
 
     /// Makes every write that completed before the call durable, and the file's length.
     fn sync(&self) -> impl Future<Output = Result<(), DiskError>>;

@@ -17,6 +17,8 @@
 //! - Buffers for disk I/O are owned, aligned to [`base::limits::BLOCK_BYTES`], and come back with the result.
 
 pub mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod disk;
 pub mod mailbox;
 pub mod net;

@@ -63,7 +63,11 @@ struct Slot<T> {
 /// A channel for one value, within one thread.
 #[must_use]
 pub fn oneshot<T>() -> (Sender<T>, Receiver<T>) {
-    let slot = Rc::new(Slot { value: RefCell::new(None), closed: Cell::new(false), waiter: RefCell::new(None) });
+    let slot = Rc::new(Slot {
+        value: RefCell::new(None),
+        closed: Cell::new(false),
+        waiter: RefCell::new(None),
+    });
     (Sender(slot.clone()), Receiver(slot))
 }
 

@@ -1,0 +1,227 @@
+//! The data directory: names, on a blocking thread.
+
+use super::buffer::Buffer;
+use super::file::DiskFile;
+use crate::reactor::Reactor;
+use env::{DirEntry, DiskError, DiskOp, OpenMode};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// The files of one node.
+#[derive(Clone)]
+pub struct DiskFs {
+    reactor: Rc<Reactor>,
+    root: Rc<Path>,
+}
+
+pub(super) fn disk_error(op: DiskOp, path: &str, error: &io::Error) -> DiskError {
+    // `ErrorKind` has no name for an I/O error proper (EIO); callers see `Other` then.
+    DiskError {
+        op,
+        path: path.to_owned(),
+        offset: None,
+        kind: error.kind(),
+    }
+}
+
+/// Runs `work` on the executor's blocking thread.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    glommio::executor().spawn_blocking(work).await
+}
+
+impl DiskFs {
+    pub(crate) fn new(reactor: Rc<Reactor>, root: &Path) -> Self {
+        Self {
+            reactor,
+            root: root.into(),
+        }
+    }
+
+    fn full(&self, path: &str) -> PathBuf {
+        let sound = path.is_ascii()
+            && path
+                .split('/')
+                .all(|part| !part.is_empty() && part != "." && part != "..");
+        assert!(
+            path.is_empty() || sound,
+            "{path:?} is not a path below the data directory"
+        );
+        self.root.join(path)
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        op: DiskOp,
+        path: &str,
+        work: impl FnOnce(PathBuf) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, DiskError> {
+        let full = self.full(path);
+        blocking(move || work(full))
+            .await
+            .map_err(|error| disk_error(op, path, &error))
+    }
+
+    async fn open_file(&self, op: DiskOp, path: &str, mode: OpenMode) -> Result<DiskFile, DiskError> {
+        let create = op == DiskOp::Create;
+        let fd = self
+            .run(op, path, move |full| open_direct(&full, mode, create))
+            .await?;
+        Ok(DiskFile::new(self.reactor.clone(), fd, path))
+    }
+}
+
+/// Opens with direct I/O, or without where the file system has none.
+pub(crate) fn open_direct(path: &Path, mode: OpenMode, create: bool) -> io::Result<OwnedFd> {
+    let sync = match mode {
+        OpenMode::Read | OpenMode::Write => 0,
+        OpenMode::WriteDurable => libc::O_DSYNC,
+    };
+    let write = mode != OpenMode::Read || create;
+    let open = |direct: i32| {
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(write)
+            .create(create)
+            .truncate(create)
+            .mode(0o640);
+        options.custom_flags(direct | sync).open(path)
+    };
+    let file = match open(libc::O_DIRECT) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0),
+        other => other,
+    }?;
+    if file.metadata()?.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(file.into())
+}
+
+fn sync_path(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Creates `path` below `root` and its parents, and makes each of them durable in its own parent.
+fn create_dir_durably(root: &Path, path: &str) -> io::Result<()> {
+    let mut at = root.to_path_buf();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        let parent = at.clone();
+        at.push(part);
+        match fs::create_dir(&at) {
+            Ok(()) => {}
+            // It may exist from a moment before a crash: its entry is made durable all the same.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && at.is_dir() => {}
+            Err(error) => return Err(error),
+        }
+        sync_path(&parent)?;
+    }
+    Ok(())
+}
+
+fn remove_name(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir(path)
+    } else {
+        fs::remove_file(path)
+    }
+}
+
+fn list_names(path: &Path) -> io::Result<Vec<DirEntry>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // Removed since the directory was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        // A name that is not text is not ours.
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let is_dir = metadata.is_dir();
+        entries.push(DirEntry {
+            name,
+            len: if is_dir { 0 } else { metadata.len() },
+            is_dir,
+        });
+    }
+    entries.sort();
+    Ok(entries)
+}
+
+fn space_free(file: &File) -> io::Result<u64> {
+    // SAFETY: a zeroed `statvfs` is a valid buffer of the right size, and the descriptor is open.
+    let (result, stat) = unsafe {
+        let mut stat: libc::statvfs = core::mem::zeroed();
+        (libc::fstatvfs(file.as_raw_fd(), &raw mut stat), stat)
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+pub(crate) fn space_free_at(path: &Path) -> io::Result<u64> {
+    space_free(&File::open(path)?)
+}
+
+impl env::Disk for DiskFs {
+    type File = DiskFile;
+    type Buf = Buffer;
+
+    fn alloc(&self, len: usize) -> Buffer {
+        Buffer::new(len)
+    }
+
+    async fn open(&self, path: &str, mode: OpenMode) -> Result<DiskFile, DiskError> {
+        self.open_file(DiskOp::Open, path, mode).await
+    }
+
+    async fn create(&self, path: &str, mode: OpenMode) -> Result<DiskFile, DiskError> {
+        self.open_file(DiskOp::Create, path, mode).await
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        let to = self.full(to);
+        self.run(DiskOp::Rename, from, move |from| fs::rename(from, to))
+            .await
+    }
+
+    async fn hard_link(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        let to_full = self.full(to);
+        self.run(DiskOp::HardLink, from, move |from| fs::hard_link(from, to_full))
+            .await
+    }
+
+    async fn remove(&self, path: &str) -> Result<(), DiskError> {
+        self.run(DiskOp::Remove, path, |path| remove_name(&path)).await
+    }
+
+    async fn create_dir(&self, path: &str) -> Result<(), DiskError> {
+        // Checks the path; the work goes part by part.
+        self.full(path);
+        let (root, parts) = (self.root.to_path_buf(), path.to_owned());
+        self.run(DiskOp::CreateDir, path, move |_| {
+            create_dir_durably(&root, &parts)
+        })
+        .await
+    }
+
+    async fn sync_dir(&self, path: &str) -> Result<(), DiskError> {
+        self.run(DiskOp::SyncDir, path, |path| sync_path(&path)).await
+    }
+
+    async fn list(&self, path: &str) -> Result<Vec<DirEntry>, DiskError> {
+        self.run(DiskOp::List, path, |path| list_names(&path)).await
+    }
+
+    async fn space_free(&self) -> Result<u64, DiskError> {
+        self.run(DiskOp::Space, "", |path| space_free_at(&path)).await
+    }
+}

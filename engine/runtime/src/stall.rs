@@ -1,0 +1,274 @@
+//! The stall detector: no turn of a shard may hold its thread for longer than `stall_max`.
+//!
+//! A shard notes when each poll of a task starts and ends (two clock reads), so the longest turn and the number of stalls
+//! are exact. One watcher thread looks at all shards a few times per `stall_max`; when a poll is overdue it signals that
+//! thread, whose handler records where it stands, and prints the backtrace. glommio's own detector costs two timer system
+//! calls and an allocation for every run of a task queue, which is why it stays off.
+//!
+//! ```text
+//!   shard    ├─ poll ─┤ ├──────────── poll ─────────────┤   turn_ns_max, stalls
+//!   watcher  ·     ·     ·     ·     ·  overdue: signal → frames → stderr
+//! ```
+
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
+use std::sync::{Arc, Mutex, Once};
+
+/// Frames that a report holds.
+const FRAMES_MAX: usize = 48;
+/// The signal that asks a shard's thread for its frames. Its default is to be ignored, so a late one does no harm.
+const SIGNAL: i32 = libc::SIGURG;
+
+/// What a shard has measured of its turns since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StallStats {
+    /// Turns that were longer than the configured maximum.
+    pub stalls: u64,
+    /// The longest turn.
+    pub turn_max: Duration,
+}
+
+/// One shard's heartbeat. Written by the shard, read by the watcher.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    shard: u16,
+    limit_ns: u64,
+    /// When the poll that runs now has started; zero between polls.
+    started_ns: AtomicU64,
+    stalls: AtomicU64,
+    turn_ns_max: AtomicU64,
+    thread: AtomicI32,
+    /// The start of the poll last reported, so that each stall is reported once.
+    reported_ns: AtomicU64,
+}
+
+pub(crate) fn now_ns() -> u64 {
+    let mut ts = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a valid pointer; the monotonic clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
+    ts.tv_sec.cast_unsigned() * 1_000_000_000 + ts.tv_nsec.cast_unsigned()
+}
+
+impl Heartbeat {
+    pub(crate) fn new(shard: u16, limit: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            shard,
+            limit_ns: u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX),
+            started_ns: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
+            turn_ns_max: AtomicU64::new(0),
+            thread: AtomicI32::new(0),
+            reported_ns: AtomicU64::new(0),
+        })
+    }
+
+    /// The calling thread is the one to watch.
+    pub(crate) fn attach(&self) {
+        // SAFETY: no arguments, cannot fail.
+        self.thread.store(unsafe { libc::gettid() }, Ordering::Relaxed);
+    }
+
+    /// The thread ends: it must not be signalled any more.
+    pub(crate) fn detach(&self) {
+        self.thread.store(0, Ordering::Relaxed);
+        self.started_ns.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn enter(&self) {
+        self.started_ns.store(now_ns(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn leave(&self) {
+        let turn_ns = now_ns().saturating_sub(self.started_ns.load(Ordering::Relaxed));
+        self.started_ns.store(0, Ordering::Relaxed);
+        if turn_ns > self.turn_ns_max.load(Ordering::Relaxed) {
+            self.turn_ns_max.store(turn_ns, Ordering::Relaxed);
+        }
+        if turn_ns > self.limit_ns {
+            self.stalls
+                .store(self.stalls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// How long the poll that runs now has run.
+    pub(crate) fn running(&self) -> Duration {
+        Duration::from_nanos(now_ns().saturating_sub(self.started_ns.load(Ordering::Relaxed)))
+    }
+
+    fn stats(&self) -> StallStats {
+        StallStats {
+            stalls: self.stalls.load(Ordering::Relaxed),
+            turn_max: Duration::from_nanos(self.turn_ns_max.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn is_overdue(&self) -> bool {
+        let started_ns = self.started_ns.load(Ordering::Relaxed);
+        started_ns != 0
+            && started_ns != self.reported_ns.load(Ordering::Relaxed)
+            && now_ns().saturating_sub(started_ns) > self.limit_ns
+    }
+}
+
+static HEARTBEATS: Mutex<Vec<Arc<Heartbeat>>> = Mutex::new(Vec::new());
+
+/// What each shard that runs in this process has measured, in shard order.
+#[must_use]
+pub fn stalls() -> Vec<StallStats> {
+    let heartbeats = HEARTBEATS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    heartbeats.iter().map(|heartbeat| heartbeat.stats()).collect()
+}
+
+/// Watches a set of heartbeats until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Watcher {
+    pub(crate) fn start(heartbeats: Vec<Arc<Heartbeat>>, limit: Duration) -> std::io::Result<Self> {
+        install_handler();
+        HEARTBEATS
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone_from(&heartbeats);
+        let stop = Arc::new(AtomicBool::new(false));
+        let interval = (limit / 2).clamp(Duration::from_millis(1), Duration::from_millis(100));
+        let thread = std::thread::Builder::new().name("stalls".into()).spawn({
+            let stop = stop.clone();
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(interval);
+                    heartbeats
+                        .iter()
+                        .filter(|heartbeat| heartbeat.is_overdue())
+                        .for_each(|late| report(late));
+                }
+            }
+        })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A watcher that panicked has said so on stderr already.
+            drop(thread.join());
+        }
+    }
+}
+
+/// The frames of the thread that was asked last. One report at a time: only the watcher asks.
+struct Frames {
+    addresses: UnsafeCell<[*mut c_void; FRAMES_MAX]>,
+    count: AtomicUsize,
+    asked: AtomicBool,
+}
+
+// SAFETY: the handler writes `addresses` only between `asked` being set by the watcher and `count` being stored with release
+// ordering; the watcher reads them only after it has loaded that count with acquire ordering.
+unsafe impl Sync for Frames {}
+
+static FRAMES: Frames = Frames {
+    addresses: UnsafeCell::new([core::ptr::null_mut(); FRAMES_MAX]),
+    count: AtomicUsize::new(0),
+    asked: AtomicBool::new(false),
+};
+
+extern "C" fn on_signal(_signal: i32) {
+    if !FRAMES.asked.swap(false, Ordering::AcqRel) {
+        return;
+    }
+    let mut count = 0;
+    // SAFETY: one thread at a time gets here (`asked`), so the unsynchronised walk and the frames are ours. The walk
+    // allocates nothing: the loader's tables were warmed when the handler was installed.
+    unsafe {
+        let addresses = FRAMES.addresses.get();
+        backtrace::trace_unsynchronized(|frame| {
+            (*addresses)[count] = frame.ip();
+            count += 1;
+            count < FRAMES_MAX
+        });
+    }
+    FRAMES.count.store(count, Ordering::Release);
+}
+
+fn install_handler() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        backtrace::trace(|_| false);
+        // SAFETY: a zeroed `sigaction` is valid; the handler does only what a handler may (see there). `SA_RESTART` keeps
+        // the signal from showing in the shard's system calls.
+        unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            action.sa_sigaction = on_signal as *const () as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(SIGNAL, &raw const action, core::ptr::null_mut());
+        }
+    });
+}
+
+fn report(late: &Heartbeat) {
+    let started_ns = late.started_ns.load(Ordering::Relaxed);
+    late.reported_ns.store(started_ns, Ordering::Relaxed);
+    let running = Duration::from_nanos(now_ns().saturating_sub(started_ns));
+    let limit = Duration::from_nanos(late.limit_ns);
+    eprintln!(
+        "stall: shard {} has run one task for {running:?}, the limit is {limit:?}\n{}",
+        late.shard,
+        frames(late)
+    );
+}
+
+/// Where the shard's thread stands, as text.
+fn frames(late: &Heartbeat) -> String {
+    let thread = late.thread.load(Ordering::Relaxed);
+    FRAMES.count.store(0, Ordering::Relaxed);
+    FRAMES.asked.store(true, Ordering::Release);
+    // SAFETY: no pointers. A thread that has just ended gives an error, which is fine: there is nothing to report then.
+    if thread == 0 || unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGNAL) } != 0 {
+        return "  (the thread has ended)".into();
+    }
+    let deadline_ns = now_ns() + 50_000_000;
+    let count = loop {
+        let count = FRAMES.count.load(Ordering::Acquire);
+        if count > 0 {
+            break count;
+        }
+        if now_ns() > deadline_ns && FRAMES.asked.swap(false, Ordering::AcqRel) {
+            return "  (the thread did not answer: it is inside the kernel)".into();
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    };
+    // SAFETY: `count` was loaded with acquire ordering after the handler stored it, and nobody has asked again.
+    let addresses = unsafe { &(&(*FRAMES.addresses.get()))[..count] };
+    let mut text = String::new();
+    for (at, address) in addresses.iter().enumerate() {
+        backtrace::resolve(*address, |symbol| {
+            let name = symbol
+                .name()
+                .map_or_else(|| "?".into(), |name| format!("{name:#}"));
+            let line = symbol.lineno().unwrap_or(0);
+            let file = symbol
+                .filename()
+                .and_then(|file| file.file_name())
+                .unwrap_or_default();
+            text.push_str(&format!("  {at:2} {name}  ({}:{line})\n", file.to_string_lossy()));
+        });
+    }
+    text
+}
