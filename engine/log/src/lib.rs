@@ -25,7 +25,18 @@ pub mod config;
 pub mod error;
 pub mod record;
 
+pub mod batch;
+pub mod recovery;
+pub mod segment;
+pub mod verify;
+
+mod codec;
+mod coverage;
 mod log;
+mod reader;
+mod replay;
+mod shell;
+mod writer;
 
 pub use config::LogConfig;
 pub use error::{Corruption, LogError};

@@ -1,22 +1,41 @@
-//! The handle.
+//! The handle, and how a log is opened.
 
-use crate::{LogConfig, LogError, Position, Record};
+use crate::batch::{BatchKind, HEADER_BYTES};
+use crate::coverage::{Coverage, HardState, Note};
+use crate::error::LogError;
+use crate::reader::Slot;
+use crate::recovery::Role;
+use crate::replay::{Break, Found, Replay, replay};
+use crate::segment::{Link, SegmentHeader};
+use crate::shell::{Shell, State, create_slot, open_slot};
+use crate::writer::{Spare, Start, Writer};
+use crate::{LogConfig, Position, Record};
+use base::limits::BLOCK_BYTES;
 use base::{Index, RangeId, Seqno, Timestamp};
-use core::marker::PhantomData;
-use env::Env;
+use core::fmt;
+use env::{Disk, Env, File, OpenMode};
 use std::rc::Rc;
 
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
 /// One shard's log. A cheap handle: clones share the log.
-#[derive(Debug)]
 pub struct Log<E: Env> {
-    inner: Rc<PhantomData<E>>,
+    shell: Rc<Shell<E>>,
 }
 
 impl<E: Env> Clone for Log<E> {
     fn clone(&self) -> Self {
         Self {
-            inner: Rc::clone(&self.inner),
+            shell: Rc::clone(&self.shell),
         }
+    }
+}
+impl<E: Env> fmt::Debug for Log<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("dir", &self.shell.dir)
+            .field("persisted", &self.persisted())
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,9 +104,24 @@ pub struct LogStats {
     pub live_bytes: u64,
 }
 
+impl From<Break> for Cut {
+    fn from(end: Break) -> Self {
+        Self {
+            file: end.file,
+            offset: end.offset,
+            seqno: end.seqno,
+            found: end.flaw.to_string(),
+        }
+    }
+}
+
 impl<E: Env> Log<E> {
     /// Recovers the log in directory `dir`, or creates it, then opens it for appending in a fresh segment. `visit` sees
     /// every surviving record in order; on an error what it saw is void.
+    ///
+    /// Durability order: (1) what survives but was not known to be durable is synced; (2) the fresh segment's header, which
+    /// says where the log was cut; (3) an empty batch, so that damage to either is told from a log that was never opened.
+    /// Only then is anything of the old log shortened, reused or removed.
     ///
     /// # Errors
     /// [`LogError::Corruption`] when something acknowledged is damaged: nothing on disk was changed.
@@ -100,26 +134,50 @@ impl<E: Env> Log<E> {
         config: LogConfig,
         visit: &mut dyn FnMut(Position, Record<'_>),
     ) -> Result<(Self, Recovered), LogError> {
-        let _ = (env, dir, config, visit);
-        unimplemented!()
+        config.check()?;
+        env.disk().create_dir(dir).await?;
+        let mut coverage = Coverage::default();
+        let replay = replay(env, dir, config.shard, &mut |found| {
+            take_in(&mut coverage, found, visit);
+        })
+        .await?;
+        for &at in &replay.unproven {
+            env.disk()
+                .open(&replay.slots[at].path, OpenMode::Write)
+                .await?
+                .sync()
+                .await?;
+        }
+        let recovered = recovered(&replay);
+        let shell = start(env, dir, config, coverage, &replay).await?;
+        shell.write_bare(BatchKind::Opening);
+        shell.persisted_beyond(replay.last).await?;
+        if let Some((segment, bytes)) = shorten_tail(env, &replay).await? {
+            shell.state.borrow_mut().coverage.shortened(segment, bytes);
+        }
+        shell.prepare();
+        Ok((Self { shell }, recovered))
     }
 
     /// Stages `record` and returns the batch that it will be in. Never waits; see [`Log::has_room`].
+    ///
+    /// # Panics
+    /// When the payload is larger than [`base::limits::FRAME_BYTES_MAX`].
     pub fn append(&self, record: &Record<'_>) -> Seqno {
-        let _ = record;
-        unimplemented!()
+        self.shell.state.borrow_mut().append(record)
     }
 
     /// Starts the device write of what is staged. Call once per loop turn. What may not start yet, because enough writes
     /// are in flight, starts by itself when one completes.
     pub fn submit(&self) {
-        unimplemented!()
+        self.shell.state.borrow_mut().writer.submit();
+        self.shell.start_writes();
     }
 
     /// Every batch up to here is durable.
     #[must_use]
     pub fn persisted(&self) -> Seqno {
-        unimplemented!()
+        self.shell.state.borrow().writer.persisted()
     }
 
     /// Waits until [`Log::persisted`] is greater than `seen`, and returns it. Any number of tasks may wait.
@@ -130,47 +188,47 @@ impl<E: Env> Log<E> {
     /// # Cancellation
     /// Safe.
     pub async fn persisted_beyond(&self, seen: Seqno) -> Result<Seqno, LogError> {
-        let _ = seen;
-        unimplemented!()
+        self.shell.persisted_beyond(seen).await
     }
 
     /// Whether the caller may go on appending, or should first wait for [`Log::persisted_beyond`]:
     /// [`LogConfig::staged_bytes_max`].
     #[must_use]
     pub fn has_room(&self) -> bool {
-        unimplemented!()
+        self.shell.state.borrow().writer.staged_bytes() < self.shell.config.staged_bytes_max
     }
 
-    /// Carried in every later batch, so that no timestamp above what a restart recovers was ever issued before it.
+    /// Carried in every later batch, so that no timestamp above what a restart recovers was ever issued before it. A smaller
+    /// bound than an earlier one changes nothing.
     pub fn set_hlc_bound(&self, bound: Timestamp) {
-        let _ = bound;
-        unimplemented!()
+        self.shell.state.borrow_mut().writer.set_hlc_bound(bound);
     }
 
     /// Entries of `range` up to `index` are durable elsewhere now. Segments at the front that hold nothing else any more are
     /// dropped; records that must outlive them are staged again, so a [`Log::submit`] should follow.
     pub fn cover(&self, range: RangeId, index: Index) {
-        let _ = (range, index);
-        unimplemented!()
+        let state = &mut *self.shell.state.borrow_mut();
+        state.coverage.cover(range, index);
+        state.shrink();
     }
 
-    /// The range has left this shard: stages [`Record::Forget`], and nothing of the range holds a segment any more.
+    /// The range has left this shard: stages [`Record::Forget`], and once that is durable nothing of the range holds a
+    /// segment any more.
     pub fn forget(&self, range: RangeId) {
-        let _ = range;
-        unimplemented!()
+        self.append(&Record::Forget { range });
     }
 
     /// Which range to flush so that the oldest segment can be dropped: the range, the index that has to be covered, and the
     /// bytes of log behind it. `None` when nothing is held.
     #[must_use]
     pub fn oldest_uncovered(&self) -> Option<(RangeId, Index, u64)> {
-        unimplemented!()
+        self.shell.state.borrow().oldest_uncovered()
     }
 
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> LogStats {
-        unimplemented!()
+        self.shell.state.borrow().stats()
     }
 
     /// Writes what is staged, then a seal, and waits until both are durable. Later appends are never durable.
@@ -181,6 +239,149 @@ impl<E: Env> Log<E> {
     /// # Cancellation
     /// Safe; the log may then be closed or not.
     pub async fn close(self) -> Result<(), LogError> {
-        unimplemented!()
+        self.shell.close().await
     }
+}
+
+/// Builds coverage while the log is read, and hands records on.
+fn take_in(coverage: &mut Coverage, found: Found<'_>, visit: &mut dyn FnMut(Position, Record<'_>)) {
+    match found {
+        Found::Segment {
+            slot, bytes, header, ..
+        } => {
+            coverage.push(header.segment, slot, bytes, header.predecessor.seqno.next());
+        }
+        Found::Batch { header, .. } => coverage.place(header.seqno, header.padded_bytes(), &[]),
+        Found::Record { position, record } => {
+            let range = record.range();
+            let note = match record {
+                Record::Entry { index, .. } => Note::Entry(range, index),
+                Record::HardState {
+                    term, vote, commit, ..
+                } => {
+                    coverage.stage_hard_state(range, HardState { term, vote, commit });
+                    Note::HardState(range)
+                }
+                Record::Truncate { after, .. } => Note::Truncate(range, after),
+                Record::Forget { .. } => {
+                    coverage.stage_forget(range);
+                    Note::Forget(range)
+                }
+            };
+            coverage.place(position.seqno, 0, &[note]);
+            visit(position, record);
+        }
+    }
+}
+
+fn recovered<F: File>(replay: &Replay<F>) -> Recovered {
+    // The end of a log that was closed in order, or that lost nothing, is no cut: nothing is there.
+    let cut = replay.end.as_ref().filter(|end| !end.flaw.is_nothing());
+    base::sometimes!("log: cut an unacknowledged tail", cut.is_some());
+    Recovered {
+        hlc_bound: replay.marks.hlc_bound,
+        segments: replay.chain.len() as u64,
+        batches: replay.batches,
+        records: replay.records,
+        bytes: replay.bytes,
+        last: replay.last,
+        incarnation: replay.marks.incarnation,
+        cut: cut.cloned().map(Cut::from),
+    }
+}
+
+/// Makes the fresh segment: its slot, its header, and the state that goes on from there.
+async fn start<E: Env>(
+    env: &E,
+    dir: &str,
+    config: LogConfig,
+    mut coverage: Coverage,
+    replay: &Replay<<E::Disk as Disk>::File>,
+) -> Result<Rc<Shell<E>>, LogError> {
+    let mut slot_next = replay.slots.iter().map(|slot| slot.slot + 1).max().unwrap_or(0);
+    let mut free: Vec<&Slot<_>> = replay
+        .slots
+        .iter()
+        .zip(&replay.roles)
+        .filter(|(_, role)| **role != Role::Live)
+        .map(|(slot, _)| slot)
+        .collect();
+    let usual = free.iter().position(|slot| slot.len == config.segment_bytes);
+    let (spare, file) = match usual.map(|at| free.remove(at)) {
+        Some(slot) => (
+            Spare {
+                slot: slot.slot,
+                bytes: slot.len,
+            },
+            open_slot(env, dir, slot.slot).await?,
+        ),
+        None => {
+            let spare = Spare {
+                slot: slot_next,
+                bytes: config.segment_bytes,
+            };
+            slot_next += 1;
+            (spare, create_slot(env, dir, spare).await?)
+        }
+    };
+    let segment = replay.marks.segment + 1;
+    coverage.push(segment, spare.slot, spare.bytes, replay.last.next());
+    let start = Start {
+        log_id: replay.log_id.unwrap_or_else(|| env.prng().next_u64()),
+        incarnation: replay.marks.incarnation + 1,
+        segment,
+        slot: spare.slot,
+        bytes: spare.bytes,
+        last: replay.last,
+        checksum: replay.checksum,
+    };
+    let header = SegmentHeader {
+        log_id: start.log_id,
+        shard: config.shard,
+        segment,
+        incarnation: start.incarnation,
+        first_live: coverage.first_live(),
+        predecessor: Link {
+            segment: replay.last_segment().unwrap_or(0),
+            seqno: replay.last,
+            checksum: replay.checksum,
+        },
+        persisted: replay.last,
+        bytes: spare.bytes,
+    };
+    let mut block = env.disk().alloc(BLOCK_BYTES);
+    block[..HEADER_BYTES].copy_from_slice(&header.encode());
+    file.write_at(0, block).await.0?;
+    let mut writer = Writer::new(config.clone(), &start);
+    writer.set_hlc_bound(replay.marks.hlc_bound);
+    let mut state = State::new(writer, coverage, replay.ranges.clone(), slot_next);
+    state.files.insert(spare.slot, Rc::new(file));
+    state.freed.extend(free.iter().map(|slot| Spare {
+        slot: slot.slot,
+        bytes: slot.len,
+    }));
+    Ok(Shell::new(env.clone(), dir.to_owned(), config, state))
+}
+
+/// Gives back the space behind the end of the log, if it is most of a segment: many restarts must not fill the disk.
+/// Hands out the segment and its file's bytes.
+async fn shorten_tail<E: Env>(
+    env: &E,
+    replay: &Replay<<E::Disk as Disk>::File>,
+) -> Result<Option<(u64, u64)>, LogError> {
+    let (Some(&at), Some(segment)) = (replay.chain.last(), replay.last_segment()) else {
+        return Ok(None);
+    };
+    let slot = &replay.slots[at];
+    let used = replay.tail_end.max(BLOCK);
+    if used < slot.len / 2 {
+        base::sometimes!("log: shortened a tail");
+        env.disk()
+            .open(&slot.path, OpenMode::Write)
+            .await?
+            .set_len(used)
+            .await?;
+        return Ok(Some((segment, used)));
+    }
+    Ok(None)
 }

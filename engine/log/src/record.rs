@@ -1,5 +1,16 @@
 //! Records: what ranges put into the log.
+//!
+//! ```text
+//!  0  checksum of 4..48 and the payload    4  checksum of the range's record before it    8  payload bytes
+//! 12  kind  13  flags  14  zero           16  range        24  index        32  term      40  vote
+//! 48  payload, zeros up to a multiple of 16
+//! ```
+//!
+//! Because a record's checksum covers its predecessor's, the last one vouches for all records of its range before it.
 
+use crate::codec::{Fields, array, u32_at, u64_at};
+use base::checksum::{crc32c, extend};
+use base::limits::FRAME_BYTES_MAX;
 use base::{Index, NodeId, RangeId, Seqno, Term};
 
 /// One record of the log. Payloads are borrowed: from the caller on the way in, from the read buffer on the way out, where
@@ -66,3 +77,124 @@ pub struct Position {
     /// The record's offset in the segment, in bytes.
     pub offset: u64,
 }
+
+const KIND_ENTRY: u8 = 1;
+const KIND_HARD_STATE: u8 = 2;
+const KIND_TRUNCATE: u8 = 3;
+const KIND_FORGET: u8 = 4;
+const FLAG_VOTED: u8 = 1;
+/// Bytes before the payload.
+pub(crate) const HEADER_BYTES: usize = 48;
+/// Records start at multiples of this, so that an archived payload can be read where it lies.
+pub(crate) const ALIGN: usize = 16;
+
+/// Bytes of a record in a batch.
+pub(crate) fn encoded_len(payload: usize) -> usize {
+    (HEADER_BYTES + payload).next_multiple_of(ALIGN)
+}
+
+/// Appends `record` to a batch's body and hands out its checksum; `previous` is that of the range's record before it.
+pub(crate) fn encode(record: &Record<'_>, previous: u32, out: &mut Vec<u8>) -> u32 {
+    let (kind, flags, index, term, vote, payload): (_, _, _, _, _, &[u8]) = match *record {
+        Record::Entry {
+            index, term, payload, ..
+        } => (KIND_ENTRY, 0, index, term, 0, payload),
+        Record::HardState {
+            term,
+            vote: Some(vote),
+            commit,
+            ..
+        } => (KIND_HARD_STATE, FLAG_VOTED, commit, term, vote.0, &[]),
+        Record::HardState {
+            term,
+            vote: None,
+            commit,
+            ..
+        } => (KIND_HARD_STATE, 0, commit, term, 0, &[]),
+        Record::Truncate { after, .. } => (KIND_TRUNCATE, 0, after, Term::ZERO, 0, &[]),
+        Record::Forget { .. } => (KIND_FORGET, 0, Index::ZERO, Term::ZERO, 0, &[]),
+    };
+    assert!(
+        payload.len() <= FRAME_BYTES_MAX,
+        "a record of {} bytes is larger than any frame",
+        payload.len()
+    );
+    let len = u32::try_from(payload.len()).expect("a frame's length fits 32 bits");
+    let mut header = Fields::<HEADER_BYTES>::new()
+        .put(&[0; 4])
+        .put(&previous.to_le_bytes())
+        .put(&len.to_le_bytes())
+        .put(&[kind, flags, 0, 0])
+        .put(&record.range().0.to_le_bytes())
+        .put(&index.0.to_le_bytes())
+        .put(&term.0.to_le_bytes())
+        .put(&vote.to_le_bytes())
+        .finish();
+    let (place, rest) = header.split_at_mut(4);
+    let checksum = extend(crc32c(rest), payload);
+    place.copy_from_slice(&checksum.to_le_bytes());
+    out.extend_from_slice(&header);
+    out.extend_from_slice(payload);
+    out.resize(out.len().next_multiple_of(ALIGN), 0);
+    checksum
+}
+
+/// A record as it stands in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Decoded<'a> {
+    pub(crate) record: Record<'a>,
+    /// Checksum of the range's record before it; zero for the first.
+    pub(crate) previous: u32,
+    pub(crate) checksum: u32,
+    /// Bytes of the record with its padding.
+    pub(crate) bytes: usize,
+}
+
+/// Decodes the record at the start of `body`; `None` when it is not one.
+pub(crate) fn decode(body: &[u8]) -> Option<Decoded<'_>> {
+    let checksum = u32_at(body, 0)?;
+    let previous = u32_at(body, 4)?;
+    let len = usize::try_from(u32_at(body, 8)?).ok()?;
+    let [kind, flags, zero, zero_too] = array(body, 12)?;
+    let payload = body.get(HEADER_BYTES..HEADER_BYTES.checked_add(len)?)?;
+    if extend(crc32c(body.get(4..HEADER_BYTES)?), payload) != checksum || zero != 0 || zero_too != 0 {
+        return None;
+    }
+    let range = RangeId(u64_at(body, 16)?);
+    let index = Index(u64_at(body, 24)?);
+    let term = Term(u64_at(body, 32)?);
+    let vote = u64_at(body, 40)?;
+    let record = match (kind, flags, payload.is_empty()) {
+        (KIND_ENTRY, 0, _) => Record::Entry {
+            range,
+            index,
+            term,
+            payload,
+        },
+        (KIND_HARD_STATE, 0, true) => Record::HardState {
+            range,
+            term,
+            vote: None,
+            commit: index,
+        },
+        (KIND_HARD_STATE, FLAG_VOTED, true) => Record::HardState {
+            range,
+            term,
+            vote: Some(NodeId(vote)),
+            commit: index,
+        },
+        (KIND_TRUNCATE, 0, true) => Record::Truncate { range, after: index },
+        (KIND_FORGET, 0, true) => Record::Forget { range },
+        _ => return None,
+    };
+    let bytes = encoded_len(len);
+    (bytes <= body.len()).then_some(Decoded {
+        record,
+        previous,
+        checksum,
+        bytes,
+    })
+}
+
+const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN));
+const _: () = assert!(crate::batch::HEADER_BYTES.is_multiple_of(ALIGN));

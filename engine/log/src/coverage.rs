@@ -1,0 +1,311 @@
+//! Which segments are still needed, and by whom. Pure.
+//!
+//! A segment is needed while it holds an entry that is not covered by a flush, or the newest hard state of a range. Only the
+//! oldest segment is ever dropped, and never the one being written.
+//!
+//! ```text
+//!   front                              active
+//!   ┌─────────┐  ┌─────────┐  ┌─────────┐
+//!   │ r1 ≤ 40 │  │ r1 ≤ 55 │  │ r2 ≤ 91 │    cover(r1, 40) leaves only a hard state of r2 in the front segment:
+//!   │ hard r2 │  │ r2 ≤ 90 │  │         │    it is written again, and when that is durable the segment is dropped
+//!   └─────────┘  └─────────┘  └─────────┘
+//! ```
+
+use base::collections::FastMap;
+use base::{Index, NodeId, RangeId, Seqno, Term};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What a batch means for coverage, noted when its records are staged and taken in when it gets its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// Entries of the range up to the index.
+    Entry(RangeId, Index),
+    /// The range's newest hard state.
+    HardState(RangeId),
+    /// Entries of the range beyond the index are void.
+    Truncate(RangeId, Index),
+    /// Everything of the range is void.
+    Forget(RangeId),
+}
+
+/// A range's hard state as last staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HardState {
+    pub(crate) term: Term,
+    pub(crate) vote: Option<NodeId>,
+    pub(crate) commit: Index,
+}
+
+/// A segment that holds part of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Live {
+    pub(crate) number: u64,
+    pub(crate) slot: u32,
+    /// Its file's length.
+    pub(crate) bytes: u64,
+    /// Bytes of its batches.
+    pub(crate) used: u64,
+    /// The first batch in it.
+    pub(crate) first: Seqno,
+    /// Per range the greatest entry that is not covered.
+    ends: BTreeMap<RangeId, Index>,
+    /// Ranges whose newest hard state is here.
+    hard_states: BTreeSet<RangeId>,
+    /// What freed it must be durable before it may go.
+    released_by: Seqno,
+    /// Its hard states are staged elsewhere already.
+    relocating: bool,
+}
+
+/// The live segments, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Coverage {
+    segments: VecDeque<Live>,
+    hard_states: FastMap<RangeId, (HardState, u64)>,
+}
+
+impl Coverage {
+    /// A new segment at the end, to be written now.
+    pub(crate) fn push(&mut self, number: u64, slot: u32, bytes: u64, first: Seqno) {
+        if let Some(last) = self.segments.back() {
+            assert!(
+                last.number < number,
+                "segment {number} follows segment {}",
+                last.number
+            );
+        }
+        self.segments.push_back(Live {
+            number,
+            slot,
+            bytes,
+            used: 0,
+            first,
+            ends: BTreeMap::new(),
+            hard_states: BTreeSet::new(),
+            released_by: Seqno::ZERO,
+            relocating: false,
+        });
+    }
+
+    /// The file of segment `number` has `bytes` bytes now.
+    pub(crate) fn shortened(&mut self, number: u64, bytes: u64) {
+        if let Some(live) = self.segments.iter_mut().find(|live| live.number == number) {
+            live.bytes = bytes;
+        }
+    }
+
+    /// A batch of `bytes` bytes has its place in the last segment.
+    pub(crate) fn place(&mut self, seqno: Seqno, bytes: u64, notes: &[Note]) {
+        if let Some(last) = self.segments.back_mut() {
+            last.used += bytes;
+        }
+        for note in notes {
+            match *note {
+                Note::Entry(range, index) => self.entry(range, index),
+                Note::HardState(range) => self.hard_state_placed(seqno, range),
+                Note::Truncate(range, after) => self.truncate(seqno, range, after),
+                Note::Forget(range) => self.forget(seqno, range),
+            }
+        }
+    }
+
+    fn entry(&mut self, range: RangeId, index: Index) {
+        if let Some(last) = self.segments.back_mut() {
+            let end = last.ends.entry(range).or_insert(index);
+            *end = index.max(*end);
+        }
+    }
+
+    /// Remembers the range's hard state when it is staged; the segment follows when the batch has its place.
+    pub(crate) fn stage_hard_state(&mut self, range: RangeId, state: HardState) {
+        let segment = self.hard_states.get(&range).map_or(0, |&(_, segment)| segment);
+        self.hard_states.insert(range, (state, segment));
+    }
+
+    fn hard_state_placed(&mut self, seqno: Seqno, range: RangeId) {
+        let Some(active) = self.segments.back_mut() else {
+            return;
+        };
+        let Some((_, segment)) = self.hard_states.get_mut(&range) else {
+            return;
+        };
+        if *segment == active.number {
+            return;
+        }
+        let old = core::mem::replace(segment, active.number);
+        active.hard_states.insert(range);
+        if let Some(old) = self.segments.iter_mut().find(|live| live.number == old) {
+            old.hard_states.remove(&range);
+            old.released_by = old.released_by.max(seqno);
+        }
+    }
+
+    fn truncate(&mut self, seqno: Seqno, range: RangeId, after: Index) {
+        for live in &mut self.segments {
+            let Some(end) = live.ends.get_mut(&range) else {
+                continue;
+            };
+            if *end > after {
+                *end = after;
+                live.released_by = live.released_by.max(seqno);
+            }
+        }
+    }
+
+    /// Forgets the range's staged hard state when the forgetting is staged.
+    pub(crate) fn stage_forget(&mut self, range: RangeId) {
+        self.hard_states.remove(&range);
+    }
+
+    fn forget(&mut self, seqno: Seqno, range: RangeId) {
+        // A hard state staged after the forgetting belongs to a new life of the range and stays.
+        for live in &mut self.segments {
+            let held = live.ends.remove(&range).is_some() | live.hard_states.remove(&range);
+            if held {
+                live.released_by = live.released_by.max(seqno);
+            }
+        }
+    }
+
+    /// Entries of `range` up to `index` are durable elsewhere.
+    pub(crate) fn cover(&mut self, range: RangeId, index: Index) {
+        for live in &mut self.segments {
+            if live.ends.get(&range).is_some_and(|&end| end <= index) {
+                live.ends.remove(&range);
+            }
+        }
+    }
+
+    /// Hard states that alone hold the front segment, to be staged again. Handed out once.
+    pub(crate) fn relocate(&mut self) -> Vec<(RangeId, HardState)> {
+        if self.segments.len() < 2 {
+            return Vec::new();
+        }
+        let Some(front) = self.segments.front_mut() else {
+            return Vec::new();
+        };
+        if !front.ends.is_empty() || front.relocating {
+            return Vec::new();
+        }
+        front.relocating = true;
+        let states = &self.hard_states;
+        front
+            .hard_states
+            .iter()
+            .filter_map(|range| states.get(range).map(|(state, _)| (*range, *state)))
+            .collect()
+    }
+
+    /// Takes the front segment off when nothing needs it and what freed it is durable.
+    pub(crate) fn drop_front(&mut self, persisted: Seqno) -> Option<Live> {
+        let front = self.segments.front()?;
+        let next = self.segments.get(1)?;
+        let needed = !front.ends.is_empty() && !base::planted_bug!("log-recycle-uncovered");
+        // A claim that the next segment is the first one must not be on disk before that segment's header is.
+        if needed || !front.hard_states.is_empty() || front.released_by > persisted || next.first > persisted
+        {
+            return None;
+        }
+        self.segments.pop_front()
+    }
+
+    /// The oldest segment that is needed.
+    pub(crate) fn first_live(&self) -> u64 {
+        self.segments.front().map_or(0, |live| live.number)
+    }
+
+    /// The range with the smallest id that holds the oldest segment, the index to cover, and all bytes from there on.
+    pub(crate) fn oldest_uncovered(&self) -> Option<(RangeId, Index, u64)> {
+        let mut bytes = self.used();
+        for live in &self.segments {
+            if let Some((&range, &index)) = live.ends.first_key_value() {
+                return Some((range, index, bytes));
+            }
+            bytes -= live.used;
+        }
+        None
+    }
+
+    /// Bytes of all batches of live segments.
+    pub(crate) fn used(&self) -> u64 {
+        self.segments.iter().map(|live| live.used).sum()
+    }
+
+    /// How many segments are live.
+    pub(crate) fn len(&self) -> usize {
+        self.segments.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const R1: RangeId = RangeId(1);
+    const R2: RangeId = RangeId(2);
+
+    fn hard(term: u64) -> HardState {
+        HardState {
+            term: Term(term),
+            vote: None,
+            commit: Index::ZERO,
+        }
+    }
+
+    fn two_segments(notes: &[Note]) -> Coverage {
+        let mut coverage = Coverage::default();
+        coverage.push(1, 0, 1 << 16, Seqno(1));
+        coverage.stage_hard_state(R2, hard(7));
+        coverage.place(Seqno(1), 4096, notes);
+        coverage.push(2, 1, 1 << 16, Seqno(2));
+        coverage.place(Seqno(2), 8192, &[Note::Entry(R1, Index(9))]);
+        coverage
+    }
+
+    #[test]
+    fn the_front_goes_when_its_last_entry_is_covered_and_its_successor_durable() {
+        let mut coverage = two_segments(&[Note::Entry(R1, Index(4)), Note::Entry(R2, Index(8))]);
+        assert_eq!(coverage.oldest_uncovered(), Some((R1, Index(4), 12288)));
+        coverage.cover(R1, Index(4));
+        assert_eq!(coverage.oldest_uncovered(), Some((R2, Index(8), 12288)));
+        coverage.cover(R2, Index(7));
+        assert_eq!(coverage.drop_front(Seqno(2)), None);
+        coverage.cover(R2, Index(8));
+        assert_eq!(coverage.drop_front(Seqno(1)), None);
+        assert_eq!(coverage.drop_front(Seqno(2)).map(|live| live.number), Some(1));
+        assert_eq!(coverage.oldest_uncovered(), Some((R1, Index(9), 8192)));
+        coverage.cover(R1, Index(9));
+        assert_eq!(coverage.drop_front(Seqno(2)), None, "the active segment stays");
+    }
+
+    #[test]
+    fn a_hard_state_holds_its_segment_until_it_is_durable_elsewhere() {
+        let mut coverage = two_segments(&[Note::Entry(R2, Index(3)), Note::HardState(R2)]);
+        assert_eq!(coverage.relocate(), vec![]);
+        coverage.cover(R2, Index(3));
+        assert_eq!(coverage.relocate(), vec![(R2, hard(7))]);
+        assert_eq!(coverage.relocate(), vec![], "only once");
+        assert_eq!(coverage.drop_front(Seqno(2)), None);
+        coverage.place(Seqno(3), 4096, &[Note::HardState(R2)]);
+        assert_eq!(coverage.drop_front(Seqno(2)), None, "not durable yet");
+        assert_eq!(coverage.drop_front(Seqno(3)).map(|live| live.number), Some(1));
+    }
+
+    #[test]
+    fn void_entries_hold_nothing_once_their_truncation_is_durable() {
+        let mut coverage = two_segments(&[Note::Entry(R1, Index(8))]);
+        coverage.place(Seqno(3), 4096, &[Note::Truncate(R1, Index(5))]);
+        coverage.cover(R1, Index(5));
+        assert_eq!(coverage.drop_front(Seqno(2)), None);
+        assert_eq!(coverage.drop_front(Seqno(3)).map(|live| live.number), Some(1));
+    }
+
+    #[test]
+    fn a_forgotten_range_holds_nothing_once_that_is_durable() {
+        let mut coverage = two_segments(&[Note::Entry(R2, Index(8)), Note::HardState(R2)]);
+        coverage.stage_forget(R2);
+        coverage.place(Seqno(3), 4096, &[Note::Forget(R2)]);
+        assert_eq!(coverage.drop_front(Seqno(2)), None);
+        assert_eq!(coverage.drop_front(Seqno(3)).map(|live| live.number), Some(1));
+    }
+}
