@@ -83,20 +83,15 @@ impl Content {
         self.blocks[first..end].clone_from_slice(blocks);
     }
 
-    /// Puts the sectors of `blocks` that `fate` lets through. The file grows to the end of the write in any case.
-    pub(crate) fn put_sectors(
-        &mut self,
-        first: usize,
-        blocks: &[Block],
-        fate: &mut dyn FnMut(usize) -> SectorFate,
-    ) {
+    /// Puts the sectors of `blocks` that `fates` lets through. The file grows to the end of the write in any case.
+    pub(crate) fn put_sectors(&mut self, first: usize, blocks: &[Block], fates: &[SectorFate]) {
         self.blocks_resize(self.blocks.len().max(first + blocks.len()));
         for (i, block) in blocks.iter().enumerate() {
             let mut mixed: [u8; BLOCK_BYTES] = self.blocks[first + i].as_deref().copied().unwrap_or(ZEROS);
             let new: &[u8; BLOCK_BYTES] = block.as_deref().unwrap_or(&ZEROS);
             for sector in 0..BLOCK_SECTORS {
                 let bytes = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
-                match fate(i * BLOCK_SECTORS + sector) {
+                match fates[i * BLOCK_SECTORS + sector] {
                     SectorFate::Old => {}
                     SectorFate::New => mixed[bytes.clone()].copy_from_slice(&new[bytes]),
                     SectorFate::Garbage(seed) => base::Prng::new(seed).fill(&mut mixed[bytes]),

@@ -76,7 +76,7 @@ impl DiskImage {
         let block_bits = BLOCK_BYTES as u64 * 8;
         let within = usize::try_from(bit % block_bits).expect("below a block's bits");
         self.content(path).edit(index(bit / block_bits), |block| {
-            block[within / 8] ^= 1 << (within % 8)
+            block[within / 8] ^= 1 << (within % 8);
         });
     }
 
@@ -96,7 +96,7 @@ impl DiskImage {
         let sectors = (BLOCK_BYTES / SECTOR_BYTES) as u64;
         let start = index(sector % sectors) * SECTOR_BYTES;
         self.content(path).edit(index(sector / sectors), |bytes| {
-            bytes[start..start + SECTOR_BYTES].fill(0)
+            bytes[start..start + SECTOR_BYTES].fill(0);
         });
     }
 

@@ -134,7 +134,7 @@ impl Change {
 pub(crate) enum Fate<'a> {
     Lost,
     Kept,
-    Sectors(&'a mut dyn FnMut(usize) -> SectorFate),
+    Torn(&'a [SectorFate]),
 }
 
 #[derive(Debug, Clone)]
@@ -311,6 +311,16 @@ impl Store {
         }
     }
 
+    /// The process that had files open is gone. Nothing may be in flight.
+    pub(crate) fn close_all(&mut self) {
+        for file in self.files.values_mut() {
+            file.handles = 0;
+        }
+        for inode in self.files.keys().copied().collect::<Vec<_>>() {
+            self.drop_unnamed(inode);
+        }
+    }
+
     /// Forgets a file that nothing can reach any more, now or after a crash.
     fn drop_unnamed(&mut self, inode: InodeId) {
         let node = Node::File(inode);
@@ -448,12 +458,10 @@ impl Store {
             }
             Landed::Nowhere => {}
             Landed::Elsewhere { inode, first } => {
-                self.damage(*inode, |content| content.put_all(*first, &blocks))
+                self.damage(*inode, |content| content.put_all(*first, &blocks));
             }
             Landed::Torn(fates) => {
-                self.damage(inode, |content| {
-                    content.put_sectors(first, &blocks, &mut |sector| fates[sector])
-                });
+                self.damage(inode, |content| content.put_sectors(first, &blocks, fates));
             }
         }
     }
@@ -629,10 +637,10 @@ fn apply<'c>(change: &Change, fate: Fate<'_>, content: impl FnOnce(InodeId) -> O
             match fate {
                 Fate::Lost => {}
                 Fate::Kept => content.put_all(*first, blocks),
-                Fate::Sectors(of) => content.put_sectors(*first, blocks, of),
+                Fate::Torn(fates) => content.put_sectors(*first, blocks, fates),
             }
         }
-        (Change::SetLen { inode, blocks }, Fate::Kept | Fate::Sectors(_)) => {
+        (Change::SetLen { inode, blocks }, Fate::Kept | Fate::Torn(_)) => {
             if let Some(content) = content(*inode) {
                 content.blocks_resize(*blocks);
             }

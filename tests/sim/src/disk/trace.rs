@@ -148,16 +148,17 @@ impl Boundary {
     }
 
     fn image_cut(&self, of: usize, head: bool, cut: usize, keep_others: bool) -> DiskImage {
-        let mut sector = |sector: usize| {
+        let sectors = sectors(&self.store.unsettled()[of]);
+        let fate = |sector| {
             if (sector < cut) == head {
                 SectorFate::New
             } else {
                 SectorFate::Old
             }
         };
-        let mut sector: Option<&mut dyn FnMut(usize) -> SectorFate> = Some(&mut sector);
+        let fates: Vec<_> = (0..sectors).map(fate).collect();
         self.store.image(|i, _| match (i == of, keep_others) {
-            (true, _) => sector.take().map_or(Fate::Lost, Fate::Sectors),
+            (true, _) => Fate::Torn(&fates),
             (false, true) => Fate::Kept,
             (false, false) => Fate::Lost,
         })

@@ -1,0 +1,619 @@
+//! A disk with a will of its own: draws latencies and faults, and says how the [`Store`](super::store) changes.
+//!
+//! Pure: `submit` gives a ticket and a delay, `complete` the outcome; in between a crash may strike.
+
+use super::buf::SimBuf;
+use super::content::{BLOCK_SECTORS, Block, SectorFate, block_at};
+use super::rule::{DiskRule, strike};
+use super::store::{Change, Fate, InodeId, Landed, NameChange, OpId, Step, Store};
+use super::trace::DiskTrace;
+use crate::config::{DiskConfig, fires, within};
+use crate::trace::{Fault, Mark, Trace};
+use base::Prng;
+use base::limits::BLOCK_BYTES;
+use env::{DirEntry, DiskError, DiskOp};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+/// Overwritten blocks that are remembered for stale reads.
+const STALE_WRITES_MAX: usize = 32;
+
+/// An operation as a program asks for it.
+#[derive(Debug, Clone)]
+pub(crate) enum Request {
+    Open,
+    Create,
+    Names(NameChange),
+    CreateDir,
+    SyncDir,
+    List,
+    Space,
+    Read {
+        inode: InodeId,
+        offset: u64,
+        len: usize,
+    },
+    Write {
+        inode: InodeId,
+        offset: u64,
+        blocks: Arc<[Block]>,
+        durable: bool,
+        checksum: u32,
+    },
+    Sync {
+        inode: InodeId,
+    },
+    Len {
+        inode: InodeId,
+    },
+    SetLen {
+        inode: InodeId,
+        len: u64,
+    },
+}
+
+/// What a program gets for it.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Done,
+    /// Opened; the handle counts until it is closed.
+    File(InodeId),
+    Bytes(SimBuf),
+    Entries(Vec<DirEntry>),
+    Number(u64),
+}
+
+#[derive(Debug)]
+struct InFlight {
+    path: Arc<str>,
+    request: Request,
+    op: OpId,
+    /// Decided when it was submitted.
+    failure: Option<ErrorKind>,
+}
+
+/// One node's disk.
+#[derive(Debug)]
+pub(crate) struct Device {
+    store: Store,
+    config: DiskConfig,
+    prng: Prng,
+    rules: Vec<DiskRule>,
+    recorded: Option<DiskTrace>,
+    in_flight: BTreeMap<u64, InFlight>,
+    ticket_next: u64,
+    /// Where a write went and what had been there, oldest first.
+    overwritten: VecDeque<(InodeId, usize, Vec<Block>)>,
+}
+
+impl Request {
+    pub(crate) fn op(&self) -> DiskOp {
+        match self {
+            Self::Open => DiskOp::Open,
+            Self::Create | Self::Names(NameChange::Create { .. }) => DiskOp::Create,
+            Self::Names(NameChange::Rename { .. }) => DiskOp::Rename,
+            Self::Names(NameChange::HardLink { .. }) => DiskOp::HardLink,
+            Self::Names(NameChange::Remove { .. }) => DiskOp::Remove,
+            Self::CreateDir => DiskOp::CreateDir,
+            Self::SyncDir => DiskOp::SyncDir,
+            Self::List => DiskOp::List,
+            Self::Space => DiskOp::Space,
+            Self::Read { .. } => DiskOp::Read,
+            Self::Write { .. } => DiskOp::Write,
+            Self::Sync { .. } => DiskOp::Sync,
+            Self::Len { .. } => DiskOp::Open,
+            Self::SetLen { .. } => DiskOp::SetLen,
+        }
+    }
+
+    fn offset(&self) -> Option<u64> {
+        match self {
+            Self::Read { offset, .. } | Self::Write { offset, .. } => Some(*offset),
+            Self::Open
+            | Self::Create
+            | Self::Names(_)
+            | Self::CreateDir
+            | Self::SyncDir
+            | Self::List
+            | Self::Space
+            | Self::Sync { .. }
+            | Self::Len { .. }
+            | Self::SetLen { .. } => None,
+        }
+    }
+}
+
+impl Device {
+    pub(crate) fn new(config: DiskConfig, prng: Prng) -> Self {
+        Self {
+            store: Store::open(&super::DiskImage::new()),
+            config,
+            prng,
+            rules: Vec::new(),
+            recorded: None,
+            in_flight: BTreeMap::new(),
+            ticket_next: 0,
+            overwritten: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn config_set(&mut self, config: DiskConfig) {
+        self.config = config;
+    }
+
+    pub(crate) fn config(&self) -> &DiskConfig {
+        &self.config
+    }
+
+    pub(crate) fn rule(&mut self, rule: DiskRule) {
+        self.rules.push(rule);
+    }
+
+    pub(crate) fn rules_clear(&mut self) {
+        self.rules.clear();
+    }
+
+    pub(crate) fn image(&self) -> super::DiskImage {
+        self.store.image_seen()
+    }
+
+    /// Replaces what the disk holds. Nothing may be open.
+    pub(crate) fn image_set(&mut self, image: &super::DiskImage) {
+        assert!(self.in_flight.is_empty(), "the disk is in use");
+        self.store = Store::open(image);
+        self.overwritten.clear();
+    }
+
+    pub(crate) fn record(&mut self) {
+        self.recorded = Some(DiskTrace {
+            start: self.store.clone(),
+            steps: Vec::new(),
+        });
+    }
+
+    pub(crate) fn recorded(&mut self) -> Option<DiskTrace> {
+        self.recorded.take()
+    }
+
+    pub(crate) fn mark(&mut self, mark: u64) {
+        self.step(Step::Mark(mark));
+    }
+
+    pub(crate) fn close(&mut self, inode: InodeId) {
+        self.step(Step::Closed(inode));
+    }
+
+    fn step(&mut self, step: Step) {
+        self.store.step(&step);
+        if let Some(trace) = &mut self.recorded {
+            trace.steps.push(step);
+        }
+    }
+
+    /// Takes a request in. It completes after the delay that is returned with its ticket.
+    pub(crate) fn submit(&mut self, path: Arc<str>, request: Request, trace: &mut Trace) -> (u64, u64) {
+        let failure = self.decide_failure(&path, &request, trace);
+        let op = self.store.op_next();
+        self.begin(op, &path, &request, failure);
+        let delay_ns = self.draw_delay(&request, trace);
+        let ticket = self.ticket_next;
+        self.ticket_next += 1;
+        trace.fold(Mark::DiskSubmit, fingerprint(&request), delay_ns);
+        self.in_flight.insert(
+            ticket,
+            InFlight {
+                path,
+                request,
+                op,
+                failure,
+            },
+        );
+        (ticket, delay_ns)
+    }
+
+    fn decide_failure(&mut self, path: &str, request: &Request, trace: &mut Trace) -> Option<ErrorKind> {
+        if let Some(kind) = strike(&mut self.rules, request.op(), path) {
+            trace.fault(Fault::DiskRule);
+            return Some(kind);
+        }
+        let (chance, fault) = match request {
+            Request::Names(change) => return self.store.refusal(change),
+            Request::Create => {
+                return self.store.refusal(&NameChange::Create {
+                    path: Arc::from(path),
+                });
+            }
+            Request::Write {
+                inode,
+                offset,
+                blocks,
+                ..
+            } => {
+                if self.is_full(*inode, *offset, blocks.len()) {
+                    trace.fault(Fault::DiskFull);
+                    return Some(ErrorKind::StorageFull);
+                }
+                (self.config.write_error, Fault::DiskWriteError)
+            }
+            Request::Read { .. } => (self.config.read_error, Fault::DiskReadError),
+            Request::Sync { .. } | Request::SyncDir => (self.config.sync_error, Fault::DiskSyncError),
+            Request::Open
+            | Request::CreateDir
+            | Request::List
+            | Request::Space
+            | Request::Len { .. }
+            | Request::SetLen { .. } => return None,
+        };
+        fires(&mut self.prng, chance).then(|| {
+            trace.fault(fault);
+            ErrorKind::Other
+        })
+    }
+
+    fn is_full(&self, inode: InodeId, offset: u64, blocks: usize) -> bool {
+        let Some(capacity_bytes) = self.config.capacity_bytes else {
+            return false;
+        };
+        let end = offset + (blocks * BLOCK_BYTES) as u64;
+        let growth = end.saturating_sub(self.store.content(inode).len());
+        growth > 0 && self.store.bytes_used() + growth > capacity_bytes
+    }
+
+    /// What a request changes at once: a crash may find it done before it completes.
+    fn begin(&mut self, op: OpId, path: &Arc<str>, request: &Request, failure: Option<ErrorKind>) {
+        let path = path.clone();
+        let step = match (request, failure) {
+            (
+                Request::Write {
+                    inode,
+                    offset,
+                    blocks,
+                    durable,
+                    ..
+                },
+                _,
+            ) => {
+                let (inode, first, blocks) = (*inode, block_at(*offset), blocks.clone());
+                Step::BeginWrite {
+                    op,
+                    inode,
+                    first,
+                    blocks,
+                    durable: *durable,
+                }
+            }
+            (Request::Sync { inode }, _) => Step::BeginSync { op, inode: *inode },
+            (Request::SyncDir, _) => Step::BeginSyncDir { op, path },
+            (Request::Names(change), None) => Step::Names {
+                op,
+                change: change.clone(),
+            },
+            (Request::Create, None) => Step::Names {
+                op,
+                change: NameChange::Create { path },
+            },
+            (Request::SetLen { inode, len }, None) => Step::SetLen {
+                op,
+                inode: *inode,
+                blocks: block_at(*len),
+            },
+            (Request::CreateDir, None) => Step::CreateDir { path },
+            (
+                Request::Open
+                | Request::List
+                | Request::Space
+                | Request::Read { .. }
+                | Request::Len { .. }
+                | Request::Names(_)
+                | Request::Create
+                | Request::SetLen { .. }
+                | Request::CreateDir,
+                _,
+            ) => return,
+        };
+        self.step(step);
+    }
+
+    fn draw_delay(&mut self, request: &Request, trace: &mut Trace) -> u64 {
+        let write_ns = within(&mut self.prng, &self.config.write_ns);
+        let usual_ns = match request {
+            Request::Write { durable: false, .. } | Request::SetLen { .. } => write_ns / 4,
+            Request::Write { durable: true, .. } => write_ns,
+            Request::Sync { .. } | Request::SyncDir | Request::CreateDir => write_ns + write_ns / 2,
+            Request::Open | Request::Create | Request::Names(_) | Request::List | Request::Read { .. } => {
+                within(&mut self.prng, &self.config.read_ns)
+            }
+            Request::Space | Request::Len { .. } => 1_000,
+        };
+        if !fires(&mut self.prng, self.config.slow) {
+            return usual_ns;
+        }
+        trace.fault(Fault::DiskSlow);
+        usual_ns + self.prng.below(self.config.slow_ns.max(1))
+    }
+
+    /// Carries a request out.
+    pub(crate) fn complete(&mut self, ticket: u64, trace: &mut Trace) -> Result<Outcome, DiskError> {
+        let InFlight {
+            path,
+            request,
+            op,
+            failure,
+        } = self.in_flight.remove(&ticket).expect("a ticket is used once");
+        let outcome = self.finish(op, &path, &request, failure, trace);
+        trace.fold(Mark::DiskComplete, ticket, u64::from(outcome.is_ok()));
+        outcome.map_err(|kind| DiskError {
+            op: request.op(),
+            path: path.to_string(),
+            offset: request.offset(),
+            kind,
+        })
+    }
+
+    fn finish(
+        &mut self,
+        op: OpId,
+        path: &str,
+        request: &Request,
+        failure: Option<ErrorKind>,
+        trace: &mut Trace,
+    ) -> Result<Outcome, ErrorKind> {
+        match request {
+            Request::Write {
+                inode,
+                offset,
+                blocks,
+                ..
+            } => {
+                let landed = self.draw_landing(*inode, block_at(*offset), blocks, failure, trace);
+                self.step(Step::EndWrite { op, landed });
+            }
+            Request::Sync { .. } | Request::SyncDir => self.step(Step::EndSync {
+                op,
+                is_ok: failure.is_none(),
+            }),
+            Request::Open
+            | Request::Create
+            | Request::Names(_)
+            | Request::CreateDir
+            | Request::List
+            | Request::Space
+            | Request::Read { .. }
+            | Request::Len { .. }
+            | Request::SetLen { .. } => {}
+        }
+        if let Some(kind) = failure {
+            return Err(kind);
+        }
+        Ok(match request {
+            Request::Open | Request::Create => {
+                let inode = self.store.file(path)?;
+                self.step(Step::Opened(inode));
+                Outcome::File(inode)
+            }
+            Request::List => Outcome::Entries(self.store.list(path)?),
+            Request::Space => {
+                let used = self.store.bytes_used();
+                Outcome::Number(self.config.capacity_bytes.unwrap_or(1 << 40).saturating_sub(used))
+            }
+            Request::Len { inode } => Outcome::Number(self.store.content(*inode).len()),
+            Request::Read { inode, offset, len } => Outcome::Bytes(self.read(*inode, *offset, *len, trace)),
+            Request::Write { .. }
+            | Request::Sync { .. }
+            | Request::SyncDir
+            | Request::Names(_)
+            | Request::CreateDir
+            | Request::SetLen { .. } => Outcome::Done,
+        })
+    }
+
+    fn draw_landing(
+        &mut self,
+        inode: InodeId,
+        first: usize,
+        blocks: &[Block],
+        failure: Option<ErrorKind>,
+        trace: &mut Trace,
+    ) -> Landed {
+        match failure {
+            Some(ErrorKind::StorageFull) => return Landed::Nowhere,
+            Some(_) => return Landed::Torn(self.draw_sectors(blocks.len(), 0.0)),
+            None => {}
+        }
+        if fires(&mut self.prng, self.config.write_lost) {
+            trace.fault(Fault::WriteLost);
+            return Landed::Nowhere;
+        }
+        if fires(&mut self.prng, self.config.write_misdirected)
+            && let Some((inode, first)) = self.draw_place(inode, first, blocks.len())
+        {
+            trace.fault(Fault::WriteMisdirected);
+            return Landed::Elsewhere { inode, first };
+        }
+        if self.config.read_stale > 0.0 {
+            let content = self.store.content(inode);
+            let before = (first..first + blocks.len())
+                .map(|index| content.block(index))
+                .collect();
+            self.overwritten.push_back((inode, first, before));
+            if self.overwritten.len() > STALE_WRITES_MAX {
+                self.overwritten.pop_front();
+            }
+        }
+        Landed::Whole
+    }
+
+    /// Another place on the disk with room for so many blocks: mostly of the same file.
+    fn draw_place(&mut self, inode: InodeId, first: usize, blocks: usize) -> Option<(InodeId, usize)> {
+        let files = self.store.inodes().len();
+        let other = if self.prng.chance(0.3) {
+            self.prng.index(files)
+        } else {
+            files
+        };
+        let inode = self.store.inodes().nth(other).unwrap_or(inode);
+        let room = self.store.content(inode).block_count().checked_sub(blocks)?;
+        let at = self.prng.index(room + 1);
+        (at != first).then_some((inode, at))
+    }
+
+    fn draw_sectors(&mut self, blocks: usize, garbage: f64) -> Arc<[SectorFate]> {
+        let sectors = blocks * BLOCK_SECTORS;
+        // A clean cut is the commonest tear, but any subset is possible.
+        let cut = self.prng.chance(0.5).then(|| self.prng.index(sectors + 1));
+        (0..sectors)
+            .map(|sector| {
+                let is_new = cut.map_or_else(|| self.prng.chance(0.5), |cut| sector < cut);
+                if is_new {
+                    SectorFate::New
+                } else if fires(&mut self.prng, garbage) {
+                    SectorFate::Garbage(self.prng.next_u64())
+                } else {
+                    SectorFate::Old
+                }
+            })
+            .collect()
+    }
+
+    fn read(&mut self, inode: InodeId, offset: u64, len: usize, trace: &mut Trace) -> SimBuf {
+        let (mut first, blocks) = (block_at(offset), len / BLOCK_BYTES);
+        let mut from = inode;
+        if fires(&mut self.prng, self.config.read_misdirected)
+            && let Some(place) = self.draw_place(inode, first, blocks)
+        {
+            trace.fault(Fault::ReadMisdirected);
+            (from, first) = place;
+        }
+        if fires(&mut self.prng, self.config.bit_rot) {
+            let end = self.store.content(from).block_count().min(first + blocks);
+            if first < end {
+                let at = first + self.prng.index(end - first);
+                let bit = self.prng.index(BLOCK_BYTES * 8);
+                self.store.damage(from, |content| {
+                    content.edit(at, |block| block[bit / 8] ^= 1 << (bit % 8));
+                });
+                trace.fault(Fault::BitRot);
+            }
+        }
+        let mut buf = SimBuf::zeroed(len);
+        self.store
+            .content(from)
+            .read((first * BLOCK_BYTES) as u64, &mut buf);
+        if fires(&mut self.prng, self.config.read_stale) {
+            self.make_stale(from, first, &mut buf, trace);
+        }
+        buf
+    }
+
+    /// Puts what was there before the last write of these blocks back into what was read.
+    fn make_stale(&self, inode: InodeId, first: usize, buf: &mut SimBuf, trace: &mut Trace) {
+        let blocks = buf.len() / BLOCK_BYTES;
+        let overlaps = |at: usize, count: usize| at < first + blocks && first < at + count;
+        let last = self.overwritten.iter().rev();
+        let found = last
+            .into_iter()
+            .find(|(of, at, before)| *of == inode && overlaps(*at, before.len()));
+        let Some((_, at, before)) = found else { return };
+        trace.fault(Fault::ReadStale);
+        for (i, block) in before.iter().enumerate() {
+            if (first..first + blocks).contains(&(at + i)) {
+                let start = (at + i - first) * BLOCK_BYTES;
+                let bytes = &mut buf[start..start + BLOCK_BYTES];
+                match block {
+                    Some(block) => bytes.copy_from_slice(&block[..]),
+                    None => bytes.fill(0),
+                }
+            }
+        }
+    }
+
+    /// The machine loses power: each unsettled change is kept, lost or torn.
+    pub(crate) fn crash(&mut self, trace: &mut Trace) {
+        let fates: Vec<_> = (0..self.store.unsettled().len())
+            .map(|index| self.draw_fate(index, trace))
+            .collect();
+        let image = self.store.image(|index, _| match &fates[index] {
+            Drawn::Lost => Fate::Lost,
+            Drawn::Kept => Fate::Kept,
+            Drawn::Torn(sectors) => Fate::Torn(sectors),
+        });
+        self.store = Store::open(&image);
+        self.in_flight.clear();
+        self.overwritten.clear();
+        self.recorded = None;
+    }
+
+    fn draw_fate(&mut self, index: usize, trace: &mut Trace) -> Drawn {
+        let (lost, fault, blocks) = match &self.store.unsettled()[index].change {
+            Change::Names(_) => (self.config.crash_name_undone, Fault::CrashNameUndone, 0),
+            Change::SetLen { .. } => (self.config.crash_lost, Fault::CrashWriteLost, 0),
+            Change::Write { blocks, .. } => (self.config.crash_lost, Fault::CrashWriteLost, blocks.len()),
+        };
+        if fires(&mut self.prng, lost) {
+            trace.fault(fault);
+            return Drawn::Lost;
+        }
+        if blocks == 0 || !fires(&mut self.prng, self.config.crash_torn) {
+            return Drawn::Kept;
+        }
+        trace.fault(Fault::CrashWriteTorn);
+        let sectors = self.draw_sectors(blocks, self.config.crash_garbage);
+        if sectors.iter().any(|fate| matches!(fate, SectorFate::Garbage(_))) {
+            trace.fault(Fault::CrashSectorGarbage);
+        }
+        Drawn::Torn(sectors)
+    }
+
+    /// The program ends and the machine goes on: what is in flight is carried out, nobody hears of it.
+    pub(crate) fn process_ended(&mut self) {
+        while let Some((_, InFlight { request, op, .. })) = self.in_flight.pop_first() {
+            match request {
+                Request::Write { .. } => self.step(Step::EndWrite {
+                    op,
+                    landed: Landed::Whole,
+                }),
+                Request::Sync { .. } | Request::SyncDir => self.step(Step::EndSync { op, is_ok: true }),
+                Request::Open
+                | Request::Create
+                | Request::Names(_)
+                | Request::CreateDir
+                | Request::List
+                | Request::Space
+                | Request::Read { .. }
+                | Request::Len { .. }
+                | Request::SetLen { .. } => {}
+            }
+        }
+        self.store.close_all();
+    }
+}
+
+enum Drawn {
+    Lost,
+    Kept,
+    Torn(Arc<[SectorFate]>),
+}
+
+/// A request in one number, for the trace.
+fn fingerprint(request: &Request) -> u64 {
+    let (inode, at, extra) = match request {
+        Request::Read { inode, offset, len } => (inode.0, *offset, *len as u64),
+        Request::Write {
+            inode,
+            offset,
+            checksum,
+            ..
+        } => (inode.0, *offset, u64::from(*checksum)),
+        Request::Sync { inode } | Request::Len { inode } => (inode.0, 0, 0),
+        Request::SetLen { inode, len } => (inode.0, *len, 0),
+        Request::Open
+        | Request::Create
+        | Request::Names(_)
+        | Request::CreateDir
+        | Request::SyncDir
+        | Request::List
+        | Request::Space => (0, 0, 0),
+    };
+    (request.op() as u64) ^ inode.rotate_left(8) ^ at.rotate_left(20) ^ extra.rotate_left(32)
+}
