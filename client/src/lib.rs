@@ -1,1 +1,51 @@
-//! Placeholder.
+//! The client of corelane, for programs on tokio and, by [`blocking`], for those without.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), corelane::Error> {
+//! let db = corelane::connect("corelane://127.0.0.1:7400").await?;
+//! db.put("greeting", "hello").await?;
+//! assert_eq!(db.get("greeting").await?.as_deref(), Some(&b"hello"[..]));
+//!
+//! let mut rows = db.scan("a".."z").limit(100).rows();
+//! while let Some(row) = rows.next().await? {
+//!     println!("{} bytes at {}", row.value.len(), row.ts);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ```text
+//!   Db ──► session (write numbers) ──► range cache (which shard) ──► one connection per shard, pipelined
+//!    ▲                                                                  │
+//!    └────────────── retry (again, elsewhere, later, or give up) ◄──────┘
+//! ```
+//!
+//! Every call has a deadline ([`Options::deadline`], 5 s unless chosen otherwise) and is retried until then where that is
+//! safe: reads always, writes because each has a number by which the server recognises a repetition. A write whose outcome
+//! is truly unknown at its deadline ends as [`Error::Ambiguous`], and only such a write does.
+//!
+//! The pure part ([`range_cache`], `session`, `retry`, `request`, `cursor`) performs no I/O and reads no clock.
+
+mod batch;
+mod cursor;
+mod error;
+mod options;
+pub mod range_cache;
+mod request;
+mod retry;
+mod session;
+mod span;
+
+pub mod blocking;
+mod tokio;
+
+pub use crate::tokio::{Db, Rows, Scan, connect, connect_with};
+pub use base::{NodeId, RangeId, ShardId, Timestamp};
+pub use batch::Batch;
+pub use cursor::{Page, Row};
+pub use error::Error;
+pub use options::{Address, Options};
+pub use range_cache::RangeInfo;
+pub use request::{Moved, NodeInfo, Split, Swap};
+pub use span::{KeySpan, prefix};
+pub use wire::Code;

@@ -1,0 +1,154 @@
+//! What can go wrong, and what the caller can do about it.
+
+use base::key::Escaped;
+use base::{RangeId, Timestamp};
+use core::time::Duration;
+use wire::Code;
+
+/// A call failed. [`Self::code`] names it for programs, `Display` for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The address is not `corelane://HOST:PORT`.
+    #[error("{text:?} is not an address: expected corelane://HOST:PORT")]
+    InvalidAddress {
+        /// What was given.
+        text: String,
+    },
+    /// A key, value or batch is longer than the server accepts. Nothing was sent.
+    #[error("{what} of {bytes} is longer than the limit of {max}")]
+    TooLarge {
+        /// What is too long, with its unit.
+        what: &'static str,
+        /// Which limit.
+        code: Code,
+        /// How long it is.
+        bytes: u64,
+        /// How long it may be.
+        max: u64,
+    },
+    /// A key without bytes. Nothing was sent.
+    #[error("a key needs at least one byte")]
+    EmptyKey,
+    /// A span whose end lies before its start. Nothing was sent.
+    #[error("the span ends at {:?}, before it starts at {:?}", Escaped(.end).to_string(), Escaped(.start).to_string())]
+    InvalidSpan {
+        /// Its start.
+        start: Vec<u8>,
+        /// Its end.
+        end: Vec<u8>,
+    },
+    /// The keys of a batch lie in different ranges. Nothing was written.
+    #[error(
+        "a batch is atomic within one range, but {:?} and {:?} lie in different ones",
+        Escaped(.first).to_string(),
+        Escaped(.other).to_string()
+    )]
+    BatchSpansRanges {
+        /// A key of the batch.
+        first: Vec<u8>,
+        /// A key of another range.
+        other: Vec<u8>,
+    },
+    /// A condition of a batch did not hold. Nothing was written.
+    #[error("condition {condition} of the batch did not hold")]
+    ConditionFailed {
+        /// The position of the first condition that failed.
+        condition: u32,
+        /// The value found in its place, if any.
+        found: Option<Vec<u8>>,
+        /// The timestamp at which it was looked at.
+        ts: Timestamp,
+    },
+    /// No connection to the server until the deadline; nothing was sent, or it was safe to send.
+    #[error("cannot reach {address}: {cause}")]
+    Unavailable {
+        /// Where the server was expected.
+        address: String,
+        /// What the system said last.
+        cause: String,
+    },
+    /// Time ran out. A write was not applied.
+    #[error("not finished within {} ms{}", .after.as_millis(), last_of(.last))]
+    DeadlineExceeded {
+        /// The time that was allowed.
+        after: Duration,
+        /// What the last try ended with, if it ended.
+        last: Option<Box<Self>>,
+    },
+    /// A write was sent and its answer never came: it may or may not have been applied. Read the keys to find out.
+    #[error("the outcome of the write is unknown after {} ms: {cause}", .after.as_millis())]
+    Ambiguous {
+        /// The time that was allowed.
+        after: Duration,
+        /// What the last try ended with.
+        cause: String,
+    },
+    /// The server refused.
+    #[error("{message}")]
+    Server {
+        /// The code, see [`Error::code`].
+        code: u16,
+        /// What happened, in the server's words.
+        message: String,
+        /// Whether the same call may succeed later.
+        retryable: bool,
+        /// The range concerned.
+        range: Option<RangeId>,
+        /// The key concerned.
+        key: Option<Vec<u8>>,
+    },
+    /// The server broke the protocol; the connection was closed.
+    #[error("the server broke the protocol: {what}")]
+    Protocol {
+        /// How.
+        what: String,
+    },
+    /// The handle's background thread or runtime is gone.
+    #[error("the client was shut down")]
+    Closed,
+}
+
+fn last_of(last: &Option<Box<Error>>) -> String {
+    last.as_ref()
+        .map_or_else(String::new, |last| format!(", last: {last}"))
+}
+
+impl Error {
+    /// The stable code: `corelane explain CODE` tells more.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::InvalidAddress { .. } => Code::InvalidAddress,
+            Self::TooLarge { code, .. } => *code,
+            Self::EmptyKey => Code::EmptyKey,
+            Self::InvalidSpan { .. } => Code::InvalidSpan,
+            Self::BatchSpansRanges { .. } => Code::BatchSpansRanges,
+            Self::ConditionFailed { .. } => Code::ConditionFailed,
+            Self::Unavailable { .. } | Self::Closed => Code::Unavailable,
+            Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
+            Self::Ambiguous { .. } => Code::Ambiguous,
+            Self::Server { code, .. } => Code::from_number(*code).unwrap_or(Code::Internal),
+            Self::Protocol { .. } => Code::UnexpectedReply,
+        }
+    }
+
+    /// Whether the same call may succeed later. The client has retried until the deadline already. A write that ended as
+    /// [`Self::Ambiguous`] is not retryable: it may have been applied.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::DeadlineExceeded { .. } => true,
+            Self::Server { retryable, .. } => *retryable,
+            Self::InvalidAddress { .. }
+            | Self::TooLarge { .. }
+            | Self::EmptyKey
+            | Self::InvalidSpan { .. }
+            | Self::BatchSpansRanges { .. }
+            | Self::ConditionFailed { .. }
+            | Self::Ambiguous { .. }
+            | Self::Protocol { .. }
+            | Self::Closed => false,
+        }
+    }
+}

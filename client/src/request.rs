@@ -1,0 +1,465 @@
+//! Requests and replies as values: what is sent again on a retry, and what came back. Pure.
+
+use crate::Error;
+use crate::cursor::Page;
+use crate::range_cache::{RangeCache, RangeInfo};
+use base::api::{Condition, WriteId, WriteOp};
+use base::key::Span;
+use base::limits;
+use base::{NodeId, RangeId, RequestId, ShardId, Timestamp};
+use wire::convert::{Stamp, WriteIdV1};
+use wire::reply::{ArchivedHelloReply, ArchivedRangeMapReply};
+use wire::{Code, EncodeError, Outbox, ReplyRef, request};
+
+/// One request, borrowed from its caller over all its tries.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Request<'a> {
+    Get {
+        key: &'a [u8],
+        read_ts: Option<Timestamp>,
+    },
+    Put {
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Write {
+        conditions: &'a [Condition<'a>],
+        ops: &'a [WriteOp<'a>],
+    },
+    RangeMap,
+    Split {
+        key: &'a [u8],
+    },
+    Move {
+        range: RangeId,
+        shard: ShardId,
+    },
+    Status,
+    Echo {
+        payload: &'a [u8],
+    },
+    DiskWrite {
+        bytes: u32,
+    },
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    /// To the shard that serves this key.
+    Key(&'a [u8]),
+    /// To a shard given by number, or whichever there is.
+    Shard(ShardId),
+}
+
+impl<'a> Request<'a> {
+    /// Whether the server changes keys, so that it must recognise a repetition.
+    pub(crate) fn is_write(&self) -> bool {
+        match self {
+            Self::Put { .. } | Self::Write { .. } => true,
+            Self::Get { .. }
+            | Self::RangeMap
+            | Self::Split { .. }
+            | Self::Move { .. }
+            | Self::Status
+            | Self::Echo { .. }
+            | Self::DiskWrite { .. } => false,
+        }
+    }
+
+    pub(crate) fn route(&self) -> Route<'a> {
+        match *self {
+            Self::Get { key, .. } | Self::Put { key, .. } | Self::Split { key } => Route::Key(key),
+            Self::Write { conditions, ops } => {
+                let key = ops
+                    .first()
+                    .map(WriteOp::key)
+                    .or_else(|| conditions.first().map(Condition::key));
+                Route::Key(key.unwrap_or_default())
+            }
+            Self::RangeMap
+            | Self::Move { .. }
+            | Self::Status
+            | Self::Echo { .. }
+            | Self::DiskWrite { .. } => Route::Shard(ShardId(0)),
+        }
+    }
+
+    /// Appends the request's frame. `id` is there for writes.
+    pub(crate) fn encode(
+        &self,
+        outbox: &mut Outbox,
+        number: RequestId,
+        id: WriteId,
+        deadline_ms: u32,
+    ) -> Result<(), EncodeError> {
+        let id = WriteIdV1::from(id);
+        match *self {
+            Self::Get { key, read_ts } => outbox.push(
+                number,
+                &request::Get {
+                    key,
+                    read_ts: read_ts.map(Stamp::from),
+                    deadline_ms,
+                },
+            ),
+            Self::Put { key, value } => outbox.push(
+                number,
+                &request::Put {
+                    id,
+                    key,
+                    value,
+                    deadline_ms,
+                },
+            ),
+            Self::Write { conditions, ops } => {
+                let conditions: Vec<_> = conditions.iter().copied().map(request::Condition::from).collect();
+                let ops: Vec<_> = ops.iter().copied().map(request::Op::from).collect();
+                outbox.push(
+                    number,
+                    &request::Write {
+                        id,
+                        conditions: &conditions,
+                        ops: &ops,
+                        deadline_ms,
+                    },
+                )
+            }
+            Self::RangeMap => outbox.push(number, &request::RangeMap { deadline_ms }),
+            Self::Split { key } => outbox.push(number, &request::Split { key, deadline_ms }),
+            Self::Move { range, shard } => outbox.push(
+                number,
+                &request::Move {
+                    range: range.0,
+                    shard: shard.0,
+                    deadline_ms,
+                },
+            ),
+            Self::Status => outbox.push(number, &request::Status { deadline_ms }),
+            Self::Echo { payload } => outbox.push(number, &request::Echo { payload }),
+            Self::DiskWrite { bytes } => outbox.push(number, &request::DiskWrite { bytes, deadline_ms }),
+        }
+    }
+}
+
+/// How a conditional put ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Swap {
+    /// The condition held and the value was written.
+    Written(Timestamp),
+    /// The condition did not hold and nothing was written.
+    Refused {
+        /// The value found, if any.
+        found: Option<Vec<u8>>,
+        /// The timestamp at which it was looked at.
+        ts: Timestamp,
+    },
+}
+
+impl Swap {
+    /// Whether the value was written.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        matches!(self, Self::Written(_))
+    }
+}
+
+/// A range was split, or started at the key already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split {
+    /// The range of the keys before.
+    pub left: RangeId,
+    /// The range that starts at the key.
+    pub right: RangeId,
+    /// The shard of the right range.
+    pub right_shard: ShardId,
+}
+
+/// A range was moved, or was there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// The range.
+    pub range: RangeId,
+    /// The shard that serves it now.
+    pub shard: ShardId,
+}
+
+/// What a node said about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// The node.
+    pub node: NodeId,
+    /// The cluster: 128 bits.
+    pub cluster: u128,
+    /// How many shards it has.
+    pub shards: u16,
+    /// The shard that answered.
+    pub shard: ShardId,
+    /// Its version, for people.
+    pub server: String,
+    pub(crate) range_map_version: u64,
+    pub(crate) limits: Limits,
+}
+
+/// What the server accepts, or would by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) key_bytes: u64,
+    pub(crate) value_bytes: u64,
+    pub(crate) batch_bytes: u64,
+    pub(crate) batch_ops: u64,
+    pub(crate) requests: usize,
+}
+
+impl NodeInfo {
+    pub(crate) fn from_wire(hello: &ArchivedHelloReply<'static>) -> Self {
+        let own = |theirs: u32, ours: usize| u64::from(theirs).min(ours as u64);
+        let wire = &hello.limits;
+        Self {
+            node: NodeId(hello.node.to_native()),
+            cluster: u128::from_le_bytes(hello.cluster),
+            shards: hello.shards.to_native(),
+            shard: ShardId(hello.shard.to_native()),
+            server: String::from(&*hello.server),
+            range_map_version: hello.range_map_version.to_native(),
+            limits: Limits {
+                key_bytes: own(wire.key_bytes_max.to_native(), limits::KEY_BYTES_MAX),
+                value_bytes: own(wire.value_bytes_max.to_native(), limits::VALUE_BYTES_MAX),
+                batch_bytes: own(wire.batch_bytes_max.to_native(), limits::BATCH_BYTES_MAX),
+                batch_ops: own(wire.batch_ops_max.to_native(), limits::BATCH_OPS_MAX),
+                requests: wire.requests_max.to_native().max(1) as usize,
+            },
+        }
+    }
+}
+
+impl Limits {
+    /// Refuses what the server would refuse: keys, values and batches that are too long.
+    pub(crate) fn check(&self, request: &Request<'_>) -> Result<(), Error> {
+        match *request {
+            Request::Get { key, .. } | Request::Split { key } => self.check_key(key),
+            Request::Put { key, value } => self.check_op(&WriteOp::Put { key, value }),
+            Request::Write { conditions, ops } => {
+                let mut bytes = 0;
+                for condition in conditions {
+                    self.check_key(condition.key())?;
+                    bytes += condition.key().len() as u64;
+                    if let Condition::Equals { value, .. } = condition {
+                        self.check_value(value)?;
+                        bytes += value.len() as u64;
+                    }
+                }
+                for op in ops {
+                    self.check_op(op)?;
+                    bytes += op_bytes(op);
+                }
+                let count = (conditions.len() + ops.len()) as u64;
+                check("a batch (operations)", Code::BatchTooLarge, count, self.batch_ops)?;
+                check("a batch (bytes)", Code::BatchTooLarge, bytes, self.batch_bytes)
+            }
+            Request::Echo { payload } => check(
+                "an echo (bytes)",
+                Code::ValueTooLong,
+                payload.len() as u64,
+                self.value_bytes,
+            ),
+            Request::RangeMap | Request::Move { .. } | Request::Status | Request::DiskWrite { .. } => Ok(()),
+        }
+    }
+
+    fn check_key(&self, key: &[u8]) -> Result<(), Error> {
+        if key.is_empty() {
+            return Err(Error::EmptyKey);
+        }
+        check(
+            "a key (bytes)",
+            Code::KeyTooLong,
+            key.len() as u64,
+            self.key_bytes,
+        )
+    }
+
+    fn check_value(&self, value: &[u8]) -> Result<(), Error> {
+        check(
+            "a value (bytes)",
+            Code::ValueTooLong,
+            value.len() as u64,
+            self.value_bytes,
+        )
+    }
+
+    fn check_op(&self, op: &WriteOp<'_>) -> Result<(), Error> {
+        match op {
+            WriteOp::Put { key, value } => self.check_key(key).and_then(|()| self.check_value(value)),
+            WriteOp::Delete { key } => self.check_key(key),
+            WriteOp::DeleteRange { start, end } => {
+                // A bound may be one byte longer than a key: the successor of the longest one.
+                let max = self.key_bytes + 1;
+                check(
+                    "the start of a span (bytes)",
+                    Code::KeyTooLong,
+                    start.len() as u64,
+                    max,
+                )?;
+                check(
+                    "the end of a span (bytes)",
+                    Code::KeyTooLong,
+                    end.map_or(0, <[u8]>::len) as u64,
+                    max,
+                )
+            }
+        }
+    }
+}
+
+fn op_bytes(op: &WriteOp<'_>) -> u64 {
+    let bytes = match op {
+        WriteOp::Put { key, value } => key.len() + value.len(),
+        WriteOp::Delete { key } => key.len(),
+        WriteOp::DeleteRange { start, end } => start.len() + end.map_or(0, <[u8]>::len),
+    };
+    bytes as u64
+}
+
+fn check(what: &'static str, code: Code, bytes: u64, max: u64) -> Result<(), Error> {
+    if bytes <= max {
+        Ok(())
+    } else {
+        Err(Error::TooLarge {
+            what,
+            code,
+            bytes,
+            max,
+        })
+    }
+}
+
+/// One reply, copied out of the receive buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Hello(NodeInfo),
+    Get {
+        value: Option<Vec<u8>>,
+        ts: Timestamp,
+    },
+    Written(Timestamp),
+    ConditionFailed {
+        condition: u32,
+        found: Option<Vec<u8>>,
+        ts: Timestamp,
+    },
+    Page(Page),
+    RangeMap(RangeCache),
+    Split {
+        split: Split,
+        range_map_version: u64,
+    },
+    Moved {
+        moved: Moved,
+        range_map_version: u64,
+    },
+    Status(String),
+    Echo(Vec<u8>),
+    DiskWritten,
+    Refused(Refusal),
+}
+
+/// An error reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) error: Error,
+    pub(crate) code: u16,
+    pub(crate) retryable: bool,
+    pub(crate) retry_after_ms: u32,
+    pub(crate) range_map_version: u64,
+}
+
+impl Reply {
+    /// Copies a reply; an error when a field is not what the protocol promises.
+    pub(crate) fn from_wire(reply: &ReplyRef<'_>) -> Result<Self, Error> {
+        Ok(match reply {
+            ReplyRef::HelloReply(hello) => Self::Hello(NodeInfo::from_wire(hello)),
+            ReplyRef::GetReply(get) => Self::Get {
+                value: get.value().map(<[u8]>::to_vec),
+                ts: get.ts.timestamp(),
+            },
+            ReplyRef::WriteReply(write) => Self::Written(write.ts.timestamp()),
+            ReplyRef::ConditionFailed(failed) => Self::ConditionFailed {
+                condition: failed.condition.to_native(),
+                found: failed.found().map(<[u8]>::to_vec),
+                ts: failed.ts.timestamp(),
+            },
+            ReplyRef::ScanPage(page) => Self::Page(Page::from_wire(page)),
+            ReplyRef::RangeMapReply(map) => Self::RangeMap(range_map(map)?),
+            ReplyRef::SplitReply(split) => Self::Split {
+                split: Split {
+                    left: RangeId(split.left.to_native()),
+                    right: RangeId(split.right.to_native()),
+                    right_shard: ShardId(split.right_shard.to_native()),
+                },
+                range_map_version: split.range_map_version.to_native(),
+            },
+            ReplyRef::MoveReply(moved) => Self::Moved {
+                moved: Moved {
+                    range: RangeId(moved.range.to_native()),
+                    shard: ShardId(moved.shard.to_native()),
+                },
+                range_map_version: moved.range_map_version.to_native(),
+            },
+            ReplyRef::StatusReply(status) => Self::Status(String::from(&*status.json)),
+            ReplyRef::EchoReply(echo) => Self::Echo(echo.payload.to_vec()),
+            ReplyRef::DiskWriteReply(_) => Self::DiskWritten,
+            ReplyRef::ErrorReply(error) => {
+                let (code, retryable) = (error.code.to_native(), error.retryable);
+                Self::Refused(Refusal {
+                    error: Error::Server {
+                        code,
+                        message: String::from(&*error.message),
+                        retryable,
+                        range: error.range(),
+                        key: error.key().map(<[u8]>::to_vec),
+                    },
+                    code,
+                    retryable,
+                    retry_after_ms: error.retry_after_ms.to_native(),
+                    range_map_version: error.range_map_version.to_native(),
+                })
+            }
+        })
+    }
+
+    /// The error for a reply of another kind than the request asks for.
+    pub(crate) fn unexpected(&self, request: &str) -> Error {
+        let what = match self {
+            Self::Hello(_) => "a hello",
+            Self::Get { .. } => "a value",
+            Self::Written(_) => "a write's result",
+            Self::ConditionFailed { .. } => "a failed condition",
+            Self::Page(_) => "a page",
+            Self::RangeMap(_) => "a range map",
+            Self::Split { .. } => "a split's result",
+            Self::Moved { .. } => "a move's result",
+            Self::Status(_) => "a status",
+            Self::Echo(_) => "an echo",
+            Self::DiskWritten => "a disk write's result",
+            Self::Refused(refusal) => return refusal.error.clone(),
+        };
+        Error::Protocol {
+            what: format!("{request} was answered by {what}"),
+        }
+    }
+}
+
+fn range_map(map: &ArchivedRangeMapReply<'static>) -> Result<RangeCache, Error> {
+    let info = |entry: &wire::reply::ArchivedRangeEntry<'static>| RangeInfo {
+        range: entry.range_id(),
+        span: Span::new(&entry.start, entry.end()),
+        shard: entry.shard_id(),
+        generation: entry.generation.to_native(),
+    };
+    RangeCache::new(map.version.to_native(), map.ranges.iter().map(info).collect()).map_err(|_| {
+        Error::Protocol {
+            what: "a range map with gaps or overlaps".to_owned(),
+        }
+    })
+}

@@ -1,0 +1,510 @@
+//! One pipelined connection: callers append frames, one task sends what has gathered, one receives and hands out replies.
+//!
+//! ```text
+//!   caller ─► outbox ─► sender task ─► socket
+//!   caller ◄─ oneshot ◄─ receiver task ◄─ socket
+//! ```
+//!
+//! Requests that callers append while a send is under way leave together in the next one.
+
+use crate::request::{NodeInfo, Reply};
+use crate::{Error, Options};
+use base::collections::FastMap;
+use base::{ClientId, RequestId, ShardId, limits};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use wire::frame::VERSION;
+use wire::request::{APP_BYTES_MAX, Hello};
+use wire::{EncodeError, FrameReader, Outbox, decode_reply};
+
+/// A live connection to one shard.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    /// What the server said when the connection was made.
+    pub(crate) info: NodeInfo,
+    /// Room for unanswered requests.
+    window: Arc<Semaphore>,
+    tasks: [AbortHandle; 2],
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something waits to be sent, or the connection is closed.
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    outbox: Outbox,
+    waiting: FastMap<RequestId, Waiting>,
+    next: u32,
+    /// Why the connection is of no further use.
+    closed: Option<Error>,
+}
+
+/// Who waits for the replies of a request.
+#[derive(Debug)]
+enum Waiting {
+    /// One reply, for one call.
+    Call(oneshot::Sender<Result<Reply, Error>>),
+    /// Pages, for a scan. The channel has room for every page that the server has credit for.
+    Scan(mpsc::Sender<Result<Reply, Error>>),
+}
+
+/// A call on its way.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    reply: oneshot::Receiver<Result<Reply, Error>>,
+    shared: Arc<Shared>,
+    request: RequestId,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A scan on its way.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pages: mpsc::Receiver<Result<Reply, Error>>,
+    shared: Arc<Shared>,
+    request: RequestId,
+    ended: bool,
+}
+
+/// Why a request could not be handed to the connection.
+#[derive(Debug)]
+pub(crate) enum SubmitError {
+    /// The connection is closed; nothing was sent.
+    Closed(Error),
+    /// The request does not fit a frame.
+    Encode(EncodeError),
+}
+
+impl Connection {
+    /// Connects, says hello and waits for the answer, until `deadline`.
+    pub(crate) async fn open(
+        host: &str,
+        port: u16,
+        options: &Options,
+        client: ClientId,
+        shard: Option<ShardId>,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        let address = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
+        let late = || unavailable(&address, "no answer in time");
+        let opening = Self::open_within(host, port, &address, options, client, shard);
+        tokio::time::timeout_at(deadline.into(), opening)
+            .await
+            .map_err(|_| late())?
+    }
+
+    async fn open_within(
+        host: &str,
+        port: u16,
+        address: &str,
+        options: &Options,
+        client: ClientId,
+        shard: Option<ShardId>,
+    ) -> Result<Self, Error> {
+        let failed = |error: std::io::Error| unavailable(address, &error.to_string());
+        let socket = TcpStream::connect((host, port)).await.map_err(failed)?;
+        socket.set_nodelay(true).map_err(failed)?;
+        let (reader, writer) = socket.into_split();
+        let state = State {
+            outbox: Outbox::new(),
+            waiting: FastMap::default(),
+            next: 1,
+            closed: None,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            wake: Notify::new(),
+        });
+        let receiver = Receiver {
+            shared: shared.clone(),
+            reader,
+            address: address.to_owned(),
+        };
+        let sender = Sender {
+            shared: shared.clone(),
+            writer,
+            address: address.to_owned(),
+        };
+        let tasks = [
+            tokio::spawn(receiver.run()).abort_handle(),
+            tokio::spawn(sender.run()).abort_handle(),
+        ];
+
+        // From here on the guard ends both tasks when the hello fails or is cancelled.
+        let guard = AbortOnDrop(Some(tasks));
+        let app = cut_at_char(&options.app, APP_BYTES_MAX);
+        let version = u16::from(VERSION);
+        let hello = Hello {
+            client: client.0.to_le_bytes(),
+            shard: shard.map(|shard| shard.0),
+            version_min: version,
+            version_max: version,
+            app,
+        };
+        let window = Arc::new(Semaphore::new(1));
+        let permit = acquire(&window).await?;
+        let pending = submit(&shared, permit, |outbox, request| outbox.push(request, &hello));
+        let pending = pending.map_err(|error| match error {
+            SubmitError::Closed(error) => error,
+            SubmitError::Encode(error) => Error::Protocol {
+                what: error.to_string(),
+            },
+        })?;
+        let info = match pending.wait().await? {
+            Reply::Hello(info) => info,
+            other => return Err(other.unexpected("a hello")),
+        };
+        let requests = info.limits.requests.min(options.requests_max.clamp(1, 65_536));
+        let window = Arc::new(Semaphore::new(requests));
+        Ok(Self {
+            shared,
+            info,
+            window,
+            tasks: guard.disarm(),
+        })
+    }
+
+    /// Whether the connection is of no further use.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.lock().closed.is_some()
+    }
+
+    /// Waits for room for one more request.
+    pub(crate) async fn room(&self) -> Result<OwnedSemaphorePermit, Error> {
+        acquire(&self.window).await
+    }
+
+    /// Appends one request, to be sent at once.
+    pub(crate) fn call(
+        &self,
+        permit: OwnedSemaphorePermit,
+        encode: impl FnOnce(&mut Outbox, RequestId) -> Result<(), EncodeError>,
+    ) -> Result<Pending, SubmitError> {
+        submit(&self.shared, permit, encode)
+    }
+
+    /// Starts a scan that may have `credit_pages` pages under way.
+    pub(crate) fn scan(
+        &self,
+        credit_pages: u32,
+        encode: impl FnOnce(&mut Outbox, RequestId) -> Result<(), EncodeError>,
+    ) -> Result<Stream, SubmitError> {
+        // One place more than there is credit, for an error that ends the stream.
+        let (sender, pages) = mpsc::channel(credit_pages as usize + 1);
+        let request = self.shared.start(Waiting::Scan(sender), encode)?;
+        Ok(Stream {
+            pages,
+            shared: self.shared.clone(),
+            request,
+            ended: false,
+        })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Calls that still wait hold `Shared`, not the connection: tell them, then end the tasks.
+        self.shared.close(&Error::Closed);
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Pending {
+    /// The reply, or why none will come. Dropped before that, the reply is ignored when it comes.
+    pub(crate) async fn wait(mut self) -> Result<Reply, Error> {
+        match (&mut self.reply).await {
+            Ok(reply) => reply,
+            Err(_) => Err(self.shared.lock().closed.clone().unwrap_or(Error::Closed)),
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.shared.lock().waiting.remove(&self.request);
+    }
+}
+
+impl Stream {
+    /// The next page or refusal; an error when the connection ended.
+    pub(crate) async fn next(&mut self) -> Result<Reply, Error> {
+        let reply = match self.pages.recv().await {
+            Some(reply) => reply,
+            None => Err(self.shared.lock().closed.clone().unwrap_or(Error::Closed)),
+        };
+        self.ended = match &reply {
+            Ok(Reply::Page(page)) => page.done,
+            Ok(_) | Err(_) => true,
+        };
+        reply
+    }
+
+    /// Lets the server send `pages` more.
+    pub(crate) fn credit(&self, pages: u32) {
+        if !self.ended {
+            self.shared
+                .post(|outbox| outbox.push(self.request, &wire::request::ScanCredit { pages }));
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.lock().waiting.remove(&self.request);
+            self.shared
+                .post(|outbox| outbox.push(self.request, &wire::request::ScanCancel { reserved: 0 }));
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock; if one did, the state would still be whole between two statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(
+        &self,
+        waiting: Waiting,
+        encode: impl FnOnce(&mut Outbox, RequestId) -> Result<(), EncodeError>,
+    ) -> Result<RequestId, SubmitError> {
+        let mut state = self.lock();
+        if let Some(error) = &state.closed {
+            return Err(SubmitError::Closed(error.clone()));
+        }
+        let request = state.number();
+        encode(&mut state.outbox, request).map_err(SubmitError::Encode)?;
+        state.waiting.insert(request, waiting);
+        drop(state);
+        self.wake.notify_one();
+        Ok(request)
+    }
+
+    /// Appends a frame that is not answered; dropped when the connection is closed.
+    fn post(&self, encode: impl FnOnce(&mut Outbox) -> Result<(), EncodeError>) {
+        let mut state = self.lock();
+        if state.closed.is_none() {
+            // These frames are a few bytes long and always fit.
+            let _ = encode(&mut state.outbox);
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Closes the connection for all who use it. The first reason counts.
+    fn close(&self, error: &Error) {
+        let mut state = self.lock();
+        if state.closed.is_none() {
+            state.closed = Some(error.clone());
+            // Dropping the senders wakes whoever waits.
+            state.waiting = FastMap::default();
+            state.outbox.clear();
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+}
+
+impl State {
+    /// A number that no waiting request has. Zero is the server's, for errors of the connection.
+    fn number(&mut self) -> RequestId {
+        loop {
+            let request = RequestId(self.next);
+            self.next = self.next.wrapping_add(1);
+            if request.0 != 0 && !self.waiting.contains_key(&request) {
+                return request;
+            }
+        }
+    }
+
+    /// Hands a reply to whoever waits for it. Replies that nobody waits for any more are ignored.
+    fn deliver(&mut self, request: RequestId, reply: Reply) -> Result<(), Error> {
+        if request.0 == 0 {
+            return Err(reply.unexpected("the connection"));
+        }
+        let last = !matches!(&reply, Reply::Page(page) if !page.done);
+        let waiting = if last { self.waiting.remove(&request) } else { None };
+        match (&waiting, self.waiting.get(&request)) {
+            (Some(Waiting::Scan(pages)), _) | (None, Some(Waiting::Scan(pages))) => {
+                if let Err(mpsc::error::TrySendError::Full(_)) = pages.try_send(Ok(reply)) {
+                    return Err(Error::Protocol {
+                        what: "more pages of a scan than there was credit for".to_owned(),
+                    });
+                }
+                Ok(())
+            }
+            (None, Some(Waiting::Call(_))) => Err(Error::Protocol {
+                what: "a page for a request that is not a scan".to_owned(),
+            }),
+            (Some(Waiting::Call(_)), _) => {
+                if let Some(Waiting::Call(call)) = waiting {
+                    // The caller may have given up meanwhile.
+                    let _ = call.send(Ok(reply));
+                }
+                Ok(())
+            }
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+async fn acquire(window: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+    window.clone().acquire_owned().await.map_err(|_| Error::Closed)
+}
+
+fn submit(
+    shared: &Arc<Shared>,
+    permit: OwnedSemaphorePermit,
+    encode: impl FnOnce(&mut Outbox, RequestId) -> Result<(), EncodeError>,
+) -> Result<Pending, SubmitError> {
+    let (sender, reply) = oneshot::channel();
+    let request = shared.start(Waiting::Call(sender), encode)?;
+    Ok(Pending {
+        reply,
+        shared: shared.clone(),
+        request,
+        _permit: permit,
+    })
+}
+
+struct AbortOnDrop(Option<[AbortHandle; 2]>);
+
+impl AbortOnDrop {
+    fn disarm(mut self) -> [AbortHandle; 2] {
+        self.0.take().expect("a guard is disarmed once")
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        for task in self.0.iter().flatten() {
+            task.abort();
+        }
+    }
+}
+
+struct Sender {
+    shared: Arc<Shared>,
+    writer: OwnedWriteHalf,
+    address: String,
+}
+
+impl Sender {
+    async fn run(self) {
+        if let Err(error) = self.send().await {
+            self.shared.close(&unavailable(&self.address, &error.to_string()));
+        }
+    }
+
+    async fn send(&self) -> std::io::Result<()> {
+        let mut outbox = Outbox::new();
+        loop {
+            {
+                let mut state = self.shared.lock();
+                if state.closed.is_some() {
+                    return Ok(());
+                }
+                core::mem::swap(&mut outbox, &mut state.outbox);
+            }
+            if outbox.is_empty() {
+                self.shared.wake.notified().await;
+                continue;
+            }
+            while !outbox.is_empty() {
+                match self.writer.try_write(outbox.bytes()) {
+                    Ok(bytes) => outbox.consume(bytes),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        self.writer.writable().await?
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+}
+
+struct Receiver {
+    shared: Arc<Shared>,
+    reader: OwnedReadHalf,
+    address: String,
+}
+
+impl Receiver {
+    async fn run(self) {
+        let error = self.receive().await;
+        self.shared.close(&error);
+    }
+
+    async fn receive(&self) -> Error {
+        let mut inbox = FrameReader::new(limits::FRAME_BYTES_MAX);
+        let mut batch = Vec::new();
+        loop {
+            match self.reader.try_read(inbox.spare()) {
+                Ok(0) => return unavailable(&self.address, "the server closed the connection"),
+                Ok(bytes) => inbox.filled(bytes),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    if let Err(error) = self.reader.readable().await {
+                        return unavailable(&self.address, &error.to_string());
+                    }
+                    continue;
+                }
+                Err(error) => return unavailable(&self.address, &error.to_string()),
+            }
+            // Replies are copied out before the lock is taken, so that callers do not wait for that.
+            let cut = cut_frames(&mut inbox, &mut batch);
+            let mut state = self.shared.lock();
+            for (request, reply) in batch.drain(..) {
+                if let Err(error) = state.deliver(request, reply) {
+                    return error;
+                }
+            }
+            drop(state);
+            if let Err(error) = cut {
+                return error;
+            }
+        }
+    }
+}
+
+fn cut_frames(inbox: &mut FrameReader, batch: &mut Vec<(RequestId, Reply)>) -> Result<(), Error> {
+    let broken = |what: &dyn core::fmt::Display| Error::Protocol {
+        what: what.to_string(),
+    };
+    while let Some(frame) = inbox.next().map_err(|error| broken(&error))? {
+        let reply = decode_reply(&frame).map_err(|error| broken(&error))?;
+        batch.push((frame.request, Reply::from_wire(&reply)?));
+    }
+    Ok(())
+}
+
+pub(crate) fn unavailable(address: &str, cause: &str) -> Error {
+    Error::Unavailable {
+        address: address.to_owned(),
+        cause: cause.to_owned(),
+    }
+}
+
+/// The longest start of `text` that has at most `bytes` bytes and ends between two characters.
+fn cut_at_char(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len()))
+        .rev()
+        .find(|&end| text.is_char_boundary(end))
+        .unwrap_or(0);
+    &text[..end]
+}

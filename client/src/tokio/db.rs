@@ -1,0 +1,387 @@
+//! The handle.
+
+use super::pool::Pool;
+use super::scan::Scan;
+use crate::request::{Limits, Moved, NodeInfo, Reply, Request, Split, Swap};
+use crate::span::checked;
+use crate::{Batch, Error, KeySpan, Options, RangeInfo};
+use base::api::{Condition, WriteOp};
+use base::{RangeId, ShardId, Timestamp};
+use core::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A database: a cheap handle that all tasks may clone and share.
+///
+/// Requests of all clones are pipelined over one connection per shard of the node. Lost connections are made again by the
+/// next call.
+///
+/// # Cancellation
+/// Dropping the future of a read is safe. Dropping the future of a write leaves its outcome unknown.
+#[derive(Debug, Clone)]
+pub struct Db {
+    pool: Arc<Pool>,
+}
+
+/// Connects to the server at `address` (`corelane://HOST[:PORT]`) with default options.
+///
+/// # Errors
+/// [`Error::InvalidAddress`]; [`Error::Unavailable`] when the server cannot be reached, at once.
+///
+/// # Cancellation
+/// Safe.
+pub async fn connect(address: &str) -> Result<Db, Error> {
+    connect_with(address, Options::default()).await
+}
+
+/// Connects to the server at `address` with `options`.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Cancellation
+/// Safe.
+pub async fn connect_with(address: &str, options: Options) -> Result<Db, Error> {
+    let deadline = Instant::now() + options.deadline;
+    let pool = Arc::new(Pool::new(address.parse()?, options)?);
+    pool.connection(ShardId(0), deadline).await?;
+    pool.refresh_ranges(0, deadline).await?;
+    Ok(Db { pool })
+}
+
+impl Db {
+    /// The newest value of `key`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.read(key.as_ref(), None).await?.0)
+    }
+
+    /// The value that `key` had at `ts`.
+    ///
+    /// # Errors
+    /// See [`Error`]; with code `TimestampTooOld` when versions that old may have been collected.
+    pub async fn get_at(&self, key: impl AsRef<[u8]>, ts: Timestamp) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.read(key.as_ref(), Some(ts)).await?.0)
+    }
+
+    /// The newest value of `key` and when it was written; or no value and when that was so.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<(Option<Vec<u8>>, Timestamp), Error> {
+        self.read(key.as_ref(), None).await
+    }
+
+    async fn read(
+        &self,
+        key: &[u8],
+        read_ts: Option<Timestamp>,
+    ) -> Result<(Option<Vec<u8>>, Timestamp), Error> {
+        match self.pool.call(&Request::Get { key, read_ts }).await? {
+            Reply::Get { value, ts } => Ok((value, ts)),
+            other => Err(other.unexpected("a get")),
+        }
+    }
+
+    /// Sets `key` to `value`, durably, and says at which timestamp.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Timestamp, Error> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        match self.pool.call(&Request::Put { key, value }).await? {
+            Reply::Written(ts) => Ok(ts),
+            other => Err(other.unexpected("a put")),
+        }
+    }
+
+    /// Removes `key`, whether it has a value or not.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Timestamp, Error> {
+        written(self.write(&[], &[WriteOp::Delete { key: key.as_ref() }]).await?)
+    }
+
+    /// Removes every key of `span`. Atomic within each range, **not** across ranges: ranges are emptied one after the other,
+    /// from the start of the span on, and after an error the first ones may be empty already.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete_range(&self, span: impl KeySpan) -> Result<(), Error> {
+        let mut rest = checked(span)?;
+        let started = Instant::now();
+        while !rest.is_empty() {
+            let ranges = self.pool.ranges();
+            let bound = ranges
+                .lookup(&rest.start)
+                .and_then(|range| range.span.end.clone());
+            let clipped = match (&rest.end, &bound) {
+                (Some(end), Some(bound)) => Some(end.min(bound)),
+                (end, bound) => end.as_ref().or(bound.as_ref()),
+            };
+            let op = WriteOp::DeleteRange {
+                start: &rest.start,
+                end: clipped.map(|end| &**end),
+            };
+            match self.write(&[], &[op]).await {
+                Ok(reply) => {
+                    written(reply)?;
+                    match clipped.cloned() {
+                        Some(end) => rest.start = end,
+                        None => break,
+                    }
+                }
+                // The range was split meanwhile: clip again by the new map.
+                Err(error) if spans_ranges(&error) && started.elapsed() < self.pool.options.deadline => {
+                    let deadline = Instant::now() + self.pool.options.deadline;
+                    self.pool.refresh_ranges(ranges.version() + 1, deadline).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets `key` to `value` if it has no value.
+    ///
+    /// # Errors
+    /// See [`Error`]. That the key has a value is not one.
+    pub async fn put_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Swap, Error> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        swap(
+            self.write(&[Condition::Absent { key }], &[WriteOp::Put { key, value }])
+                .await?,
+        )
+    }
+
+    /// Sets `key` to `value` if its value is `expected`.
+    ///
+    /// # Errors
+    /// See [`Error`]. That the key has another value is not one.
+    pub async fn compare_and_put(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<Swap, Error> {
+        let (key, expected, value) = (key.as_ref(), expected.as_ref(), value.as_ref());
+        let condition = Condition::Equals { key, value: expected };
+        swap(self.write(&[condition], &[WriteOp::Put { key, value }]).await?)
+    }
+
+    /// Removes `key` if its value is `expected`.
+    ///
+    /// # Errors
+    /// See [`Error`]. That the key has another value is not one.
+    pub async fn compare_and_delete(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: impl AsRef<[u8]>,
+    ) -> Result<Swap, Error> {
+        let (key, expected) = (key.as_ref(), expected.as_ref());
+        let condition = Condition::Equals { key, value: expected };
+        swap(self.write(&[condition], &[WriteOp::Delete { key }]).await?)
+    }
+
+    /// Performs a batch, all of it or nothing: `db.batch(|b| b.put("k", "v").delete("x")).await?`.
+    ///
+    /// # Errors
+    /// As [`Db::write_batch`].
+    pub async fn batch(&self, fill: impl FnOnce(&mut Batch) -> &mut Batch) -> Result<Timestamp, Error> {
+        let mut batch = Batch::new();
+        fill(&mut batch);
+        self.write_batch(&batch).await
+    }
+
+    /// Performs a batch, all of it or nothing.
+    ///
+    /// # Errors
+    /// [`Error::BatchSpansRanges`] when its keys lie in different ranges, [`Error::ConditionFailed`] when a condition does
+    /// not hold; and see [`Error`]. In both cases nothing was written.
+    pub async fn write_batch(&self, batch: &Batch) -> Result<Timestamp, Error> {
+        batch.check()?;
+        let (conditions, ops) = (batch.conditions(), batch.ops());
+        if let Some((first, other)) = self.two_ranges(&conditions, &ops) {
+            // The cached map may be old: believe only a fresh one.
+            let version = self.pool.ranges().version();
+            let deadline = Instant::now() + self.pool.options.deadline;
+            self.pool.refresh_ranges(version + 1, deadline).await?;
+            if self.two_ranges(&conditions, &ops).is_some() {
+                return Err(Error::BatchSpansRanges { first, other });
+            }
+        }
+        written(self.write(&conditions, &ops).await?)
+    }
+
+    /// Two keys of a batch that lie in different ranges, as far as is known.
+    fn two_ranges(&self, conditions: &[Condition<'_>], ops: &[WriteOp<'_>]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let ranges = self.pool.ranges();
+        let mut keys = conditions
+            .iter()
+            .map(Condition::key)
+            .chain(ops.iter().map(WriteOp::key));
+        let first = keys.next()?;
+        let span = &ranges.lookup(first)?.span;
+        keys.find(|key| !span.contains(key))
+            .map(|other| (first.to_vec(), other.to_vec()))
+    }
+
+    async fn write(&self, conditions: &[Condition<'_>], ops: &[WriteOp<'_>]) -> Result<Reply, Error> {
+        self.pool.call(&Request::Write { conditions, ops }).await
+    }
+
+    /// Reads the rows of `span` as a stream. Nothing is sent before the first row is asked for.
+    pub fn scan(&self, span: impl KeySpan) -> Scan {
+        Scan::new(self.pool.clone(), checked(span))
+    }
+
+    /// Splits the range that holds `key`, so that `key` starts a range.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn split(&self, key: impl AsRef<[u8]>) -> Result<Split, Error> {
+        match self.pool.call(&Request::Split { key: key.as_ref() }).await? {
+            Reply::Split {
+                split,
+                range_map_version,
+            } => {
+                self.catch_up(range_map_version).await;
+                Ok(split)
+            }
+            other => Err(other.unexpected("a split")),
+        }
+    }
+
+    /// Moves a range to another shard of its node.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn move_range(&self, range: RangeId, shard: ShardId) -> Result<Moved, Error> {
+        match self.pool.call(&Request::Move { range, shard }).await? {
+            Reply::Moved {
+                moved,
+                range_map_version,
+            } => {
+                self.catch_up(range_map_version).await;
+                Ok(moved)
+            }
+            other => Err(other.unexpected("a move")),
+        }
+    }
+
+    /// Every range, by start key, as the node knows them now.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn ranges(&self) -> Result<Vec<RangeInfo>, Error> {
+        match self.pool.call(&Request::RangeMap).await? {
+            Reply::RangeMap(map) => {
+                let ranges = map.ranges().to_vec();
+                self.pool.update_ranges(map);
+                Ok(ranges)
+            }
+            other => Err(other.unexpected("a request for the range map")),
+        }
+    }
+
+    /// The node's status as a JSON object.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn status(&self) -> Result<String, Error> {
+        match self.pool.call(&Request::Status).await? {
+            Reply::Status(json) => Ok(json),
+            other => Err(other.unexpected("a request for the status")),
+        }
+    }
+
+    /// What the node said about itself when the newest connection was made.
+    #[must_use]
+    pub fn node(&self) -> Option<NodeInfo> {
+        self.pool.node()
+    }
+
+    /// Sends `payload` to a shard and back: no storage is involved.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn echo(&self, payload: impl AsRef<[u8]>) -> Result<Vec<u8>, Error> {
+        match self
+            .pool
+            .call(&Request::Echo {
+                payload: payload.as_ref(),
+            })
+            .await?
+        {
+            Reply::Echo(payload) => Ok(payload),
+            other => Err(other.unexpected("an echo")),
+        }
+    }
+
+    /// Writes `bytes` raw bytes (a multiple of 4096) durably on the node's data device and forgets them: what a write costs
+    /// there at least.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn disk_write(&self, bytes: u32) -> Result<(), Error> {
+        match self.pool.call(&Request::DiskWrite { bytes }).await? {
+            Reply::DiskWritten => Ok(()),
+            other => Err(other.unexpected("a disk write")),
+        }
+    }
+
+    /// Takes in the range map of `version`: routing works without it, only slower.
+    async fn catch_up(&self, version: u64) {
+        let deadline = Instant::now() + self.pool.options.deadline;
+        let _ = self.pool.refresh_ranges(version, deadline).await;
+    }
+
+    /// The limits of the server, for callers that build batches.
+    #[must_use]
+    pub fn batch_bytes_max(&self) -> u64 {
+        self.pool
+            .limits()
+            .map_or(base::limits::BATCH_BYTES_MAX as u64, |limits: Limits| {
+                limits.batch_bytes
+            })
+    }
+}
+
+fn written(reply: Reply) -> Result<Timestamp, Error> {
+    match reply {
+        Reply::Written(ts) => Ok(ts),
+        Reply::ConditionFailed { condition, found, ts } => {
+            Err(Error::ConditionFailed { condition, found, ts })
+        }
+        other => Err(other.unexpected("a write")),
+    }
+}
+
+fn swap(reply: Reply) -> Result<Swap, Error> {
+    match reply {
+        Reply::Written(ts) => Ok(Swap::Written(ts)),
+        Reply::ConditionFailed { found, ts, .. } => Ok(Swap::Refused { found, ts }),
+        other => Err(other.unexpected("a conditional write")),
+    }
+}
+
+fn spans_ranges(error: &Error) -> bool {
+    error.code() == wire::Code::BatchSpansRanges
+}
+
+#[expect(
+    dead_code,
+    reason = "compiles only while the handle and its futures may cross threads"
+)]
+fn assert_shareable(db: &Db) {
+    fn shareable<T: Send + Sync + Clone + 'static>(_: &T) {}
+    fn sendable(_: impl Future + Send) {}
+    shareable(db);
+    sendable(db.get("k"));
+    sendable(db.put("k", "v"));
+    sendable(db.delete_range("a".."b"));
+    sendable(async { db.scan(..).rows().next().await });
+}

@@ -1,0 +1,249 @@
+//! Scans as streams, with credit: the server is at most a few pages ahead of the reader.
+
+use super::call::too_large;
+use super::connection::{Stream, SubmitError};
+use super::pool::Pool;
+use crate::cursor::{Cursor, Page, Row};
+use crate::request::Reply;
+use crate::retry::{Failure, Retry};
+use crate::{Error, KeySpan};
+use base::key::Span;
+use base::{ShardId, Timestamp};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Pages that the server may be ahead.
+const CREDIT_PAGES: u32 = 4;
+
+/// A scan being described: end it with [`Scan::rows`].
+#[derive(Debug)]
+#[must_use = "a scan does nothing before its rows are asked for"]
+pub struct Scan {
+    pool: Arc<Pool>,
+    span: Result<Span, Error>,
+    reverse: bool,
+    limit: Option<u64>,
+    page_rows: Option<u32>,
+    ts: Option<Timestamp>,
+}
+
+impl Scan {
+    pub(crate) fn new(pool: Arc<Pool>, span: Result<Span, Error>) -> Self {
+        Self {
+            pool,
+            span,
+            reverse: false,
+            limit: None,
+            page_rows: None,
+            ts: None,
+        }
+    }
+
+    /// From the end of the span to its start.
+    pub fn reverse(mut self) -> Self {
+        self.reverse = true;
+        self
+    }
+
+    /// At most `rows` rows.
+    pub fn limit(mut self, rows: u64) -> Self {
+        self.limit = Some(rows);
+        self
+    }
+
+    /// At most `rows` rows per page, in `1..=65_536` (4096 unless chosen otherwise). Pages are also limited in bytes.
+    pub fn page(mut self, rows: u32) -> Self {
+        self.page_rows = Some(rows);
+        self
+    }
+
+    /// As of `ts`, instead of now.
+    pub fn at(mut self, ts: Timestamp) -> Self {
+        self.ts = Some(ts);
+        self
+    }
+
+    /// Only keys that also lie in `span`.
+    pub fn within(mut self, span: impl KeySpan) -> Self {
+        let other = span.into_span();
+        self.span = self.span.map(|span| {
+            let empty = || Span::new(&span.start, Some(&span.start));
+            span.intersect(&other.start, other.end.as_deref())
+                .unwrap_or_else(empty)
+        });
+        self
+    }
+
+    /// The rows.
+    pub fn rows(self) -> Rows {
+        let (span, invalid) = match self.span {
+            Ok(span) => (span, None),
+            Err(error) => (Span::default(), Some(error)),
+        };
+        let mut cursor = Cursor::new(span, self.reverse, self.ts, self.limit);
+        if let Some(rows) = self.page_rows {
+            cursor.set_page_rows(rows);
+        }
+        Rows {
+            pool: self.pool,
+            cursor,
+            invalid,
+            stream: None,
+            page: None,
+            at: 0,
+        }
+    }
+}
+
+/// The rows of a scan, in order, all read at one timestamp. Ends only when the span or the limit is exhausted: whatever
+/// interrupts it is overcome or becomes an error.
+#[derive(Debug)]
+pub struct Rows {
+    pool: Arc<Pool>,
+    cursor: Cursor,
+    invalid: Option<Error>,
+    stream: Option<Stream>,
+    /// The page whose rows are being handed out.
+    page: Option<Page>,
+    at: usize,
+}
+
+impl Rows {
+    /// The next row, or `None` after the last one.
+    ///
+    /// # Errors
+    /// See [`Error`]. After an error the scan may be continued by calling again.
+    ///
+    /// # Cancellation
+    /// Safe: no row is lost.
+    pub async fn next(&mut self) -> Result<Option<Row>, Error> {
+        loop {
+            if let Some((key, value, ts)) = self.page.as_ref().and_then(|page| page.get(self.at)) {
+                self.at += 1;
+                return Ok(Some(Row {
+                    key: key.to_vec(),
+                    value: value.to_vec(),
+                    ts,
+                }));
+            }
+            self.page = self.fetch().await?;
+            self.at = 0;
+            if self.page.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next page of rows, never empty, or `None` after the last one: cheaper than rows one by one. Rows of a page that
+    /// [`Self::next`] has begun to hand out are skipped.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    ///
+    /// # Cancellation
+    /// Safe: no page is lost.
+    pub async fn next_page(&mut self) -> Result<Option<Page>, Error> {
+        self.page = None;
+        self.fetch().await
+    }
+
+    /// All the rows that are left.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    ///
+    /// # Cancellation
+    /// Rows gathered so far are lost.
+    pub async fn collect(mut self) -> Result<Vec<Row>, Error> {
+        let mut rows = Vec::new();
+        while let Some(page) = self.next_page().await? {
+            rows.extend(page.iter().map(|(key, value, ts)| Row {
+                key: key.to_vec(),
+                value: value.to_vec(),
+                ts,
+            }));
+        }
+        Ok(rows)
+    }
+
+    /// The timestamp that the scan reads at; known after the first row, or when chosen by [`Scan::at`].
+    #[must_use]
+    pub fn read_ts(&self) -> Option<Timestamp> {
+        self.cursor.read_ts()
+    }
+
+    /// The next page with rows, over as many streams as it takes.
+    async fn fetch(&mut self) -> Result<Option<Page>, Error> {
+        if let Some(error) = &self.invalid {
+            return Err(error.clone());
+        }
+        let mut started = Instant::now();
+        let mut retry = Retry::new(&self.pool.options, false);
+        while !self.cursor.is_finished() {
+            let failure = match self.fetch_once(&retry, started).await {
+                Ok(Reply::Page(mut page)) => {
+                    self.cursor.on_page(&mut page)?;
+                    match &self.stream {
+                        Some(stream) if !page.done && !self.cursor.is_finished() => stream.credit(1),
+                        Some(_) | None => self.stream = None,
+                    }
+                    if !page.is_empty() {
+                        return Ok(Some(page));
+                    }
+                    // An empty page is progress too: the span has become smaller.
+                    started = Instant::now();
+                    retry.reset();
+                    continue;
+                }
+                Ok(Reply::Refused(refusal)) => Failure::Refused(refusal),
+                Ok(other) => return Err(other.unexpected("a scan")),
+                Err(failure) => failure,
+            };
+            self.stream = None;
+            let next = retry.on_failure(failure, started.elapsed(), &mut self.pool.prng());
+            self.pool.pause(next, started).await?;
+        }
+        Ok(None)
+    }
+
+    async fn fetch_once(&mut self, retry: &Retry, started: Instant) -> Result<Reply, Failure> {
+        if self.stream.is_none() {
+            self.stream = Some(self.start(retry, started).await?);
+        }
+        let stream = self.stream.as_mut().expect("just started");
+        match tokio::time::timeout(retry.left(started.elapsed()), stream.next()).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => Err(Failure::Lost(error)),
+            Err(_) => Err(Failure::TimedOut),
+        }
+    }
+
+    async fn start(&self, retry: &Retry, started: Instant) -> Result<Stream, Failure> {
+        let deadline = started + self.pool.options.deadline;
+        let connection = self
+            .pool
+            .connection(self.shard(), deadline)
+            .await
+            .map_err(Failure::NotSent)?;
+        let deadline_ms = retry.server_deadline_ms(started.elapsed());
+        let request = self.cursor.request(CREDIT_PAGES, deadline_ms);
+        connection
+            .scan(CREDIT_PAGES, |outbox, number| outbox.push(number, &request))
+            .map_err(|error| match error {
+                SubmitError::Closed(error) => Failure::NotSent(error),
+                SubmitError::Encode(error) => Failure::NotSent(too_large(error)),
+            })
+    }
+
+    /// The shard that serves the next rows, as far as is known.
+    fn shard(&self) -> ShardId {
+        if !self.cursor.reverse {
+            return self.pool.shard_of(&self.cursor.span().start);
+        }
+        let end = self.cursor.span().end.as_deref();
+        self.pool
+            .ranges()
+            .lookup_before(end)
+            .map_or(ShardId(0), |range| range.shard)
+    }
+}
