@@ -204,19 +204,36 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
         }
         let after = outbox.len();
         drop(outbox);
+        self.replied(link, before, after, reply.is_last());
+        true
+    }
+
+    /// Appends one reply that another shard has encoded: a whole frame, the last of its request. False when the connection is
+    /// gone.
+    pub fn send_frame(&self, id: ConnectionId, frame: &[u8]) -> bool {
+        let Some(link) = self.0.slots.borrow().get(id) else {
+            return false;
+        };
+        let mut outbox = link.outbox.borrow_mut();
+        let before = outbox.len();
+        outbox.push_frames(frame);
+        drop(outbox);
+        self.replied(link, before, before + frame.len(), true);
+        true
+    }
+
+    /// Notes a reply that made the outbox grow from `before` to `after` bytes.
+    fn replied(&self, link: Rc<Link<WriterOf<E>>>, before: usize, after: usize, last: bool) {
         let now = if before == 0 {
             self.0.env.clock().now()
         } else {
             env::Instant::default()
         };
-        link.state
-            .borrow_mut()
-            .on_reply(after - before, reply.is_last(), after, now);
+        link.state.borrow_mut().on_reply(after - before, last, after, now);
         self.0.counters.borrow_mut().replies += 1;
         if !link.touched.replace(true) {
             self.0.touched.borrow_mut().push(link);
         }
-        true
     }
 
     /// Sends what the touched connections have: one `try_write` each. The rest goes out as the peer makes room.

@@ -130,6 +130,12 @@ impl Outbox {
         Ok(())
     }
 
+    /// Appends whole frames that another outbox encoded.
+    pub fn push_frames(&mut self, frames: &[u8]) {
+        debug_assert!(frames.len().is_multiple_of(FRAME_ALIGN), "whole frames are padded");
+        self.buf.extend_from_slice(frames);
+    }
+
     /// What waits to be sent.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
