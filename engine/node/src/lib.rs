@@ -1,1 +1,48 @@
-//! Placeholder.
+//! One node: shards, their event loops, and the ranges that they serve.
+//!
+//! ```text
+//!   config, identity        what the node is told, who it is
+//!   start ─► recover        from a data directory to running shards
+//!   shard ─► state          the event loop of one shard, and what it holds
+//!     write  read  scan     what requests become
+//!     split  moving         ranges change online
+//!     maintenance           flush, merge, clock bound
+//!   route, range_map        which shard serves which keys
+//!   message                 what shards say to each other
+//!   refusal, status         what clients are told
+//! ```
+//!
+//! Generic over `env::Env`: the same code runs on the real machine and in the simulator.
+//!
+//! Invariants:
+//! - A write is acknowledged only when its log entry is durable and applied.
+//! - A range is served by one shard; its marker file says which, and is renamed when it moves.
+//! - No timestamp is issued above the bound that the log has made durable.
+//! - Nothing here names glommio, a file system or a socket.
+
+pub mod config;
+pub mod identity;
+mod maintenance;
+mod marker;
+pub mod message;
+mod moving;
+pub mod range_map;
+mod read;
+mod recover;
+pub mod refusal;
+mod route;
+mod scan;
+mod shard;
+mod split;
+pub mod start;
+mod state;
+pub mod status;
+mod write;
+
+pub use config::NodeConfig;
+pub use identity::Identity;
+pub use message::ShardMessage;
+pub use recover::RecoverError;
+pub use refusal::Refusal;
+pub use shard::Front;
+pub use start::{NodeError, run_shard};

@@ -1,0 +1,52 @@
+//! What a node is told.
+
+use core::time::Duration;
+use env::Address;
+use log::LogConfig;
+use storage::StorageConfig;
+
+/// The tunables of one node. The same on all its shards.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where clients connect. Port 0 picks one.
+    pub listen: Address,
+    /// The log of each shard; `shard` is set by the node.
+    pub log: LogConfig,
+    /// The storage of each shard.
+    pub storage: StorageConfig,
+    /// Uncovered log of one shard beyond which the range that holds the oldest segment is flushed. Bounds the time of a
+    /// restart. Default 256 MiB; hostile: 64 KiB.
+    pub log_bytes_max: u64,
+    /// How far back reads at a past timestamp reach. Default 10 min; hostile: 1 s.
+    pub retention: Duration,
+    /// How far a client's timestamp may be ahead of this node's clock. Default 500 ms.
+    pub clock_offset_max: Duration,
+    /// How far ahead of the clock the durable bound on issued timestamps is kept. Default 3 s.
+    pub clock_horizon: Duration,
+    /// How long a connection may take to say hello, or to complete a frame it has begun. Default 10 s.
+    pub frame_timeout: Duration,
+    /// Connections that one shard accepts. Default 10,000.
+    pub connections_max: usize,
+    /// Unanswered requests of one connection; its bytes are not read while it has more. Default 4,096.
+    pub requests_max: u32,
+    /// How often the maintenance of a shard looks around by itself. Default 250 ms.
+    pub maintenance_interval: Duration,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            listen: Address::from(([127, 0, 0, 1], 7400)),
+            log: LogConfig::default(),
+            storage: StorageConfig::default(),
+            log_bytes_max: 256 << 20,
+            retention: Duration::from_secs(600),
+            clock_offset_max: Duration::from_millis(500),
+            clock_horizon: Duration::from_secs(3),
+            frame_timeout: Duration::from_secs(10),
+            connections_max: 10_000,
+            requests_max: 4096,
+            maintenance_interval: Duration::from_millis(250),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Who the node is: the file `IDENTITY` in the data directory, written once, and rewritten when the number of shards changes.
+//!
+//! ```text
+//! magic "CLNODEID" │ version u32 │ crc u32 over what follows │ cluster u128 │ node u64 │ shards u16 │ zeros to 4096
+//! ```
+
+use base::NodeId;
+use base::checksum::crc32c;
+use base::limits::BLOCK_BYTES;
+use env::{Disk, DiskError, Env, File, OpenMode};
+
+const FILE: &str = "IDENTITY";
+const FILE_NEW: &str = "IDENTITY.new";
+const MAGIC: &[u8; 8] = b"CLNODEID";
+const VERSION: u32 = 1;
+const CHECKED_FROM: usize = 16;
+const CHECKED_TO: usize = 42;
+
+/// Who the node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster: random, drawn with the first node.
+    pub cluster: u128,
+    /// The node within it.
+    pub node: NodeId,
+    /// How many shards it had when it was last started.
+    pub shards: u16,
+}
+
+/// The data directory does not say who the node is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The file is not what was written.
+    #[error("{FILE} is damaged: checksum expected {expected:#010x}, found {found:#010x}")]
+    Corruption {
+        /// What the file says.
+        expected: u32,
+        /// What its bytes give.
+        found: u32,
+    },
+    /// The file is of another program or a newer version.
+    #[error("{FILE} is not a corelane identity of version {VERSION}: is this a data directory of corelane?")]
+    Unknown,
+}
+
+impl Identity {
+    /// Reads the identity, or draws and writes one in a new data directory.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is damaged: nothing is changed then.
+    pub async fn open<E: Env>(env: &E, shards: u16) -> Result<Self, IdentityError> {
+        let disk = env.disk();
+        match disk.open(FILE, OpenMode::Read).await {
+            Ok(file) => Self::decode(&file.read_at(0, BLOCK_BYTES).await?),
+            Err(error) if error.kind == std::io::ErrorKind::NotFound => {
+                let mut prng = env.prng();
+                let cluster = u128::from(prng.next_u64()) << 64 | u128::from(prng.next_u64());
+                let identity = Self {
+                    cluster,
+                    node: NodeId(1),
+                    shards,
+                };
+                identity.write(env).await?;
+                Ok(identity)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes the identity durably: a new file, synced, then renamed over the old one.
+    ///
+    /// # Errors
+    /// When the disk fails; the old identity stays.
+    pub async fn write<E: Env>(&self, env: &E) -> Result<(), IdentityError> {
+        let disk = env.disk();
+        let mut block = disk.alloc(BLOCK_BYTES);
+        self.encode(&mut block);
+        let file = disk.create(FILE_NEW, OpenMode::Write).await?;
+        file.write_at(0, block).await.0?;
+        file.sync().await?;
+        disk.rename(FILE_NEW, FILE).await?;
+        disk.sync_dir("").await?;
+        Ok(())
+    }
+
+    fn encode(&self, block: &mut [u8]) {
+        block[..8].copy_from_slice(MAGIC);
+        block[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        block[16..32].copy_from_slice(&self.cluster.to_le_bytes());
+        block[32..40].copy_from_slice(&self.node.0.to_le_bytes());
+        block[40..42].copy_from_slice(&self.shards.to_le_bytes());
+        let crc = crc32c(&block[CHECKED_FROM..CHECKED_TO]);
+        block[12..16].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    fn decode(block: &[u8]) -> Result<Self, IdentityError> {
+        let mut rest = block;
+        let mut take = |len: usize| {
+            let (head, tail) = rest.split_at_checked(len).ok_or(IdentityError::Unknown)?;
+            rest = tail;
+            Ok::<_, IdentityError>(head)
+        };
+        let number = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .rev()
+                .fold(0u128, |n, &byte| n << 8 | u128::from(byte))
+        };
+        if take(8)? != MAGIC || number(take(4)?) != u128::from(VERSION) {
+            return Err(IdentityError::Unknown);
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "four, eight and two bytes were read"
+        )]
+        {
+            let expected = number(take(4)?) as u32;
+            let found = crc32c(&block[CHECKED_FROM..CHECKED_TO]);
+            if expected != found {
+                return Err(IdentityError::Corruption { expected, found });
+            }
+            let cluster = number(take(16)?);
+            let node = NodeId(number(take(8)?) as u64);
+            Ok(Self {
+                cluster,
+                node,
+                shards: number(take(2)?) as u16,
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let identity = Identity {
+            cluster: 0x1234_5678_9abc_def0_0fed_cba9_8765_4321,
+            node: NodeId(1),
+            shards: 2,
+        };
+        let mut block = vec![0; BLOCK_BYTES];
+        identity.encode(&mut block);
+        assert_eq!(Identity::decode(&block), Ok(identity));
+        for bit in 0..CHECKED_TO * 8 {
+            let mut flipped = block.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Identity::decode(&flipped).is_err(), "bit {bit}");
+        }
+        assert_eq!(Identity::decode(b"short"), Err(IdentityError::Unknown));
+    }
+}

@@ -1,0 +1,198 @@
+//! What a shard does beside requests: flushes, merges, the clock bound, collection of old versions.
+//!
+//! One task of the background class, woken by steps that see a need and by a slow timer. It claims a range (`busy`), works on
+//! its tablet, and comes back with a step.
+
+use crate::shard::Shard;
+use crate::state::{Local, Message, Slot, State};
+use base::{RangeId, Seqno, Term, Timestamp};
+use env::{Clock, Env, Mailbox};
+use log::Record;
+use std::rc::Rc;
+use storage::{FlushCandidate, Pressure, Tablet, pick_flush};
+
+impl<E: Env, B> State<E, B> {
+    /// The log has made everything up to `persisted` durable: a clock bound may be among it.
+    pub(crate) fn on_clock_bound(&mut self, persisted: Seqno) {
+        if let Some((seqno, wall_ns)) = self.clock_bound_staged
+            && seqno <= persisted
+        {
+            self.clock_bound_ns = self.clock_bound_ns.max(wall_ns);
+            self.clock_bound_staged = None;
+        }
+    }
+
+    /// Stages a bound on timestamps that reaches `horizon` beyond the clock, or `at_least`.
+    pub(crate) fn stage_clock_bound(&mut self, at_least: u64) {
+        let (_, wall_ns) = self.clock();
+        let horizon = u64::try_from(self.config.clock_horizon.as_nanos()).unwrap_or(u64::MAX);
+        let bound = wall_ns
+            .saturating_add(horizon)
+            .max(at_least)
+            .max(self.clock_bound_ns);
+        self.log.set_hlc_bound(Timestamp::new(bound, u32::MAX));
+        // A record of the system range carries the bound to disk; of these the log keeps only the newest.
+        let tick = Record::HardState {
+            range: RangeId::SYSTEM,
+            term: Term(1),
+            vote: None,
+            commit: base::Index::ZERO,
+        };
+        let seqno = self.log.append(&tick);
+        self.clock_bound_staged = Some((seqno, bound));
+    }
+
+    /// Keeps the clock bound ahead of the clock while the shard is in use.
+    fn maintain_clock(&mut self) {
+        let (_, wall_ns) = self.clock();
+        let horizon = u64::try_from(self.config.clock_horizon.as_nanos()).unwrap_or(u64::MAX);
+        let used = self.hlc.last().wall_ns.saturating_add(horizon / 2) >= self.clock_bound_ns;
+        let due = wall_ns.saturating_add(horizon / 2) >= self.clock_bound_ns;
+        if used && due && self.clock_bound_staged.is_none() {
+            self.stage_clock_bound(0);
+        }
+        let retention = u64::try_from(self.config.retention.as_nanos()).unwrap_or(u64::MAX);
+        self.storage
+            .set_gc_threshold(Timestamp::new(wall_ns.saturating_sub(retention), 0));
+    }
+
+    /// The next range to flush, if any: one that is full, or frozen, or one to relieve memory or log.
+    fn pick_flush(&mut self) -> Option<(RangeId, Tablet<E>)> {
+        let log_full = self.log.stats().live_bytes > self.config.log_bytes_max;
+        let pinning = self.log.oldest_uncovered().map(|(range, ..)| range);
+        let relieve =
+            log_full || self.storage.pressure() >= Pressure::Flush || base::misbehave!("node: early flush");
+        let candidates: Vec<_> = self
+            .slots
+            .iter()
+            .filter_map(Slot::live)
+            .filter(|local| !local.busy.get())
+            .filter_map(|local| {
+                let stats = local.tablet.stats();
+                let due = stats.frozen > 0 || local.tablet.wants_freeze() || local.split_open;
+                let memtable_bytes = stats.active_bytes + stats.frozen_bytes;
+                let pins_oldest_segment = due || log_full && pinning == Some(local.range);
+                (relieve || due).then_some(FlushCandidate {
+                    range: local.range,
+                    memtable_bytes,
+                    pins_oldest_segment,
+                })
+            })
+            .collect();
+        let range = pick_flush(&candidates)?;
+        let local = self.local(range)?;
+        local.busy.set(true);
+        Some((range, local.tablet.clone()))
+    }
+
+    fn pick_merge(&mut self) -> Option<(RangeId, Tablet<E>, storage::MergePlan)> {
+        let local = self.slots.iter().filter_map(Slot::live).find_map(|local| {
+            let idle = !local.busy.get() && !self.damage.contains_key(&local.range);
+            let plan = idle.then(|| local.tablet.pick_merge()).flatten()?;
+            local.busy.set(true);
+            Some((local.range, local.tablet.clone(), plan))
+        });
+        local
+    }
+
+    /// The ranges that were split off `left` and wait until that is durable.
+    fn rights_of(&self, left: RangeId) -> Vec<RangeId> {
+        let from_left = |local: &&Local<E>| local.tablet.split_from().is_some_and(|(from, _)| from == left);
+        self.slots
+            .iter()
+            .filter_map(Slot::live)
+            .filter(from_left)
+            .map(|local| local.range)
+            .collect()
+    }
+
+    /// Work on the range is over.
+    fn unclaim(&mut self, range: RangeId) {
+        if let Some(local) = self.local(range) {
+            local.busy.set(false);
+        }
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// Wakes the maintenance now and then.
+    pub(crate) async fn run_timer(self: Rc<Self>) {
+        let interval = self.with_state(|state| state.config.maintenance_interval);
+        loop {
+            self.env.clock().sleep(interval).await;
+            self.maintenance.notify();
+        }
+    }
+
+    /// Maintains until the shard is dropped.
+    pub(crate) async fn run_maintenance(self: Rc<Self>) {
+        loop {
+            self.maintenance.notified().await;
+            self.step(State::maintain_clock);
+            while self.flush_one().await || self.merge_one().await {}
+        }
+    }
+
+    async fn flush_one(&self) -> bool {
+        let Some((range, tablet)) = self.with_state(State::pick_flush) else {
+            return false;
+        };
+        let split_open = self.with_state(|state| state.local(range).is_some_and(|local| local.split_open));
+        if split_open {
+            let rights = self.with_state(|state| state.rights_of(range));
+            self.complete_split(range, &rights).await;
+            return true;
+        }
+        let stats = tablet.stats();
+        if stats.active_bytes > 0 || stats.frozen == 0 {
+            self.freeze(range);
+        }
+        match tablet.flush().await {
+            Ok(flushed) => self.step(|state| {
+                state.log.cover(range, flushed);
+                state.unclaim(range);
+                state.release_stalled();
+            }),
+            Err(error) => {
+                self.fail(format!("range {range} could not be flushed: {error}"));
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn merge_one(&self) -> bool {
+        let Some((range, tablet, plan)) = self.with_state(State::pick_merge) else {
+            return false;
+        };
+        let merged = tablet.merge(plan).await;
+        self.step(|state| state.unclaim(range));
+        match merged {
+            Ok(()) => true,
+            Err(error @ storage::StorageError::Corruption(_)) => {
+                // Reads of the damaged block are refused and named; the node serves everything else.
+                self.with_state(|state| state.damage.insert(range, error.to_string()));
+                false
+            }
+            Err(error) => {
+                self.fail(format!("tables of range {range} could not be merged: {error}"));
+                false
+            }
+        }
+    }
+
+    /// Waits until timestamps up to `clock` may be issued here.
+    pub(crate) async fn reach_clock(&self, clock: Timestamp) {
+        while self.with_state(|state| state.clock_bound_ns < clock.wall_ns) {
+            self.step(|state| {
+                if state.clock_bound_staged.is_none() {
+                    state.stage_clock_bound(clock.wall_ns);
+                }
+            });
+            self.env
+                .clock()
+                .sleep(core::time::Duration::from_micros(200))
+                .await;
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Which shard has which range: an empty file `shard-<shard>/ranges/<range>` for each. Moving a range between shards is a
+//! rename of its marker, so that it is always on exactly one.
+
+use base::{RangeId, ShardId};
+use env::{Disk, DiskError, Env, OpenMode};
+
+fn dir(shard: ShardId) -> String {
+    format!("shard-{}/ranges", shard.0)
+}
+
+fn path(shard: ShardId, range: RangeId) -> String {
+    format!("{}/{}", dir(shard), range.0)
+}
+
+/// Makes the directory of a shard's markers.
+pub(crate) async fn create_dir<E: Env>(env: &E, shard: ShardId) -> Result<(), DiskError> {
+    env.disk().create_dir(&dir(shard)).await
+}
+
+/// The ranges of a shard, ascending.
+pub(crate) async fn list<E: Env>(env: &E, shard: ShardId) -> Result<Vec<RangeId>, DiskError> {
+    let entries = env.disk().list(&dir(shard)).await?;
+    let mut ranges: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| entry.name.parse().ok().map(RangeId))
+        .collect();
+    ranges.sort_unstable();
+    Ok(ranges)
+}
+
+/// Marks a range as the shard's, durably.
+pub(crate) async fn create<E: Env>(env: &E, shard: ShardId, range: RangeId) -> Result<(), DiskError> {
+    drop(env.disk().create(&path(shard, range), OpenMode::Write).await?);
+    env.disk().sync_dir(&dir(shard)).await
+}
+
+/// Takes a mark back.
+pub(crate) async fn remove<E: Env>(env: &E, shard: ShardId, range: RangeId) -> Result<(), DiskError> {
+    env.disk().remove(&path(shard, range)).await?;
+    env.disk().sync_dir(&dir(shard)).await
+}
+
+/// Hands a range from one shard to another, durably: the moment at which it changes hands.
+pub(crate) async fn hand_over<E: Env>(
+    env: &E,
+    from: ShardId,
+    to: ShardId,
+    range: RangeId,
+) -> Result<(), DiskError> {
+    env.disk().rename(&path(from, range), &path(to, range)).await?;
+    env.disk().sync_dir(&dir(to)).await?;
+    env.disk().sync_dir(&dir(from)).await
+}

@@ -1,0 +1,234 @@
+//! What shards of a node say to each other over the rings. Owned values; a ring hands them over in order.
+
+use crate::range_map::{RangeEntry, RangeMap};
+use crate::refusal::Refusal;
+use crate::status::ShardStatus;
+use base::{RangeId, RequestId, ShardId, Timestamp};
+use env::Instant;
+use rkyv::util::AlignedVec;
+use std::sync::Arc;
+use storage::Rows;
+use transport::ConnectionId;
+use wire::Kind;
+
+/// Who asked: a request of a connection, which lives on one shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The shard that the connection lives on.
+    pub shard: ShardId,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The request.
+    pub request: RequestId,
+}
+
+/// A request in a buffer of its own: forwarded to another shard, or waiting.
+#[derive(Debug)]
+pub struct OwnedRequest {
+    /// What it is.
+    pub kind: Kind,
+    /// The archive, aligned.
+    pub payload: AlignedVec<16>,
+    /// Who asked.
+    pub origin: Origin,
+    /// When it was received: deadlines count from here.
+    pub received: Instant,
+    /// How often it was forwarded.
+    pub hops: u8,
+}
+
+/// A request as it was received: the payload still lies in the connection's buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct RawRequest<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// The archive, aligned.
+    pub payload: &'a [u8],
+    /// Who asked.
+    pub origin: Origin,
+    /// When it was received.
+    pub received: Instant,
+    /// How often it was forwarded.
+    pub hops: u8,
+}
+
+impl RawRequest<'_> {
+    /// A copy in a buffer of its own.
+    #[must_use]
+    pub fn to_owned(&self) -> OwnedRequest {
+        let mut payload = AlignedVec::with_capacity(self.payload.len());
+        payload.extend_from_slice(self.payload);
+        let Self {
+            kind,
+            origin,
+            received,
+            hops,
+            ..
+        } = *self;
+        OwnedRequest {
+            kind,
+            payload,
+            origin,
+            received,
+            hops,
+        }
+    }
+}
+
+impl OwnedRequest {
+    /// The request, borrowed.
+    #[must_use]
+    pub fn as_raw(&self) -> RawRequest<'_> {
+        let Self {
+            kind,
+            ref payload,
+            origin,
+            received,
+            hops,
+        } = *self;
+        RawRequest {
+            kind,
+            payload,
+            origin,
+            received,
+            hops,
+        }
+    }
+}
+
+/// Replies of one shard to connections of another: whole frames, back to back.
+#[derive(Debug, Default)]
+pub struct Replies {
+    /// The frames.
+    pub frames: Vec<u8>,
+    /// Whose frames they are, in order, with their bytes.
+    pub index: Vec<(ConnectionId, u32)>,
+}
+
+/// A page to read, asked by the shard that has the scanning connection.
+#[derive(Debug, Clone)]
+pub struct PageAsk {
+    /// The first key.
+    pub start: Vec<u8>,
+    /// The first key after the span, or the end of the key space.
+    pub end: Option<Vec<u8>>,
+    /// From the end to the start.
+    pub reverse: bool,
+    /// The timestamp to read at; `None` lets the range choose.
+    pub read_ts: Option<Timestamp>,
+    /// Rows, at most.
+    pub rows_max: usize,
+    /// Bytes, at most, unless one row has more.
+    pub bytes_max: usize,
+    /// When nobody waits any more.
+    pub deadline: Instant,
+}
+
+/// A page that was read.
+#[derive(Debug)]
+pub struct Page {
+    /// The rows.
+    pub rows: Rows,
+    /// Where the span goes on.
+    pub resume: Option<Vec<u8>>,
+    /// Whether the range has nothing more of the span.
+    pub range_done: bool,
+    /// The timestamp that was read at.
+    pub read_ts: Timestamp,
+}
+
+/// A question to another shard, answered by [`Answer`] with the same ticket.
+#[derive(Debug)]
+pub enum Ask {
+    /// To shard 0: an id for a new range.
+    NewRange,
+    /// To the shard that serves the page's range: read it.
+    Page(Box<PageAsk>),
+    /// To every shard: how are you?
+    Status,
+    /// To shard 0: put these into the map that counts.
+    MapEdit(Vec<RangeEntry>),
+    /// To the new place of a range: take it.
+    MoveIn(Box<MoveIn>),
+}
+
+/// The answer to an [`Ask`].
+#[derive(Debug)]
+pub enum Answer {
+    /// The id.
+    NewRange(RangeId),
+    /// The page, or why not.
+    Page(Result<Box<Page>, Box<Refusal>>),
+    /// The shard's state.
+    Status(Box<ShardStatus>),
+    /// The version of the map that contains the edit.
+    MapEdit(u64),
+    /// The range is served there, as of this map version.
+    MoveIn(u64),
+}
+
+/// A range on its way to another shard. Its files are complete on disk; nothing of it is left in the old shard's log.
+#[derive(Debug)]
+pub struct MoveIn {
+    /// The range at its new place.
+    pub entry: RangeEntry,
+    /// The old shard's clock: everything read there lies at or below.
+    pub clock: Timestamp,
+    /// Requests that waited for the move.
+    pub parked: Vec<OwnedRequest>,
+}
+
+/// What a shard tells shard 0 when it has recovered.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Its ranges.
+    pub entries: Vec<RangeEntry>,
+    /// The greatest timestamp it may have issued.
+    pub clock: Timestamp,
+    /// The greatest range id it has seen.
+    pub range_max: RangeId,
+}
+
+/// What shard 0 tells every shard when all have recovered.
+#[derive(Debug, Clone)]
+pub struct Assembled {
+    /// Every range.
+    pub map: Arc<RangeMap>,
+    /// Nobody issues a timestamp at or below.
+    pub clock: Timestamp,
+    /// Where shard 0 listens, so that "port 0" means the same port on all shards.
+    pub listen: env::Address,
+}
+
+/// A message from one shard of a node to another. `S` is a connection that no shard has taken up yet.
+#[derive(Debug)]
+pub enum ShardMessage<S> {
+    /// A client's request for a range that the receiver serves.
+    Request(OwnedRequest),
+    /// Replies to connections of the receiver.
+    Replies(Replies),
+    /// A connection whose hello asked for the receiver.
+    Handover(Box<transport::Handover<S>>),
+    /// The range map that counts.
+    Map(Arc<RangeMap>),
+    /// A question.
+    Ask {
+        /// Names the question on the asking shard.
+        ticket: u64,
+        /// The question.
+        ask: Ask,
+    },
+    /// An answer.
+    Answer {
+        /// The ticket of the question.
+        ticket: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Start-up: who the node is and how many shards it had.
+    Identity(crate::identity::Identity),
+    /// Start-up: a shard has recovered.
+    Recovered(Box<Recovered>),
+    /// Start-up: all have.
+    Assembled(Assembled),
+}

@@ -1,0 +1,287 @@
+//! Which shard serves which keys: a node's view of all ranges.
+//!
+//! Shard 0 keeps the map that counts: every split and move is reported to it, and it sends the new map to all. A shard's
+//! own ranges are the truth for itself: it lays them over every map that arrives, so that an older map never takes back a
+//! split or a move that the shard has carried out.
+//!
+//! Invariants:
+//! - Of two entries for one range, the one with the higher generation counts.
+//! - A complete map covers the key space without gap or overlap; only a map between two edits may not.
+
+use base::{RangeId, ShardId};
+use replica::Descriptor;
+use replica::descriptor::check_tiling;
+use std::collections::BTreeMap;
+
+/// One range and the shard that serves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeEntry {
+    /// The range.
+    pub descriptor: Descriptor,
+    /// Where it is served.
+    pub shard: ShardId,
+}
+
+/// All ranges of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RangeMap {
+    version: u64,
+    /// Sorted by start key.
+    entries: Vec<RangeEntry>,
+    /// The first eight bytes of each start key, as a number that sorts the same way: what a look-up searches first.
+    heads: Vec<u64>,
+}
+
+/// The entries do not cover the key space.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the ranges do not cover the key space: gap or overlap before {at}")]
+pub struct BrokenMap {
+    /// The range that does not follow on, or the end.
+    pub at: String,
+}
+
+impl RangeMap {
+    /// A map of `entries` in any order; of several for one range the highest generation counts.
+    #[must_use]
+    pub fn new(version: u64, entries: impl IntoIterator<Item = RangeEntry>) -> Self {
+        let mut map = Self {
+            version,
+            ..Self::default()
+        };
+        map.merge(entries);
+        map
+    }
+
+    /// Lays `entries` over the map.
+    pub fn merge(&mut self, entries: impl IntoIterator<Item = RangeEntry>) {
+        let mut by_range: BTreeMap<RangeId, RangeEntry> = self
+            .entries
+            .drain(..)
+            .map(|entry| (entry.descriptor.range, entry))
+            .collect();
+        for entry in entries {
+            match by_range.get(&entry.descriptor.range) {
+                Some(known) if known.descriptor.generation > entry.descriptor.generation => {}
+                _ => {
+                    by_range.insert(entry.descriptor.range, entry);
+                }
+            }
+        }
+        self.entries = by_range.into_values().collect();
+        self.entries
+            .sort_by(|a, b| a.descriptor.span.start.cmp(&b.descriptor.span.start));
+        self.heads = self
+            .entries
+            .iter()
+            .map(|entry| head(&entry.descriptor.span.start))
+            .collect();
+    }
+
+    /// Checks that the map is complete.
+    ///
+    /// # Errors
+    /// Names the first range that does not follow on.
+    pub fn check(&self) -> Result<(), BrokenMap> {
+        let descriptors: Vec<_> = self
+            .entries
+            .iter()
+            .map(|entry| entry.descriptor.clone())
+            .collect();
+        check_tiling(&descriptors).map_err(|at| BrokenMap {
+            at: descriptors
+                .get(at)
+                .map_or_else(|| "the end".into(), |d| format!("{} {:?}", d.range, d.span)),
+        })
+    }
+
+    /// Increases with every change.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Gives the map its next version.
+    pub fn set_version(&mut self, version: u64) {
+        assert!(
+            version >= self.version,
+            "map version goes from {} back to {version}",
+            self.version
+        );
+        self.version = version;
+    }
+
+    /// The ranges by start key.
+    #[must_use]
+    pub fn entries(&self) -> &[RangeEntry] {
+        &self.entries
+    }
+
+    /// The position of the range that `key` belongs to.
+    ///
+    /// # Panics
+    /// On an empty map.
+    #[must_use]
+    pub fn position(&self, key: &[u8]) -> usize {
+        let wanted = head(key);
+        let low = self.heads.partition_point(|&h| h < wanted);
+        let high = low + self.heads[low..].partition_point(|&h| h == wanted);
+        let inside = &self.entries[low..high];
+        let after = low + inside.partition_point(|entry| *entry.descriptor.span.start <= *key);
+        after
+            .checked_sub(1)
+            .expect("the first range starts at the empty key")
+    }
+
+    /// The range that serves the last keys before `end` (`None`: before the end of the key space).
+    ///
+    /// # Panics
+    /// On an empty map, or when `end` is the empty key, before which there is none.
+    #[must_use]
+    pub fn position_before(&self, end: Option<&[u8]>) -> usize {
+        let after = match end {
+            None => self.entries.len(),
+            Some(end) => self
+                .entries
+                .partition_point(|entry| *entry.descriptor.span.start < *end),
+        };
+        after.checked_sub(1).expect("some key lies before the end")
+    }
+
+    /// The entry of a range.
+    #[must_use]
+    pub fn get(&self, range: RangeId) -> Option<&RangeEntry> {
+        self.entries.iter().find(|entry| entry.descriptor.range == range)
+    }
+
+    /// The shard with the fewest ranges of `shards`; the lowest of equals.
+    #[must_use]
+    pub fn least_loaded(&self, shards: u16) -> ShardId {
+        let mut counts = vec![0u64; usize::from(shards)];
+        for entry in &self.entries {
+            if let Some(count) = counts.get_mut(usize::from(entry.shard.0)) {
+                *count += 1;
+            }
+        }
+        let position = (0..shards).min_by_key(|&shard| counts[usize::from(shard)]);
+        ShardId(position.unwrap_or(0))
+    }
+
+    /// Moves that even the numbers of ranges out: from the fullest to the emptiest shard until they differ by at most one.
+    #[must_use]
+    pub fn balance(&self, shards: u16) -> Vec<(RangeId, ShardId)> {
+        let mut by_shard: Vec<Vec<RangeId>> = vec![Vec::new(); usize::from(shards)];
+        for entry in &self.entries {
+            by_shard[usize::from(entry.shard.0)].push(entry.descriptor.range);
+        }
+        let mut moves = Vec::new();
+        loop {
+            let fullest = (0..by_shard.len())
+                .rev()
+                .max_by_key(|&s| by_shard[s].len())
+                .unwrap_or(0);
+            let emptiest = (0..by_shard.len())
+                .min_by_key(|&s| by_shard[s].len())
+                .unwrap_or(0);
+            if by_shard[fullest].len() <= by_shard[emptiest].len() + 1 {
+                return moves;
+            }
+            let range = by_shard[fullest].pop().expect("the fullest shard has a range");
+            by_shard[emptiest].push(range);
+            moves.push((
+                range,
+                ShardId(u16::try_from(emptiest).expect("a position among u16 shards")),
+            ));
+        }
+    }
+}
+
+fn head(key: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let len = key.len().min(8);
+    bytes[..len].copy_from_slice(&key[..len]);
+    u64::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::key::Span;
+
+    fn entry(range: u64, start: &[u8], end: Option<&[u8]>, generation: u64, shard: u16) -> RangeEntry {
+        let descriptor = Descriptor {
+            range: RangeId(range),
+            span: Span::new(start, end),
+            generation,
+        };
+        RangeEntry {
+            descriptor,
+            shard: ShardId(shard),
+        }
+    }
+
+    fn range_at(map: &RangeMap, key: &[u8]) -> u64 {
+        map.entries()[map.position(key)].descriptor.range.0
+    }
+
+    #[test]
+    fn keys_find_their_range_also_when_starts_share_eight_bytes() {
+        let map = RangeMap::new(
+            1,
+            [
+                entry(2, b"", Some(b"aaaaaaaab"), 1, 0),
+                entry(3, b"aaaaaaaab", Some(b"aaaaaaaac"), 1, 0),
+                entry(4, b"aaaaaaaac", None, 1, 0),
+            ],
+        );
+        assert_eq!(map.check(), Ok(()));
+        for (key, range) in [
+            (&b""[..], 2),
+            (b"a", 2),
+            (b"aaaaaaaa", 2),
+            (b"aaaaaaaaaz", 2),
+            (b"aaaaaaaab", 3),
+            (b"aaaaaaaabz", 3),
+            (b"aaaaaaaac", 4),
+            (b"b", 4),
+        ] {
+            assert_eq!(range_at(&map, key), range, "{}", key.escape_ascii());
+        }
+        assert_eq!(map.position_before(None), 2);
+        assert_eq!(map.position_before(Some(b"aaaaaaaac")), 1);
+        assert_eq!(map.position_before(Some(b"b")), 2);
+    }
+
+    #[test]
+    fn the_higher_generation_counts_and_gaps_are_named() {
+        let mut map = RangeMap::new(1, [entry(2, b"", None, 1, 0)]);
+        map.merge([entry(2, b"", Some(b"m"), 2, 0), entry(3, b"m", None, 2, 1)]);
+        map.merge([entry(2, b"", None, 1, 0)]);
+        assert_eq!(map.check(), Ok(()));
+        assert_eq!(range_at(&map, b"z"), 3);
+        let broken = RangeMap::new(1, [entry(2, b"", Some(b"m"), 2, 0), entry(3, b"n", None, 2, 1)]);
+        assert!(broken.check().is_err_and(|error| error.at.starts_with("r3")));
+    }
+
+    #[test]
+    fn balancing_evens_the_numbers_out() {
+        let mut map = RangeMap::new(
+            1,
+            (0..7u8).map(|i| entry(u64::from(i) + 2, &[i; 1][..usize::from(i > 0)], None, 1, 0)),
+        );
+        assert_eq!(map.least_loaded(3), ShardId(1));
+        for (range, shard) in map.balance(3) {
+            let mut moved = map.get(range).cloned().expect("a known range");
+            moved.shard = shard;
+            moved.descriptor.generation += 1;
+            map.merge([moved]);
+        }
+        let count = |shard| {
+            map.entries()
+                .iter()
+                .filter(|entry| entry.shard == ShardId(shard))
+                .count()
+        };
+        assert_eq!((count(0), count(1), count(2)), (3, 2, 2));
+        assert!(map.balance(3).is_empty());
+    }
+}

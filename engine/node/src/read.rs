@@ -1,0 +1,225 @@
+//! Point reads.
+
+use crate::message::RawRequest;
+use crate::refusal::{Refusal, check_key};
+use crate::shard::Shard;
+use crate::state::{GetTask, Job, Message, Route, Slot, State};
+use base::Timestamp;
+use core::cell::Cell;
+use core::time::Duration;
+use env::{Env, Instant, Mailbox};
+use std::rc::Rc;
+use storage::{NeedsIo, Tablet};
+use wire::Code;
+use wire::reply::GetReply;
+use wire::request::ArchivedGet;
+
+/// Counts a read that waits for the disk, so that the range is not moved away beneath it.
+pub(crate) struct ReadGuard(Rc<Cell<u32>>);
+
+impl ReadGuard {
+    pub(crate) fn new(reads: &Rc<Cell<u32>>) -> Self {
+        reads.set(reads.get() + 1);
+        Self(reads.clone())
+    }
+}
+
+impl Drop for ReadGuard {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Why a read cannot begin yet.
+pub(crate) enum NotYet {
+    /// The range is on another shard.
+    Elsewhere,
+    /// The range is opening, or writes at or below the timestamp are in flight: ask again soon.
+    Wait,
+    /// Never.
+    Refused(Refusal),
+}
+
+impl<E: Env, B> State<E, B> {
+    /// Takes a point read: the newest version is looked up at the end of the turn, when its memory has been prefetched.
+    pub(crate) fn on_get(&mut self, get: &ArchivedGet<'static>, raw: RawRequest<'_>) {
+        let key: &[u8] = &get.key;
+        if let Err(refusal) = check_key(key) {
+            return self.refuse(raw.origin, &refusal);
+        }
+        let position = self.map.position(key);
+        let slot = match self.routes[position] {
+            Route::There(shard) => return self.forward(shard, raw),
+            Route::Here(slot) => slot,
+        };
+        self.counts.gets += 1;
+        let local = match &mut self.slots[slot as usize] {
+            Slot::Live(local) => local,
+            Slot::Opening(_, waiting) => return waiting.push_back(raw.to_owned()),
+            Slot::Free => unreachable!("routes lead to taken slots"),
+        };
+        if let Some(read_ts) = get.read_ts() {
+            let deadline = raw.received + Duration::from_millis(get.deadline_ms.to_native().into());
+            let (origin, received, key) = (raw.origin, raw.received, key.to_vec());
+            self.jobs.push(Job::Get {
+                origin,
+                key,
+                read_ts: Some(read_ts),
+                received,
+                deadline,
+            });
+            return;
+        }
+        local.tablet.prefetch(key);
+        let offset = |len: usize| u32::try_from(len).expect("the keys of a turn fit 32 bits");
+        let key_start = offset(self.get_keys.len());
+        self.get_keys.extend_from_slice(key);
+        let key_end = offset(self.get_keys.len());
+        self.gets.push(GetTask {
+            origin: raw.origin,
+            slot,
+            key_start,
+            key_end,
+        });
+        if self.get_keys.len() > 1 << 20 {
+            self.answer_gets();
+        }
+    }
+
+    /// Looks up the reads of this turn.
+    pub(crate) fn answer_gets(&mut self) {
+        if self.gets.is_empty() {
+            return;
+        }
+        let mut gets = core::mem::take(&mut self.gets);
+        let keys = core::mem::take(&mut self.get_keys);
+        let missing = self.now().into();
+        for task in gets.drain(..) {
+            let key = &keys[task.key_start as usize..task.key_end as usize];
+            let tablet = match &self.slots[task.slot as usize] {
+                Slot::Live(local) => local.tablet.clone(),
+                Slot::Free | Slot::Opening(..) => unreachable!("reads are answered before a slot changes"),
+            };
+            let answered = tablet.get_cached(key, Timestamp::MAX, |found| {
+                let reply = match found {
+                    Some((ts, value)) => GetReply {
+                        value: Some(value),
+                        ts: ts.into(),
+                    },
+                    None => GetReply {
+                        value: None,
+                        ts: missing,
+                    },
+                };
+                self.reply(task.origin, &reply);
+            });
+            if let Err(NeedsIo) = answered {
+                base::sometimes!("node: read from disk");
+                let (received, _) = self.clock();
+                let deadline = Instant(u64::MAX);
+                let (origin, key) = (task.origin, key.to_vec());
+                self.jobs.push(Job::Get {
+                    origin,
+                    key,
+                    read_ts: None,
+                    received,
+                    deadline,
+                });
+            }
+        }
+        self.gets = gets;
+        self.get_keys = keys;
+        self.get_keys.clear();
+    }
+
+    /// Begins a read of the range at map position `position`: chooses or checks the timestamp.
+    ///
+    /// With no `read_ts` the range chooses the newest one at which no later write appears.
+    pub(crate) fn begin_read(
+        &mut self,
+        position: usize,
+        read_ts: Option<Timestamp>,
+    ) -> Result<(Tablet<E>, Timestamp, ReadGuard), NotYet> {
+        let Route::Here(slot) = self.routes[position] else {
+            return Err(NotYet::Elsewhere);
+        };
+        let now = self.now();
+        if let Some(read_ts) = read_ts
+            && read_ts > now
+        {
+            let (_, wall_ns) = self.clock();
+            if let Err(ahead) = self.hlc.observe(read_ts, wall_ns) {
+                return Err(NotYet::Refused(Refusal::fatal(
+                    Code::TimestampAhead,
+                    ahead.to_string(),
+                )));
+            }
+            if read_ts.wall_ns > self.clock_bound_ns {
+                // Serving it could outlive a restart whose clock starts lower: the bound has to become durable first.
+                self.wake_maintenance = true;
+                return Err(NotYet::Wait);
+            }
+        }
+        let Some(local) = self.slots[slot as usize].live() else {
+            return Err(NotYet::Wait);
+        };
+        let safe = local.replica.safe_ts(now.max(read_ts.unwrap_or(now)));
+        let read_ts = read_ts.unwrap_or(safe);
+        if read_ts > safe {
+            base::sometimes!("node: read waits for writes in flight below it");
+            return Err(NotYet::Wait);
+        }
+        Ok((local.tablet.clone(), read_ts, ReadGuard::new(&local.reads)))
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// Begins a read, waiting until the range can be read at that timestamp. `None` when it is on another shard.
+    pub(crate) async fn wait_to_read(
+        &self,
+        locate: impl Fn(&State<E, B>) -> usize,
+        read_ts: Option<Timestamp>,
+        deadline: Instant,
+    ) -> Result<Option<(Tablet<E>, Timestamp, ReadGuard)>, Refusal> {
+        loop {
+            let begun = self.with_state(|state| {
+                let position = locate(state);
+                state.begin_read(position, read_ts)
+            });
+            match begun {
+                Ok(read) => return Ok(Some(read)),
+                Err(NotYet::Elsewhere) => return Ok(None),
+                Err(NotYet::Refused(refusal)) => return Err(refusal),
+                Err(NotYet::Wait) => {
+                    if self.now() >= deadline {
+                        return Err(Refusal::deadline("writes in flight or a range on its way here"));
+                    }
+                    self.wait_applied().await;
+                }
+            }
+        }
+    }
+
+    /// A point read that waits for the disk or for a timestamp to be safe.
+    pub(crate) async fn get(
+        &self,
+        key: &[u8],
+        read_ts: Option<Timestamp>,
+        deadline: Instant,
+    ) -> Result<Option<Option<(Timestamp, Vec<u8>)>>, Refusal> {
+        let Some((tablet, at, guard)) = self
+            .wait_to_read(|state| state.map.position(key), read_ts, deadline)
+            .await?
+        else {
+            return Ok(None);
+        };
+        // Without a timestamp the newest applied version is wanted, not the newest safe one.
+        let at = if read_ts.is_some() { at } else { Timestamp::MAX };
+        let found = tablet
+            .get(key, at)
+            .await
+            .map_err(|error| self.storage_refusal(&error))?;
+        drop(guard);
+        Ok(Some(found))
+    }
+}

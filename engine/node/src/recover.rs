@@ -1,0 +1,301 @@
+//! Recovery of one shard's directory: its markers, its tablets, its log.
+
+use crate::config::NodeConfig;
+use crate::marker;
+use crate::range_map::RangeEntry;
+use crate::split::split_local;
+use crate::state::Local;
+use base::{Index, RangeId, ShardId, Timestamp};
+use core::cell::Cell;
+use env::{Disk, DiskError, Env};
+use log::{Log, LogConfig, LogError, Position, Record};
+use replica::replica::{Replay, StateError};
+use replica::{Applied, CommandError, Replica};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use storage::{Shared, StorageError, Tablet};
+
+/// What a data directory holds for one shard.
+pub(crate) struct Found<E: Env> {
+    pub(crate) log: Log<E>,
+    /// The bound on timestamps that the shard's own log carries.
+    pub(crate) log_bound: Timestamp,
+    pub(crate) locals: Vec<Local<E>>,
+    /// Nothing at or below was issued again.
+    pub(crate) clock: Timestamp,
+    /// The greatest range id seen.
+    pub(crate) range_max: RangeId,
+}
+
+/// The data directory could not be recovered. Nothing was changed beyond what recovery may change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    /// The log is damaged or could not be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A tablet is damaged or could not be read.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A replica's state is of another version.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// An entry is of another version.
+    #[error("entry {index} of range {range} at {position:?}: {error}")]
+    Command {
+        /// The range.
+        range: RangeId,
+        /// The entry.
+        index: Index,
+        /// Where it stands in the log.
+        position: Position,
+        /// What is wrong with it.
+        error: CommandError,
+    },
+    /// Entries between what the tables hold and what the log holds are missing.
+    #[error(
+        "range {range} is at entry {applied}, and the log goes on with entry {found}: entries are missing"
+    )]
+    Gap {
+        /// The range.
+        range: RangeId,
+        /// The last entry that the range has.
+        applied: Index,
+        /// The next one in the log.
+        found: Index,
+    },
+    /// A range is marked as this shard's and has neither a tablet nor a split that makes one, yet the log has entries of it.
+    #[error("range {range} has entries in the log of shard {shard} and no tablet")]
+    NoTablet {
+        /// The range.
+        range: RangeId,
+        /// The shard.
+        shard: ShardId,
+    },
+}
+
+impl<E: Env> Found<E> {
+    /// The ranges found, as served by `shard`.
+    pub(crate) fn entries(&self, shard: ShardId) -> Vec<RangeEntry> {
+        let entry = |local: &Local<E>| RangeEntry {
+            descriptor: local.replica.descriptor().clone(),
+            shard,
+        };
+        self.locals.iter().map(entry).collect()
+    }
+}
+
+/// A tablet with its replica, as of its flushed index.
+pub(crate) fn local<E: Env>(tablet: Tablet<E>) -> Result<Local<E>, RecoverError> {
+    let range = tablet.range();
+    let replica = Replica::open(
+        (range, tablet.span()),
+        tablet.flushed_index(),
+        &tablet.app_state(),
+    )?;
+    Ok(Local {
+        range,
+        replica,
+        tablet,
+        reads: Rc::new(Cell::new(0)),
+        busy: Rc::new(Cell::new(false)),
+        split_open: false,
+    })
+}
+
+/// Recovers the directory of `shard`: afterwards everything acknowledged there is in memory or tables.
+pub(crate) async fn recover_dir<E: Env>(
+    env: &E,
+    storage: &Rc<Shared<E>>,
+    config: &NodeConfig,
+    shard: ShardId,
+) -> Result<Found<E>, RecoverError> {
+    marker::create_dir(env, shard).await?;
+    let marked = marker::list(env, shard).await?;
+    let tablets = Tablet::list(env).await?;
+    let mut replay = Replaying {
+        shard,
+        locals: BTreeMap::new(),
+        marked: marked.clone(),
+        error: None,
+    };
+    for &range in marked.iter().filter(|range| tablets.contains(range)) {
+        replay
+            .locals
+            .insert(range, local(Tablet::open(storage, range).await?)?);
+    }
+    replay.set_unfinished_aside();
+    let log_config = LogConfig {
+        shard,
+        ..config.log.clone()
+    };
+    let (log, recovered) = Log::open(env, &log_dir(shard), log_config, &mut |position, record| {
+        replay.visit(position, &record)
+    })
+    .await?;
+    if let Some(error) = replay.error {
+        return Err(error);
+    }
+    base::sometimes!(
+        "node: unacknowledged tail of the log cut",
+        recovered.cut.is_some()
+    );
+    let mut clock = recovered.hlc_bound;
+    let range_max = marked.iter().chain(&tablets).copied().max().unwrap_or_default();
+    let locals: Vec<_> = replay.locals.into_values().collect();
+    for local in &locals {
+        clock = clock.max(local.replica.last_ts());
+        log.cover(local.range, local.tablet.flushed_index());
+    }
+    for range in marked {
+        if !locals.iter().any(|local| local.range == range) {
+            base::sometimes!("node: marker of a range that was never made removed");
+            marker::remove(env, shard, range).await?;
+        }
+    }
+    Ok(Found {
+        log,
+        log_bound: recovered.hlc_bound,
+        locals,
+        clock,
+        range_max,
+    })
+}
+
+fn log_dir(shard: ShardId) -> String {
+    format!("shard-{}/wal", shard.0)
+}
+
+/// Recovers the directory of a shard that the node no longer has, and hands its ranges to `heir`.
+pub(crate) async fn retire_dir<E: Env>(
+    env: &E,
+    storage: &Rc<Shared<E>>,
+    config: &NodeConfig,
+    old: ShardId,
+    heir: ShardId,
+    found: &mut Found<E>,
+) -> Result<(), RecoverError> {
+    base::sometimes!("node: started with fewer shards");
+    let mut gone = recover_dir(env, storage, config, old).await?;
+    for local in &mut gone.locals {
+        if local.split_open {
+            local.tablet.complete_split().await?;
+            local.split_open = false;
+        }
+    }
+    for local in &mut gone.locals {
+        local.busy.set(false);
+        local.tablet.freeze(local.replica.encode_state());
+        local.tablet.flush().await?;
+        marker::hand_over(env, old, heir, local.range).await?;
+    }
+    gone.log.close().await?;
+    // Everything is in tables that the heir owns: the old log says nothing any more.
+    let dir = log_dir(old);
+    for file in env.disk().list(&dir).await? {
+        env.disk().remove(&format!("{dir}/{}", file.name)).await?;
+    }
+    env.disk().sync_dir(&dir).await?;
+    found.clock = found.clock.max(gone.clock);
+    found.range_max = found.range_max.max(gone.range_max);
+    found.locals.append(&mut gone.locals);
+    Ok(())
+}
+
+struct Replaying<E: Env> {
+    shard: ShardId,
+    locals: BTreeMap<RangeId, Local<E>>,
+    marked: Vec<RangeId>,
+    error: Option<RecoverError>,
+}
+
+impl<E: Env> Replaying<E> {
+    /// Drops tablets made by a split that their left half does not know of: replaying the Split entry makes them again.
+    fn set_unfinished_aside(&mut self) {
+        let flushed: BTreeMap<_, _> = self
+            .locals
+            .iter()
+            .map(|(&range, local)| (range, local.tablet.flushed_index()))
+            .collect();
+        self.locals.retain(|_, local| {
+            let unfinished = local
+                .tablet
+                .split_from()
+                .is_some_and(|(left, index)| flushed.get(&left).is_some_and(|&flushed| flushed < index));
+            base::sometimes!("node: half-made split set aside", unfinished);
+            !unfinished
+        });
+    }
+
+    /// Takes one record of the log, in order. After an error the rest is only passed over.
+    fn visit(&mut self, position: Position, record: &Record<'_>) {
+        if self.error.is_some() {
+            return;
+        }
+        let result = match *record {
+            Record::Entry {
+                range,
+                index,
+                payload,
+                ..
+            } => self.replay(position, range, index, payload),
+            Record::HardState { .. } | Record::Truncate { .. } | Record::Forget { .. } => Ok(()),
+        };
+        self.error = result.err();
+    }
+
+    fn replay(
+        &mut self,
+        position: Position,
+        range: RangeId,
+        index: Index,
+        payload: &[u8],
+    ) -> Result<(), RecoverError> {
+        let Some(local) = self.locals.get_mut(&range) else {
+            // A range that has left this shard has no marker here; its entries are in its tables.
+            let shard = self.shard;
+            return if self.marked.contains(&range) {
+                Err(RecoverError::NoTablet { range, shard })
+            } else {
+                Ok(())
+            };
+        };
+        let applied = local.replica.applied_index();
+        if index <= applied {
+            return Ok(());
+        }
+        if index != applied.next() {
+            return Err(RecoverError::Gap {
+                range,
+                applied,
+                found: index,
+            });
+        }
+        let applied = local
+            .replica
+            .apply(index, payload, Replay::Yes)
+            .map_err(|error| RecoverError::Command {
+                range,
+                index,
+                position,
+                error,
+            })?;
+        match applied {
+            Applied::Write { ts, ops } => {
+                local.tablet.apply(index, ts, ops.iter());
+                if local.tablet.wants_freeze() {
+                    let state = local.replica.encode_state();
+                    local.tablet.freeze(state);
+                }
+            }
+            Applied::Split { right, at } => {
+                base::sometimes!("node: split replayed from the log");
+                let new = split_local(local, index, right, at);
+                self.locals.insert(right, new);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,672 @@
+//! The event loop of one shard.
+//!
+//! ```text
+//!   frames ─┐                                   ┌─► gets looked up (keys prefetched)
+//!   rings  ─┼─► step: one event, synchronous ─► turn end ─► one log write
+//!   log    ─┤   state changes, replies staged,  ├─► one flush of all rings
+//!   jobs   ─┘   effects and jobs collected      └─► one send per connection
+//! ```
+//!
+//! Whatever changes state is a synchronous step. Whatever waits is a job: it reads an immutable snapshot and comes back with
+//! a value in another step. The end of a turn runs after all tasks that were ready: batches come from load, never a timer.
+//!
+//! Invariants:
+//! - No borrow of the state lives across an `await`.
+//! - A reply to a write is staged only after its entry is durable and applied.
+//! - Requests between shards form no cycle: the serving side never waits for the asking side.
+
+use crate::message::{Answer, Ask, MoveIn, OwnedRequest, RawRequest, ShardMessage};
+use crate::refusal::Refusal;
+use crate::state::{Job, Message, Route, Slot, Socket, State};
+use crate::write::first_violated;
+use base::{RequestId, ShardId, Timestamp};
+use core::cell::{OnceCell, RefCell};
+use core::time::Duration;
+use env::sync::{Notify, oneshot};
+use env::{Clock, Disk, Env, File, Mailbox, OpenMode, TaskClass, Tasks};
+use std::rc::{Rc, Weak};
+use storage::StorageError;
+use transport::{CloseReason, ConnectionId, Handler, Handover, HelloAnswer};
+use wire::reply::{DiskWriteReply, GetReply, RangeEntry as WireEntry, RangeMapReply};
+use wire::request::ArchivedHello;
+use wire::{Code, Frame, RequestRef, WireError, decode_request};
+
+/// Ring messages taken in one go before other tasks run.
+const RING_BATCH_MAX: usize = 256;
+
+/// One shard: its state, its ends of the rings, and what wakes its loop.
+pub(crate) struct Shard<E: Env, B: Mailbox<Message<E>>> {
+    pub(crate) env: E,
+    pub(crate) mailbox: B,
+    pub(crate) state: RefCell<State<E, B>>,
+    /// Something waits for the end of the turn.
+    pub(crate) turn: Notify,
+    /// Something waits for flush, merge or a new clock bound.
+    pub(crate) maintenance: Notify,
+    /// The node fails or stops.
+    pub(crate) ended: Notify,
+    this: OnceCell<Weak<Self>>,
+    bench_file: RefCell<Option<Rc<BenchFile<E>>>>,
+}
+
+struct BenchFile<E: Env> {
+    file: <E::Disk as Disk>::File,
+    next_block: core::cell::Cell<u64>,
+}
+
+/// Blocks of the file that the bench's raw writes go round in.
+const BENCH_BLOCKS: u64 = 4096;
+
+/// What the connections of a shard call: leads to the shard once that exists.
+pub struct Front<E: Env, B: 'static> {
+    /// Weak: the shard owns the connections, not the other way round.
+    pub(crate) shard: OnceCell<Weak<dyn FrontShard<E>>>,
+    pub(crate) mailbox: core::marker::PhantomData<B>,
+}
+
+/// The part of a shard that connections see.
+pub(crate) trait FrontShard<E: Env> {
+    fn on_hello(&self, id: ConnectionId, request: RequestId, hello: &ArchivedHello<'static>) -> HelloAnswer;
+    fn on_frame(&self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError>;
+    fn on_batch_end(&self);
+    fn on_handover(&self, to: ShardId, handover: Handover<Socket<E>>);
+    fn on_close(&self, id: ConnectionId);
+}
+
+impl<E: Env, B: 'static> Front<E, B> {
+    fn shard(&self) -> Rc<dyn FrontShard<E>> {
+        let shard = self.shard.get().and_then(Weak::upgrade);
+        shard.expect("connections live between the start and the end of their shard")
+    }
+}
+
+impl<E: Env, B: 'static> Handler<Socket<E>> for Front<E, B> {
+    fn on_hello(&self, id: ConnectionId, request: RequestId, hello: &ArchivedHello<'static>) -> HelloAnswer {
+        self.shard().on_hello(id, request, hello)
+    }
+
+    fn on_frame(&self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError> {
+        self.shard().on_frame(id, frame)
+    }
+
+    fn on_batch_end(&self) {
+        self.shard().on_batch_end();
+    }
+
+    fn on_handover(&self, shard: ShardId, handover: Handover<Socket<E>>) {
+        self.shard().on_handover(shard, handover);
+    }
+
+    fn on_close(&self, id: ConnectionId, _reason: &CloseReason) {
+        self.shard().on_close(id);
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> FrontShard<E> for Shard<E, B> {
+    fn on_hello(&self, id: ConnectionId, request: RequestId, hello: &ArchivedHello<'static>) -> HelloAnswer {
+        let mut state = self.state.borrow_mut();
+        let me = state.me;
+        match hello.shard_id() {
+            Some(shard) if shard.0 >= state.shards => {
+                let message = format!(
+                    "the node has {} shards; there is no shard {}",
+                    state.shards, shard.0
+                );
+                let origin = crate::message::Origin {
+                    shard: me,
+                    connection: id,
+                    request,
+                };
+                state.refuse(origin, &Refusal::fatal(Code::NoSuchShard, message));
+                HelloAnswer::Refuse
+            }
+            Some(shard) if shard != me => HelloAnswer::Handover(shard),
+            Some(_) | None => state.greet(id, request, hello),
+        }
+    }
+
+    fn on_frame(&self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError> {
+        let request = decode_request(frame)?;
+        let mut state = self.state.borrow_mut();
+        let origin = crate::message::Origin {
+            shard: state.me,
+            connection: id,
+            request: frame.request,
+        };
+        let (received, _) = state.clock();
+        let raw = RawRequest {
+            kind: frame.kind,
+            payload: frame.payload,
+            origin,
+            received,
+            hops: 0,
+        };
+        state.on_request(request, raw);
+        Ok(())
+    }
+
+    fn on_batch_end(&self) {
+        self.turn.notify();
+    }
+
+    fn on_handover(&self, to: ShardId, handover: Handover<Socket<E>>) {
+        self.step(|state| state.send(to, ShardMessage::Handover(Box::new(handover))));
+    }
+
+    fn on_close(&self, id: ConnectionId) {
+        let mut state = self.state.borrow_mut();
+        state.scans.retain(|(connection, _), credit| {
+            let gone = *connection == id;
+            if gone {
+                credit.cancelled.set(true);
+                credit.changed.notify();
+            }
+            !gone
+        });
+    }
+}
+
+impl<E: Env, B> State<E, B> {
+    /// Takes any request.
+    pub(crate) fn on_request(&mut self, request: RequestRef<'_>, raw: RawRequest<'_>) {
+        match request {
+            RequestRef::Get(get) => self.on_get(get, raw),
+            RequestRef::Put(put) => {
+                let op = [base::api::WriteOp::Put {
+                    key: &put.key,
+                    value: &put.value,
+                }];
+                self.on_write(put.id.write_id(), core::iter::empty(), op.into_iter(), raw);
+            }
+            RequestRef::Write(write) => {
+                self.on_write(write.id.write_id(), write.conditions(), write.ops(), raw)
+            }
+            RequestRef::Echo(echo) => {
+                self.counts.echoes += 1;
+                self.reply(
+                    raw.origin,
+                    &wire::reply::EchoReply {
+                        payload: &echo.payload,
+                    },
+                );
+            }
+            RequestRef::Scan(scan) => self.on_scan(scan, raw),
+            RequestRef::ScanCredit(credit) => self.on_scan_credit(raw.origin, credit.pages.to_native()),
+            RequestRef::ScanCancel(_) => self.on_scan_cancel(raw.origin),
+            RequestRef::RangeMap(_) => self.on_range_map(raw),
+            RequestRef::Split(split) => self.on_split(&split.key, split.deadline_ms.to_native(), raw),
+            RequestRef::Move(request) => {
+                let (range, to) = (
+                    base::RangeId(request.range.to_native()),
+                    ShardId(request.shard.to_native()),
+                );
+                self.on_move(range, to, request.deadline_ms.to_native(), raw);
+            }
+            RequestRef::Status(_) => self.jobs.push(Job::Status { origin: raw.origin }),
+            RequestRef::DiskWrite(write) => {
+                self.jobs.push(Job::DiskWrite {
+                    origin: raw.origin,
+                    bytes: write.bytes.to_native(),
+                });
+            }
+            RequestRef::Hello(_) => unreachable!("the transport takes hellos"),
+        }
+    }
+
+    fn on_range_map(&mut self, raw: RawRequest<'_>) {
+        let map = self.map.clone();
+        let ranges: Vec<_> = map
+            .entries()
+            .iter()
+            .map(|entry| WireEntry {
+                range: entry.descriptor.range.0,
+                start: &entry.descriptor.span.start,
+                end: entry.descriptor.span.end.as_deref(),
+                shard: entry.shard.0,
+                generation: entry.descriptor.generation,
+            })
+            .collect();
+        self.reply(
+            raw.origin,
+            &RangeMapReply {
+                version: map.version(),
+                ranges: &ranges,
+            },
+        );
+    }
+
+    /// Takes a message of another shard.
+    fn on_ring(&mut self, from: ShardId, message: Message<E>) {
+        match message {
+            ShardMessage::Request(request) => self.on_owned(&request),
+            ShardMessage::Replies(replies) => {
+                let mut frames = &replies.frames[..];
+                for (connection, bytes) in replies.index {
+                    let (frame, rest) = frames.split_at(bytes as usize);
+                    frames = rest;
+                    self.transport.send_frame(connection, frame);
+                }
+            }
+            ShardMessage::Handover(handover) => self.transport.adopt(*handover),
+            ShardMessage::Map(map) => self.on_map(&map),
+            ShardMessage::Ask { ticket, ask } => self.on_ask(from, ticket, ask),
+            ShardMessage::Answer { ticket, answer } => {
+                if let Some(sender) = self.tickets.remove(&ticket) {
+                    sender.send(answer);
+                }
+            }
+            ShardMessage::Identity(_) | ShardMessage::Recovered(_) | ShardMessage::Assembled(_) => {
+                unreachable!("start-up is over when the loop runs")
+            }
+        }
+    }
+
+    fn on_ask(&mut self, from: ShardId, ticket: u64, ask: Ask) {
+        let answer = match ask {
+            Ask::NewRange => Answer::NewRange(self.new_range()),
+            Ask::MapEdit(entries) => Answer::MapEdit(self.edit_map(entries)),
+            Ask::Status => Answer::Status(Box::new(self.shard_status())),
+            Ask::Page(ask) => return self.jobs.push(Job::Page { from, ticket, ask }),
+            Ask::MoveIn(arrival) => {
+                let MoveIn { entry, clock, parked } = *arrival;
+                let slot = self.take_slot(Slot::Opening(entry.descriptor.range, parked.into()));
+                self.departed
+                    .retain(|gone| gone.descriptor.range != entry.descriptor.range);
+                self.map.merge([entry.clone()]);
+                self.update_routes();
+                return self.jobs.push(Job::MoveIn {
+                    from,
+                    ticket,
+                    slot,
+                    entry,
+                    clock,
+                });
+            }
+        };
+        self.send(from, ShardMessage::Answer { ticket, answer });
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    pub(crate) fn new(env: E, mailbox: B, state: State<E, B>) -> Rc<Self> {
+        let shard = Rc::new(Self {
+            env,
+            mailbox,
+            state: RefCell::new(state),
+            turn: Notify::new(),
+            maintenance: Notify::new(),
+            ended: Notify::new(),
+            this: OnceCell::new(),
+            bench_file: RefCell::new(None),
+        });
+        let _ = shard.this.set(Rc::downgrade(&shard));
+        shard
+    }
+
+    fn this(&self) -> Rc<Self> {
+        self.this
+            .get()
+            .and_then(Weak::upgrade)
+            .expect("the shard is alive while it is borrowed")
+    }
+
+    /// Looks at the state, or changes it, without a turn end.
+    pub(crate) fn with_state<R>(&self, f: impl FnOnce(&mut State<E, B>) -> R) -> R {
+        f(&mut self.state.borrow_mut())
+    }
+
+    /// Changes the state, and schedules the end of the turn.
+    pub(crate) fn step<R>(&self, f: impl FnOnce(&mut State<E, B>) -> R) -> R {
+        self.turn.notify();
+        f(&mut self.state.borrow_mut())
+    }
+
+    /// Waits until entries have been applied, or a moment.
+    pub(crate) async fn wait_applied(&self) {
+        let receiver = self.with_state(|state| {
+            let (sender, receiver) = oneshot();
+            let waits = !state.groups.is_empty() || !state.group.items.is_empty();
+            waits.then(|| {
+                state.apply_waiters.push(sender);
+                receiver
+            })
+        });
+        match receiver {
+            Some(receiver) => {
+                receiver.await;
+            }
+            None => self.env.clock().sleep(Duration::from_millis(1)).await,
+        }
+    }
+
+    /// What clients are told of a storage error. Damage and disk failures stop the node when they concern a write; a failed
+    /// read is refused and named.
+    pub(crate) fn storage_refusal(&self, error: &StorageError) -> Refusal {
+        base::sometimes!("node: read failed on disk");
+        Refusal::storage(error)
+    }
+
+    /// Stops the node: something that must not fail has failed.
+    pub(crate) fn fail(&self, reason: String) {
+        self.state.borrow_mut().failed.get_or_insert(reason);
+        self.ended.notify();
+    }
+
+    /// Runs the ends of turns until the shard is dropped.
+    pub(crate) async fn run_turns(self: Rc<Self>) {
+        loop {
+            self.turn.notified().await;
+            self.end_turn();
+        }
+    }
+
+    fn end_turn(&self) {
+        let mut state = self.state.borrow_mut();
+        state.counts.turns += 1;
+        state.answer_gets();
+        state.close_group();
+        state.log.submit();
+        let jobs = core::mem::take(&mut state.jobs);
+        self.flush_rings(&mut state);
+        let transport = state.transport.clone();
+        let wake_maintenance = core::mem::take(&mut state.wake_maintenance);
+        let failed = state.failed.is_some();
+        state.turn_clock = None;
+        drop(state);
+        transport.flush();
+        for job in jobs {
+            let shard = self.this();
+            self.env
+                .tasks()
+                .spawn(TaskClass::Foreground, async move { shard.run_job(job).await });
+        }
+        if wake_maintenance {
+            self.maintenance.notify();
+        }
+        if failed {
+            self.ended.notify();
+        }
+    }
+
+    /// Publishes everything for other shards. What a full ring refuses waits for room.
+    fn flush_rings(&self, state: &mut State<E, B>) {
+        for shard in 0..state.shards {
+            let replies = &mut state.replies[usize::from(shard)];
+            if !replies.index.is_empty() {
+                let replies = core::mem::take(replies);
+                state
+                    .ring_out
+                    .push((ShardId(shard), ShardMessage::Replies(replies)));
+            }
+        }
+        for (to, message) in core::mem::take(&mut state.ring_out) {
+            let overflow = &mut state.overflow[usize::from(to.0)];
+            if !overflow.is_empty() {
+                overflow.push_back(message);
+            } else if let Err(message) = self.mailbox.try_send(to, message) {
+                base::sometimes!("node: ring full");
+                overflow.push_back(message);
+                let shard = self.this();
+                self.env.tasks().spawn(
+                    TaskClass::Foreground,
+                    async move { shard.drain_overflow(to).await },
+                );
+            }
+        }
+        self.mailbox.flush();
+    }
+
+    async fn drain_overflow(&self, to: ShardId) {
+        loop {
+            self.mailbox.writable(to).await;
+            let mut state = self.state.borrow_mut();
+            let overflow = &mut state.overflow[usize::from(to.0)];
+            while let Some(message) = overflow.pop_front() {
+                if let Err(message) = self.mailbox.try_send(to, message) {
+                    overflow.push_front(message);
+                    break;
+                }
+            }
+            self.mailbox.flush();
+            if overflow.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Takes messages from the rings until the shard is dropped.
+    pub(crate) async fn run_rings(self: Rc<Self>) {
+        loop {
+            self.mailbox.readable().await;
+            let mut taken = 0;
+            while taken < RING_BATCH_MAX
+                && let Some((from, message)) = self.mailbox.try_receive()
+            {
+                taken += 1;
+                self.state.borrow_mut().on_ring(from, message);
+            }
+            if taken > 0 {
+                self.turn.notify();
+                self.env.tasks().yield_now().await;
+            }
+        }
+    }
+
+    /// Applies what becomes durable until the log fails.
+    pub(crate) async fn run_log(self: Rc<Self>) {
+        let log = self.with_state(|state| state.log.clone());
+        let mut seen = base::Seqno::ZERO;
+        loop {
+            match log.persisted_beyond(seen).await {
+                Ok(persisted) => {
+                    seen = persisted;
+                    self.step(|state| {
+                        state.on_clock_bound(persisted);
+                        state.on_persisted(persisted);
+                    });
+                }
+                Err(error) => return self.fail(format!("the log failed: {error}")),
+            }
+        }
+    }
+
+    async fn run_job(self: Rc<Self>, job: Job<E>) {
+        match job {
+            Job::Get {
+                origin,
+                key,
+                read_ts,
+                received,
+                deadline,
+            } => {
+                let result = self.get(&key, read_ts, deadline).await;
+                self.step(|state| match result {
+                    Ok(Some(Some((ts, value)))) => {
+                        state.reply(
+                            origin,
+                            &GetReply {
+                                value: Some(&value),
+                                ts: ts.into(),
+                            },
+                        );
+                    }
+                    Ok(Some(None)) => {
+                        let ts = read_ts.unwrap_or_else(|| state.now()).into();
+                        state.reply(origin, &GetReply { value: None, ts });
+                    }
+                    Ok(None) => state.forward_get(origin, &key, read_ts, received, deadline),
+                    Err(refusal) => state.refuse(origin, &refusal),
+                });
+            }
+            Job::Evaluate {
+                slot,
+                tablet,
+                request,
+            } => self.evaluate(slot, &tablet, request).await,
+            Job::Scan { origin, scan, credit } => self.scan(origin, scan, &credit).await,
+            Job::Page { from, ticket, ask } => self.page_for(from, ticket, &ask).await,
+            Job::Split {
+                origin,
+                key,
+                deadline,
+            } => self.split(origin, key, deadline).await,
+            Job::Move {
+                origin,
+                range,
+                to,
+                deadline,
+            } => self.move_for(origin, range, to, deadline).await,
+            Job::MoveIn {
+                from,
+                ticket,
+                slot,
+                entry,
+                clock,
+            } => {
+                self.move_in(from, ticket, slot, entry, clock).await;
+            }
+            Job::Status { origin } => self.status(origin).await,
+            Job::DiskWrite { origin, bytes } => self.disk_write(origin, bytes).await,
+        }
+    }
+
+    /// Reads the conditions of a write from disk, then lets it go on where it stood.
+    async fn evaluate(&self, slot: u32, tablet: &storage::Tablet<E>, request: OwnedRequest) {
+        let frame = request.as_frame();
+        let Ok(RequestRef::Write(write)) = decode_request(&frame) else {
+            unreachable!("only decoded writes with conditions are evaluated")
+        };
+        let mut values = Vec::with_capacity(write.conditions().len());
+        let mut refusal = None;
+        for condition in write.conditions() {
+            match tablet.get(condition.key(), Timestamp::MAX).await {
+                Ok(found) => values.push(found.map(|(_, value)| value)),
+                Err(error) => {
+                    refusal = Some(self.storage_refusal(&error));
+                    break;
+                }
+            }
+        }
+        self.step(|state| {
+            let local = state.slots[slot as usize]
+                .live_mut()
+                .expect("a range stays while it is being read");
+            local.reads.set(local.reads.get() - 1);
+            local.replica.release(write.conditions());
+            // A split may have taken keys away, or block proposals: then the write is admitted anew.
+            let span = &local.replica.descriptor().span;
+            let inside = write.conditions().all(|c| span.contains(c.key()))
+                && write.ops().all(|op| span.contains(op.key()));
+            let blocked = local.replica.is_blocked();
+            match refusal {
+                Some(refusal) => state.refuse(request.origin, &refusal),
+                None if !inside || blocked => {
+                    base::sometimes!("node: range changed while a condition was read");
+                    state.on_owned(&request);
+                }
+                None => {
+                    let failed = first_violated(write.conditions(), &values);
+                    let id = write.id.write_id();
+                    state.finish_evaluation(slot, &id, failed, write.ops(), request.as_raw());
+                }
+            }
+            state.run_parked(slot);
+        });
+    }
+
+    /// One raw durable write of the bench: what the device can do, through the same I/O path as the log.
+    async fn disk_write(&self, origin: crate::message::Origin, bytes: u32) {
+        let block = u32::try_from(base::limits::BLOCK_BYTES).expect("4096");
+        if bytes == 0 || bytes > 256 * block || !bytes.is_multiple_of(block) {
+            let message = format!("a raw write has a multiple of {block} bytes, at most 1 MiB; not {bytes}");
+            return self.step(|state| state.refuse(origin, &Refusal::fatal(Code::InvalidRequest, message)));
+        }
+        let written = async {
+            let bench = self.bench_file().await?;
+            let blocks = u64::from(bytes / block);
+            let at = bench.next_block.get();
+            let at = if at + blocks > BENCH_BLOCKS { 0 } else { at };
+            bench.next_block.set(at + blocks);
+            let buf = self.env.disk().alloc(bytes as usize);
+            bench.file.write_at(at * u64::from(block), buf).await.0
+        };
+        let written = written.await;
+        self.step(|state| match written {
+            Ok(()) => {
+                state.counts.disk_writes += 1;
+                state.reply(origin, &DiskWriteReply { bytes });
+            }
+            Err(error) => state.refuse(origin, &Refusal::storage(&StorageError::Disk(error))),
+        });
+    }
+
+    async fn bench_file(&self) -> Result<Rc<BenchFile<E>>, env::DiskError> {
+        if let Some(bench) = self.bench_file.borrow().clone() {
+            return Ok(bench);
+        }
+        let disk = self.env.disk();
+        let path = format!("shard-{}/bench.scratch", self.mailbox.shard().0);
+        let file = disk.create(&path, OpenMode::WriteDurable).await?;
+        let chunk = 256 * base::limits::BLOCK_BYTES;
+        let mut zeros = disk.alloc(chunk);
+        for offset in (0..BENCH_BLOCKS * base::limits::BLOCK_BYTES as u64).step_by(chunk) {
+            let (written, buf) = file.write_at(offset, zeros).await;
+            written?;
+            zeros = buf;
+        }
+        let bench = Rc::new(BenchFile {
+            file,
+            next_block: core::cell::Cell::new(0),
+        });
+        Ok(self.bench_file.borrow_mut().get_or_insert(bench).clone())
+    }
+}
+
+impl OwnedRequest {
+    fn as_frame(&self) -> Frame<'_> {
+        Frame {
+            kind: self.kind,
+            request: self.origin.request,
+            payload: &self.payload,
+        }
+    }
+}
+
+impl<E: Env, B> State<E, B> {
+    /// A read whose range went elsewhere while it waited: sent after it.
+    fn forward_get(
+        &mut self,
+        origin: crate::message::Origin,
+        key: &[u8],
+        read_ts: Option<Timestamp>,
+        received: env::Instant,
+        deadline: env::Instant,
+    ) {
+        let deadline_ms = u32::try_from(deadline.since(received).as_millis()).unwrap_or(u32::MAX);
+        let get = wire::request::Get {
+            key,
+            read_ts: read_ts.map(Into::into),
+            deadline_ms,
+        };
+        let frame = match wire::outbox::encode_one(origin.request, &get) {
+            Ok(frame) => frame,
+            Err(error) => unreachable!("a key fits a frame: {error}"),
+        };
+        let mut reader = wire::FrameReader::new(frame.len());
+        reader.extend(&frame);
+        let Ok(Some(frame)) = reader.next() else {
+            unreachable!("a frame just encoded is whole")
+        };
+        let raw = RawRequest {
+            kind: frame.kind,
+            payload: frame.payload,
+            origin,
+            received,
+            hops: 1,
+        };
+        match self.routes[self.map.position(key)] {
+            Route::There(shard) => self.forward(shard, raw),
+            Route::Here(_) => self.on_owned(&raw.to_owned()),
+        }
+    }
+}

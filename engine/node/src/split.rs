@@ -1,0 +1,253 @@
+//! Splitting a range online: an entry in its log, then both halves at once.
+
+use crate::marker;
+use crate::message::{Answer, Ask, Origin, RawRequest, ShardMessage};
+use crate::range_map::RangeEntry;
+use crate::refusal::{Refusal, check_key};
+use crate::shard::Shard;
+use crate::state::{Job, Local, Message, Route, SplitApplied, State, Then};
+use base::{Index, RangeId, ShardId};
+use core::cell::Cell;
+use core::time::Duration;
+use env::sync::{Receiver, oneshot};
+use env::{Clock, Env, Instant, Mailbox};
+use std::rc::Rc;
+use std::sync::Arc;
+use storage::Split;
+use wire::Code;
+use wire::reply::SplitReply;
+
+/// The first index of a new range's log is the one after this.
+const RIGHT_AT: Index = Index::ZERO;
+
+/// Applies a Split entry to replica and tablet, and returns the new range.
+pub(crate) fn split_local<E: Env>(local: &mut Local<E>, index: Index, right: RangeId, at: &[u8]) -> Local<E> {
+    let mut right_replica = local.replica.split_off(right, at);
+    let tablet = local.tablet.split(Split {
+        index,
+        at: at.into(),
+        right,
+        right_at: RIGHT_AT,
+        left_state: local.replica.encode_state(),
+        right_state: right_replica.encode_state(),
+    });
+    local.split_open = true;
+    Local {
+        range: right,
+        replica: right_replica,
+        tablet,
+        reads: Rc::new(Cell::new(0)),
+        // Nobody flushes or moves the right half before the split is durable.
+        busy: Rc::new(Cell::new(true)),
+        split_open: false,
+    }
+}
+
+/// What a proposed split waits for.
+enum Proposed {
+    Waiting(Receiver<SplitApplied>),
+    /// A range starts there already.
+    Nothing(RangeEntry),
+    /// Something else works on the range.
+    Busy,
+    Elsewhere,
+}
+
+impl<E: Env, B> State<E, B> {
+    pub(crate) fn on_split(&mut self, key: &[u8], deadline_ms: u32, raw: RawRequest<'_>) {
+        if let Err(refusal) = check_key(key) {
+            return self.refuse(raw.origin, &refusal);
+        }
+        if let Route::There(shard) = self.routes[self.map.position(key)] {
+            return self.forward(shard, raw);
+        }
+        let deadline = raw.received + Duration::from_millis(deadline_ms.into());
+        self.jobs.push(Job::Split {
+            origin: raw.origin,
+            key: key.to_vec(),
+            deadline,
+        });
+    }
+
+    /// Shard 0: the id of a new range.
+    pub(crate) fn new_range(&mut self) -> RangeId {
+        assert_eq!(self.me, ShardId(0), "shard 0 gives range ids out");
+        self.range_last = RangeId(self.range_last.0 + 1);
+        self.range_last
+    }
+
+    /// Shard 0: puts entries into the map that counts and tells everyone. Returns its version.
+    pub(crate) fn edit_map(&mut self, entries: Vec<RangeEntry>) -> u64 {
+        assert_eq!(self.me, ShardId(0), "shard 0 keeps the map that counts");
+        let mut next = self.map.clone();
+        next.merge(entries);
+        next.set_version(self.map.version() + 1);
+        let version = next.version();
+        self.on_map(&next);
+        let map = Arc::new(self.map.clone());
+        for shard in (1..self.shards).map(ShardId) {
+            self.send(shard, ShardMessage::Map(map.clone()));
+        }
+        version
+    }
+
+    fn propose_split(&mut self, key: &[u8], right: RangeId) -> Proposed {
+        let Route::Here(slot) = self.routes[self.map.position(key)] else {
+            return Proposed::Elsewhere;
+        };
+        let ts = self.now();
+        let Some(local) = self.slots[slot as usize].live_mut() else {
+            return Proposed::Busy;
+        };
+        if *local.replica.descriptor().span.start == *key {
+            return Proposed::Nothing(self.entry_of(slot));
+        }
+        if local.busy.get() || local.replica.is_blocked() {
+            return Proposed::Busy;
+        }
+        local.busy.set(true);
+        let start = self.group.bytes.len();
+        let index = local.replica.propose_split(ts, right, key, &mut self.group.bytes);
+        let (sender, receiver) = oneshot();
+        self.stage(slot, index, start, Then::Split(sender));
+        Proposed::Waiting(receiver)
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// `range split`: the whole of it, with the answer.
+    pub(crate) async fn split(&self, origin: Origin, key: Vec<u8>, deadline: Instant) {
+        match self.try_split(&key, deadline).await {
+            Ok(reply) => self.step(|state| state.reply(origin, &reply)),
+            Err(refusal) => self.step(|state| state.refuse(origin, &refusal.about_key(&key))),
+        }
+    }
+
+    async fn try_split(&self, key: &[u8], deadline: Instant) -> Result<SplitReply, Refusal> {
+        let right = self.ask_new_range().await?;
+        let me = self.mailbox.shard();
+        // The marker comes first: a tablet without one would be nobody's. One without a tablet is swept at the next start.
+        if let Err(error) = marker::create(&self.env, me, right).await {
+            self.fail(format!("range {right} could not be marked: {error}"));
+            return Err(Refusal::fatal(Code::DiskFailed, error.to_string()));
+        }
+        let applied = loop {
+            match self.step(|state| state.propose_split(key, right)) {
+                Proposed::Waiting(receiver) => break receiver.await,
+                Proposed::Nothing(entry) => {
+                    let version = self.with_state(|state| state.map.version());
+                    let range = entry.descriptor.range.0;
+                    let right_shard = entry.shard.0;
+                    return Ok(SplitReply {
+                        left: range,
+                        right: range,
+                        right_shard,
+                        range_map_version: version,
+                    });
+                }
+                Proposed::Elsewhere => {
+                    return Err(Refusal::retry(
+                        Code::WrongShard,
+                        1,
+                        "the range has just moved to another shard",
+                    ));
+                }
+                Proposed::Busy if self.now() >= deadline => {
+                    return Err(Refusal::retry(
+                        Code::RangeBusy,
+                        10,
+                        "the range is being flushed, split or moved",
+                    ));
+                }
+                Proposed::Busy => self.env.clock().sleep(Duration::from_millis(1)).await,
+            }
+        };
+        let Some(SplitApplied { left, right }) = applied else {
+            return Err(Refusal::fatal(Code::DiskFailed, "the node is stopping"));
+        };
+        let (left_id, right_id) = (left.descriptor.range, right.descriptor.range);
+        self.complete_split(left_id, &[right_id]).await;
+        let version = self.edit_map(vec![left, right]).await?;
+        let (right_shard, range_map_version) = self.place_new(right_id, version, deadline).await;
+        Ok(SplitReply {
+            left: left_id.0,
+            right: right_id.0,
+            right_shard: right_shard.0,
+            range_map_version,
+        })
+    }
+
+    /// Makes the applied splits of `left` durable in tables, so that neither half needs the log before them any more.
+    pub(crate) async fn complete_split(&self, left: RangeId, rights: &[RangeId]) {
+        let Some(tablet) = self.with_state(|state| state.local(left).map(|local| local.tablet.clone()))
+        else {
+            return;
+        };
+        match tablet.complete_split().await {
+            Ok(()) => self.step(|state| {
+                state.log.cover(left, tablet.flushed_index());
+                for range in rights.iter().chain([&left]) {
+                    if let Some(local) = state
+                        .slots
+                        .iter_mut()
+                        .filter_map(|s| s.live_mut())
+                        .find(|l| l.range == *range)
+                    {
+                        local.split_open = false;
+                        local.busy.set(false);
+                    }
+                }
+            }),
+            Err(error) => self.fail(format!(
+                "the split of range {left} could not be made durable: {error}"
+            )),
+        }
+    }
+
+    /// A new range goes to the shard with the fewest, if that makes the numbers more even.
+    async fn place_new(&self, range: RangeId, version: u64, deadline: Instant) -> (ShardId, u64) {
+        let me = self.mailbox.shard();
+        let to = self.with_state(|state| {
+            let to = state.map.least_loaded(state.shards);
+            let count = |shard| {
+                state
+                    .map
+                    .entries()
+                    .iter()
+                    .filter(|entry| entry.shard == shard)
+                    .count()
+            };
+            (count(to) + 1 < count(me)).then_some(to)
+        });
+        let Some(to) = to else { return (me, version) };
+        match self.move_range(range, to, deadline).await {
+            Ok(version) => (to, version),
+            // The split stands; the range is served where it is.
+            Err(_) => (me, version),
+        }
+    }
+
+    async fn ask_new_range(&self) -> Result<RangeId, Refusal> {
+        if self.mailbox.shard() == ShardId(0) {
+            return Ok(self.with_state(State::new_range));
+        }
+        match self.step(|state| state.ask(ShardId(0), Ask::NewRange)).await {
+            Some(Answer::NewRange(range)) => Ok(range),
+            Some(_) | None => Err(Refusal::retry(Code::Unavailable, 10, "shard 0 did not answer")),
+        }
+    }
+
+    /// Reports entries to the map that counts. Returns the version that contains them.
+    pub(crate) async fn edit_map(&self, entries: Vec<RangeEntry>) -> Result<u64, Refusal> {
+        if self.mailbox.shard() == ShardId(0) {
+            return Ok(self.step(|state| state.edit_map(entries)));
+        }
+        match self
+            .step(|state| state.ask(ShardId(0), Ask::MapEdit(entries)))
+            .await
+        {
+            Some(Answer::MapEdit(version)) => Ok(version),
+            Some(_) | None => Err(Refusal::retry(Code::Unavailable, 10, "shard 0 did not answer")),
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! From a data directory to a running shard.
+//!
+//! ```text
+//!  shard 0: IDENTITY ──► all shards
+//!  each:    markers ─► open tablets ─► replay log ─► complete splits ─► report ranges and clock ──► shard 0
+//!  shard 0: check that the ranges cover the key space (or make the first one) ──► map and clock ──► all shards
+//!  each:    make a clock bound durable, listen, run
+//! ```
+//!
+//! When the node has fewer shards than at its last start, shard `i` also takes the directories of shards `i + n`, `i + 2n`,
+//! …: it replays their logs, flushes their ranges, takes their markers, and removes their logs.
+
+use crate::config::NodeConfig;
+use crate::identity::{Identity, IdentityError};
+use crate::marker;
+use crate::message::{Assembled, Recovered, ShardMessage};
+use crate::range_map::{RangeEntry, RangeMap};
+use crate::recover::{Found, RecoverError, recover_dir, retire_dir};
+use crate::shard::{Front, FrontShard, Shard};
+use crate::state::{Counts, Group, Message, Slot, State};
+use base::collections::FastMap;
+use base::key::Span;
+use base::{Hlc, Index, NodeId, RangeId, ShardId};
+use core::cell::OnceCell;
+use core::future::Future;
+use env::{Clock, Env, Listener, Mailbox, Net, TaskClass, Tasks};
+use replica::Replica;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use storage::{Shared, StorageError, Tablet};
+use transport::{Transport, TransportConfig};
+
+/// The first range of a new node.
+const FIRST_RANGE: RangeId = RangeId(2);
+
+/// Why a shard did not start, or stopped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// The identity could not be read or written.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The data could not be recovered.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// The ranges found do not make a key space.
+    #[error("{0}; a range's tablet or marker is missing from the data directory")]
+    Map(#[from] crate::range_map::BrokenMap),
+    /// The address could not be listened at.
+    #[error("cannot listen at {address}: {error}")]
+    Listen {
+        /// The address.
+        address: env::Address,
+        /// What the system said.
+        error: env::NetError,
+    },
+    /// A setting is out of its range.
+    #[error("{0}")]
+    Config(String),
+    /// Something that must not fail has failed while running: the node stops rather than lose data.
+    #[error("stopped: {0}")]
+    Failed(String),
+}
+
+impl From<StorageError> for NodeError {
+    fn from(error: StorageError) -> Self {
+        Self::Recover(error.into())
+    }
+}
+
+impl From<env::DiskError> for NodeError {
+    fn from(error: env::DiskError) -> Self {
+        Self::Recover(error.into())
+    }
+}
+
+impl From<log::LogError> for NodeError {
+    fn from(error: log::LogError) -> Self {
+        Self::Recover(error.into())
+    }
+}
+
+/// Runs one shard of a node: recovers, serves until `stop` completes, then seals the log.
+///
+/// `ready` is called once, with the address, when clients can connect to this shard.
+///
+/// # Errors
+/// [`NodeError`] when the shard cannot start, or when it stops because its disk failed. The other shards must stop too.
+///
+/// # Cancellation
+/// Dropping the future is a crash: what was acknowledged is recovered at the next start.
+pub async fn run_shard<E: Env, B: Mailbox<Message<E>>>(
+    env: E,
+    mailbox: B,
+    config: NodeConfig,
+    ready: impl FnOnce(env::Address),
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    let me = mailbox.shard();
+    let identity = share_identity(&env, &mailbox).await?;
+    let config = Rc::new(config);
+    let storage = Shared::new(env.clone(), config.storage.clone());
+
+    let mut found = recover_dir(&env, &storage, &config, me).await?;
+    let shards = mailbox.shards();
+    let mut old = me.0 + shards;
+    while old < identity.shards {
+        retire_dir(&env, &storage, &config, ShardId(old), me, &mut found).await?;
+        old += shards;
+    }
+
+    let mut listener = None;
+    if me == ShardId(0) {
+        listener = Some(listen(&env, config.listen)?);
+    }
+    let address = listener.as_ref().map(Listener::address);
+    let assembled = assemble(&env, &mailbox, &storage, &mut found, address).await?;
+    if me == ShardId(0) && identity.shards != shards {
+        Identity { shards, ..identity }.write(&env).await?;
+    }
+
+    let front = Rc::new(Front {
+        shard: OnceCell::new(),
+        mailbox: core::marker::PhantomData,
+    });
+    let transport_config = TransportConfig {
+        connections_max: config.connections_max,
+        frame_timeout: config.frame_timeout,
+        hello_timeout: config.frame_timeout,
+        requests_max: config.requests_max as usize,
+        ..TransportConfig::default()
+    };
+    let transport = Transport::new(env.clone(), transport_config, front.clone())
+        .map_err(|error| NodeError::Config(error.to_string()))?;
+    let state = make_state(
+        &env,
+        &mailbox,
+        &config,
+        identity,
+        &storage,
+        transport.clone(),
+        found,
+        &assembled,
+    );
+    let shard = Shard::new(env.clone(), mailbox, state);
+    let spawn =
+        |class, future: core::pin::Pin<Box<dyn Future<Output = ()>>>| env.tasks().spawn(class, future);
+    spawn(TaskClass::Foreground, Box::pin(shard.clone().run_log()));
+    spawn(TaskClass::Foreground, Box::pin(shard.clone().run_turns()));
+    spawn(TaskClass::Foreground, Box::pin(shard.clone().run_rings()));
+    spawn(TaskClass::Background, Box::pin(shard.clone().run_maintenance()));
+    spawn(TaskClass::Foreground, Box::pin(shard.clone().run_timer()));
+    shard.reach_clock(assembled.clock).await;
+    shard.with_state(|state| state.stage_clock_bound(0));
+    shard.maintenance.notify();
+    let this: Rc<dyn FrontShard<E>> = shard.clone();
+    let _ = front.shard.set(Rc::downgrade(&this));
+    if let Some(listener) = listener {
+        let transport = transport.clone();
+        env.tasks().spawn(
+            TaskClass::Foreground,
+            async move { transport.serve(listener).await },
+        );
+    }
+    ready(assembled.listen);
+    shard.clone().balance();
+    serve_until(&shard, stop).await
+}
+
+/// Waits for the end: asked for, or a failure.
+async fn serve_until<E: Env, B: Mailbox<Message<E>>>(
+    shard: &Rc<Shard<E, B>>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    let mut stop = core::pin::pin!(stop);
+    let mut ended = core::pin::pin!(shard.ended.notified());
+    let asked = core::future::poll_fn(|context| {
+        if ended.as_mut().poll(context).is_ready() {
+            return core::task::Poll::Ready(false);
+        }
+        stop.as_mut().poll(context).map(|()| true)
+    });
+    let asked = asked.await;
+    let (transport, log, failed) =
+        shard.with_state(|state| (state.transport.clone(), state.log.clone(), state.failed.clone()));
+    transport.close_all();
+    match failed {
+        Some(reason) => Err(NodeError::Failed(reason)),
+        None => {
+            assert!(asked, "a shard ends because it was asked to or has failed");
+            log.close().await?;
+            Ok(())
+        }
+    }
+}
+
+fn listen<E: Env>(env: &E, address: env::Address) -> Result<<E::Net as Net>::Listener, NodeError> {
+    env.net()
+        .listen(address)
+        .map_err(|error| NodeError::Listen { address, error })
+}
+
+/// Shard 0 reads who the node is and tells the others.
+async fn share_identity<E: Env, B: Mailbox<Message<E>>>(env: &E, mailbox: &B) -> Result<Identity, NodeError> {
+    if mailbox.shard() == ShardId(0) {
+        let identity = Identity::open(env, mailbox.shards()).await?;
+        for shard in 1..mailbox.shards() {
+            send(mailbox, ShardId(shard), ShardMessage::Identity(identity)).await;
+        }
+        return Ok(identity);
+    }
+    match receive(mailbox).await {
+        (_, ShardMessage::Identity(identity)) => Ok(identity),
+        (from, other) => unreachable!("{from} said {other:?} before the identity"),
+    }
+}
+
+/// All shards report what they have; shard 0 makes the map of it and tells them.
+async fn assemble<E: Env, B: Mailbox<Message<E>>>(
+    env: &E,
+    mailbox: &B,
+    storage: &Rc<Shared<E>>,
+    found: &mut Found<E>,
+    address: Option<env::Address>,
+) -> Result<Assembled, NodeError> {
+    let me = mailbox.shard();
+    let mine = Recovered {
+        entries: found.entries(me),
+        clock: found.clock,
+        range_max: found.range_max,
+    };
+    let Some(listen) = address else {
+        send(mailbox, ShardId(0), ShardMessage::Recovered(Box::new(mine))).await;
+        return match receive(mailbox).await {
+            (_, ShardMessage::Assembled(assembled)) => Ok(assembled),
+            (from, other) => unreachable!("{from} said {other:?} before the map"),
+        };
+    };
+    let mut all = vec![mine];
+    for _ in 1..mailbox.shards() {
+        match receive(mailbox).await {
+            (_, ShardMessage::Recovered(recovered)) => all.push(*recovered),
+            (from, other) => unreachable!("{from} said {other:?} before it had recovered"),
+        }
+    }
+    let clock = all
+        .iter()
+        .map(|recovered| recovered.clock)
+        .max()
+        .unwrap_or_default();
+    let mut entries: Vec<RangeEntry> = all
+        .iter()
+        .flat_map(|recovered| recovered.entries.clone())
+        .collect();
+    if entries.is_empty() {
+        found.locals.push(create_first(env, storage, me).await?);
+        entries = found.entries(me);
+    }
+    found.range_max = all
+        .iter()
+        .map(|recovered| recovered.range_max)
+        .max()
+        .unwrap_or_default()
+        .max(FIRST_RANGE);
+    // Versions must not repeat over restarts: clients compare them. Wall time serves; within a run they count up.
+    let map = RangeMap::new(env.clock().wall_ns().max(clock.wall_ns), entries);
+    map.check()?;
+    let assembled = Assembled {
+        map: Arc::new(map),
+        clock,
+        listen,
+    };
+    for shard in 1..mailbox.shards() {
+        send(
+            mailbox,
+            ShardId(shard),
+            ShardMessage::Assembled(assembled.clone()),
+        )
+        .await;
+    }
+    Ok(assembled)
+}
+
+async fn create_first<E: Env>(
+    env: &E,
+    storage: &Rc<Shared<E>>,
+    me: ShardId,
+) -> Result<crate::state::Local<E>, NodeError> {
+    // A start that was cut short may have left a half-made tablet; no marker says that it counts.
+    Tablet::destroy(env, FIRST_RANGE).await?;
+    let initial = Replica::<()>::initial_state();
+    let tablet = Tablet::create(storage, FIRST_RANGE, Span::all(), Index::ZERO, initial).await?;
+    marker::create(env, me, FIRST_RANGE).await?;
+    Ok(crate::recover::local(tablet)?)
+}
+
+async fn send<M: Send + 'static, B: Mailbox<M>>(mailbox: &B, to: ShardId, message: M) {
+    let mut message = message;
+    while let Err(back) = mailbox.try_send(to, message) {
+        message = back;
+        mailbox.writable(to).await;
+    }
+    mailbox.flush();
+}
+
+async fn receive<M: Send + 'static, B: Mailbox<M>>(mailbox: &B) -> (ShardId, M) {
+    loop {
+        if let Some(received) = mailbox.try_receive() {
+            return received;
+        }
+        mailbox.readable().await;
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "everything that a shard is made of, once"
+)]
+fn make_state<E: Env, B: Mailbox<Message<E>>>(
+    env: &E,
+    mailbox: &B,
+    config: &Rc<NodeConfig>,
+    identity: Identity,
+    storage: &Rc<Shared<E>>,
+    transport: Transport<E, Front<E, B>>,
+    found: Found<E>,
+    assembled: &Assembled,
+) -> State<E, B> {
+    let shards = mailbox.shards();
+    let offset_max = u64::try_from(config.clock_offset_max.as_nanos()).unwrap_or(u64::MAX);
+    let mut state = State {
+        me: mailbox.shard(),
+        shards,
+        identity,
+        config: config.clone(),
+        env: env.clone(),
+        log: found.log,
+        storage: storage.clone(),
+        transport,
+        hlc: Hlc::new(assembled.clock, offset_max),
+        clock_bound_ns: found.log_bound.wall_ns,
+        clock_bound_staged: None,
+        turn_clock: None,
+        map: RangeMap::default(),
+        routes: Vec::new(),
+        slots: found
+            .locals
+            .into_iter()
+            .map(|local| Slot::Live(Box::new(local)))
+            .collect(),
+        departed: Vec::new(),
+        gets: Vec::new(),
+        get_keys: Vec::new(),
+        group: Group::default(),
+        groups: VecDeque::new(),
+        group_spare: Vec::new(),
+        stalled: VecDeque::new(),
+        apply_waiters: Vec::new(),
+        scans: FastMap::default(),
+        tickets: FastMap::default(),
+        ticket_last: 0,
+        range_last: found.range_max,
+        replies: (0..shards).map(|_| crate::message::Replies::default()).collect(),
+        reply_outbox: wire::Outbox::new(),
+        overflow: (0..shards).map(|_| VecDeque::new()).collect(),
+        ring_out: Vec::new(),
+        jobs: Vec::new(),
+        counts: Counts::default(),
+        damage: BTreeMap::new(),
+        failed: None,
+        wake_maintenance: false,
+    };
+    state.on_map(&assembled.map);
+    state
+}
+
+impl<E: Env, B> State<E, B> {
+    /// Answers a hello for this shard.
+    pub(crate) fn greet(
+        &mut self,
+        id: transport::ConnectionId,
+        request: base::RequestId,
+        hello: &wire::request::ArchivedHello<'static>,
+    ) -> transport::HelloAnswer {
+        let origin = crate::message::Origin {
+            shard: self.me,
+            connection: id,
+            request,
+        };
+        let version = u16::from(wire::frame::VERSION);
+        let (low, high) = (hello.version_min.to_native(), hello.version_max.to_native());
+        if !(low..=high).contains(&version) {
+            let message = format!("the client speaks versions {low} to {high}, this node version {version}");
+            self.refuse(
+                origin,
+                &crate::Refusal::fatal(wire::Code::VersionUnsupported, message),
+            );
+            return transport::HelloAnswer::Refuse;
+        }
+        let limit = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let NodeId(node) = self.identity.node;
+        let reply = wire::reply::HelloReply {
+            node,
+            cluster: self.identity.cluster.to_le_bytes(),
+            shards: self.shards,
+            shard: self.me.0,
+            version,
+            range_map_version: self.map.version(),
+            limits: wire::reply::Limits {
+                key_bytes_max: limit(base::limits::KEY_BYTES_MAX),
+                value_bytes_max: limit(base::limits::VALUE_BYTES_MAX),
+                batch_bytes_max: limit(base::limits::BATCH_BYTES_MAX),
+                batch_ops_max: limit(base::limits::BATCH_OPS_MAX),
+                frame_bytes_max: limit(base::limits::FRAME_BYTES_MAX),
+                requests_max: self.config.requests_max,
+            },
+            server: concat!("corelane ", env!("CARGO_PKG_VERSION")),
+        };
+        self.reply(origin, &reply);
+        transport::HelloAnswer::Accept
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// Evens the numbers of ranges out after a start with more shards than before: shard by shard, ordinary moves.
+    fn balance(self: Rc<Self>) {
+        let me = self.mailbox.shard();
+        let moves: Vec<_> = self.with_state(|state| {
+            let from_here = |range: RangeId| state.map.get(range).is_some_and(|entry| entry.shard == me);
+            state
+                .map
+                .balance(state.shards)
+                .into_iter()
+                .filter(|(range, _)| from_here(*range))
+                .collect()
+        });
+        let env = self.env.clone();
+        env.tasks().spawn(TaskClass::Background, async move {
+            for (range, to) in moves {
+                base::sometimes!("node: range moved to a new shard at start");
+                let deadline = self.now() + core::time::Duration::from_secs(60);
+                // A move that is refused (the range is busy) leaves the range where it is, and is made up for later.
+                let _ = self.move_range(range, to, deadline).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,258 @@
+//! What one shard holds, and the vocabulary of its parts. Changed only in synchronous steps; see `shard.rs`.
+
+use crate::config::NodeConfig;
+use crate::identity::Identity;
+use crate::message::{Answer, OwnedRequest, PageAsk, Replies, ShardMessage};
+use crate::range_map::{RangeEntry, RangeMap};
+use crate::{Front, message::Origin};
+use base::collections::FastMap;
+use base::{Hlc, RangeId, Seqno, ShardId, Timestamp};
+use core::cell::Cell;
+use env::sync::{Notify, Sender};
+use env::{Env, Instant, Net};
+use log::Log;
+use replica::Replica;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use storage::{Shared, Tablet};
+use transport::{ConnectionId, Transport};
+
+/// A connection that no shard has taken up.
+pub(crate) type Socket<E> = <<E as Env>::Net as Net>::Socket;
+/// A message between the shards of this node.
+pub(crate) type Message<E> = ShardMessage<Socket<E>>;
+
+/// A range that this shard serves.
+pub(crate) struct Local<E: Env> {
+    pub(crate) range: RangeId,
+    pub(crate) replica: Replica<OwnedRequest>,
+    pub(crate) tablet: Tablet<E>,
+    /// Reads that wait for the disk: a move waits for them.
+    pub(crate) reads: Rc<Cell<u32>>,
+    /// A flush, merge, split or move works on the tablet: one at a time.
+    pub(crate) busy: Rc<Cell<bool>>,
+    /// A split has been applied and is not yet durable in the tables.
+    pub(crate) split_open: bool,
+}
+
+/// A place for a range of this shard.
+pub(crate) enum Slot<E: Env> {
+    /// Nothing is here.
+    Free,
+    /// The range is on its way here; requests wait.
+    Opening(RangeId, VecDeque<OwnedRequest>),
+    /// The range is served.
+    Live(Box<Local<E>>),
+}
+
+/// Where a position of the range map leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// A slot of this shard.
+    Here(u32),
+    /// Another shard.
+    There(ShardId),
+}
+
+/// A point read of this loop turn: looked up at its end, when all keys have been prefetched.
+pub(crate) struct GetTask {
+    pub(crate) origin: Origin,
+    pub(crate) slot: u32,
+    pub(crate) key_start: u32,
+    pub(crate) key_end: u32,
+}
+
+/// What happens when an entry has been applied.
+pub(crate) enum Then {
+    /// The client is answered.
+    Reply(Origin),
+    /// A split goes on.
+    Split(Sender<SplitApplied>),
+}
+
+/// A split has been applied: the new range is served here.
+pub(crate) struct SplitApplied {
+    pub(crate) left: RangeEntry,
+    pub(crate) right: RangeEntry,
+}
+
+/// An entry that is in the log and not yet durable.
+pub(crate) struct Pending {
+    pub(crate) seqno: Seqno,
+    pub(crate) slot: u32,
+    pub(crate) index: base::Index,
+    /// Where its command lies in the group's bytes.
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) then: Then,
+}
+
+/// Entries of one loop turn: their commands back to back, so that a turn costs one buffer.
+#[derive(Default)]
+pub(crate) struct Group {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) items: VecDeque<Pending>,
+}
+
+/// Work that waits for the disk, the clock or another shard. Spawned when the step that made it ends.
+pub(crate) enum Job<E: Env> {
+    /// A point read that was not in memory, or at a given timestamp.
+    Get {
+        origin: Origin,
+        key: Vec<u8>,
+        read_ts: Option<Timestamp>,
+        received: Instant,
+        deadline: Instant,
+    },
+    /// The conditions of a write were not in memory; its keys are reserved.
+    Evaluate {
+        slot: u32,
+        tablet: Tablet<E>,
+        request: OwnedRequest,
+    },
+    /// A scan that streams pages to a connection of this shard.
+    Scan {
+        origin: Origin,
+        scan: ScanParams,
+        credit: Rc<Credit>,
+    },
+    /// A page for another shard.
+    Page {
+        from: ShardId,
+        ticket: u64,
+        ask: Box<PageAsk>,
+    },
+    /// `range split`.
+    Split {
+        origin: Origin,
+        key: Vec<u8>,
+        deadline: Instant,
+    },
+    /// `range move`.
+    Move {
+        origin: Origin,
+        range: RangeId,
+        to: ShardId,
+        deadline: Instant,
+    },
+    /// A range arrives.
+    MoveIn {
+        from: ShardId,
+        ticket: u64,
+        slot: u32,
+        entry: RangeEntry,
+        clock: Timestamp,
+    },
+    /// `status`.
+    Status { origin: Origin },
+    /// The bench's raw durable write.
+    DiskWrite { origin: Origin, bytes: u32 },
+}
+
+/// What a scan asks for.
+pub(crate) struct ScanParams {
+    pub(crate) start: Vec<u8>,
+    pub(crate) end: Option<Vec<u8>>,
+    pub(crate) reverse: bool,
+    pub(crate) read_ts: Option<Timestamp>,
+    pub(crate) rows_left: u64,
+    pub(crate) page_rows: usize,
+    pub(crate) page_bytes: usize,
+    pub(crate) deadline_ms: u32,
+}
+
+/// How many pages a scan may send.
+pub(crate) struct Credit {
+    pub(crate) pages: Cell<u32>,
+    pub(crate) cancelled: Cell<bool>,
+    pub(crate) changed: Notify,
+}
+
+/// Counters of a shard, for `status`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) gets: u64,
+    pub(crate) writes: u64,
+    pub(crate) conditions_failed: u64,
+    pub(crate) scans: u64,
+    pub(crate) pages: u64,
+    pub(crate) forwarded: u64,
+    pub(crate) refused: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) splits: u64,
+    pub(crate) moves: u64,
+    pub(crate) turns: u64,
+    pub(crate) echoes: u64,
+    pub(crate) disk_writes: u64,
+}
+
+/// Everything that a shard changes in its steps.
+pub(crate) struct State<E: Env, B: 'static> {
+    pub(crate) me: ShardId,
+    pub(crate) shards: u16,
+    pub(crate) identity: Identity,
+    pub(crate) config: Rc<NodeConfig>,
+    pub(crate) env: E,
+    pub(crate) log: Log<E>,
+    pub(crate) storage: Rc<Shared<E>>,
+    pub(crate) transport: Transport<E, Front<E, B>>,
+
+    pub(crate) hlc: Hlc,
+    /// No timestamp with a greater wall time is issued: everything up to here is durable as a bound.
+    pub(crate) clock_bound_ns: u64,
+    /// The bound that the log carries and that will be durable with its next batch.
+    pub(crate) clock_bound_staged: Option<(Seqno, u64)>,
+    /// The clocks, read once per loop turn.
+    pub(crate) turn_clock: Option<(Instant, u64)>,
+
+    pub(crate) map: RangeMap,
+    /// By position in the map.
+    pub(crate) routes: Vec<Route>,
+    pub(crate) slots: Vec<Slot<E>>,
+    /// Ranges that left this shard, until the map that counts knows.
+    pub(crate) departed: Vec<RangeEntry>,
+
+    pub(crate) gets: Vec<GetTask>,
+    pub(crate) get_keys: Vec<u8>,
+    pub(crate) group: Group,
+    pub(crate) groups: VecDeque<Group>,
+    pub(crate) group_spare: Vec<Group>,
+    /// Writes held back because memory or log is full.
+    pub(crate) stalled: VecDeque<OwnedRequest>,
+    pub(crate) apply_waiters: Vec<Sender<()>>,
+
+    pub(crate) scans: FastMap<(ConnectionId, base::RequestId), Rc<Credit>>,
+    pub(crate) tickets: FastMap<u64, Sender<Answer>>,
+    pub(crate) ticket_last: u64,
+    /// Shard 0: the last range id given out.
+    pub(crate) range_last: RangeId,
+
+    pub(crate) replies: Vec<Replies>,
+    pub(crate) reply_outbox: wire::Outbox,
+    /// Messages that their ring had no room for, by shard; bounded by the requests that connections may have open.
+    pub(crate) overflow: Vec<VecDeque<Message<E>>>,
+    pub(crate) ring_out: Vec<(ShardId, Message<E>)>,
+    pub(crate) jobs: Vec<Job<E>>,
+    pub(crate) counts: Counts,
+    /// Ranges whose tables are damaged, with what was found: reads of the damage are refused, merges left alone.
+    pub(crate) damage: BTreeMap<RangeId, String>,
+    /// Set when the node must stop.
+    pub(crate) failed: Option<String>,
+    pub(crate) wake_maintenance: bool,
+}
+
+impl<E: Env> Slot<E> {
+    pub(crate) fn live(&self) -> Option<&Local<E>> {
+        match self {
+            Self::Live(local) => Some(local),
+            Self::Free | Self::Opening(..) => None,
+        }
+    }
+
+    pub(crate) fn live_mut(&mut self) -> Option<&mut Local<E>> {
+        match self {
+            Self::Live(local) => Some(local),
+            Self::Free | Self::Opening(..) => None,
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Writes: from a request to a log entry, and from a durable entry to its answer.
+
+use crate::message::RawRequest;
+use crate::refusal::{Refusal, check_key, check_span, check_value};
+use crate::state::{Group, Job, Pending, Route, Slot, SplitApplied, State, Then};
+use base::api::{Condition, WriteId, WriteOp};
+use base::{Index, RangeId, Seqno, Timestamp, limits};
+use env::Env;
+use log::Record;
+use replica::replica::Replay;
+use replica::{Admission, Applied};
+use storage::Pressure;
+use wire::Code;
+use wire::reply::{ConditionFailed, WriteReply};
+
+/// The commands of one loop turn start a new group at this size.
+const GROUP_BYTES_MAX: usize = 1 << 20;
+/// Emptied groups that are kept for their memory.
+const GROUPS_SPARE_MAX: usize = 8;
+
+/// How the first condition that does not hold failed.
+pub(crate) struct Failed {
+    condition: u32,
+    found: Option<Vec<u8>>,
+}
+
+impl<E: Env, B> State<E, B> {
+    /// Takes a write: refuses, forwards, parks, answers or proposes it.
+    pub(crate) fn on_write<'a, C, O>(&mut self, id: WriteId, conditions: C, ops: O, raw: RawRequest<'_>)
+    where
+        C: ExactSizeIterator<Item = Condition<'a>> + Clone,
+        O: ExactSizeIterator<Item = WriteOp<'a>> + Clone,
+    {
+        if let Err(refusal) = check_write(conditions.clone(), ops.clone()) {
+            return self.refuse(raw.origin, &refusal);
+        }
+        let Some(first) = ops.clone().next() else {
+            return self.refuse(
+                raw.origin,
+                &Refusal::fatal(Code::InvalidRequest, "a write has at least one operation"),
+            );
+        };
+        let position = self.map.position(first.key());
+        let single = ops.len() == 1 && conditions.len() == 0 && !matches!(first, WriteOp::DeleteRange { .. });
+        if !single && let Err(refusal) = self.check_one_range(position, conditions.clone(), ops.clone()) {
+            return self.refuse(raw.origin, &refusal);
+        }
+        let slot = match self.routes[position] {
+            Route::There(shard) => return self.forward(shard, raw),
+            Route::Here(slot) => slot,
+        };
+        if !self.stalled.is_empty() || self.storage.pressure() == Pressure::Stop || !self.log.has_room() {
+            base::sometimes!("node: write held back by a full memory or log");
+            self.wake_maintenance = true;
+            self.stalled.push_back(raw.to_owned());
+            return;
+        }
+        let local = match &mut self.slots[slot as usize] {
+            Slot::Live(local) => local,
+            Slot::Opening(_, waiting) => return waiting.push_back(raw.to_owned()),
+            Slot::Free => unreachable!("routes lead to taken slots"),
+        };
+        match local.replica.admit(&id, conditions.clone(), ops.clone()) {
+            Admission::Propose => self.propose(slot, &id, ops, raw),
+            Admission::Evaluate => self.evaluate(slot, &id, conditions, ops, raw),
+            Admission::Wait => local.replica.park(raw.to_owned()),
+            Admission::Applied(ts) => {
+                self.counts.duplicates += 1;
+                self.reply(raw.origin, &WriteReply { ts: ts.into() });
+            }
+            Admission::Forgotten => {
+                let message = format!(
+                    "write {} of this session was answered long ago or too many are open",
+                    id.seq
+                );
+                self.refuse(raw.origin, &Refusal::fatal(Code::SequenceReused, message));
+            }
+        }
+    }
+
+    fn check_one_range<'a>(
+        &self,
+        position: usize,
+        mut conditions: impl Iterator<Item = Condition<'a>>,
+        mut ops: impl Iterator<Item = WriteOp<'a>>,
+    ) -> Result<(), Refusal> {
+        let descriptor = &self.map.entries()[position].descriptor;
+        let span = &descriptor.span;
+        let outside = conditions
+            .find(|c| !span.contains(c.key()))
+            .map(|c| c.key())
+            .or_else(|| {
+                ops.find_map(|op| match op {
+                    WriteOp::DeleteRange { end: Some(end), .. }
+                        if span.end.as_deref().is_some_and(|e| e < end) =>
+                    {
+                        Some(end)
+                    }
+                    op => (!span.contains(op.key())).then(|| op.key()),
+                })
+            });
+        match outside {
+            None => Ok(()),
+            Some(key) => {
+                let message = format!(
+                    "the batch begins in range {} and also touches another",
+                    descriptor.range
+                );
+                Err(Refusal::retry(Code::BatchSpansRanges, 0, message)
+                    .about_key(key)
+                    .about_range(descriptor.range))
+            }
+        }
+    }
+
+    /// Reads the conditions in memory and proposes, or hands the reading to a job.
+    fn evaluate<'a, C, O>(&mut self, slot: u32, id: &WriteId, conditions: C, ops: O, raw: RawRequest<'_>)
+    where
+        C: ExactSizeIterator<Item = Condition<'a>> + Clone,
+        O: ExactSizeIterator<Item = WriteOp<'a>> + Clone,
+    {
+        let local = self.slots[slot as usize]
+            .live_mut()
+            .expect("admitted by a live range");
+        let mut failed = None;
+        for (position, condition) in (0u32..).zip(conditions.clone()) {
+            let found = local.tablet.get_cached(condition.key(), Timestamp::MAX, |found| {
+                violates(&condition, found.map(|(_, value)| value))
+            });
+            match found {
+                Ok(None) => {}
+                Ok(Some(found)) => {
+                    failed = Some(Failed {
+                        condition: position,
+                        found,
+                    });
+                    break;
+                }
+                Err(storage::NeedsIo) => {
+                    base::sometimes!("node: condition read from disk");
+                    local.replica.reserve(conditions);
+                    let tablet = local.tablet.clone();
+                    local.reads.set(local.reads.get() + 1);
+                    self.jobs.push(Job::Evaluate {
+                        slot,
+                        tablet,
+                        request: raw.to_owned(),
+                    });
+                    return;
+                }
+            }
+        }
+        self.finish_evaluation(slot, id, failed, ops, raw);
+    }
+
+    /// The conditions have been read: proposes the write or says which one failed.
+    pub(crate) fn finish_evaluation<'a, O>(
+        &mut self,
+        slot: u32,
+        id: &WriteId,
+        failed: Option<Failed>,
+        ops: O,
+        raw: RawRequest<'_>,
+    ) where
+        O: Iterator<Item = WriteOp<'a>> + Clone,
+    {
+        match failed {
+            None => self.propose(slot, id, ops, raw),
+            Some(Failed { condition, found }) => {
+                self.counts.conditions_failed += 1;
+                let ts = self.now().into();
+                self.reply(
+                    raw.origin,
+                    &ConditionFailed {
+                        condition,
+                        found: found.as_deref(),
+                        ts,
+                    },
+                );
+            }
+        }
+    }
+
+    fn propose<'a>(
+        &mut self,
+        slot: u32,
+        id: &WriteId,
+        ops: impl Iterator<Item = WriteOp<'a>> + Clone,
+        raw: RawRequest<'_>,
+    ) {
+        let ts = self.now();
+        let start = self.group.bytes.len();
+        let local = self.slots[slot as usize]
+            .live_mut()
+            .expect("admitted by a live range");
+        let index = local.replica.propose_write(id, ts, ops, &mut self.group.bytes);
+        self.counts.writes += 1;
+        self.stage(slot, index, start, Then::Reply(raw.origin));
+    }
+
+    /// Puts the command that begins at `start` of the open group into the log.
+    pub(crate) fn stage(&mut self, slot: u32, index: Index, start: usize, then: Then) {
+        let local = self.slots[slot as usize]
+            .live()
+            .expect("proposed by a live range");
+        let payload = &self.group.bytes[start..];
+        let record = Record::Entry {
+            range: local.range,
+            index,
+            term: local.replica.term(),
+            payload,
+        };
+        let seqno = self.log.append(&record);
+        let end = self.group.bytes.len();
+        self.group.items.push_back(Pending {
+            seqno,
+            slot,
+            index,
+            start,
+            end,
+            then,
+        });
+        if end >= GROUP_BYTES_MAX || base::misbehave!("node: small groups") {
+            self.close_group();
+        }
+    }
+
+    /// Ends the group of this loop turn.
+    pub(crate) fn close_group(&mut self) {
+        if !self.group.items.is_empty() {
+            let next = self.group_spare.pop().unwrap_or_default();
+            self.groups.push_back(core::mem::replace(&mut self.group, next));
+        }
+    }
+
+    /// Applies and answers every entry up to `persisted`.
+    pub(crate) fn on_persisted(&mut self, persisted: Seqno) {
+        self.close_group();
+        let mut runnable = Vec::new();
+        while let Some(mut group) = self.groups.pop_front() {
+            while group.items.front().is_some_and(|item| item.seqno <= persisted) {
+                let Some(item) = group.items.pop_front() else {
+                    break;
+                };
+                let slot = item.slot;
+                self.apply(&group.bytes[item.start..item.end], item);
+                let runs = self.slots[slot as usize]
+                    .live()
+                    .is_some_and(|local| local.replica.has_runnable());
+                if runs && !runnable.contains(&slot) {
+                    runnable.push(slot);
+                }
+            }
+            if !group.items.is_empty() {
+                self.groups.push_front(group);
+                break;
+            }
+            self.recycle(group);
+        }
+        self.apply_waiters.clear();
+        for slot in runnable {
+            self.run_parked(slot);
+        }
+        self.release_stalled();
+    }
+
+    fn recycle(&mut self, mut group: Group) {
+        if self.group_spare.len() < GROUPS_SPARE_MAX && group.bytes.capacity() <= 2 * GROUP_BYTES_MAX {
+            group.bytes.clear();
+            self.group_spare.push(group);
+        }
+    }
+
+    fn apply(&mut self, command: &[u8], item: Pending) {
+        let local = self.slots[item.slot as usize]
+            .live_mut()
+            .expect("a range stays while entries are in flight");
+        let applied = match local.replica.apply(item.index, command, Replay::No) {
+            Ok(applied) => applied,
+            Err(error) => {
+                let range = local.range;
+                self.failed.get_or_insert(format!(
+                    "entry {} of range {range} does not decode: {error}",
+                    item.index
+                ));
+                return;
+            }
+        };
+        match (applied, item.then) {
+            (Applied::Write { ts, ops }, Then::Reply(origin)) => {
+                local.tablet.apply(item.index, ts, ops.iter());
+                self.wake_maintenance |= local.tablet.wants_freeze();
+                self.reply(origin, &WriteReply { ts: ts.into() });
+            }
+            (Applied::Split { right, at }, Then::Split(done)) => {
+                let applied = self.apply_split(item.slot, item.index, right, at);
+                done.send(applied);
+            }
+            (Applied::Write { .. }, Then::Split(_)) | (Applied::Split { .. }, Then::Reply(_)) => {
+                unreachable!("a command is answered as what it was proposed")
+            }
+        }
+    }
+
+    /// Cuts the range in `slot` in two; both are served here from now on.
+    fn apply_split(&mut self, slot: u32, index: Index, right: RangeId, at: &[u8]) -> SplitApplied {
+        self.answer_gets();
+        let local = self.slots[slot as usize]
+            .live_mut()
+            .expect("a range stays while entries are in flight");
+        let new = crate::split::split_local(local, index, right, at);
+        let left = self.entry_of(slot);
+        let right_slot = self.take_slot(Slot::Live(Box::new(new)));
+        let right = self.entry_of(right_slot);
+        self.counts.splits += 1;
+        self.map.merge([left.clone(), right.clone()]);
+        self.update_routes();
+        self.wake_maintenance = true;
+        SplitApplied { left, right }
+    }
+
+    /// Tries the requests that a range has parked again.
+    pub(crate) fn run_parked(&mut self, slot: u32) {
+        let Some(local) = self.slots[slot as usize].live_mut() else {
+            return;
+        };
+        if local.replica.has_runnable() {
+            for request in local.replica.unpark() {
+                self.on_owned(&request);
+            }
+        }
+    }
+
+    /// Tries the writes that were held back again, as far as memory and log allow.
+    pub(crate) fn release_stalled(&mut self) {
+        if self.stalled.is_empty() || self.storage.pressure() == Pressure::Stop || !self.log.has_room() {
+            return;
+        }
+        // Each goes through the same checks: what does not fit any more is held back again, in order.
+        for request in core::mem::take(&mut self.stalled) {
+            self.on_owned(&request);
+        }
+    }
+}
+
+/// Whether `found` violates the condition, and then what was found.
+pub(crate) fn violates(condition: &Condition<'_>, found: Option<&[u8]>) -> Option<Option<Vec<u8>>> {
+    let holds = match *condition {
+        Condition::Absent { .. } => found.is_none(),
+        Condition::Equals { value, .. } => found == Some(value),
+    };
+    (!holds).then(|| found.map(<[u8]>::to_vec))
+}
+
+/// The first condition of a write that `values`, in the order of the conditions, violate.
+pub(crate) fn first_violated<'a>(
+    conditions: impl Iterator<Item = Condition<'a>>,
+    values: &[Option<Vec<u8>>],
+) -> Option<Failed> {
+    (0u32..)
+        .zip(conditions.zip(values))
+        .find_map(|(position, (condition, value))| {
+            violates(&condition, value.as_deref()).map(|found| Failed {
+                condition: position,
+                found,
+            })
+        })
+}
+
+fn check_write<'a>(
+    mut conditions: impl ExactSizeIterator<Item = Condition<'a>>,
+    ops: impl ExactSizeIterator<Item = WriteOp<'a>>,
+) -> Result<(), Refusal> {
+    if conditions.len() + ops.len() > limits::BATCH_OPS_MAX {
+        let message = format!(
+            "the batch has {} operations; the limit is {}",
+            ops.len(),
+            limits::BATCH_OPS_MAX
+        );
+        return Err(Refusal::fatal(Code::BatchTooLarge, message));
+    }
+    conditions.try_for_each(|condition| check_key(condition.key()))?;
+    let mut bytes = 0usize;
+    for op in ops {
+        match op {
+            WriteOp::Put { key, value } => {
+                check_key(key)?;
+                check_value(key, value)?;
+                bytes = bytes.saturating_add(key.len() + value.len());
+            }
+            WriteOp::Delete { key } => {
+                check_key(key)?;
+                bytes = bytes.saturating_add(key.len());
+            }
+            WriteOp::DeleteRange { start, end } => {
+                check_span(start, end)?;
+                bytes = bytes.saturating_add(start.len() + end.map_or(0, <[u8]>::len));
+            }
+        }
+    }
+    if bytes > limits::BATCH_BYTES_MAX {
+        let message = format!(
+            "the batch has {bytes} bytes; the limit is {}",
+            limits::BATCH_BYTES_MAX
+        );
+        return Err(Refusal::fatal(Code::BatchTooLarge, message));
+    }
+    Ok(())
+}
