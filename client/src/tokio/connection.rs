@@ -430,7 +430,7 @@ impl Sender {
                 match self.writer.try_write(outbox.bytes()) {
                     Ok(bytes) => outbox.consume(bytes),
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                        self.writer.writable().await?
+                        self.writer.writable().await?;
                     }
                     Err(error) => return Err(error),
                 }

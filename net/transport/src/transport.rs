@@ -192,12 +192,23 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
     /// Appends a reply, to be sent by the next [`Self::flush`]. False when the connection is gone or the reply does not fit a
     /// frame; in the second case the connection is closed, since the request would never be answered.
     pub fn send<M: Message>(&self, id: ConnectionId, request: RequestId, reply: &M) -> bool {
+        self.send_flagged(id, request, 0, reply)
+    }
+
+    /// As [`Self::send`], with the frame's flags: [`wire::frame::FLAG_MISROUTED`] when the request was passed on from here.
+    pub fn send_flagged<M: Message>(
+        &self,
+        id: ConnectionId,
+        request: RequestId,
+        flags: u8,
+        reply: &M,
+    ) -> bool {
         let Some(link) = self.0.slots.borrow().get(id) else {
             return false;
         };
         let mut outbox = link.outbox.borrow_mut();
         let before = outbox.len();
-        if outbox.push(request, reply).is_err() {
+        if outbox.push_flagged(request, flags, reply).is_err() {
             drop(outbox);
             self.close(id);
             return false;

@@ -20,6 +20,11 @@ pub const VERSION: u8 = 1;
 pub const HEADER_BYTES: usize = 16;
 /// Frames start at multiples of this, relative to the first byte of the connection.
 pub const FRAME_ALIGN: usize = 16;
+/// Flag of a reply: the request came to a shard that does not serve its key and was passed on. It was answered all the same;
+/// a client that looks at the range map will be served faster.
+pub const FLAG_MISROUTED: u8 = 0x01;
+/// Every flag of this version.
+const FLAGS: u8 = FLAG_MISROUTED;
 /// The longest payload accepted before the hello: enough for the hello itself.
 pub const HELLO_BYTES_MAX: usize = 1024;
 
@@ -131,6 +136,8 @@ impl Kind {
 pub struct Frame<'a> {
     /// What the payload is.
     pub kind: Kind,
+    /// `FLAG_…`, or zero.
+    pub flags: u8,
     /// The request that it belongs to.
     pub request: RequestId,
     /// The archive. 16-aligned when the frame comes from a [`crate::FrameReader`].
@@ -158,7 +165,7 @@ pub enum FrameError {
         /// The kind found.
         found: u8,
     },
-    /// A flag is set; none is defined in this version.
+    /// A flag is set that is not defined in this version.
     #[error("unknown frame flags {found:#04x}")]
     UnknownFlags {
         /// The flags found.
@@ -206,6 +213,8 @@ impl FrameError {
 pub struct Header {
     /// What the payload is.
     pub kind: Kind,
+    /// Flags.
+    pub flags: u8,
     /// Payload bytes.
     pub length: u32,
     /// The request.
@@ -247,7 +256,7 @@ impl Header {
             return Err(FrameError::UnknownVersion { found: version });
         }
         let kind = Kind::from_byte(kind).ok_or(FrameError::UnknownKind { found: kind })?;
-        if flags != 0 {
+        if flags & !FLAGS != 0 {
             return Err(FrameError::UnknownFlags { found: flags });
         }
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
@@ -262,6 +271,7 @@ impl Header {
         let crc_start = checksum::crc32c(bytes.split_at(12).0);
         Ok(Self {
             kind,
+            flags,
             length,
             request,
             crc,
@@ -287,10 +297,16 @@ impl Header {
 
     /// The bytes of a header for `payload`.
     #[must_use]
-    pub(crate) fn encode(kind: Kind, length: u32, request: RequestId, payload: &[u8]) -> [u8; HEADER_BYTES] {
+    pub(crate) fn encode(
+        kind: Kind,
+        flags: u8,
+        length: u32,
+        request: RequestId,
+        payload: &[u8],
+    ) -> [u8; HEADER_BYTES] {
         let [l0, l1, l2, l3] = length.to_le_bytes();
         let [r0, r1, r2, r3] = request.0.to_le_bytes();
-        let start = [MAGIC, VERSION, kind.byte(), 0, l0, l1, l2, l3, r0, r1, r2, r3];
+        let start = [MAGIC, VERSION, kind.byte(), flags, l0, l1, l2, l3, r0, r1, r2, r3];
         let mut header = [0; HEADER_BYTES];
         let (head, tail) = header.split_at_mut(12);
         head.copy_from_slice(&start);

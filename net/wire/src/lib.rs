@@ -19,6 +19,7 @@ pub mod code;
 pub mod convert;
 pub mod decode;
 pub mod frame;
+mod op;
 pub mod outbox;
 pub mod page;
 pub mod reader;

@@ -101,6 +101,19 @@ impl Outbox {
     /// # Errors
     /// [`EncodeError`] when the archive is longer than [`limits::FRAME_BYTES_MAX`]; the outbox is unchanged.
     pub fn push<M: Message>(&mut self, request: RequestId, message: &M) -> Result<(), EncodeError> {
+        self.push_flagged(request, 0, message)
+    }
+
+    /// Appends one frame with flags, such as [`crate::frame::FLAG_MISROUTED`].
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn push_flagged<M: Message>(
+        &mut self,
+        request: RequestId,
+        flags: u8,
+        message: &M,
+    ) -> Result<(), EncodeError> {
         let start = self.buf.len();
         self.buf.extend_from_slice(&[0; HEADER_BYTES]);
         let base = start + HEADER_BYTES;
@@ -120,7 +133,7 @@ impl Outbox {
         }
         let frame = self.buf.split_at_mut(start).1;
         let (head, payload) = frame.split_at_mut(HEADER_BYTES);
-        head.copy_from_slice(&Header::encode(M::KIND, length, request, payload));
+        head.copy_from_slice(&Header::encode(M::KIND, flags, length, request, payload));
         let padded = start + crate::frame::frame_bytes(payload.len());
         self.buf.resize(padded, 0);
         debug_assert!((padded - start).is_multiple_of(FRAME_ALIGN));
@@ -132,7 +145,10 @@ impl Outbox {
 
     /// Appends whole frames that another outbox encoded.
     pub fn push_frames(&mut self, frames: &[u8]) {
-        debug_assert!(frames.len().is_multiple_of(FRAME_ALIGN), "whole frames are padded");
+        debug_assert!(
+            frames.len().is_multiple_of(FRAME_ALIGN),
+            "whole frames are padded"
+        );
         self.buf.extend_from_slice(frames);
     }
 

@@ -146,6 +146,7 @@ impl FrameReader {
         }
         Ok(Some(Frame {
             kind: header.kind,
+            flags: header.flags,
             request: header.request,
             payload,
         }))

@@ -3,6 +3,7 @@
 //! Deadlines are milliseconds from receipt: clocks of clients are not trusted. Spans are half-open, `[start, end)`.
 
 use crate::convert::{Stamp, WriteIdV1};
+pub use crate::op::{ArchivedCondition, ArchivedOp, Condition, Op};
 use rkyv::with::{InlineAsBox, Map};
 use rkyv::{Archive, Serialize};
 
@@ -67,55 +68,6 @@ pub struct Write<'a> {
     pub ops: &'a [Op<'a>],
     /// Milliseconds from receipt.
     pub deadline_ms: u32,
-}
-
-/// One mutation of a [`Write`], version 1; the archived form of [`base::api::WriteOp`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
-pub enum Op<'a> {
-    /// Sets `key` to `value`.
-    Put {
-        /// The key.
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-        /// The value.
-        #[rkyv(with = InlineAsBox)]
-        value: &'a [u8],
-    },
-    /// Removes `key`.
-    Delete {
-        /// The key.
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-    },
-    /// Removes every key in `[start, end)`; `None` reaches to the end of the range's span.
-    DeleteRange {
-        /// The first key removed.
-        #[rkyv(with = InlineAsBox)]
-        start: &'a [u8],
-        /// The first key kept.
-        #[rkyv(with = Map<InlineAsBox>)]
-        end: Option<&'a [u8]>,
-    },
-}
-
-/// What must hold for a [`Write`], version 1; the archived form of [`base::api::Condition`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
-pub enum Condition<'a> {
-    /// The key has no value.
-    Absent {
-        /// The key looked at.
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-    },
-    /// The key has exactly this value.
-    Equals {
-        /// The key looked at.
-        #[rkyv(with = InlineAsBox)]
-        key: &'a [u8],
-        /// The value expected.
-        #[rkyv(with = InlineAsBox)]
-        value: &'a [u8],
-    },
 }
 
 /// Reads a span as a stream of pages, version 1. Answered by one or more [`crate::reply::ScanPage`] with this request's id.

@@ -1,0 +1,57 @@
+//! The parts of a [`crate::request::Write`]: operations and conditions.
+#![expect(
+    missing_docs,
+    reason = "the derived resolvers of enums have fields without documentation; all else here has it"
+)]
+
+use rkyv::with::{InlineAsBox, Map};
+use rkyv::{Archive, Serialize};
+
+/// One mutation of a [`crate::request::Write`], version 1; the archived form of [`base::api::WriteOp`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub enum Op<'a> {
+    /// Sets `key` to `value`.
+    Put {
+        /// The key.
+        #[rkyv(with = InlineAsBox)]
+        key: &'a [u8],
+        /// The value.
+        #[rkyv(with = InlineAsBox)]
+        value: &'a [u8],
+    },
+    /// Removes `key`.
+    Delete {
+        /// The key.
+        #[rkyv(with = InlineAsBox)]
+        key: &'a [u8],
+    },
+    /// Removes every key in `[start, end)`; `None` reaches to the end of the range's span.
+    DeleteRange {
+        /// The first key removed.
+        #[rkyv(with = InlineAsBox)]
+        start: &'a [u8],
+        /// The first key kept.
+        #[rkyv(with = Map<InlineAsBox>)]
+        end: Option<&'a [u8]>,
+    },
+}
+
+/// What must hold for a [`crate::request::Write`], version 1; the archived form of [`base::api::Condition`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub enum Condition<'a> {
+    /// The key has no value.
+    Absent {
+        /// The key looked at.
+        #[rkyv(with = InlineAsBox)]
+        key: &'a [u8],
+    },
+    /// The key has exactly this value.
+    Equals {
+        /// The key looked at.
+        #[rkyv(with = InlineAsBox)]
+        key: &'a [u8],
+        /// The value expected.
+        #[rkyv(with = InlineAsBox)]
+        value: &'a [u8],
+    },
+}
