@@ -1,34 +1,46 @@
 //! Load generator and reports: corelane, Redis, Valkey and etcd under the same load, with figures that mean something.
+//!
+//! ```text
+//!   BenchArgs ─► BenchConfig ─► suite: prepare, load, run the series in turn ─► Outcome ─► print · JSON · report_html
+//!                                 │
+//!                     loader thread: one poll, one receive, one send per connection and turn
+//!                        workload (what) · schedule (when) · driver (bytes) · recorder (how long)
+//! ```
+//!
+//! Invariants:
+//! - Latency counts from the moment a request was *meant* to start; a stalled server cannot hide behind a waiting client.
+//! - Every value read is checked against the record it was asked for; a wrong answer is a failure, not a figure.
+//! - The load generator's own CPU per answer is reported beside the server's: they share the machine.
+//!
+//! Absent on purpose: tokio and the client library. What is measured is the server, with the cheapest client there can be.
 
 mod args;
 mod config;
+mod connection;
+mod distribution;
+mod driver;
 mod error;
+mod helper;
+mod loader;
 mod machine;
 mod outcome;
+mod print;
+mod process;
+mod progress;
+mod ratio;
+mod recorder;
+mod schedule;
+mod suite;
+mod workload;
 
 pub use args::{BenchArgs, PlanArg};
 pub use config::{BenchConfig, Distribution, Load, Pace, Plan, Protocol, Records, Target, Workload};
+pub use config::{CONNECTIONS_MAX, KEY_BYTES_MIN, OUTSTANDING_MAX, RUNS_MAX, VALUE_BYTES_MAX};
 pub use error::BenchError;
 pub use machine::MachineFacts;
 pub use outcome::{Latency, Outcome, Point, Ratio, Run, Series, Spread, Wanted};
-
-/// Runs what `config` asks for.
-///
-/// # Errors
-/// When the configuration is wrong, a server cannot be reached or breaks off, or an output cannot be written.
-pub fn run(config: &BenchConfig) -> Result<Outcome, BenchError> {
-    config.check()?;
-    Err(BenchError::Unsupported {
-        target: config.target.to_string(),
-        workload: "any",
-    })
-}
-
-/// The figures as a table for people, without colour.
-#[must_use]
-pub fn print(outcome: &Outcome) -> String {
-    format!("{outcome:?}")
-}
+pub use print::print;
+pub use suite::run;
 
 /// The figures as one self-contained page with plots.
 #[must_use]

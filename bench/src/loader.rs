@@ -1,0 +1,621 @@
+//! One thread of the load generator: non-blocking sockets, one poll, one send and one receive per connection and turn.
+//!
+//! ```text
+//!   turn:  poll ─► for each readable connection: receive, answers free their slots ─► refill slots ─► one send
+//! ```
+//!
+//! Loader and server share the machine, so what the loader spends per request is taken from the server. There are no
+//! tasks, no wakers and no allocation per request; a clock is read once per received batch and once per sent one.
+//!
+//! - Closed loop: a freed slot starts the next request at once, and its latency counts from there.
+//! - Open loop: [`Schedule`] says when requests are due; latency counts from then, however late they are sent.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::BenchError;
+use crate::connection::{Connection, Routes};
+use crate::driver::{Answer, Driver, Op};
+use crate::recorder::Recorder;
+use crate::schedule::Schedule;
+use crate::workload::{Action, Layout, Mix};
+
+/// How long answers are waited for after the measured time.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Draws of an action whose key belongs on another connection before it is sent where it is not at home.
+const REDRAWS_MAX: u32 = 64;
+/// Requests that loading sends again before it gives up.
+const LOAD_RETRIES_MAX: u64 = 10_000;
+/// Longest sleep in a poll, so that the end of a run is noticed.
+const POLL_MAX: Duration = Duration::from_millis(20);
+
+/// Where a connection's actions come from.
+pub(crate) enum Source {
+    /// A workload, until the time is over.
+    Mix(Box<Mix>),
+    /// The records of this connection, each once.
+    Load(LoadCursor),
+}
+
+/// Walks the records that one connection loads: those of its shard, dealt out among the shard's connections.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadCursor {
+    pub(crate) next: u64,
+    pub(crate) end: u64,
+    /// This connection's place among those of its shard, and how many they are.
+    pub(crate) place: u64,
+    pub(crate) places: u64,
+    /// Records of the shard seen so far.
+    pub(crate) seen: u64,
+    /// Records that were refused and go again.
+    pub(crate) again: Vec<u64>,
+}
+
+impl LoadCursor {
+    fn next(&mut self, mut is_ours: impl FnMut(u64) -> bool) -> Option<u64> {
+        if let Some(record) = self.again.pop() {
+            return Some(record);
+        }
+        while self.next < self.end {
+            let record = self.next;
+            self.next += 1;
+            if is_ours(record) {
+                let turn = self.seen % self.places;
+                self.seen += 1;
+                if turn == self.place {
+                    return Some(record);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Counters that the progress bar reads while threads run, and the order to stop.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Answers so far.
+    pub(crate) answers: AtomicU64,
+    pub(crate) bytes_received: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    /// One thread failed, so that the others need not go on.
+    pub(crate) stop: AtomicBool,
+    /// A thread has come to its end by itself.
+    pub(crate) finished: AtomicBool,
+}
+
+/// What one thread does.
+pub(crate) struct Assignment {
+    pub(crate) address: SocketAddr,
+    /// Connections with their numbers and sources.
+    pub(crate) connections: Vec<(usize, Connection, Source)>,
+    pub(crate) outstanding: u32,
+    /// `None` is the closed loop.
+    pub(crate) schedule: Option<Schedule>,
+    pub(crate) recorder: Recorder,
+    pub(crate) layout: Layout,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What one thread found.
+pub(crate) struct Findings {
+    pub(crate) recorder: Recorder,
+    /// CPU time of the thread inside the measured window.
+    pub(crate) cpu: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    action: Action,
+    intended_ns: u64,
+    /// A read-modify-write whose read has answered.
+    modifying: bool,
+}
+
+struct Lane {
+    number: usize,
+    socket: std::net::TcpStream,
+    driver: Box<dyn Driver>,
+    home: Option<u16>,
+    source: Source,
+    slots: Vec<Option<InFlight>>,
+    free: Vec<u32>,
+    /// The poll also asks for room to send.
+    blocked: bool,
+}
+
+/// Keys and values are laid out here; one set for the whole thread.
+#[derive(Default)]
+struct Scratch {
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+struct Loader {
+    assignment: Common,
+    lanes: Vec<Lane>,
+    poll: rustix::fd::OwnedFd,
+    scratch: Scratch,
+    /// Where the open loop looks first for a free slot.
+    turn: usize,
+    in_flight: u64,
+    retries: u64,
+    cpu_at_start: Option<Duration>,
+    cpu_at_end: Option<Duration>,
+}
+
+struct Common {
+    address: SocketAddr,
+    schedule: Option<Schedule>,
+    recorder: Recorder,
+    layout: Layout,
+    routes: Arc<Routes>,
+    shared: Arc<Shared>,
+    began: Instant,
+}
+
+/// Runs one thread's share until its time or its records are over. `began` is time zero of the run.
+pub(crate) fn drive(assignment: Assignment, began: Instant) -> Result<Findings, BenchError> {
+    let shared = Arc::clone(&assignment.shared);
+    let result = Loader::new(assignment, began).and_then(Loader::run);
+    let flag = if result.is_ok() {
+        &shared.finished
+    } else {
+        &shared.stop
+    };
+    flag.store(true, Ordering::Relaxed);
+    result
+}
+
+fn local(operation: &'static str) -> impl Fn(rustix::io::Errno) -> BenchError {
+    move |errno| BenchError::Local {
+        operation,
+        source: errno.into(),
+    }
+}
+
+fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+impl Loader {
+    fn new(assignment: Assignment, began: Instant) -> Result<Self, BenchError> {
+        let Assignment {
+            address,
+            connections,
+            outstanding,
+            schedule,
+            recorder,
+            layout,
+            routes,
+            shared,
+        } = assignment;
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(local("create an epoll"))?;
+        let mut lanes = Vec::with_capacity(connections.len());
+        for (number, connection, source) in connections {
+            let data = epoll::EventData::new_u64(lanes.len() as u64);
+            epoll::add(&poll, &connection.socket, data, epoll::EventFlags::IN)
+                .map_err(local("watch a socket"))?;
+            lanes.push(Lane {
+                number,
+                socket: connection.socket,
+                driver: connection.driver,
+                home: connection.home,
+                source,
+                slots: vec![None; outstanding as usize],
+                free: (0..outstanding).rev().collect(),
+                blocked: false,
+            });
+        }
+        Ok(Self {
+            assignment: Common {
+                address,
+                schedule,
+                recorder,
+                layout,
+                routes,
+                shared,
+                began,
+            },
+            lanes,
+            poll,
+            scratch: Scratch::default(),
+            turn: 0,
+            in_flight: 0,
+            retries: 0,
+            cpu_at_start: None,
+            cpu_at_end: None,
+        })
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.assignment.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn run(mut self) -> Result<Findings, BenchError> {
+        let window = self.assignment.recorder.window();
+        let drain_end_ns = window
+            .end_ns
+            .saturating_add(u64::try_from(DRAIN.as_nanos()).unwrap_or(u64::MAX));
+        let mut events = Vec::with_capacity(self.lanes.len().clamp(1, 1024));
+        for at in 0..self.lanes.len() {
+            self.refill(at)?;
+        }
+        loop {
+            let now_ns = self.now_ns();
+            if now_ns >= window.start_ns && self.cpu_at_start.is_none() {
+                self.cpu_at_start = Some(thread_cpu());
+            }
+            if now_ns >= window.end_ns && self.cpu_at_end.is_none() {
+                self.cpu_at_end = Some(thread_cpu());
+            }
+            self.start_due(now_ns)?;
+            let waiting = self.assignment.schedule.as_ref().and_then(Schedule::next_ns);
+            let starting = waiting.is_some()
+                || (self.assignment.schedule.is_none() && now_ns < window.end_ns && self.in_flight > 0);
+            let finished = !starting && self.in_flight == 0;
+            if finished || now_ns >= drain_end_ns || self.assignment.shared.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            self.poll(&mut events, waiting, now_ns)?;
+            for event in events.drain(..) {
+                let at = usize::try_from(event.data.u64()).expect("an index of ours");
+                self.ready(at)?;
+            }
+        }
+        self.leave_unanswered();
+        let cpu_end = self.cpu_at_end.unwrap_or_else(thread_cpu);
+        let cpu = cpu_end.saturating_sub(self.cpu_at_start.unwrap_or_default());
+        Ok(Findings {
+            recorder: self.assignment.recorder,
+            cpu,
+        })
+    }
+
+    /// Sleeps until a socket is ready or the next request is due.
+    fn poll(
+        &self,
+        events: &mut Vec<epoll::Event>,
+        due_ns: Option<u64>,
+        now_ns: u64,
+    ) -> Result<(), BenchError> {
+        // A due request that found no free slot waits for an answer, not for the clock.
+        let sleep_ns = due_ns.map_or(u64::MAX, |due| if due > now_ns { due - now_ns } else { u64::MAX });
+        let sleep = Duration::from_nanos(sleep_ns).min(POLL_MAX);
+        let timeout = Timespec {
+            tv_sec: 0,
+            tv_nsec: sleep.subsec_nanos().into(),
+        };
+        match epoll::wait(&self.poll, rustix::buffer::spare_capacity(events), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(errno) => Err(local("wait for sockets")(errno)),
+        }
+    }
+
+    /// Open loop: starts what is due, on connections in turn; what finds no free slot stays due.
+    fn start_due(&mut self, now_ns: u64) -> Result<(), BenchError> {
+        if self.assignment.schedule.is_none() {
+            return Ok(());
+        }
+        let mut touched_from = None;
+        let lanes = self.lanes.len();
+        let mut full = 0;
+        while full < lanes {
+            let at = self.turn % lanes;
+            self.turn = (self.turn + 1) % lanes;
+            if self.lanes[at].free.is_empty() {
+                full += 1;
+                continue;
+            }
+            let Some(intended_ns) = self.assignment.schedule.as_mut().and_then(|s| s.take_due(now_ns)) else {
+                break;
+            };
+            full = 0;
+            touched_from = touched_from.or(Some(at));
+            self.assignment.recorder.lagged(now_ns - intended_ns);
+            self.start(at, intended_ns)?;
+        }
+        if touched_from.is_some() {
+            for at in 0..lanes {
+                self.flush(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closed loop: fills the free slots of a connection; either loop: sends what waits.
+    fn refill(&mut self, at: usize) -> Result<(), BenchError> {
+        if self.assignment.schedule.is_none() && !self.lanes[at].free.is_empty() {
+            let now_ns = self.now_ns();
+            while now_ns < self.assignment.recorder.window().end_ns
+                && !self.lanes[at].free.is_empty()
+                && self.start(at, now_ns)?
+            {}
+        }
+        self.flush(at)
+    }
+
+    /// Starts the next action of a connection; `false` when it has none left.
+    fn start(&mut self, at: usize, intended_ns: u64) -> Result<bool, BenchError> {
+        let Self {
+            assignment: common,
+            lanes,
+            scratch,
+            ..
+        } = self;
+        let lane = &mut lanes[at];
+        let Some(action) = next_action(lane, common, scratch) else {
+            return Ok(false);
+        };
+        let slot = lane.free.pop().expect("the caller saw a free slot");
+        lane.slots[slot as usize] = Some(InFlight {
+            action,
+            intended_ns,
+            modifying: false,
+        });
+        send_action(lane, common, scratch, slot, action, false)?;
+        self.in_flight += 1;
+        Ok(true)
+    }
+
+    fn flush(&mut self, at: usize) -> Result<(), BenchError> {
+        let lane = &mut self.lanes[at];
+        let mut blocked = false;
+        while !lane.driver.outgoing().is_empty() {
+            match lane.socket.write(lane.driver.outgoing()) {
+                Ok(0) => return Err(self.broken(at, "it takes no more bytes".to_owned())),
+                Ok(sent) => {
+                    lane.driver.sent(sent);
+                    self.assignment
+                        .shared
+                        .bytes_sent
+                        .fetch_add(sent as u64, Ordering::Relaxed);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    blocked = true;
+                    break;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.broken(at, error.to_string())),
+            }
+        }
+        if blocked != lane.blocked {
+            lane.blocked = blocked;
+            let flags = if blocked {
+                epoll::EventFlags::IN | epoll::EventFlags::OUT
+            } else {
+                epoll::EventFlags::IN
+            };
+            epoll::modify(
+                &self.poll,
+                &lane.socket,
+                epoll::EventData::new_u64(at as u64),
+                flags,
+            )
+            .map_err(local("watch a socket"))?;
+        }
+        Ok(())
+    }
+
+    fn broken(&self, at: usize, reason: String) -> BenchError {
+        BenchError::Broken {
+            connection: self.lanes[at].number,
+            address: self.assignment.address,
+            reason,
+        }
+    }
+
+    /// A socket is ready: receives once, takes the answers, starts what follows, sends once.
+    fn ready(&mut self, at: usize) -> Result<(), BenchError> {
+        let lane = &mut self.lanes[at];
+        let received = match lane.socket.read(lane.driver.spare()) {
+            Ok(0) => return Err(self.broken(at, "the server closed it".to_owned())),
+            Ok(received) => received,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            Err(error) => return Err(self.broken(at, error.to_string())),
+        };
+        if received > 0 {
+            self.assignment
+                .shared
+                .bytes_received
+                .fetch_add(received as u64, Ordering::Relaxed);
+            self.take_answers(at, received)?;
+        }
+        self.refill(at)
+    }
+
+    fn take_answers(&mut self, at: usize, received: usize) -> Result<(), BenchError> {
+        let now_ns = self.now_ns();
+        let Self {
+            assignment: common,
+            lanes,
+            in_flight,
+            retries,
+            ..
+        } = self;
+        let Lane {
+            driver,
+            slots,
+            free,
+            source,
+            ..
+        } = &mut lanes[at];
+        let mut answers = 0u64;
+        let mut modify = Vec::new();
+        let mut not_asked = None;
+        let result = driver.filled(received, &mut |slot, answer| {
+            let Some(request) = slots.get_mut(slot as usize).and_then(Option::take) else {
+                not_asked = Some(slot);
+                return;
+            };
+            if let (Action::ReadModifyWrite { .. }, false) = (request.action, request.modifying) {
+                slots[slot as usize] = Some(InFlight {
+                    modifying: true,
+                    ..request
+                });
+                judge(common, request.action, answer);
+                modify.push((slot, request.action));
+                return;
+            }
+            free.push(slot);
+            answers += 1;
+            let refused = judge(common, request.action, answer);
+            if !refused {
+                common.recorder.answered(request.intended_ns, now_ns);
+            }
+            if let (true, Source::Load(cursor), Action::Put { record }) =
+                (refused, &mut *source, request.action)
+            {
+                *retries += 1;
+                cursor.again.push(record);
+            }
+        });
+        *in_flight -= answers;
+        common.shared.answers.fetch_add(answers, Ordering::Relaxed);
+        if let Err(error) = result {
+            return Err(self.broken(at, error.to_string()));
+        }
+        if let Some(slot) = not_asked {
+            return Err(self.broken(at, format!("it answered request {slot}, which is not in flight")));
+        }
+        if *retries > LOAD_RETRIES_MAX {
+            let message = common.recorder.first_failure.take().unwrap_or_default();
+            return Err(BenchError::Refused {
+                address: common.address,
+                step: "load the records",
+                message,
+            });
+        }
+        for (slot, action) in modify {
+            send_action(
+                &mut self.lanes[at],
+                &self.assignment,
+                &mut self.scratch,
+                slot,
+                action,
+                true,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// What is still due or in flight has waited at least until now.
+    fn leave_unanswered(&mut self) {
+        let now_ns = self.now_ns();
+        let common = &mut self.assignment;
+        for request in self.lanes.iter().flat_map(|lane| &lane.slots).flatten() {
+            common.recorder.unanswered(request.intended_ns, now_ns);
+        }
+        if let Some(schedule) = &mut common.schedule {
+            while let Some(intended_ns) = schedule.take_due(now_ns) {
+                common.recorder.unanswered(intended_ns, now_ns);
+            }
+        }
+    }
+}
+
+/// Draws until the key belongs on this connection: every connection then sees the workload's own distribution over the
+/// keys of its shard.
+fn next_action(lane: &mut Lane, common: &Common, scratch: &mut Scratch) -> Option<Action> {
+    let Lane { source, home, .. } = lane;
+    let is_ours = |record: u64, key: &mut Vec<u8>| {
+        let Some(home) = *home else { return true };
+        common.layout.key(record, key);
+        common.routes.owner(key).is_none_or(|owner| owner == home)
+    };
+    match source {
+        Source::Load(cursor) => {
+            let next = cursor.next(|record| is_ours(record, &mut scratch.key));
+            next.map(|record| Action::Put { record })
+        }
+        Source::Mix(mix) => {
+            let mut action = mix.draw();
+            for _ in 0..REDRAWS_MAX {
+                match action.record() {
+                    Some(record) if !is_ours(record, &mut scratch.key) && !mix.inserts(action) => {
+                        action = mix.draw()
+                    }
+                    Some(_) | None => break,
+                }
+            }
+            Some(action)
+        }
+    }
+}
+
+/// Encodes the request of an action; `modifying` is the second half of a read-modify-write.
+fn send_action(
+    lane: &mut Lane,
+    common: &Common,
+    scratch: &mut Scratch,
+    slot: u32,
+    action: Action,
+    modifying: bool,
+) -> Result<(), BenchError> {
+    let Scratch { key, value } = scratch;
+    if let Some(record) = action.record() {
+        common.layout.key(record, key);
+    }
+    let op = match action {
+        Action::Echo => Op::Echo {
+            payload: common.layout.echo(),
+        },
+        Action::Disk => Op::Disk,
+        Action::Get { .. } => Op::Get { key },
+        Action::ReadModifyWrite { .. } if !modifying => Op::Get { key },
+        Action::Put { record } | Action::ReadModifyWrite { record } => {
+            let salt = match &mut lane.source {
+                Source::Mix(mix) => mix.salt(),
+                Source::Load(_) => record,
+            };
+            common.layout.value(record, salt, value);
+            Op::Put { key, value }
+        }
+        Action::Scan { rows, .. } => Op::Scan { start: key, rows },
+    };
+    lane.driver
+        .request(slot, &op)
+        .map_err(|error| BenchError::Broken {
+            connection: lane.number,
+            address: common.address,
+            reason: error.to_string(),
+        })
+}
+
+/// Looks at an answer; `true` when the server refused or the answer is wrong.
+fn judge(common: &mut Common, action: Action, answer: Answer<'_>) -> bool {
+    let recorder = &mut common.recorder;
+    let expected_value = match action {
+        Action::Get { record } | Action::ReadModifyWrite { record } => Some(record),
+        Action::Echo | Action::Disk | Action::Put { .. } | Action::Scan { .. } => None,
+    };
+    match (answer, expected_value) {
+        (Answer::Value(value), Some(record)) if !common.layout.is_value_of(record, value) => {
+            recorder.refused(&format!(
+                "wrong value of {} bytes for record {record}",
+                value.len()
+            ));
+            true
+        }
+        (Answer::Failed(message), _) => {
+            recorder.refused(message);
+            true
+        }
+        (Answer::Missing, _) => {
+            recorder.missing += 1;
+            false
+        }
+        (Answer::Done | Answer::Value(_) | Answer::Rows(_), _) => false,
+    }
+}
