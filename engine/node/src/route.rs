@@ -7,6 +7,7 @@ use crate::state::{Local, Message, Route, Slot, State};
 use base::{RangeId, ShardId, Timestamp};
 use env::sync::{Receiver, oneshot};
 use env::{Clock, Env, Instant};
+use wire::frame::FLAG_MISROUTED;
 use wire::reply::ErrorReply;
 use wire::{Code, Frame, Message as WireMessage, decode_request};
 
@@ -37,7 +38,7 @@ impl<E: Env, B> State<E, B> {
             return;
         }
         let outbox = &mut self.reply_outbox;
-        if outbox.push(origin.request, message).is_err() {
+        if outbox.push_flagged(origin.request, FLAG_MISROUTED, message).is_err() {
             return self.refuse(
                 origin,
                 &Refusal::fatal(Code::InvalidRequest, "the reply does not fit a frame"),
@@ -73,6 +74,7 @@ impl<E: Env, B> State<E, B> {
         let raw = request.as_raw();
         let frame = Frame {
             kind: raw.kind,
+            flags: 0,
             request: raw.origin.request,
             payload: raw.payload,
         };
