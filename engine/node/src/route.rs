@@ -38,7 +38,10 @@ impl<E: Env, B> State<E, B> {
             return;
         }
         let outbox = &mut self.reply_outbox;
-        if outbox.push_flagged(origin.request, FLAG_MISROUTED, message).is_err() {
+        if outbox
+            .push_flagged(origin.request, FLAG_MISROUTED, message)
+            .is_err()
+        {
             return self.refuse(
                 origin,
                 &Refusal::fatal(Code::InvalidRequest, "the reply does not fit a frame"),

@@ -23,6 +23,7 @@ use base::key::Span;
 use base::{Hlc, Index, NodeId, RangeId, ShardId};
 use core::cell::OnceCell;
 use core::future::Future;
+use core::task::Poll;
 use env::{Clock, Env, Listener, Mailbox, Net, TaskClass, Tasks};
 use replica::Replica;
 use std::collections::{BTreeMap, VecDeque};
@@ -96,6 +97,39 @@ pub async fn run_shard<E: Env, B: Mailbox<Message<E>>>(
     ready: impl FnOnce(env::Address),
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
+    let mut stop = core::pin::pin!(stop);
+    // Another shard that fails to start never says what this one waits for: `stop` ends the wait.
+    match race(start_up(env, mailbox, config, ready), stop.as_mut()).await {
+        First::Left(shard) => serve_until(&shard?, stop).await,
+        First::Right(()) => Ok(()),
+    }
+}
+
+/// Which of two futures completed first.
+enum First<A, B> {
+    Left(A),
+    Right(B),
+}
+
+async fn race<A, B>(left: impl Future<Output = A>, right: impl Future<Output = B>) -> First<A, B> {
+    let mut left = core::pin::pin!(left);
+    let mut right = core::pin::pin!(right);
+    core::future::poll_fn(|context| {
+        if let Poll::Ready(done) = left.as_mut().poll(context) {
+            return Poll::Ready(First::Left(done));
+        }
+        right.as_mut().poll(context).map(First::Right)
+    })
+    .await
+}
+
+/// Recovers this shard, and starts its tasks and its listener.
+async fn start_up<E: Env, B: Mailbox<Message<E>>>(
+    env: E,
+    mailbox: B,
+    config: NodeConfig,
+    ready: impl FnOnce(env::Address),
+) -> Result<Rc<Shard<E, B>>, NodeError> {
     let me = mailbox.shard();
     let identity = share_identity(&env, &mailbox).await?;
     let config = Rc::new(config);
@@ -164,7 +198,7 @@ pub async fn run_shard<E: Env, B: Mailbox<Message<E>>>(
     }
     ready(assembled.listen);
     shard.clone().balance();
-    serve_until(&shard, stop).await
+    Ok(shard)
 }
 
 /// Waits for the end: asked for, or a failure.
@@ -172,15 +206,7 @@ async fn serve_until<E: Env, B: Mailbox<Message<E>>>(
     shard: &Rc<Shard<E, B>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
-    let mut stop = core::pin::pin!(stop);
-    let mut ended = core::pin::pin!(shard.ended.notified());
-    let asked = core::future::poll_fn(|context| {
-        if ended.as_mut().poll(context).is_ready() {
-            return core::task::Poll::Ready(false);
-        }
-        stop.as_mut().poll(context).map(|()| true)
-    });
-    let asked = asked.await;
+    let asked = matches!(race(shard.ended.notified(), stop).await, First::Right(()));
     let (transport, log, failed) =
         shard.with_state(|state| (state.transport.clone(), state.log.clone(), state.failed.clone()));
     transport.close_all();
