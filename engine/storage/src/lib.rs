@@ -1,16 +1,49 @@
 //! One range replica's tablet: a small LSM tree of memtables and sorted tables, multi-versioned by HLC timestamps.
+//!
+//! ```text
+//!   Shared (per shard): block cache, memory budget, configuration
+//!     │
+//!   Tablet (per range replica)
+//!     ├─ active memtable ◄── apply(index, ts, operations)          the shard's log has them durably already
+//!     ├─ frozen memtables, each with the replica's opaque state
+//!     └─ Version: sorted tables, newest first                      tablets/<range>/*.sst
+//!          └─ described by edits                                   tablets/<range>/MANIFEST
+//! ```
+//!
+//! Invariants:
+//! - Storage never reads a clock: timestamps and indexes come in as arguments.
+//! - Nothing here is written twice for durability: what a tablet lost by a crash is in the log, above its flushed index.
+//! - No byte from the disk is used before its checksum, and its length or count, was checked.
+//! - Memory is bounded: memtables by the shard's budget, blocks by its cache, a merge or scan by its windows.
+//!
+//! Deliberately absent: levels, value separation, intents. Block kinds and edit tags leave room for them.
 
+mod cache;
+mod compaction;
 mod config;
 mod error;
-#[allow(dead_code, reason = "tmp")]
+mod files;
+mod flush;
+mod manifest;
 mod memtable;
-#[allow(dead_code, reason = "tmp")]
 mod mvcc;
 mod prefetch;
+mod read;
 mod shared;
+mod split;
+mod sstable;
+mod sync;
 mod tablet;
+mod verify;
+mod version;
 
+pub use cache::CacheStats;
+pub use compaction::job::MergePlan;
 pub use config::{Compression, StorageConfig};
 pub use error::{Corruption, NeedsIo, StorageError};
+pub use flush::{FlushCandidate, pick_flush};
+pub use read::scan::{Rows, ScanPage};
 pub use shared::{Pressure, Shared};
-pub use tablet::{Damage, FlushCandidate, MergePlan, Rows, ScanPage, Split, Tablet, TabletStats, pick_flush};
+pub use split::Split;
+pub use tablet::{Tablet, TabletStats};
+pub use verify::Damage;

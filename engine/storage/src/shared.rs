@@ -1,24 +1,78 @@
-//! What the tablets of one shard share.
+//! What the tablets of one shard share: configuration, block cache, memory budget, and the files to remove.
 
 use crate::StorageConfig;
-use base::Timestamp;
-use env::Env;
-use std::rc::Rc;
+use crate::cache::{Cache, CacheStats};
+use crate::memtable::Memtable;
+use base::collections::FastHash;
+use base::{Prng, Timestamp};
+use core::cell::{Cell, RefCell, RefMut};
+use core::hash::{BuildHasher, Hasher};
+use env::{Disk, Env};
+use std::rc::{Rc, Weak};
 
 /// How urgently the shard's memtables must shrink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pressure {
     /// Nothing to do.
     None,
-    /// Freeze and flush the tablet that [`pick_flush`](crate::pick_flush) names.
+    /// Freeze and flush the tablet that [`pick_flush`](crate::pick_flush) names: half of the budget is used.
     Flush,
-    /// As `Flush`, and take no write until it helped.
+    /// As `Flush`, and take no write until it helped: the budget is used up.
     Stop,
 }
 
-/// What the tablets of one shard share: configuration, block cache, memory budget.
+/// What the tablets of one shard share.
 pub struct Shared<E: Env> {
     env: E,
+    config: StorageConfig,
+    cache: RefCell<Cache>,
+    /// Bytes of all memtables.
+    memory: Rc<Cell<usize>>,
+    hasher: FastHash,
+    prng: RefCell<Prng>,
+    gc_threshold: Cell<Timestamp>,
+    /// Files that no version refers to any more.
+    garbage: RefCell<Vec<String>>,
+    prefetches: RefCell<Prefetches>,
+    /// A buffer for one version key at a time.
+    scratch: Cell<Vec<u8>>,
+}
+
+/// Lookups whose first cache miss was started and whose second waits for it to come back.
+#[derive(Debug, Default)]
+struct Prefetches {
+    ring: [Option<(Weak<MemtableCell>, u32)>; PREFETCH_DEPTH],
+    next: usize,
+}
+
+/// How many other lookups are started between the two misses of one.
+const PREFETCH_DEPTH: usize = 8;
+
+/// A memtable and its share of the shard's budget, given back when the last handle goes.
+#[derive(Debug)]
+pub(crate) struct MemtableCell {
+    pub(crate) memtable: RefCell<Memtable>,
+    charged: Cell<usize>,
+    budget: Rc<Cell<usize>>,
+}
+
+impl MemtableCell {
+    /// Makes the budget agree with the memtable's size.
+    pub(crate) fn charge(&self) {
+        let bytes = self.memtable.borrow().bytes();
+        self.budget
+            .set(self.budget.get() + bytes - self.charged.replace(bytes));
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.charged.get()
+    }
+}
+
+impl Drop for MemtableCell {
+    fn drop(&mut self) {
+        self.budget.set(self.budget.get() - self.charged.get());
+    }
 }
 
 impl<E: Env> Shared<E> {
@@ -29,26 +83,63 @@ impl<E: Env> Shared<E> {
     #[must_use]
     pub fn new(env: E, config: StorageConfig) -> Rc<Self> {
         config.validate();
-        Rc::new(Self { env })
+        let prng = RefCell::new(env.prng());
+        let cache = RefCell::new(Cache::new(config.cache_bytes_max));
+        Rc::new(Self {
+            env,
+            config,
+            cache,
+            memory: Rc::default(),
+            hasher: FastHash::default(),
+            prng,
+            gc_threshold: Cell::default(),
+            garbage: RefCell::default(),
+            prefetches: RefCell::default(),
+            scratch: Cell::default(),
+        })
     }
 
     /// Bytes held by all memtables of the shard, active and frozen.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let _ = &self.env;
-        unimplemented!()
+        self.memory.get()
     }
 
     /// How urgently the memtables must shrink.
     #[must_use]
     pub fn pressure(&self) -> Pressure {
-        unimplemented!()
+        let (used, max) = (self.memory.get(), self.config.memory_bytes_max);
+        if used >= max {
+            base::sometimes!("storage: the memory budget stopped writes");
+            Pressure::Stop
+        } else if used >= max / 2 {
+            Pressure::Flush
+        } else {
+            Pressure::None
+        }
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &StorageConfig {
+        &self.config
+    }
+
+    /// What the block cache counted.
+    #[must_use]
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.borrow().stats()
     }
 
     /// Lets merges drop versions that no read at or above `ts` sees. Never goes back.
     pub fn set_gc_threshold(&self, ts: Timestamp) {
-        let _ = ts;
-        unimplemented!()
+        self.gc_threshold.set(self.gc_threshold.get().max(ts));
+    }
+
+    /// Below it versions may be dropped.
+    #[must_use]
+    pub fn gc_threshold(&self) -> Timestamp {
+        self.gc_threshold.get()
     }
 
     /// Removes the files that no version refers to any more. Flush and merge call it at their end.
@@ -56,6 +147,73 @@ impl<E: Env> Shared<E> {
     /// # Cancellation
     /// Safe: what was not removed is removed when its tablet is opened next.
     pub async fn remove_obsolete(&self) {
-        unimplemented!()
+        loop {
+            let Some(path) = self.garbage.borrow_mut().pop() else {
+                return;
+            };
+            // A file that cannot be removed costs space only; opening its tablet tries again.
+            let _ = self.env.disk().remove(&path).await;
+        }
+    }
+
+    pub(crate) fn env(&self) -> &E {
+        &self.env
+    }
+
+    pub(crate) fn cache(&self) -> RefMut<'_, Cache> {
+        self.cache.borrow_mut()
+    }
+
+    pub(crate) fn discard(&self, path: String) {
+        self.garbage.borrow_mut().push(path);
+    }
+
+    pub(crate) fn new_memtable(&self, skip: usize) -> Rc<MemtableCell> {
+        let memtable = RefCell::new(Memtable::new(skip));
+        Rc::new(MemtableCell {
+            memtable,
+            charged: Cell::new(0),
+            budget: self.memory.clone(),
+        })
+    }
+
+    /// A new table's or manifest's unique id.
+    pub(crate) fn draw_uid(&self) -> u64 {
+        self.prng.borrow_mut().next_u64()
+    }
+
+    /// The hash of a key in memtables.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the upper half is meant")]
+    pub(crate) fn hash(&self, key: &[u8]) -> u32 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key);
+        (hasher.finish() >> 32) as u32
+    }
+
+    /// Starts the first miss of a lookup, and the second one of a lookup that was started a little earlier.
+    #[inline]
+    pub(crate) fn prefetch(&self, cell: &Rc<MemtableCell>, hash: u32) {
+        cell.memtable.borrow().prefetch_index(hash);
+        let mut prefetches = self.prefetches.borrow_mut();
+        let at = prefetches.next;
+        prefetches.next = (at + 1) % PREFETCH_DEPTH;
+        let earlier = prefetches.ring[at].replace((Rc::downgrade(cell), hash));
+        drop(prefetches);
+        if let Some((cell, hash)) = earlier
+            && let Some(cell) = cell.upgrade()
+        {
+            cell.memtable.borrow().prefetch_record(hash);
+        }
+    }
+
+    /// Lends the scratch buffer, empty.
+    #[inline]
+    pub(crate) fn with_scratch<R>(&self, f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let mut scratch = self.scratch.take();
+        scratch.clear();
+        let result = f(&mut scratch);
+        self.scratch.set(scratch);
+        result
     }
 }

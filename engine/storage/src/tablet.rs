@@ -1,14 +1,39 @@
 //! A tablet: one range replica's state.
+//!
+//! ```text
+//!   apply ──► active memtable ──freeze──► frozen memtables ──flush──► tables ──merge──► fewer tables
+//!                                  with the replica's opaque state       │
+//!                                                                    manifest
+//! ```
+//!
+//! A tablet has no log of its own. Its entries are durable in the shard's log before they are applied here; after a restart
+//! it stands at its flushed index, with the opaque state of that index, and the entries that follow are applied again.
+//!
+//! Invariants:
+//! - What changes a tablet does not wait; what waits reads a snapshot, and installs its result in one step at its end.
+//! - The flushed index moves only after the tables that hold its writes, and then the manifest, are durable.
+//! - After a failed or abandoned write the tablet refuses every further one until it is opened again.
 
-use crate::{NeedsIo, Shared, StorageError};
+use crate::manifest::edit::{Description, VersionEdit};
+use crate::manifest::file::Manifest;
+use crate::read::get::{self, Seen};
+use crate::read::scan::{self, Snapshot};
+use crate::shared::MemtableCell;
+use crate::split::PendingSplit;
+use crate::sstable::reader::Table;
+use crate::sync::{Gate, Lock};
+use crate::version::Version;
+use crate::{NeedsIo, Rows, ScanPage, Shared, StorageError};
 use base::api::WriteOp;
 use base::key::Span;
 use base::{Index, RangeId, Timestamp};
-use env::Env;
+use core::cell::{Cell, RefCell};
+use env::{DiskOp, Env};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// One range replica's state: memtables, tables, manifest. A cheap handle; all clones are the same tablet.
-pub struct Tablet<E: Env>(Rc<E>);
+pub struct Tablet<E: Env>(pub(crate) Rc<Inner<E>>);
 
 impl<E: Env> Clone for Tablet<E> {
     fn clone(&self) -> Self {
@@ -16,64 +41,52 @@ impl<E: Env> Clone for Tablet<E> {
     }
 }
 
-/// One page of a scan.
-#[derive(Debug, Clone)]
-pub struct ScanPage {
-    /// The keys asked for; what lies outside the tablet's span is not there.
-    pub span: Span,
-    /// The moment whose state is read.
-    pub read_ts: Timestamp,
-    /// From the last key to the first.
-    pub reverse: bool,
-    /// At most this many rows.
-    pub rows_max: usize,
-    /// The page ends with the row that reaches this many bytes of keys and values.
-    pub bytes_max: usize,
+pub(crate) struct Inner<E: Env> {
+    pub(crate) shared: Rc<Shared<E>>,
+    pub(crate) range: RangeId,
+    /// Its directory.
+    pub(crate) dir: String,
+    pub(crate) state: RefCell<State<E>>,
+    /// Held by a flush or the completion of a split.
+    pub(crate) flushing: Lock,
+    /// Held by a merge.
+    pub(crate) merging: Lock,
+    /// Held while the manifest is out of its place.
+    committing: Lock,
+    /// Taken out for each edit: one that was abandoned half way leaves nothing behind, and the tablet is poisoned.
+    pub(crate) manifest: RefCell<Option<Manifest<E>>>,
+    /// Opens when the tablet's directory exists: at once, but for the right side of a split.
+    pub(crate) exists: Gate,
+    /// A write or sync failed.
+    pub(crate) poisoned: Cell<bool>,
+    pub(crate) next_table: Cell<u64>,
 }
 
-/// The rows of one page: keys and values back to back in one buffer.
-#[derive(Debug, Clone, Default)]
-pub struct Rows {
-    data: Vec<u8>,
-    rows: Vec<Row>,
-    /// Where the next page begins: forwards its first key, in reverse the key that it must stay below. `None` at the end.
-    pub resume: Option<Vec<u8>>,
+pub(crate) struct State<E: Env> {
+    /// Its keys: after a split at once the narrower span.
+    pub(crate) span: Span,
+    pub(crate) applied_index: Index,
+    pub(crate) flushed_index: Index,
+    /// As of `flushed_index`.
+    pub(crate) app_state: Rc<[u8]>,
+    pub(crate) split_from: Option<(RangeId, Index)>,
+    pub(crate) active: Rc<MemtableCell>,
+    /// Oldest first.
+    pub(crate) frozen: VecDeque<Rc<Frozen>>,
+    pub(crate) version: Rc<Version<E>>,
+    /// Splits applied and not yet durable, in order. On the left side only.
+    pub(crate) splits: VecDeque<Rc<PendingSplit<E>>>,
+    pub(crate) flushes: u64,
+    pub(crate) merges: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Row {
-    ts: Timestamp,
-    key_start: u32,
-    value_start: u32,
-    end: u32,
-}
-
-impl Rows {
-    /// How many rows there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// Bytes of keys and values.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.data.len()
-    }
-
-    /// Key, value and timestamp of each row, in the order of the scan.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8], Timestamp)> {
-        self.rows.iter().map(|row| {
-            let (key, value, end) = (row.key_start as usize, row.value_start as usize, row.end as usize);
-            (&self.data[key..value], &self.data[value..end], row.ts)
-        })
-    }
+/// A memtable that takes no more writes.
+pub(crate) struct Frozen {
+    pub(crate) cell: Rc<MemtableCell>,
+    /// The last entry applied to it.
+    pub(crate) index: Index,
+    /// The replica's opaque state as of `index`.
+    pub(crate) app_state: Rc<[u8]>,
 }
 
 /// Sizes of a tablet.
@@ -89,237 +102,388 @@ pub struct TabletStats {
     pub tables: usize,
     /// Bytes of the tables; a table shared after a split counts whole on both sides.
     pub table_bytes: u64,
-    /// Flushes and merges completed since it was opened.
+    /// Flushes completed since it was opened.
     pub flushes: u64,
     /// Merges completed since it was opened.
     pub merges: u64,
+    /// Splits that are not durable yet.
+    pub splits_pending: usize,
 }
 
-/// What the picker of flushes knows of a tablet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FlushCandidate {
-    /// The tablet's range.
-    pub range: RangeId,
-    /// Bytes that a flush would free.
-    pub memtable_bytes: usize,
-    /// Whether its oldest unflushed entry lies in the log's oldest segment.
-    pub pins_oldest_segment: bool,
+/// How many leading bytes all keys of a span share.
+fn shared_prefix(span: &Span) -> usize {
+    span.end.as_deref().map_or(0, |end| {
+        span.start.iter().zip(end).take_while(|(a, b)| a == b).count()
+    })
 }
 
-/// Which tablet to flush next: one that pins the oldest log segment, else the one with the most bytes to free.
-/// Equal candidates are decided by the lower range.
-#[must_use]
-pub fn pick_flush(candidates: &[FlushCandidate]) -> Option<RangeId> {
-    let key = |c: &&FlushCandidate| {
-        (
-            c.pins_oldest_segment,
-            c.memtable_bytes,
-            core::cmp::Reverse(c.range),
-        )
-    };
-    let wanted = |c: &&FlushCandidate| c.pins_oldest_segment || c.memtable_bytes > 0;
-    candidates.iter().filter(wanted).max_by_key(key).map(|c| c.range)
-}
-
-/// Tables to merge, chosen by [`Tablet::pick_merge`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MergePlan {
-    tables: Vec<u64>,
-}
-
-/// What the Split entry of a range's log says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Split {
-    /// The index of the Split entry in the left range's log.
-    pub index: Index,
-    /// The first key of the right range, strictly inside the left one's span.
-    pub at: Box<[u8]>,
-    /// The new range.
-    pub right: RangeId,
-    /// The index at which the right range's log starts.
-    pub right_at: Index,
-    /// The left replica's opaque state as of `index`.
-    pub left_state: Vec<u8>,
-    /// The right replica's opaque state as of `right_at`.
-    pub right_state: Vec<u8>,
-}
-
-/// A file that [`Tablet::verify`] found damaged or missing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    /// The file, relative to the data directory.
-    pub file: String,
-    /// What is wrong with it.
-    pub error: StorageError,
-}
-
-#[expect(
-    unused_variables,
-    clippy::missing_errors_doc,
-    clippy::unused_async,
-    clippy::needless_pass_by_value,
-    reason = "the signatures come first"
-)]
 impl<E: Env> Tablet<E> {
-    /// Makes an empty tablet that has applied everything up to `at`. Durable when it returns.
-    pub async fn create(
+    /// A tablet in memory, at its flushed index.
+    pub(crate) fn assemble(
         shared: &Rc<Shared<E>>,
         range: RangeId,
-        span: Span,
-        at: Index,
-        app_state: Vec<u8>,
-    ) -> Result<Self, StorageError> {
-        unimplemented!()
-    }
-
-    /// Opens a tablet at its flushed index.
-    pub async fn open(shared: &Rc<Shared<E>>, range: RangeId) -> Result<Self, StorageError> {
-        unimplemented!()
-    }
-
-    /// The ranges that have a tablet in the data directory, ascending.
-    pub async fn list(env: &E) -> Result<Vec<RangeId>, StorageError> {
-        unimplemented!()
-    }
-
-    /// Removes a tablet, also a half-made or half-removed one; fine when there is none.
-    pub async fn destroy(env: &E, range: RangeId) -> Result<(), StorageError> {
-        unimplemented!()
-    }
-
-    /// Reads every byte of a tablet that is not open and checks every checksum.
-    pub async fn verify(env: &E, range: RangeId) -> Result<Vec<Damage>, StorageError> {
-        unimplemented!()
+        description: &Description,
+        tables: &[Rc<Table<E>>],
+        manifest: Option<Manifest<E>>,
+    ) -> Self {
+        let state = State {
+            span: description.span.clone(),
+            applied_index: description.flushed_index,
+            flushed_index: description.flushed_index,
+            app_state: description.app_state.clone(),
+            split_from: description.split_from,
+            active: shared.new_memtable(shared_prefix(&description.span)),
+            frozen: VecDeque::new(),
+            version: Rc::new(Version::new(description, tables.iter())),
+            splits: VecDeque::new(),
+            flushes: 0,
+            merges: 0,
+        };
+        Self(Rc::new(Inner {
+            shared: shared.clone(),
+            range,
+            dir: crate::files::dir(range),
+            state: RefCell::new(state),
+            flushing: Lock::default(),
+            merging: Lock::default(),
+            committing: Lock::default(),
+            exists: Gate::new(manifest.is_some()),
+            manifest: RefCell::new(manifest),
+            poisoned: Cell::new(false),
+            next_table: Cell::new(description.next_table),
+        }))
     }
 
     /// The range.
     #[must_use]
     pub fn range(&self) -> RangeId {
-        unimplemented!()
+        self.0.range
     }
 
     /// Its keys.
     #[must_use]
     pub fn span(&self) -> Span {
-        unimplemented!()
+        self.0.state.borrow().span.clone()
     }
 
     /// The last entry applied.
     #[must_use]
     pub fn applied_index(&self) -> Index {
-        unimplemented!()
+        self.0.state.borrow().applied_index
     }
 
     /// The last entry that survives a restart without the log.
     #[must_use]
     pub fn flushed_index(&self) -> Index {
-        unimplemented!()
+        self.0.state.borrow().flushed_index
     }
 
     /// The replica's opaque state as of [`Self::flushed_index`].
     #[must_use]
     pub fn app_state(&self) -> Vec<u8> {
-        unimplemented!()
+        self.0.state.borrow().app_state.to_vec()
     }
 
     /// The split that made this tablet: its left range and the Split entry's index there. A restart that finds the left
     /// tablet flushed only below that index must ignore this one: replaying the Split entry makes it again.
     #[must_use]
     pub fn split_from(&self) -> Option<(RangeId, Index)> {
-        unimplemented!()
+        self.0.state.borrow().split_from
     }
 
     /// Sizes.
     #[must_use]
     pub fn stats(&self) -> TabletStats {
-        unimplemented!()
+        let state = self.0.state.borrow();
+        TabletStats {
+            active_bytes: state.active.bytes(),
+            frozen_bytes: state.frozen.iter().map(|frozen| frozen.cell.bytes()).sum(),
+            frozen: state.frozen.len(),
+            tables: state.version.tables.len(),
+            table_bytes: state.version.tables.iter().map(|table| table.meta().bytes).sum(),
+            flushes: state.flushes,
+            merges: state.merges,
+            splits_pending: state.splits.len(),
+        }
     }
 
     /// Whether the active memtable has reached its size and should be frozen.
     #[must_use]
     pub fn wants_freeze(&self) -> bool {
-        unimplemented!()
+        let full = self.0.state.borrow().active.bytes() >= self.0.shared.config().memtable_bytes_max;
+        full || base::misbehave!("storage: early freeze")
     }
 
     /// Applies the entry at `index`, whose versions all get `ts`. Later operations of the entry win over earlier ones.
+    /// Of one key, every write (range deletes over it included) has a greater timestamp than those of earlier entries.
+    ///
+    /// # Panics
+    /// When `index` does not follow the applied index, a key lies outside the span, or a timestamp does not increase.
     pub fn apply<'a>(&self, index: Index, ts: Timestamp, ops: impl Iterator<Item = WriteOp<'a>>) {
-        unimplemented!()
+        self.apply_nothing(index);
+        let state = self.0.state.borrow();
+        let span = &state.span;
+        let ops = ops.inspect(|op| assert!(span.contains(op.key()), "{op:?} lies outside {span:?}"));
+        let hash = |key: &[u8]| self.0.shared.hash(key);
+        state
+            .active
+            .memtable
+            .borrow_mut()
+            .apply(ts, ops, hash, span.end.as_deref());
+        state.active.charge();
     }
 
     /// Applies an entry that writes nothing.
+    ///
+    /// # Panics
+    /// When `index` does not follow the applied index.
     pub fn apply_nothing(&self, index: Index) {
-        unimplemented!()
+        let applied = &mut self.0.state.borrow_mut().applied_index;
+        assert!(index == applied.next(), "entry {index} does not follow {applied}");
+        *applied = index;
     }
 
     /// Starts the cache misses of a coming [`Self::get_cached`]: call it for all lookups of a loop turn before the first.
+    #[inline]
     pub fn prefetch(&self, key: &[u8]) {
-        unimplemented!()
+        let state = self.0.state.borrow();
+        self.0.shared.prefetch(&state.active, self.0.shared.hash(key));
     }
 
     /// Looks `key` up as of `read_ts` without waiting, and hands timestamp and value to `f`; `None` when it has no value.
+    /// `f` must not write to this tablet.
+    ///
+    /// # Errors
+    /// [`NeedsIo`] when the answer is not in memory or there is an error to report: [`Self::get`] gives it.
+    ///
+    /// # Panics
+    /// When `key` lies outside the span.
+    #[inline]
     pub fn get_cached<R>(
         &self,
         key: &[u8],
         read_ts: Timestamp,
         f: impl FnOnce(Option<(Timestamp, &[u8])>) -> R,
     ) -> Result<R, NeedsIo> {
-        unimplemented!()
+        self.see(key, read_ts, |seen| f(seen.and_then(Seen::live)))
     }
 
     /// Looks `key` up as of `read_ts`.
+    ///
+    /// # Errors
+    /// [`StorageError::BelowGcThreshold`], or what reading the disk met.
+    ///
+    /// # Panics
+    /// When `key` lies outside the span.
+    ///
+    /// # Cancellation
+    /// Safe.
     pub async fn get(
         &self,
         key: &[u8],
         read_ts: Timestamp,
     ) -> Result<Option<(Timestamp, Vec<u8>)>, StorageError> {
-        unimplemented!()
+        let copy = |seen: Option<Seen<'_>>| seen.and_then(Seen::live).map(|(ts, value)| (ts, value.to_vec()));
+        self.load(key, read_ts, copy).await
     }
 
     /// The timestamp of the newest write to `key`, deletes included, without waiting.
+    ///
+    /// # Errors
+    /// [`NeedsIo`] when the answer is not in memory: [`Self::load_newest_ts`] gives it.
+    ///
+    /// # Panics
+    /// When `key` lies outside the span.
     pub fn newest_ts(&self, key: &[u8]) -> Result<Option<Timestamp>, NeedsIo> {
-        unimplemented!()
+        self.see(key, Timestamp::MAX, |seen| seen.map(|seen| seen.ts))
     }
 
     /// The timestamp of the newest write to `key`, deletes included.
+    ///
+    /// # Errors
+    /// What reading the disk met.
+    ///
+    /// # Panics
+    /// When `key` lies outside the span.
+    ///
+    /// # Cancellation
+    /// Safe.
     pub async fn load_newest_ts(&self, key: &[u8]) -> Result<Option<Timestamp>, StorageError> {
-        unimplemented!()
+        self.load(key, Timestamp::MAX, |seen| seen.map(|seen| seen.ts))
+            .await
     }
 
-    /// Reads one page of a scan.
+    #[inline]
+    fn see<R>(
+        &self,
+        key: &[u8],
+        read_ts: Timestamp,
+        f: impl FnOnce(Option<Seen<'_>>) -> R,
+    ) -> Result<R, NeedsIo> {
+        let state = self.0.state.borrow();
+        if read_ts < state.version.gc_threshold {
+            return Err(NeedsIo);
+        }
+        match state.see_in_memory(&self.0.shared, key, read_ts, f) {
+            Ok(result) => Ok(result),
+            Err(f) => get::in_cached_tables(&self.0.shared, &state.version, key, read_ts, f).ok_or(NeedsIo),
+        }
+    }
+
+    async fn load<R>(
+        &self,
+        key: &[u8],
+        read_ts: Timestamp,
+        f: impl FnOnce(Option<Seen<'_>>) -> R,
+    ) -> Result<R, StorageError> {
+        let (version, f) = {
+            let state = self.0.state.borrow();
+            check_gc_threshold(&state.version, read_ts)?;
+            match state.see_in_memory(&self.0.shared, key, read_ts, f) {
+                Ok(result) => return Ok(result),
+                Err(f) => (state.version.clone(), f),
+            }
+        };
+        get::load_from_tables(&self.0.shared, &version, key, read_ts, f).await
+    }
+
+    /// Reads one page of a scan, as of the moment of the call.
+    ///
+    /// # Errors
+    /// [`StorageError::BelowGcThreshold`], or what reading the disk met.
+    ///
+    /// # Panics
+    /// When the page may have no rows.
+    ///
+    /// # Cancellation
+    /// Safe.
     pub async fn scan_page(&self, page: &ScanPage) -> Result<Rows, StorageError> {
-        unimplemented!()
+        let (snapshot, span) = {
+            let state = self.0.state.borrow();
+            check_gc_threshold(&state.version, page.read_ts)?;
+            let Some(span) = state.span.intersect(&page.span.start, page.span.end.as_deref()) else {
+                return Ok(Rows::default());
+            };
+            let with_limit = |cell: &Rc<MemtableCell>| (cell.clone(), cell.memtable.borrow().limit());
+            let memtables = state.memtables().map(with_limit).collect();
+            (
+                Snapshot {
+                    memtables,
+                    version: state.version.clone(),
+                },
+                span,
+            )
+        };
+        scan::scan_page(&self.0.shared, snapshot, span, page).await
     }
 
     /// Turns the active memtable into an immutable one that waits for [`Self::flush`], together with the replica's
     /// opaque state as of [`Self::applied_index`].
     pub fn freeze(&self, app_state: Vec<u8>) {
-        unimplemented!()
+        self.0.state.borrow_mut().freeze(&self.0.shared, app_state.into());
     }
 
-    /// Writes the frozen memtables to tables. Durable when it returns the new flushed index.
-    pub async fn flush(&self) -> Result<Index, StorageError> {
-        unimplemented!()
+    /// Makes an edit durable, then installs the version it leads to. `opened` has the tables that the edit adds.
+    pub(crate) async fn commit(
+        &self,
+        edit: &VersionEdit,
+        opened: &[Rc<Table<E>>],
+        install: impl FnOnce(&mut State<E>),
+    ) -> Result<(), StorageError> {
+        let _committing = self.0.committing.lock().await;
+        let mut manifest = self
+            .0
+            .manifest
+            .take()
+            .ok_or(StorageError::Poisoned { range: self.0.range })?;
+        manifest.append(edit).await?;
+        let mut state = self.0.state.borrow_mut();
+        let old = state.version.clone();
+        let tables = old.tables.iter().chain(opened);
+        state.version = Rc::new(Version::new(manifest.description(), tables));
+        for table in old
+            .tables
+            .iter()
+            .filter(|table| edit.removed.contains(&table.meta().number))
+        {
+            table.retire();
+        }
+        install(&mut state);
+        drop(state);
+        self.0.manifest.replace(Some(manifest));
+        Ok(())
     }
 
-    /// Tables that are worth merging now.
-    #[must_use]
-    pub fn pick_merge(&self) -> Option<MergePlan> {
-        unimplemented!()
+    /// Refuses when an earlier write failed.
+    pub(crate) fn check_poisoned(&self) -> Result<(), StorageError> {
+        if self.0.poisoned.get() {
+            Err(StorageError::Poisoned { range: self.0.range })
+        } else {
+            Ok(())
+        }
     }
 
-    /// Merges tables; a plan that no longer fits does nothing.
-    pub async fn merge(&self, plan: MergePlan) -> Result<(), StorageError> {
-        unimplemented!()
+    /// Remembers that a write failed.
+    pub(crate) fn poison_on_error<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        if let Err(StorageError::Disk(error)) = &result
+            && error.op != DiskOp::Read
+        {
+            self.0.poisoned.set(true);
+        }
+        result
     }
 
-    /// Applies the Split entry: this tablet keeps the keys below `split.at`, the returned one has the rest.
-    #[must_use]
-    pub fn split(&self, split: Split) -> Self {
-        unimplemented!()
+    pub(crate) fn next_table(&self) -> u64 {
+        let number = self.0.next_table.get();
+        self.0.next_table.set(number + 1);
+        number
+    }
+}
+
+fn check_gc_threshold<E: Env>(version: &Version<E>, read_ts: Timestamp) -> Result<(), StorageError> {
+    let gc_threshold = version.gc_threshold;
+    if read_ts < gc_threshold {
+        Err(StorageError::BelowGcThreshold {
+            read_ts,
+            gc_threshold,
+        })
+    } else {
+        Ok(())
+    }
+}
+
+impl<E: Env> State<E> {
+    /// Newest first.
+    fn memtables(&self) -> impl Iterator<Item = &Rc<MemtableCell>> {
+        core::iter::once(&self.active).chain(self.frozen.iter().rev().map(|frozen| &frozen.cell))
     }
 
-    /// Makes the splits of this tablet durable, in order.
-    pub async fn complete_split(&self) -> Result<(), StorageError> {
-        unimplemented!()
+    #[inline]
+    fn see_in_memory<R, F: FnOnce(Option<Seen<'_>>) -> R>(
+        &self,
+        shared: &Shared<E>,
+        key: &[u8],
+        read_ts: Timestamp,
+        mut f: F,
+    ) -> Result<R, F> {
+        assert!(self.span.contains(key), "{key:?} lies outside {:?}", self.span);
+        let hash = shared.hash(key);
+        for cell in self.memtables() {
+            match get::in_memtable(cell, hash, key, read_ts, f) {
+                Ok(result) => return Ok(result),
+                Err(unused) => f = unused,
+            }
+        }
+        Err(f)
+    }
+
+    pub(crate) fn freeze(&mut self, shared: &Shared<E>, app_state: Rc<[u8]>) {
+        let next = shared.new_memtable(shared_prefix(&self.span));
+        let cell = core::mem::replace(&mut self.active, next);
+        self.frozen.push_back(Rc::new(Frozen {
+            cell,
+            index: self.applied_index,
+            app_state,
+        }));
     }
 }

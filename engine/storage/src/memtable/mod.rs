@@ -187,7 +187,7 @@ impl Memtable {
         Limit(self.records.0.end())
     }
 
-    /// Applies one entry. `hash` hashes keys; `end` is what an open-ended `DeleteRange` reaches to.
+    /// Applies one entry. `hash` hashes keys; no `DeleteRange` reaches beyond `end`.
     ///
     /// # Panics
     /// When a key has a version at or above `ts` from an earlier entry, or is longer than the limit.
@@ -207,7 +207,10 @@ impl Memtable {
                 }
                 WriteOp::Delete { key } => written.push(self.write(entry_start, ts, hash(key), key, None)),
                 WriteOp::DeleteRange { start, end: to } => {
-                    let to = to.or(end);
+                    let to = match (to, end) {
+                        (Some(to), Some(end)) => Some(to.min(end)),
+                        (to, end) => to.or(end),
+                    };
                     self.tombstones.insert(start, to, ts);
                     self.delete_written(&written, start, to);
                 }

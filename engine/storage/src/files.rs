@@ -1,0 +1,155 @@
+//! Tablets as directories: make, open, list, remove, check.
+//!
+//! ```text
+//!   tablets/<range>/MANIFEST        no tablet without it
+//!   tablets/<range>/00000007.sst    a table that the manifest names
+//!   tablets/<range>/*.tmp, other    left over from a crash: removed when the tablet is opened
+//! ```
+
+use crate::manifest::edit::Description;
+use crate::manifest::file::{self, Manifest};
+use crate::sstable::reader::{Table, TableMeta};
+use crate::{Shared, StorageError, Tablet};
+use base::key::Span;
+use base::{Index, RangeId, Timestamp};
+use env::{Disk, DiskError, Env};
+use std::io::ErrorKind;
+use std::rc::Rc;
+
+const TABLETS: &str = "tablets";
+
+pub(crate) fn dir(range: RangeId) -> String {
+    format!("{TABLETS}/{}", range.0)
+}
+
+/// `None` when what was asked for is not there.
+fn found<T>(result: Result<T, DiskError>) -> Result<Option<T>, DiskError> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl<E: Env> Tablet<E> {
+    /// Makes an empty tablet that has applied everything up to `at`. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`StorageError::AlreadyExists`], or what the disk said.
+    ///
+    /// # Cancellation
+    /// What was made of it is removed by the next attempt.
+    pub async fn create(
+        shared: &Rc<Shared<E>>,
+        range: RangeId,
+        span: Span,
+        at: Index,
+        app_state: Vec<u8>,
+    ) -> Result<Self, StorageError> {
+        let (dir, disk) = (dir(range), shared.env().disk());
+        if file::read(shared.env(), &dir).await?.is_some() {
+            return Err(StorageError::AlreadyExists { range });
+        }
+        Self::destroy(shared.env(), range).await?;
+        disk.create_dir(&dir).await?;
+        let description = Description {
+            span,
+            flushed_index: at,
+            app_state: app_state.into(),
+            gc_threshold: Timestamp::ZERO,
+            split_from: None,
+            tables: Vec::new(),
+            next_table: 1,
+        };
+        let manifest = Manifest::create(shared, &dir, description.clone()).await?;
+        Ok(Self::assemble(shared, range, &description, &[], Some(manifest)))
+    }
+
+    /// Opens a tablet at its flushed index, and removes what a crash left in its directory.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSuchTablet`], [`StorageError::Corruption`], or what the disk said.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn open(shared: &Rc<Shared<E>>, range: RangeId) -> Result<Self, StorageError> {
+        let dir = dir(range);
+        let manifest = Manifest::open(shared, &dir, range).await?;
+        let description = manifest.description().clone();
+        let mut tables = Vec::with_capacity(description.tables.len());
+        for &meta in &description.tables {
+            tables.push(Table::open(shared, &dir, meta).await?);
+        }
+        let known = |path: &str| path == file::path(&dir) || tables.iter().any(|table| table.path() == path);
+        for entry in shared.env().disk().list(&dir).await? {
+            let path = format!("{dir}/{}", entry.name);
+            if !known(&path) {
+                base::sometimes!("storage: a file left over from a crash was removed");
+                shared.discard(path);
+            }
+        }
+        shared.remove_obsolete().await;
+        Ok(Self::assemble(
+            shared,
+            range,
+            &description,
+            &tables,
+            Some(manifest),
+        ))
+    }
+
+    /// The ranges that have a tablet in the data directory, ascending.
+    ///
+    /// # Errors
+    /// What the disk said.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn list(env: &E) -> Result<Vec<RangeId>, StorageError> {
+        let mut ranges = Vec::new();
+        for entry in found(env.disk().list(TABLETS).await)?.unwrap_or_default() {
+            let Some(range) = entry.name.parse().ok().map(RangeId).filter(|_| entry.is_dir) else {
+                continue;
+            };
+            let entries = env.disk().list(&dir(range)).await?;
+            if entries
+                .iter()
+                .any(|entry| format!("{}/{}", dir(range), entry.name) == file::path(&dir(range)))
+            {
+                ranges.push(range);
+            }
+        }
+        ranges.sort_unstable();
+        Ok(ranges)
+    }
+
+    /// Removes a tablet that is not open, also a half-made or half-removed one; fine when there is none.
+    ///
+    /// Order: remove the manifest and sync, so that it is no tablet any more; then the rest.
+    ///
+    /// # Errors
+    /// What the disk said.
+    ///
+    /// # Cancellation
+    /// What is left of it is no tablet, or still a whole one.
+    pub async fn destroy(env: &E, range: RangeId) -> Result<(), StorageError> {
+        let (dir, disk) = (dir(range), env.disk());
+        let Some(entries) = found(disk.list(&dir).await)? else {
+            return Ok(());
+        };
+        if found(disk.remove(&file::path(&dir)).await)?.is_some() {
+            disk.sync_dir(&dir).await?;
+        }
+        for entry in entries {
+            found(disk.remove(&format!("{dir}/{}", entry.name)).await)?;
+        }
+        found(disk.remove(&dir).await)?;
+        disk.sync_dir(TABLETS).await?;
+        Ok(())
+    }
+
+    /// Opens the table that a flush, merge or split has just written or linked.
+    pub(crate) async fn open_table(&self, meta: TableMeta) -> Result<Rc<Table<E>>, StorageError> {
+        Table::open(&self.0.shared, &self.0.dir, meta).await
+    }
+}

@@ -1,0 +1,186 @@
+//! Offline checks: every byte of a tablet's files, for `corelane check`.
+
+use crate::manifest::file;
+use crate::mvcc::key;
+use crate::sstable::block::Entries;
+use crate::sstable::format::{Kind, Properties};
+use crate::sstable::reader::{Missing, Table};
+use crate::{Corruption, Shared, StorageConfig, StorageError, Tablet};
+use base::{RangeId, Timestamp};
+use env::Env;
+use std::rc::Rc;
+
+/// A file that [`Tablet::verify`] found damaged or missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The file, relative to the data directory.
+    pub file: String,
+    /// What is wrong with it.
+    pub error: StorageError,
+}
+
+impl<E: Env> Tablet<E> {
+    /// Reads every byte of a tablet that is not open and checks every checksum, the order of the keys, and what the
+    /// properties say. Changes nothing. A torn tail of the manifest is no damage.
+    ///
+    /// # Errors
+    /// What the disk said. Damage is the result, not an error.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn verify(env: &E, range: RangeId) -> Result<Vec<Damage>, StorageError> {
+        let dir = crate::files::dir(range);
+        let shared = Shared::new(
+            env.clone(),
+            StorageConfig {
+                cache_bytes_max: 0,
+                ..StorageConfig::default()
+            },
+        );
+        let mut damages = Vec::new();
+        let manifest = match file::read(env, &dir).await {
+            Ok(manifest) => manifest.ok_or(StorageError::NoSuchTablet { range })?,
+            Err(error) => {
+                note(&mut damages, error)?;
+                return Ok(damages);
+            }
+        };
+        for &meta in &manifest.description.tables {
+            let checked = match Table::open(&shared, &dir, meta).await {
+                Ok(table) => check_table(&table).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = checked {
+                note(&mut damages, error)?;
+            }
+        }
+        Ok(damages)
+    }
+}
+
+/// Takes corruption into the list; hands every other error on.
+fn note(damages: &mut Vec<Damage>, error: StorageError) -> Result<(), StorageError> {
+    match error {
+        StorageError::Corruption(Corruption { ref file, .. }) => {
+            damages.push(Damage {
+                file: file.clone(),
+                error,
+            });
+            Ok(())
+        }
+        StorageError::Disk(_)
+        | StorageError::Poisoned { .. }
+        | StorageError::BelowGcThreshold { .. }
+        | StorageError::NoSuchTablet { .. }
+        | StorageError::AlreadyExists { .. } => Err(error),
+    }
+}
+
+/// Walks a table in file order: blocks without gaps, keys ascending, properties as stated.
+async fn check_table<E: Env>(table: &Rc<Table<E>>) -> Result<(), StorageError> {
+    let mut walk = Walk {
+        table,
+        next_offset: 0,
+        last_key: Vec::new(),
+        counted: Properties::default(),
+    };
+    walk.counted.ts = (Timestamp::MAX, Timestamp::ZERO);
+    let mut top = Entries::default();
+    table.top().layout.entries(&table.top().data, &mut top);
+    for at in 0..top.len() {
+        let handle = table.handle(top.value(&table.top().data, at));
+        let partition = table
+            .load(Missing {
+                handle,
+                kind: Kind::Partition,
+            })
+            .await?;
+        let mut index = Entries::default();
+        partition.layout.entries(&partition.data, &mut index);
+        for at in 0..index.len() {
+            walk.data(Missing {
+                handle: table.handle(index.value(&partition.data, at)),
+                kind: Kind::Data,
+            })
+            .await?;
+        }
+        walk.follows(Missing {
+            handle,
+            kind: Kind::Partition,
+        })?;
+    }
+    walk.finish()
+}
+
+struct Walk<'a, E: Env> {
+    table: &'a Rc<Table<E>>,
+    /// Where the next block must begin.
+    next_offset: u64,
+    last_key: Vec<u8>,
+    counted: Properties,
+}
+
+impl<E: Env> Walk<'_, E> {
+    fn expect(&self, offset: u64, what: &'static str, expected: u64, found: u64) -> Result<(), StorageError> {
+        use crate::sstable::format::Mismatch;
+        if expected == found {
+            Ok(())
+        } else {
+            Err(self.table.damaged(
+                offset,
+                Mismatch {
+                    what,
+                    expected,
+                    found,
+                },
+            ))
+        }
+    }
+
+    fn follows(&mut self, Missing { handle, .. }: Missing) -> Result<(), StorageError> {
+        self.expect(handle.offset, "block offset", self.next_offset, handle.offset)?;
+        self.next_offset = handle.end();
+        Ok(())
+    }
+
+    async fn data(&mut self, missing: Missing) -> Result<(), StorageError> {
+        self.follows(missing)?;
+        let offset = missing.handle.offset;
+        let block = self.table.load(missing).await?;
+        let mut entries = Entries::default();
+        block.layout.entries(&block.data, &mut entries);
+        for at in 0..entries.len() {
+            let version = entries.key(at);
+            self.expect(
+                offset,
+                "ascending keys",
+                1,
+                u64::from(self.last_key.as_slice() < version),
+            )?;
+            let mut user = Vec::new();
+            let parts = key::user_len(version).zip(key::decode_ts(version));
+            let parts = parts.filter(|&(len, _)| key::decode_user(&mut user, &version[..len]).is_some());
+            self.expect(offset, "version key", 1, u64::from(parts.is_some()))?;
+            let Some((user_len, ts)) = parts else { continue };
+            let new_key = self.counted.version_count == 0 || !self.last_key.starts_with(&version[..user_len]);
+            let value_len = entries.value(&block.data, at).len();
+            self.counted
+                .count(&user, ts, entries.tag(at) != 0, value_len, new_key);
+            self.last_key = version.to_vec();
+        }
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), StorageError> {
+        let end = self.table.blocks_end();
+        self.expect(end, "end of the blocks", end, self.next_offset)?;
+        let (stated, counted) = (self.table.properties(), &self.counted);
+        self.expect(
+            end,
+            "count of versions",
+            stated.version_count,
+            counted.version_count,
+        )?;
+        self.expect(end, "properties", 1, u64::from(stated == counted))
+    }
+}

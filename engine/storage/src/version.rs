@@ -1,0 +1,43 @@
+//! Versions: which tables make up a tablet at one moment.
+//!
+//! A version never changes. Reads take a handle and keep it as long as they need; a flush or a merge installs the next one.
+//! A table's file is removed when no version refers to it any more.
+
+use crate::manifest::edit::Description;
+use crate::sstable::reader::Table;
+use base::Timestamp;
+use base::key::Span;
+use env::Env;
+use std::rc::Rc;
+
+/// The tables of a tablet at one moment.
+pub(crate) struct Version<E: Env> {
+    /// The span that the manifest states: wider than the tablet's between a split and its completion.
+    pub(crate) span: Span,
+    /// No read below it is served.
+    pub(crate) gc_threshold: Timestamp,
+    /// Newest first: of one key, every version in a table is newer than every version in the tables after it.
+    pub(crate) tables: Vec<Rc<Table<E>>>,
+}
+
+impl<E: Env> Version<E> {
+    /// The version that `description` describes, its tables found among `tables`.
+    ///
+    /// # Panics
+    /// When a table is missing there.
+    pub(crate) fn new<'a>(
+        description: &Description,
+        tables: impl Iterator<Item = &'a Rc<Table<E>>> + Clone,
+    ) -> Self {
+        let find = |number| {
+            let found = tables.clone().find(|table| table.meta().number == number);
+            found.expect("every table of the description is open").clone()
+        };
+        let tables = description.tables.iter().map(|meta| find(meta.number)).collect();
+        Self {
+            span: description.span.clone(),
+            gc_threshold: description.gc_threshold,
+            tables,
+        }
+    }
+}
