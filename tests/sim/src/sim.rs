@@ -15,6 +15,8 @@ use env::{Address, Instant};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+const NEVER: &str = "everything waits and nothing is going to happen";
+
 /// A machine of a run, numbered from zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SimNodeId(pub u32);
@@ -178,6 +180,11 @@ impl Sim {
     /// Runs until this moment of true time.
     pub fn run_until(&mut self, until: Instant) {
         while self.world.turn(until.0) == Turn::Busy {}
+        self.skip_to(until);
+    }
+
+    /// Nothing is left to do before this moment.
+    fn skip_to(&self, until: Instant) {
         let mut core = self.world.core.borrow_mut();
         core.now = core.now.max(until.0);
     }
@@ -225,8 +232,11 @@ impl Sim {
                         return Ok(output);
                     }
                 }
-                Turn::Limit => return Err(self.stuck("not done in time")),
-                Turn::Idle => return Err(self.stuck("everything waits and nothing is going to happen")),
+                Turn::Idle if limit == Instant(u64::MAX) => return Err(self.stuck(NEVER)),
+                Turn::Idle | Turn::Limit => {
+                    self.skip_to(limit);
+                    return Err(self.stuck("not done in time"));
+                }
             }
         }
     }

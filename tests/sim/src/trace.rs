@@ -2,13 +2,23 @@
 
 use std::collections::BTreeMap;
 
-/// A fault that the simulator injects. Every one is counted when it fires, so that a run proves what it tested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(
-    missing_docs,
-    reason = "the fault models of the modules that fire them explain each"
-)]
-pub enum Fault {
+macro_rules! faults {
+    ($($name:ident),* $(,)?) => {
+        /// A fault that the simulator injects. Every one is counted when it fires, so that a run proves what it tested.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        #[expect(missing_docs, reason = "the fault models of the modules that fire them explain each")]
+        pub enum Fault {
+            $($name),*
+        }
+
+        impl Fault {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+faults! {
     Crash,
     CrashWriteLost,
     CrashWriteTorn,
