@@ -9,8 +9,12 @@ use base::api::WriteId;
 use base::{RequestId, ShardId};
 use core::time::Duration;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 use wire::{Code, EncodeError};
+
+/// Between two looks at the range map that nothing failed for.
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) fn too_large(error: EncodeError) -> Error {
     let (bytes, max) = (u64::from(error.bytes), u64::from(error.max));
@@ -114,10 +118,33 @@ impl Pool {
             Err(SubmitError::Encode(error)) => return Ok(refuse(too_large(error))),
         };
         match tokio::time::timeout(retry.left(started.elapsed()), pending.wait()).await {
-            Ok(Ok(reply)) => Ok(reply),
+            Ok(Ok(reply)) => {
+                if connection.take_misrouted() {
+                    self.refresh_soon();
+                }
+                Ok(reply)
+            }
             Ok(Err(error)) => Err(Failure::Lost(error)),
             Err(_) => Err(Failure::TimedOut),
         }
+    }
+
+    /// Asks for a newer range map in the background, at most once at a time and not too often: requests are answered without
+    /// it, only slower.
+    fn refresh_soon(self: &Arc<Self>) {
+        if self.refresh_planned.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let pool = self.clone();
+        tokio::spawn(async move {
+            let version = pool.ranges().version() + 1;
+            // When this fails, the next misrouted reply asks again.
+            let _ = pool
+                .refresh_ranges(version, Instant::now() + pool.options.deadline)
+                .await;
+            tokio::time::sleep(REFRESH_PAUSE).await;
+            pool.refresh_planned.store(false, Ordering::Relaxed);
+        });
     }
 
     /// Asks for the range map unless the cached one is at least as new as `version`.

@@ -11,13 +11,14 @@ use crate::request::{NodeInfo, Reply};
 use crate::{Error, Options};
 use base::collections::FastMap;
 use base::{ClientId, RequestId, ShardId, limits};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
-use wire::frame::VERSION;
+use wire::frame::{FLAG_MISROUTED, VERSION};
 use wire::request::{APP_BYTES_MAX, Hello};
 use wire::{EncodeError, FrameReader, Outbox, decode_reply};
 
@@ -37,6 +38,8 @@ struct Shared {
     state: Mutex<State>,
     /// Something waits to be sent, or the connection is closed.
     wake: Notify,
+    /// The server had to pass a request on to another shard: the range map that this client has is old.
+    misrouted: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -127,6 +130,7 @@ impl Connection {
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             wake: Notify::new(),
+            misrouted: AtomicBool::new(false),
         });
         let receiver = Receiver {
             shared: shared.clone(),
@@ -180,6 +184,12 @@ impl Connection {
     /// Whether the connection is of no further use.
     pub(crate) fn is_closed(&self) -> bool {
         self.shared.lock().closed.is_some()
+    }
+
+    /// Whether a request was passed on by the server since the last time this was asked.
+    pub(crate) fn take_misrouted(&self) -> bool {
+        // A plain read first: this is asked after every call, and nearly always false.
+        self.shared.misrouted.load(Ordering::Relaxed) && self.shared.misrouted.swap(false, Ordering::Relaxed)
     }
 
     /// Waits for room for one more request.
@@ -468,6 +478,9 @@ impl Receiver {
             }
             // Replies are copied out before the lock is taken, so that callers do not wait for that.
             let cut = cut_frames(&mut inbox, &mut batch);
+            if matches!(cut, Ok(true)) {
+                self.shared.misrouted.store(true, Ordering::Relaxed);
+            }
             let mut state = self.shared.lock();
             for (request, reply) in batch.drain(..) {
                 if let Err(error) = state.deliver(request, reply) {
@@ -482,15 +495,17 @@ impl Receiver {
     }
 }
 
-fn cut_frames(inbox: &mut FrameReader, batch: &mut Vec<(RequestId, Reply)>) -> Result<(), Error> {
+fn cut_frames(inbox: &mut FrameReader, batch: &mut Vec<(RequestId, Reply)>) -> Result<bool, Error> {
     let broken = |what: &dyn core::fmt::Display| Error::Protocol {
         what: what.to_string(),
     };
-    while let Some(frame) = inbox.next().map_err(|error| broken(&error))? {
+    let mut misrouted = false;
+    while let Some((flags, frame)) = inbox.next_flagged().map_err(|error| broken(&error))? {
         let reply = decode_reply(&frame).map_err(|error| broken(&error))?;
         batch.push((frame.request, Reply::from_wire(&reply)?));
+        misrouted |= flags & FLAG_MISROUTED != 0;
     }
-    Ok(())
+    Ok(misrouted)
 }
 
 pub(crate) fn unavailable(address: &str, cause: &str) -> Error {

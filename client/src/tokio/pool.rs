@@ -7,6 +7,7 @@ use crate::session::Session;
 use crate::{Address, Error, Options};
 use base::limits::SHARDS_MAX;
 use base::{ClientId, Prng, ShardId};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -23,6 +24,8 @@ pub(crate) struct Pool {
     ranges: RwLock<Arc<RangeCache>>,
     /// One call at a time asks for the range map.
     pub(crate) refreshing: tokio::sync::Mutex<()>,
+    /// A task asks for the range map, or has just done so.
+    pub(crate) refresh_planned: AtomicBool,
     /// By shard. Grows up to the number of shards that the node has.
     connections: RwLock<Vec<Option<Arc<Connection>>>>,
     /// One call at a time connects.
@@ -53,6 +56,7 @@ impl Pool {
             prng: Mutex::new(Prng::new(seed)),
             ranges: RwLock::default(),
             refreshing: tokio::sync::Mutex::default(),
+            refresh_planned: AtomicBool::new(false),
             connections: RwLock::default(),
             connecting: tokio::sync::Mutex::default(),
             node: Mutex::default(),

@@ -213,14 +213,12 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
             self.close(id);
             return false;
         }
-        let after = outbox.len();
         drop(outbox);
-        self.replied(link, before, after, reply.is_last());
+        self.appended(link, before, reply.is_last());
         true
     }
 
-    /// Appends one reply that another shard has encoded: a whole frame, the last of its request. False when the connection is
-    /// gone.
+    /// Appends one reply that another shard has encoded: a whole frame. False when the connection is gone.
     pub fn send_frame(&self, id: ConnectionId, frame: &[u8]) -> bool {
         let Some(link) = self.0.slots.borrow().get(id) else {
             return false;
@@ -229,12 +227,15 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
         let before = outbox.len();
         outbox.push_frames(frame);
         drop(outbox);
-        self.replied(link, before, before + frame.len(), true);
+        // Every page of a scan counts as its end: a window that is a little too wide does no harm, one that never opens
+        // again would.
+        self.appended(link, before, true);
         true
     }
 
-    /// Notes a reply that made the outbox grow from `before` to `after` bytes.
-    fn replied(&self, link: Rc<Link<WriterOf<E>>>, before: usize, after: usize, last: bool) {
+    /// Notes a reply that was appended where `before` bytes waited.
+    fn appended(&self, link: Rc<Link<WriterOf<E>>>, before: usize, last: bool) {
+        let after = link.outbox.borrow().len();
         let now = if before == 0 {
             self.0.env.clock().now()
         } else {

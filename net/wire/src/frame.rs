@@ -23,8 +23,6 @@ pub const FRAME_ALIGN: usize = 16;
 /// Flag of a reply: the request came to a shard that does not serve its key and was passed on. It was answered all the same;
 /// a client that looks at the range map will be served faster.
 pub const FLAG_MISROUTED: u8 = 0x01;
-/// Every flag of this version.
-const FLAGS: u8 = FLAG_MISROUTED;
 /// The longest payload accepted before the hello: enough for the hello itself.
 pub const HELLO_BYTES_MAX: usize = 1024;
 
@@ -136,8 +134,6 @@ impl Kind {
 pub struct Frame<'a> {
     /// What the payload is.
     pub kind: Kind,
-    /// `FLAG_…`, or zero.
-    pub flags: u8,
     /// The request that it belongs to.
     pub request: RequestId,
     /// The archive. 16-aligned when the frame comes from a [`crate::FrameReader`].
@@ -165,7 +161,7 @@ pub enum FrameError {
         /// The kind found.
         found: u8,
     },
-    /// A flag is set that is not defined in this version.
+    /// A flag is set that this version does not define for this kind.
     #[error("unknown frame flags {found:#04x}")]
     UnknownFlags {
         /// The flags found.
@@ -213,7 +209,7 @@ impl FrameError {
 pub struct Header {
     /// What the payload is.
     pub kind: Kind,
-    /// Flags.
+    /// `FLAG_…`, or zero.
     pub flags: u8,
     /// Payload bytes.
     pub length: u32,
@@ -256,7 +252,8 @@ impl Header {
             return Err(FrameError::UnknownVersion { found: version });
         }
         let kind = Kind::from_byte(kind).ok_or(FrameError::UnknownKind { found: kind })?;
-        if flags & !FLAGS != 0 {
+        let known = if kind.is_reply() { FLAG_MISROUTED } else { 0 };
+        if flags & !known != 0 {
             return Err(FrameError::UnknownFlags { found: flags });
         }
         let length = u32::from_le_bytes([l0, l1, l2, l3]);

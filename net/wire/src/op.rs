@@ -1,8 +1,4 @@
 //! The parts of a [`crate::request::Write`]: operations and conditions.
-#![expect(
-    missing_docs,
-    reason = "the derived resolvers of enums have fields without documentation; all else here has it"
-)]
 
 use rkyv::with::{InlineAsBox, Map};
 use rkyv::{Archive, Serialize};

@@ -108,16 +108,20 @@ impl FrameReader {
         reason = "the frame borrows the reader, which an Iterator cannot express"
     )]
     pub fn next(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
-        let start = self.start;
-        let Some(frame) = Self::look(
-            self.buf.as_slice().split_at(self.end).0.split_at(start).1,
-            self.payload_max,
-        )?
-        else {
+        Ok(self.next_flagged()?.map(|(_, frame)| frame))
+    }
+
+    /// As [`Self::next`], with the flags of the header: only replies have some.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn next_flagged(&mut self) -> Result<Option<(u8, Frame<'_>)>, FrameError> {
+        let unread = self.buf.as_slice().split_at(self.end).0.split_at(self.start).1;
+        let Some((header, frame)) = look(unread, self.payload_max)? else {
             return Ok(None);
         };
         self.start += frame_bytes(frame.payload.len());
-        Ok(Some(frame))
+        Ok(Some((header.flags, frame)))
     }
 
     /// What [`Self::next`] would give, without stepping over it.
@@ -125,31 +129,7 @@ impl FrameReader {
     /// # Errors
     /// As [`Self::next`].
     pub fn peek(&self) -> Result<Option<Frame<'_>>, FrameError> {
-        Self::look(self.unread(), self.payload_max)
-    }
-
-    fn look(unread: &[u8], payload_max: u32) -> Result<Option<Frame<'_>>, FrameError> {
-        let Some((head, rest)) = unread.split_first_chunk::<HEADER_BYTES>() else {
-            return Ok(None);
-        };
-        let header = Header::decode(head, payload_max)?;
-        let length = header.length as usize;
-        let total = frame_bytes(length);
-        if unread.len() < total {
-            return Ok(None);
-        }
-        let (payload, rest) = rest.split_at(length);
-        let padding = rest.split_at(total - HEADER_BYTES - length).0;
-        header.check(payload)?;
-        if padding.iter().any(|&byte| byte != 0) {
-            return Err(FrameError::NonzeroPadding);
-        }
-        Ok(Some(Frame {
-            kind: header.kind,
-            flags: header.flags,
-            request: header.request,
-            payload,
-        }))
+        Ok(look(self.unread(), self.payload_max)?.map(|(_, frame)| frame))
     }
 
     /// Whether part of a frame has arrived and the rest is missing. Meaningful after [`Self::next`] gave `None`.
@@ -174,4 +154,29 @@ impl FrameReader {
     fn bytes_max(&self) -> usize {
         frame_bytes(self.payload_max as usize) + BASE_BYTES
     }
+}
+
+/// The frame at the start of `unread`, if it is whole.
+fn look(unread: &[u8], payload_max: u32) -> Result<Option<(Header, Frame<'_>)>, FrameError> {
+    let Some((head, rest)) = unread.split_first_chunk::<HEADER_BYTES>() else {
+        return Ok(None);
+    };
+    let header = Header::decode(head, payload_max)?;
+    let length = header.length as usize;
+    let total = frame_bytes(length);
+    if unread.len() < total {
+        return Ok(None);
+    }
+    let (payload, rest) = rest.split_at(length);
+    let padding = rest.split_at(total - HEADER_BYTES - length).0;
+    header.check(payload)?;
+    if padding.iter().any(|&byte| byte != 0) {
+        return Err(FrameError::NonzeroPadding);
+    }
+    let frame = Frame {
+        kind: header.kind,
+        request: header.request,
+        payload,
+    };
+    Ok(Some((header, frame)))
 }
