@@ -143,7 +143,7 @@ fn a_crash_is_told_or_not() {
         mut sim,
         nodes: [_, b],
         mut client,
-        ..
+        server: _server,
     } = pair(|config| config.net.half_open = 0.0);
     sim.crash(b);
     assert_eq!(
@@ -155,7 +155,7 @@ fn a_crash_is_told_or_not() {
         mut sim,
         nodes: [_, b],
         mut client,
-        ..
+        server: _server,
     } = pair(|config| config.net.half_open = 1.0);
     sim.crash(b);
     client.1.try_write(b"anybody?").expect("nobody has told it");
@@ -169,7 +169,7 @@ fn a_crash_is_told_or_not() {
         mut sim,
         nodes: [_, b],
         mut client,
-        ..
+        server: _server,
     } = pair(|config| config.net.half_open = 1.0);
     sim.crash(b);
     sim.restart(b);
@@ -188,7 +188,7 @@ fn connecting_is_refused_or_times_out() {
         client: _client,
         server: _server,
     } = pair(|_| {});
-    let mut connect = |sim: &mut Sim, env: SimEnv, address| {
+    let connect = |sim: &mut Sim, env: SimEnv, address| {
         sim.block_on(async move {
             env.net()
                 .connect(address)
