@@ -29,8 +29,10 @@ mod process;
 mod progress;
 mod ratio;
 mod recorder;
+mod report;
 mod schedule;
 mod suite;
+mod svg;
 mod workload;
 
 pub use args::{BenchArgs, PlanArg};
@@ -40,10 +42,5 @@ pub use error::BenchError;
 pub use machine::MachineFacts;
 pub use outcome::{Latency, Outcome, Point, Ratio, Run, Series, Spread, Wanted};
 pub use print::print;
+pub use report::report_html;
 pub use suite::run;
-
-/// The figures as one self-contained page with plots.
-#[must_use]
-pub fn report_html(outcome: &Outcome) -> String {
-    format!("{outcome:?}")
-}

@@ -103,6 +103,16 @@ fn remarks(out: &mut String, series: &Series) {
     if missing > 0 {
         line(out, format_args!("! {name}: {missing} reads found nothing"));
     }
+    let lag = series.spread(|run| as_float(run.lag_p99_ns));
+    let p50 = series.spread(|run| as_float(run.latency.p50_ns));
+    if lag.high > p50.median {
+        // Part of the latency is the loader's own lateness: it has no processor, or its connections are all full.
+        let lag = time(lag.high);
+        line(
+            out,
+            format_args!("! {name}: requests started up to {lag} (99th percentile) after they were due"),
+        );
+    }
     let overdue = sum(|run| run.overdue);
     if overdue > 0 {
         line(
