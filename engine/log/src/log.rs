@@ -214,8 +214,8 @@ impl<E: Env> Log<E> {
 
     /// The range has left this shard: stages [`Record::Forget`], and once that is durable nothing of the range holds a
     /// segment any more.
-    pub fn forget(&self, range: RangeId) {
-        self.append(&Record::Forget { range });
+    pub fn forget(&self, range: RangeId) -> Seqno {
+        self.append(&Record::Forget { range })
     }
 
     /// Which range to flush so that the oldest segment can be dropped: the range, the index that has to be covered, and the

@@ -297,6 +297,7 @@ impl<F: File> Replay<F> {
                 .into());
             }
             (self.last, self.checksum) = (batch.header.seqno, batch.checksum);
+            self.marks.hlc_bound = self.marks.hlc_bound.max(batch.header.hlc_bound);
             self.batches += 1;
             self.records += u64::from(batch.header.records);
             self.bytes += bytes;

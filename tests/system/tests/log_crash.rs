@@ -1,0 +1,173 @@
+//! Every crash point of a log: what was acknowledged survives exactly, and nothing else is half there.
+//!
+//! A workload runs on a recorded disk: appends, rotations, recycling, dropping, preparation of slots. For every completion
+//! boundary of the recording each image that a crash may leave is recovered and compared: every subset of the writes in
+//! flight, every 512-byte cut of each. A sample of the recoveries is itself recorded, goes on writing, and is crashed at
+//! each of its boundaries again.
+//!
+//! `LOG_CRASH_SEEDS=N` runs N workloads instead of one (one is more than 100,000 images).
+
+mod log_support;
+
+use log_support::{Life, Opened, Promise, Workload, check, check_content, config, open, recover};
+use sim::{DiskImage, DiskTrace, ImageMachine};
+
+/// One first crash of so many gets a second life and second crashes.
+const SECOND_LIFE_EVERY: u64 = 997;
+
+struct Tally {
+    images: u64,
+    second_lives: u64,
+    second_images: u64,
+}
+
+fn first_life(seed: u64, turns: u64) -> (DiskTrace, Life, usize) {
+    let machine = ImageMachine::new(&DiskImage::new());
+    let env = machine.env();
+    machine.record();
+    let mut workload = Workload::new(seed, 1, 4);
+    machine.block_on(async {
+        let (log, _) = open(&env, config()).await.expect("an empty disk is fine");
+        workload
+            .run(&env, &log, |mark| machine.mark(mark), turns)
+            .await
+            .expect("the disk does not fail");
+        if seed % 2 == 0 {
+            log.close().await.expect("the disk does not fail");
+        }
+    });
+    let life = workload.life.borrow().clone();
+    (machine.trace(), life, workload.records)
+}
+
+/// Opens an image, writes on, and crashes at every boundary of that.
+fn second_life(image: &DiskImage, first: &Life, mark: Option<u64>, seed: u64, tally: &mut Tally) {
+    let machine = ImageMachine::new(image);
+    let env = machine.env();
+    machine.record();
+    let mut workload = Workload::new(seed, 1_000, 2);
+    let survived = machine.block_on(async {
+        let (log, opened) = open(&env, config())
+            .await
+            .expect("the first recovery of the same image went well");
+        machine.mark(u64::MAX);
+        workload
+            .run(&env, &log, |mark| machine.mark(mark), 4)
+            .await
+            .expect("the disk does not fail");
+        opened.recovered.last
+    });
+    let promise = mark.map_or_else(Promise::default, |mark| first.promises[mark as usize].clone());
+    // What the log holds now: what survived the first crash, then what was written since.
+    let mut both = Life::default();
+    both.records.extend(
+        first
+            .records
+            .iter()
+            .filter(|(seqno, _)| *seqno <= survived)
+            .cloned(),
+    );
+    both.records
+        .extend(workload.life.borrow().records.iter().cloned());
+    let promises = workload.life.borrow().promises.clone();
+    tally.second_lives += 1;
+    for boundary in machine.trace().boundaries() {
+        for image in boundary.images() {
+            tally.second_images += 1;
+            let opened = recover(&image).unwrap_or_else(|error| {
+                panic!("second crash at step {} after {seed}: {error}", boundary.step())
+            });
+            let mut promised = promise.clone();
+            promised.persisted = survived;
+            if let Some(later) = boundary.mark().filter(|mark| *mark != u64::MAX) {
+                let later = &promises[later as usize];
+                promised.persisted = later.persisted.max(survived);
+                promised.covered.extend(later.covered.clone());
+            }
+            let last = opened.recovered.last;
+            assert!(
+                last >= promised.persisted,
+                "{last} < {} after a second crash",
+                promised.persisted
+            );
+            check_content(&both, &promised, last, &opened).unwrap_or_else(|problem| {
+                panic!("second crash at step {} after {seed}: {problem}", boundary.step())
+            });
+        }
+    }
+}
+
+fn crash_everywhere(seed: u64, turns: u64, tally: &mut Tally) {
+    let (trace, life, records) = first_life(seed, turns);
+    assert!(
+        records >= 1_000,
+        "{records} records are too few for the claim of this test"
+    );
+    for boundary in trace.boundaries() {
+        for image in boundary.images() {
+            tally.images += 1;
+            let context = || {
+                format!(
+                    "seed {seed}, crash at step {} of {}",
+                    boundary.step(),
+                    trace.steps()
+                )
+            };
+            let opened = recover(&image).unwrap_or_else(|error| panic!("{}: {error}", context()));
+            check(&life, boundary.mark(), &opened)
+                .unwrap_or_else(|problem| panic!("{}: {problem}", context()));
+            if tally.images % SECOND_LIFE_EVERY == 0 {
+                second_life(&image, &life, boundary.mark(), tally.images, tally);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_crash_point_of_a_thousand_records_recovers_what_was_acknowledged() {
+    let seeds: u64 = std::env::var("LOG_CRASH_SEEDS").map_or(1, |n| n.parse().expect("a number of seeds"));
+    base::probe::begin(base::Prng::new(1), 0.0, 0.0);
+    let mut tally = Tally {
+        images: 0,
+        second_lives: 0,
+        second_images: 0,
+    };
+    for seed in 1..=seeds {
+        crash_everywhere(seed, 360, &mut tally);
+        println!(
+            "{} images, {} second lives, {} second images",
+            tally.images, tally.second_lives, tally.second_images
+        );
+    }
+    let total = tally.images + tally.second_images;
+    assert!(total >= 100_000, "{total} images");
+    let report = base::probe::finish();
+    for name in [
+        "log: several writes in flight",
+        "log: began a segment with writes in flight",
+        "log: wrote a hard state again",
+        "log: reused a slot",
+        "log: cut an unacknowledged tail",
+        "log: recovery met a headless segment",
+        "log: recovery met an overtaken segment",
+        "log: recovery met a stale segment",
+        "log: the log ends before the last segment",
+        "log: shortened a tail",
+    ] {
+        assert!(
+            report.reached.contains_key(name),
+            "never reached: {name}; reached {:?}",
+            report.reached
+        );
+    }
+}
+
+#[test]
+fn a_log_without_a_crash_comes_back_whole() {
+    let (trace, life, _) = first_life(2, 60);
+    let last = trace.boundaries().last().expect("the trace has steps");
+    let opened: Opened = recover(&last.image_most()).expect("nothing happened to it");
+    check(&life, last.mark(), &opened).expect("all is there");
+    assert_eq!(opened.recovered.cut, None);
+    assert!(opened.recovered.last >= life.records.last().expect("records were written").0);
+}
