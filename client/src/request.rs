@@ -374,6 +374,19 @@ pub(crate) struct Refusal {
     pub(crate) range_map_version: u64,
 }
 
+impl Refusal {
+    /// A refusal that no other try will change.
+    pub(crate) fn for_good(error: Error, code: u16) -> Self {
+        Self {
+            error,
+            code,
+            retryable: false,
+            retry_after_ms: 0,
+            range_map_version: 0,
+        }
+    }
+}
+
 impl Reply {
     /// Copies a reply; an error when a field is not what the protocol promises.
     pub(crate) fn from_wire(reply: &ReplyRef<'_>) -> Result<Self, Error> {

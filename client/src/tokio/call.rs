@@ -3,7 +3,7 @@
 use super::connection::{Connection, SubmitError};
 use super::pool::Pool;
 use crate::Error;
-use crate::request::{Reply, Request, Route};
+use crate::request::{Refusal, Reply, Request, Route};
 use crate::retry::{Failure, Next, Retry};
 use base::api::WriteId;
 use base::{RequestId, ShardId};
@@ -96,7 +96,7 @@ impl Pool {
         started: Instant,
     ) -> Result<Reply, Failure> {
         let deadline = started + self.options.deadline;
-        let connection = self.connection(shard, deadline).await.map_err(Failure::NotSent)?;
+        let connection = self.connect_for(shard, deadline).await?;
         let late = || {
             Failure::NotSent(Error::DeadlineExceeded {
                 after: self.options.deadline,
@@ -127,6 +127,29 @@ impl Pool {
             Ok(Err(error)) => Err(Failure::Lost(error)),
             Err(_) => Err(Failure::TimedOut),
         }
+    }
+
+    /// The connection to `shard` for one try.
+    pub(crate) async fn connect_for(
+        self: &Arc<Self>,
+        shard: ShardId,
+        deadline: Instant,
+    ) -> Result<Arc<Connection>, Failure> {
+        let error = match self.connection(shard, deadline).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        let Error::Server { code, retryable, .. } = error else {
+            return Err(Failure::NotSent(error));
+        };
+        if code == Code::NoSuchShard.number() {
+            // The node was started again with fewer shards: the map of its earlier life routes nowhere.
+            let version = self.ranges().version() + 1;
+            let _ = self.refresh_ranges(version, deadline).await;
+        } else if !retryable {
+            return Err(Failure::Refused(Refusal::for_good(error, code)));
+        }
+        Err(Failure::NotSent(error))
     }
 
     /// Asks for a newer range map in the background, at most once at a time and not too often: requests are answered without
@@ -198,11 +221,5 @@ async fn ask_for_ranges(connection: &Connection) -> Result<crate::range_cache::R
 /// A refusal by the client itself, for good.
 fn refuse(error: Error) -> Reply {
     let code = error.code().number();
-    Reply::Refused(crate::request::Refusal {
-        error,
-        code,
-        retryable: false,
-        retry_after_ms: 0,
-        range_map_version: 0,
-    })
+    Reply::Refused(Refusal::for_good(error, code))
 }

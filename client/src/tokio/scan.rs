@@ -220,11 +220,7 @@ impl Rows {
 
     async fn start(&self, retry: &Retry, started: Instant) -> Result<Stream, Failure> {
         let deadline = started + self.pool.options.deadline;
-        let connection = self
-            .pool
-            .connection(self.shard(), deadline)
-            .await
-            .map_err(Failure::NotSent)?;
+        let connection = self.pool.connect_for(self.shard(), deadline).await?;
         let deadline_ms = retry.server_deadline_ms(started.elapsed());
         let request = self.cursor.request(CREDIT_PAGES, deadline_ms);
         connection

@@ -365,6 +365,7 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
             let message = reason.to_string();
             let reply = ErrorReply {
                 message: &message,
+                retryable: *reason == CloseReason::TooManyConnections,
                 ..ErrorReply::new(code)
             };
             let mut outbox = link.outbox.borrow_mut();
