@@ -21,61 +21,17 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::BenchError;
 use crate::connection::{Connection, Routes};
-use crate::driver::{Answer, Driver, Op};
+use crate::lane::{Context, InFlight, Lane, Scratch, Source, judge};
 use crate::recorder::Recorder;
 use crate::schedule::Schedule;
-use crate::workload::{Action, Layout, Mix};
+use crate::workload::{Action, Layout};
 
 /// How long answers are waited for after the measured time.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Draws of an action whose key belongs on another connection before it is sent where it is not at home.
-const REDRAWS_MAX: u32 = 64;
 /// Requests that loading sends again before it gives up.
 const LOAD_RETRIES_MAX: u64 = 10_000;
 /// Longest sleep in a poll, so that the end of a run is noticed.
 const POLL_MAX: Duration = Duration::from_millis(20);
-
-/// Where a connection's actions come from.
-pub(crate) enum Source {
-    /// A workload, until the time is over.
-    Mix(Box<Mix>),
-    /// The records of this connection, each once.
-    Load(LoadCursor),
-}
-
-/// Walks the records that one connection loads: those of its shard, dealt out among the shard's connections.
-#[derive(Debug, Clone)]
-pub(crate) struct LoadCursor {
-    pub(crate) next: u64,
-    pub(crate) end: u64,
-    /// This connection's place among those of its shard, and how many they are.
-    pub(crate) place: u64,
-    pub(crate) places: u64,
-    /// Records of the shard seen so far.
-    pub(crate) seen: u64,
-    /// Records that were refused and go again.
-    pub(crate) again: Vec<u64>,
-}
-
-impl LoadCursor {
-    fn next(&mut self, mut is_ours: impl FnMut(u64) -> bool) -> Option<u64> {
-        if let Some(record) = self.again.pop() {
-            return Some(record);
-        }
-        while self.next < self.end {
-            let record = self.next;
-            self.next += 1;
-            if is_ours(record) {
-                let turn = self.seen % self.places;
-                self.seen += 1;
-                if turn == self.place {
-                    return Some(record);
-                }
-            }
-        }
-        None
-    }
-}
 
 /// Counters that the progress bar reads while threads run, and the order to stop.
 #[derive(Debug, Default)]
@@ -111,35 +67,8 @@ pub(crate) struct Findings {
     pub(crate) cpu: Duration,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct InFlight {
-    action: Action,
-    intended_ns: u64,
-    /// A read-modify-write whose read has answered.
-    modifying: bool,
-}
-
-struct Lane {
-    number: usize,
-    socket: std::net::TcpStream,
-    driver: Box<dyn Driver>,
-    home: Option<u16>,
-    source: Source,
-    slots: Vec<Option<InFlight>>,
-    free: Vec<u32>,
-    /// The poll also asks for room to send.
-    blocked: bool,
-}
-
-/// Keys and values are laid out here; one set for the whole thread.
-#[derive(Default)]
-struct Scratch {
-    key: Vec<u8>,
-    value: Vec<u8>,
-}
-
 struct Loader {
-    assignment: Common,
+    context: Context,
     lanes: Vec<Lane>,
     poll: rustix::fd::OwnedFd,
     scratch: Scratch,
@@ -149,16 +78,6 @@ struct Loader {
     retries: u64,
     cpu_at_start: Option<Duration>,
     cpu_at_end: Option<Duration>,
-}
-
-struct Common {
-    address: SocketAddr,
-    schedule: Option<Schedule>,
-    recorder: Recorder,
-    layout: Layout,
-    routes: Arc<Routes>,
-    shared: Arc<Shared>,
-    began: Instant,
 }
 
 /// Runs one thread's share until its time or its records are over. `began` is time zero of the run.
@@ -219,7 +138,7 @@ impl Loader {
             });
         }
         Ok(Self {
-            assignment: Common {
+            context: Context {
                 address,
                 schedule,
                 recorder,
@@ -240,11 +159,11 @@ impl Loader {
     }
 
     fn now_ns(&self) -> u64 {
-        u64::try_from(self.assignment.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.context.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn run(mut self) -> Result<Findings, BenchError> {
-        let window = self.assignment.recorder.window();
+        let window = self.context.recorder.window();
         let drain_end_ns = window
             .end_ns
             .saturating_add(u64::try_from(DRAIN.as_nanos()).unwrap_or(u64::MAX));
@@ -261,11 +180,11 @@ impl Loader {
                 self.cpu_at_end = Some(thread_cpu());
             }
             self.start_due(now_ns)?;
-            let waiting = self.assignment.schedule.as_ref().and_then(Schedule::next_ns);
+            let waiting = self.context.schedule.as_ref().and_then(Schedule::next_ns);
             let starting = waiting.is_some()
-                || (self.assignment.schedule.is_none() && now_ns < window.end_ns && self.in_flight > 0);
+                || (self.context.schedule.is_none() && now_ns < window.end_ns && self.in_flight > 0);
             let finished = !starting && self.in_flight == 0;
-            if finished || now_ns >= drain_end_ns || self.assignment.shared.stop.load(Ordering::Relaxed) {
+            if finished || now_ns >= drain_end_ns || self.context.shared.stop.load(Ordering::Relaxed) {
                 break;
             }
             self.poll(&mut events, waiting, now_ns)?;
@@ -278,7 +197,7 @@ impl Loader {
         let cpu_end = self.cpu_at_end.unwrap_or_else(thread_cpu);
         let cpu = cpu_end.saturating_sub(self.cpu_at_start.unwrap_or_default());
         Ok(Findings {
-            recorder: self.assignment.recorder,
+            recorder: self.context.recorder,
             cpu,
         })
     }
@@ -305,7 +224,7 @@ impl Loader {
 
     /// Open loop: starts what is due, on connections in turn; what finds no free slot stays due.
     fn start_due(&mut self, now_ns: u64) -> Result<(), BenchError> {
-        if self.assignment.schedule.is_none() {
+        if self.context.schedule.is_none() {
             return Ok(());
         }
         let mut touched_from = None;
@@ -318,12 +237,12 @@ impl Loader {
                 full += 1;
                 continue;
             }
-            let Some(intended_ns) = self.assignment.schedule.as_mut().and_then(|s| s.take_due(now_ns)) else {
+            let Some(intended_ns) = self.context.schedule.as_mut().and_then(|s| s.take_due(now_ns)) else {
                 break;
             };
             full = 0;
             touched_from = touched_from.or(Some(at));
-            self.assignment.recorder.lagged(now_ns - intended_ns);
+            self.context.recorder.lagged(now_ns - intended_ns);
             self.start(at, intended_ns)?;
         }
         if touched_from.is_some() {
@@ -336,9 +255,9 @@ impl Loader {
 
     /// Closed loop: fills the free slots of a connection; either loop: sends what waits.
     fn refill(&mut self, at: usize) -> Result<(), BenchError> {
-        if self.assignment.schedule.is_none() && !self.lanes[at].free.is_empty() {
+        if self.context.schedule.is_none() && !self.lanes[at].free.is_empty() {
             let now_ns = self.now_ns();
-            while now_ns < self.assignment.recorder.window().end_ns
+            while now_ns < self.context.recorder.window().end_ns
                 && !self.lanes[at].free.is_empty()
                 && self.start(at, now_ns)?
             {}
@@ -349,13 +268,13 @@ impl Loader {
     /// Starts the next action of a connection; `false` when it has none left.
     fn start(&mut self, at: usize, intended_ns: u64) -> Result<bool, BenchError> {
         let Self {
-            assignment: common,
+            context: common,
             lanes,
             scratch,
             ..
         } = self;
         let lane = &mut lanes[at];
-        let Some(action) = next_action(lane, common, scratch) else {
+        let Some(action) = lane.next_action(common, scratch) else {
             return Ok(false);
         };
         let slot = lane.free.pop().expect("the caller saw a free slot");
@@ -364,7 +283,7 @@ impl Loader {
             intended_ns,
             modifying: false,
         });
-        send_action(lane, common, scratch, slot, action, false)?;
+        lane.send(common, scratch, slot, action, false)?;
         self.in_flight += 1;
         Ok(true)
     }
@@ -377,7 +296,7 @@ impl Loader {
                 Ok(0) => return Err(self.broken(at, "it takes no more bytes".to_owned())),
                 Ok(sent) => {
                     lane.driver.sent(sent);
-                    self.assignment
+                    self.context
                         .shared
                         .bytes_sent
                         .fetch_add(sent as u64, Ordering::Relaxed);
@@ -411,7 +330,7 @@ impl Loader {
     fn broken(&self, at: usize, reason: String) -> BenchError {
         BenchError::Broken {
             connection: self.lanes[at].number,
-            address: self.assignment.address,
+            address: self.context.address,
             reason,
         }
     }
@@ -426,7 +345,7 @@ impl Loader {
             Err(error) => return Err(self.broken(at, error.to_string())),
         };
         if received > 0 {
-            self.assignment
+            self.context
                 .shared
                 .bytes_received
                 .fetch_add(received as u64, Ordering::Relaxed);
@@ -438,7 +357,7 @@ impl Loader {
     fn take_answers(&mut self, at: usize, received: usize) -> Result<(), BenchError> {
         let now_ns = self.now_ns();
         let Self {
-            assignment: common,
+            context: common,
             lanes,
             in_flight,
             retries,
@@ -498,14 +417,7 @@ impl Loader {
             });
         }
         for (slot, action) in modify {
-            send_action(
-                &mut self.lanes[at],
-                &self.assignment,
-                &mut self.scratch,
-                slot,
-                action,
-                true,
-            )?;
+            self.lanes[at].send(&self.context, &mut self.scratch, slot, action, true)?;
         }
         Ok(())
     }
@@ -513,7 +425,7 @@ impl Loader {
     /// What is still due or in flight has waited at least until now.
     fn leave_unanswered(&mut self) {
         let now_ns = self.now_ns();
-        let common = &mut self.assignment;
+        let common = &mut self.context;
         for request in self.lanes.iter().flat_map(|lane| &lane.slots).flatten() {
             common.recorder.unanswered(request.intended_ns, now_ns);
         }
@@ -522,100 +434,5 @@ impl Loader {
                 common.recorder.unanswered(intended_ns, now_ns);
             }
         }
-    }
-}
-
-/// Draws until the key belongs on this connection: every connection then sees the workload's own distribution over the
-/// keys of its shard.
-fn next_action(lane: &mut Lane, common: &Common, scratch: &mut Scratch) -> Option<Action> {
-    let Lane { source, home, .. } = lane;
-    let is_ours = |record: u64, key: &mut Vec<u8>| {
-        let Some(home) = *home else { return true };
-        common.layout.key(record, key);
-        common.routes.owner(key).is_none_or(|owner| owner == home)
-    };
-    match source {
-        Source::Load(cursor) => {
-            let next = cursor.next(|record| is_ours(record, &mut scratch.key));
-            next.map(|record| Action::Put { record })
-        }
-        Source::Mix(mix) => {
-            let mut action = mix.draw();
-            for _ in 0..REDRAWS_MAX {
-                match action.record() {
-                    Some(record) if !is_ours(record, &mut scratch.key) && !mix.inserts(action) => {
-                        action = mix.draw()
-                    }
-                    Some(_) | None => break,
-                }
-            }
-            Some(action)
-        }
-    }
-}
-
-/// Encodes the request of an action; `modifying` is the second half of a read-modify-write.
-fn send_action(
-    lane: &mut Lane,
-    common: &Common,
-    scratch: &mut Scratch,
-    slot: u32,
-    action: Action,
-    modifying: bool,
-) -> Result<(), BenchError> {
-    let Scratch { key, value } = scratch;
-    if let Some(record) = action.record() {
-        common.layout.key(record, key);
-    }
-    let op = match action {
-        Action::Echo => Op::Echo {
-            payload: common.layout.echo(),
-        },
-        Action::Disk => Op::Disk,
-        Action::Get { .. } => Op::Get { key },
-        Action::ReadModifyWrite { .. } if !modifying => Op::Get { key },
-        Action::Put { record } | Action::ReadModifyWrite { record } => {
-            let salt = match &mut lane.source {
-                Source::Mix(mix) => mix.salt(),
-                Source::Load(_) => record,
-            };
-            common.layout.value(record, salt, value);
-            Op::Put { key, value }
-        }
-        Action::Scan { rows, .. } => Op::Scan { start: key, rows },
-    };
-    lane.driver
-        .request(slot, &op)
-        .map_err(|error| BenchError::Broken {
-            connection: lane.number,
-            address: common.address,
-            reason: error.to_string(),
-        })
-}
-
-/// Looks at an answer; `true` when the server refused or the answer is wrong.
-fn judge(common: &mut Common, action: Action, answer: Answer<'_>) -> bool {
-    let recorder = &mut common.recorder;
-    let expected_value = match action {
-        Action::Get { record } | Action::ReadModifyWrite { record } => Some(record),
-        Action::Echo | Action::Disk | Action::Put { .. } | Action::Scan { .. } => None,
-    };
-    match (answer, expected_value) {
-        (Answer::Value(value), Some(record)) if !common.layout.is_value_of(record, value) => {
-            recorder.refused(&format!(
-                "wrong value of {} bytes for record {record}",
-                value.len()
-            ));
-            true
-        }
-        (Answer::Failed(message), _) => {
-            recorder.refused(message);
-            true
-        }
-        (Answer::Missing, _) => {
-            recorder.missing += 1;
-            false
-        }
-        (Answer::Done | Answer::Value(_) | Answer::Rows(_), _) => false,
     }
 }

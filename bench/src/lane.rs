@@ -1,0 +1,195 @@
+//! One connection under load: its requests in flight, what it asks next, and whether an answer is right.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::BenchError;
+use crate::connection::Routes;
+use crate::driver::{Answer, Driver, Op};
+use crate::loader::Shared;
+use crate::recorder::Recorder;
+use crate::schedule::Schedule;
+use crate::workload::{Action, Layout, Mix};
+
+/// Draws of an action whose key belongs on another connection before it is sent where it is not at home.
+const REDRAWS_MAX: u32 = 64;
+
+/// Where a connection's actions come from.
+pub(crate) enum Source {
+    /// A workload, until the time is over.
+    Mix(Box<Mix>),
+    /// The records of this connection, each once.
+    Load(LoadCursor),
+}
+
+/// Walks the records that one connection loads: those of its shard, dealt out among the shard's connections.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadCursor {
+    pub(crate) next: u64,
+    pub(crate) end: u64,
+    /// This connection's place among those of its shard, and how many they are.
+    pub(crate) place: u64,
+    pub(crate) places: u64,
+    /// Records of the shard seen so far.
+    pub(crate) seen: u64,
+    /// Records that were refused and go again.
+    pub(crate) again: Vec<u64>,
+}
+
+impl LoadCursor {
+    fn next(&mut self, mut is_ours: impl FnMut(u64) -> bool) -> Option<u64> {
+        if let Some(record) = self.again.pop() {
+            return Some(record);
+        }
+        while self.next < self.end {
+            let record = self.next;
+            self.next += 1;
+            if is_ours(record) {
+                let turn = self.seen % self.places;
+                self.seen += 1;
+                if turn == self.place {
+                    return Some(record);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// A request that has no answer yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InFlight {
+    pub(crate) action: Action,
+    pub(crate) intended_ns: u64,
+    /// A read-modify-write whose read has answered.
+    pub(crate) modifying: bool,
+}
+
+/// One connection under load.
+pub(crate) struct Lane {
+    pub(crate) number: usize,
+    pub(crate) socket: std::net::TcpStream,
+    pub(crate) driver: Box<dyn Driver>,
+    pub(crate) home: Option<u16>,
+    pub(crate) source: Source,
+    pub(crate) slots: Vec<Option<InFlight>>,
+    pub(crate) free: Vec<u32>,
+    /// The poll also asks for room to send.
+    pub(crate) blocked: bool,
+}
+
+/// Keys and values are laid out here; one set for the whole thread.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}
+
+/// What all connections of a thread share.
+pub(crate) struct Context {
+    pub(crate) address: SocketAddr,
+    pub(crate) schedule: Option<Schedule>,
+    pub(crate) recorder: Recorder,
+    pub(crate) layout: Layout,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) began: Instant,
+}
+
+impl Lane {
+    /// Draws until the key belongs on this connection: every connection then sees the workload's own distribution over the
+    /// keys of its shard.
+    pub(crate) fn next_action(&mut self, context: &Context, scratch: &mut Scratch) -> Option<Action> {
+        let Lane { source, home, .. } = self;
+        let is_ours = |record: u64, key: &mut Vec<u8>| {
+            let Some(home) = *home else { return true };
+            context.layout.key(record, key);
+            context.routes.owner(key).is_none_or(|owner| owner == home)
+        };
+        match source {
+            Source::Load(cursor) => {
+                let next = cursor.next(|record| is_ours(record, &mut scratch.key));
+                next.map(|record| Action::Put { record })
+            }
+            Source::Mix(mix) => {
+                let mut action = mix.draw();
+                for _ in 0..REDRAWS_MAX {
+                    match action.record() {
+                        Some(record) if !is_ours(record, &mut scratch.key) && !mix.inserts(action) => {
+                            action = mix.draw()
+                        }
+                        Some(_) | None => break,
+                    }
+                }
+                Some(action)
+            }
+        }
+    }
+
+    /// Encodes the request of an action; `modifying` is the second half of a read-modify-write.
+    pub(crate) fn send(
+        &mut self,
+        context: &Context,
+        scratch: &mut Scratch,
+        slot: u32,
+        action: Action,
+        modifying: bool,
+    ) -> Result<(), BenchError> {
+        let Scratch { key, value } = scratch;
+        if let Some(record) = action.record() {
+            context.layout.key(record, key);
+        }
+        let op = match action {
+            Action::Echo => Op::Echo {
+                payload: context.layout.echo(),
+            },
+            Action::Disk => Op::Disk,
+            Action::Get { .. } => Op::Get { key },
+            Action::ReadModifyWrite { .. } if !modifying => Op::Get { key },
+            Action::Put { record } | Action::ReadModifyWrite { record } => {
+                let salt = match &mut self.source {
+                    Source::Mix(mix) => mix.salt(),
+                    Source::Load(_) => record,
+                };
+                context.layout.value(record, salt, value);
+                Op::Put { key, value }
+            }
+            Action::Scan { rows, .. } => Op::Scan { start: key, rows },
+        };
+        self.driver
+            .request(slot, &op)
+            .map_err(|error| BenchError::Broken {
+                connection: self.number,
+                address: context.address,
+                reason: error.to_string(),
+            })
+    }
+}
+
+/// Looks at an answer; `true` when the server refused or the answer is wrong.
+pub(crate) fn judge(context: &mut Context, action: Action, answer: Answer<'_>) -> bool {
+    let recorder = &mut context.recorder;
+    let expected_value = match action {
+        Action::Get { record } | Action::ReadModifyWrite { record } => Some(record),
+        Action::Echo | Action::Disk | Action::Put { .. } | Action::Scan { .. } => None,
+    };
+    match (answer, expected_value) {
+        (Answer::Value(value), Some(record)) if !context.layout.is_value_of(record, value) => {
+            recorder.refused(&format!(
+                "wrong value of {} bytes for record {record}",
+                value.len()
+            ));
+            true
+        }
+        (Answer::Failed(message), _) => {
+            recorder.refused(message);
+            true
+        }
+        (Answer::Missing, _) => {
+            recorder.missing += 1;
+            false
+        }
+        (Answer::Done | Answer::Value(_) | Answer::Rows(_), _) => false,
+    }
+}
