@@ -71,7 +71,7 @@ impl DiskFile {
             .start(
                 entry,
                 Payload {
-                    file: self.fd.clone(),
+                    _file: self.fd.clone(),
                     buffer: Some(buffer),
                 },
             )
@@ -90,7 +90,7 @@ impl DiskFile {
             .start(
                 entry,
                 Payload {
-                    file: self.fd.clone(),
+                    _file: self.fd.clone(),
                     buffer: Some(buffer),
                 },
             )
@@ -156,7 +156,7 @@ impl env::File for DiskFile {
             .start(
                 sync.build(),
                 Payload {
-                    file: self.fd.clone(),
+                    _file: self.fd.clone(),
                     buffer: None,
                 },
             )

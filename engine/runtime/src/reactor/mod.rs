@@ -33,7 +33,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use operation::Slots;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::FromRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -197,11 +197,9 @@ impl Reactor {
         source.closing();
         let token = self.slots.borrow().token_of(source);
         if let Some(token) = token {
-            self.push(
-                opcode::PollRemove::new(token)
-                    .build()
-                    .user_data(operation::IGNORED),
-            );
+            // Not `PollRemove`: that one gives up (`EALREADY`) when an event of the poll is just being delivered.
+            let cancel = opcode::AsyncCancel::new(token).build();
+            self.push(cancel.user_data(operation::IGNORED));
         }
     }
 

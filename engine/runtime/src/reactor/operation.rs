@@ -13,7 +13,7 @@ pub(super) const IGNORED: u64 = u64::MAX;
 /// What an operation keeps alive.
 pub(crate) struct Payload {
     /// The file it works on.
-    pub(crate) file: Rc<Descriptor>,
+    pub(crate) _file: Rc<Descriptor>,
     /// The memory it reads from or writes to.
     pub(crate) buffer: Option<Buffer>,
 }
