@@ -177,9 +177,11 @@ impl<E: Env> Shared<E> {
         })
     }
 
-    /// A new table's or manifest's unique id.
-    pub(crate) fn draw_uid(&self) -> u64 {
-        self.prng.borrow_mut().next_u64()
+    /// A new unique id for what the number `number` names in the directory `dir`: drawn, and mixed with that name, so that a
+    /// generator that repeats itself after a restart repeats no id.
+    pub(crate) fn draw_uid(&self, dir: &str, number: u64) -> u64 {
+        let drawn = self.prng.borrow_mut().next_u64();
+        crate::sstable::filter::hash(drawn ^ number.rotate_left(32), dir.as_bytes())
     }
 
     /// The hash of a key in memtables.

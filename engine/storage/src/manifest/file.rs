@@ -158,7 +158,7 @@ async fn write_anew<E: Env>(
     description: &Description,
 ) -> Result<(<E::Disk as Disk>::File, Tail), StorageError> {
     let (disk, mut out) = (shared.env().disk(), Vec::new());
-    let mut tail = Tail::new(shared.draw_uid());
+    let mut tail = Tail::new(shared.draw_uid(dir, description.next_table));
     tail.push_edit(&mut out, &description.snapshot().encode());
     tail.push_seal(&mut out);
     let new = format!("{dir}/{NAME_NEW}");

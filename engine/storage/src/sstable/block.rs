@@ -227,7 +227,7 @@ impl Layout {
         // Every key before restart `low - 1` is below the target, and so is its own; the answer follows it.
         let start = if low == 0 { 0 } else { self.restart(data, low - 1) };
         let mut decoder = self.at(data, start);
-        let mut agrees = 0;
+        let (mut agrees, mut number) = (0, 0usize);
         while !decoder.is_empty() {
             let Entry {
                 shared,
@@ -236,7 +236,12 @@ impl Layout {
                 value,
             } = entry(&mut decoder).expect("the block was checked");
             // The entry before is below the target and agrees with it in `agrees` bytes. If this one shares more with it,
-            // it differs from the target at the same byte in the same way; if it shares less, it is above.
+            // it differs from the target at the same byte in the same way; if it shares less, it is above. A restart shares
+            // nothing whatever its key is: it starts anew.
+            if number.is_multiple_of(RESTART_INTERVAL) {
+                agrees = 0;
+            }
+            number += 1;
             let order = match shared.cmp(&agrees) {
                 Ordering::Greater => Ordering::Less,
                 Ordering::Less => {

@@ -97,5 +97,9 @@ mod tests {
         assert_eq!(hashes, HASHES, "{hashes:#x?}");
     }
 
-    const HASHES: [u64; 3] = [0, 0, 0];
+    const HASHES: [u64; 3] = [
+        0x889c_930b_c581_a949,
+        0x4b6d_fa0d_8d8f_9981,
+        0x5049_5358_2108_b90c,
+    ];
 }

@@ -37,7 +37,7 @@ pub(crate) struct TableWriter<E: Env> {
 impl<E: Env> TableWriter<E> {
     pub(crate) async fn create(shared: &Rc<Shared<E>>, dir: &str, number: u64) -> Result<Self, StorageError> {
         let config = shared.config();
-        let uid = shared.draw_uid();
+        let uid = shared.draw_uid(dir, number);
         let builder = TableBuilder::new(uid, config.block_bytes, config.compression);
         let file = Rc::new(
             shared
