@@ -77,7 +77,6 @@ impl<E: Env, B> State<E, B> {
         let raw = request.as_raw();
         let frame = Frame {
             kind: raw.kind,
-            flags: 0,
             request: raw.origin.request,
             payload: raw.payload,
         };

@@ -626,7 +626,6 @@ impl OwnedRequest {
     fn as_frame(&self) -> Frame<'_> {
         Frame {
             kind: self.kind,
-            flags: 0,
             request: self.origin.request,
             payload: &self.payload,
         }
