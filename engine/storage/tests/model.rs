@@ -24,9 +24,9 @@ async fn act(prng: &mut Prng, world: &mut World<ImageEnv>) {
         0..55 => {
             let ops = draw_ops(prng, &tablet.span());
             if ops.is_empty() {
-                world.write_nothing(range)
+                world.write_nothing(range);
             } else {
-                let _ = world.write(ops);
+                world.write(ops);
             }
         }
         55..60 => world.freeze(range),
@@ -44,7 +44,7 @@ async fn act(prng: &mut Prng, world: &mut World<ImageEnv>) {
         69 => {
             let at = draw_key(prng);
             if world.tablets.len() < 6 && *world.tablet_of(&at).span().start != *at {
-                let _ = world.split(&at);
+                world.split(&at);
             }
         }
         70..72 => drop(world.flush(range).await.unwrap()),
