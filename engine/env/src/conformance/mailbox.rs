@@ -1,5 +1,4 @@
-//! Rings between shards. Each case runs on all shards of a node at once; the last lines of each make sure that no shard ends
-//! while another still talks to it.
+//! Rings between shards. Each case runs on all shards of a node at once, and ends with a meeting of them.
 
 use crate::{Clock, Env, Mailbox};
 use base::ShardId;
@@ -8,116 +7,151 @@ use core::time::Duration;
 /// More than any ring holds.
 const MESSAGES: u64 = 20_000;
 
-async fn send<B: Mailbox<u64>>(mailbox: &B, to: ShardId, mut message: u64) {
-    while let Err(back) = mailbox.try_send(to, message) {
-        message = back;
-        mailbox.writable(to).await;
-    }
+/// What [`Post::meet`] sends. No case sends it for another reason.
+const MEETING: u64 = u64::MAX;
+
+/// A mailbox that sets aside the messages of shards that have come to the end of the case already.
+struct Post<B> {
+    mailbox: B,
+    met: u16,
 }
 
-async fn receive<B: Mailbox<u64>>(mailbox: &B) -> (ShardId, u64) {
-    loop {
-        if let Some(received) = mailbox.try_receive() {
-            return received;
+impl<B: Mailbox<u64>> Post<B> {
+    fn new(mailbox: B) -> Self {
+        assert!(mailbox.shards() >= 2, "the cases talk from shard to shard");
+        Self { mailbox, met: 0 }
+    }
+
+    fn others(&self) -> impl Iterator<Item = ShardId> + use<B> {
+        let own = self.mailbox.shard();
+        (0..self.mailbox.shards()).map(ShardId).filter(move |shard| *shard != own)
+    }
+
+    async fn send(&self, to: ShardId, mut message: u64) {
+        while let Err(back) = self.mailbox.try_send(to, message) {
+            message = back;
+            self.mailbox.writable(to).await;
         }
-        mailbox.readable().await;
     }
-}
 
-/// A message to every other shard and one from each: nobody is behind any more.
-async fn meet<B: Mailbox<u64>>(mailbox: &B) {
-    let others = || (0..mailbox.shards()).map(ShardId).filter(|shard| *shard != mailbox.shard());
-    for other in others() {
-        send(mailbox, other, u64::MAX).await;
+    fn try_receive(&mut self) -> Option<(ShardId, u64)> {
+        while let Some((from, message)) = self.mailbox.try_receive() {
+            if message != MEETING {
+                return Some((from, message));
+            }
+            self.met += 1;
+        }
+        None
     }
-    mailbox.flush();
-    for _ in others() {
-        assert_eq!(receive(mailbox).await.1, u64::MAX);
+
+    async fn receive(&mut self) -> (ShardId, u64) {
+        loop {
+            if let Some(received) = self.try_receive() {
+                return received;
+            }
+            self.mailbox.readable().await;
+        }
+    }
+
+    /// Waits until every shard has come so far: no shard ends while another still talks to it.
+    async fn meet(mut self) {
+        for other in self.others() {
+            self.send(other, MEETING).await;
+        }
+        self.mailbox.flush();
+        while self.met < self.mailbox.shards() - 1 {
+            assert_eq!(self.try_receive(), None, "every message of the case was received before");
+            if self.met < self.mailbox.shards() - 1 {
+                self.mailbox.readable().await;
+            }
+        }
     }
 }
 
 pub(super) async fn messages_arrive_once_and_in_order<E: Env, B: Mailbox<u64>>(_env: E, mailbox: B) {
-    assert!(mailbox.shards() >= 2);
-    match mailbox.shard().0 {
+    let mut post = Post::new(mailbox);
+    match post.mailbox.shard().0 {
         0 => {
             for message in 0..MESSAGES {
-                send(&mailbox, ShardId(1), message).await;
+                post.send(ShardId(1), message).await;
                 // Uneven batches.
                 if message % 7 == 0 {
-                    mailbox.flush();
+                    post.mailbox.flush();
                 }
             }
-            mailbox.flush();
+            post.mailbox.flush();
         }
         1 => {
             for expected in 0..MESSAGES {
-                assert_eq!(receive(&mailbox).await, (ShardId(0), expected));
+                assert_eq!(post.receive().await, (ShardId(0), expected));
             }
         }
         _ => {}
     }
-    meet(&mailbox).await;
-    assert_eq!(mailbox.try_receive(), None);
+    post.meet().await;
 }
 
 pub(super) async fn a_full_ring_hands_the_message_back<E: Env, B: Mailbox<u64>>(_env: E, mailbox: B) {
-    match mailbox.shard().0 {
+    let mut post = Post::new(mailbox);
+    match post.mailbox.shard().0 {
         0 => {
             // Without a flush nothing need be seen, but a full ring publishes what it holds.
             let mut staged = 0;
-            while mailbox.try_send(ShardId(1), staged).is_ok() {
+            while post.mailbox.try_send(ShardId(1), staged).is_ok() {
                 staged += 1;
                 assert!(staged < 1 << 24, "a ring without a bound");
             }
             assert!(staged > 0);
-            mailbox.writable(ShardId(1)).await;
-            send(&mailbox, ShardId(1), u64::MAX - 1).await;
-            mailbox.flush();
-            send(&mailbox, ShardId(1), staged).await;
-            mailbox.flush();
+            post.mailbox.writable(ShardId(1)).await;
+            post.send(ShardId(1), u64::MAX - 1).await;
+            post.mailbox.flush();
+            post.send(ShardId(1), staged).await;
+            post.mailbox.flush();
         }
         1 => {
             let mut expected = 0;
             loop {
-                let (_, message) = receive(&mailbox).await;
+                let (_, message) = post.receive().await;
                 if message == u64::MAX - 1 {
                     break;
                 }
                 assert_eq!(message, expected);
                 expected += 1;
             }
-            assert_eq!(receive(&mailbox).await.1, expected, "what was handed back was not sent as well");
+            assert_eq!(post.receive().await.1, expected, "what was handed back was not sent as well");
         }
         _ => {}
     }
-    meet(&mailbox).await;
+    post.meet().await;
 }
 
 pub(super) async fn a_parked_shard_is_woken<E: Env, B: Mailbox<u64>>(env: E, mailbox: B) {
+    let mut post = Post::new(mailbox);
     const ROUNDS: u64 = 30;
     for round in 0..ROUNDS {
-        match mailbox.shard().0 {
+        match post.mailbox.shard().0 {
             0 => {
                 // Long enough that the other shard has parked, in most rounds.
                 env.clock().sleep(Duration::from_millis(round % 3)).await;
-                send(&mailbox, ShardId(1), round).await;
-                mailbox.flush();
-                assert_eq!(receive(&mailbox).await, (ShardId(1), round + 1000));
+                post.send(ShardId(1), round).await;
+                post.mailbox.flush();
+                assert_eq!(post.receive().await, (ShardId(1), round + 1000));
             }
             1 => {
-                assert_eq!(receive(&mailbox).await, (ShardId(0), round));
-                send(&mailbox, ShardId(0), round + 1000).await;
-                mailbox.flush();
+                assert_eq!(post.receive().await, (ShardId(0), round));
+                post.send(ShardId(0), round + 1000).await;
+                post.mailbox.flush();
             }
             _ => {}
         }
     }
-    meet(&mailbox).await;
+    post.meet().await;
 }
 
 pub(super) async fn every_shard_talks_to_every_other<E: Env, B: Mailbox<u64>>(_env: E, mailbox: B) {
+    let mut post = Post::new(mailbox);
     const EACH: u64 = 500;
-    let shards = mailbox.shards();
+    let shards = post.mailbox.shards();
     let mut next = vec![0_u64; usize::from(shards)];
     let take = |next: &mut Vec<u64>, (from, message): (ShardId, u64)| {
         let expected = &mut next[usize::from(from.0)];
@@ -125,20 +159,22 @@ pub(super) async fn every_shard_talks_to_every_other<E: Env, B: Mailbox<u64>>(_e
         *expected += 1;
     };
     for message in 0..EACH {
-        for to in (0..shards).map(ShardId).filter(|to| *to != mailbox.shard()) {
+        for to in post.others() {
             let mut message = message;
-            // A shard that waits for room must go on receiving, or two full rings wait for each other.
-            while let Err(back) = mailbox.try_send(to, message) {
+            // A shard takes what has come before it waits for room, or two full rings would wait for each other.
+            while let Err(back) = post.mailbox.try_send(to, message) {
                 message = back;
-                let received = receive(&mailbox).await;
-                take(&mut next, received);
+                while let Some(received) = post.try_receive() {
+                    take(&mut next, received);
+                }
+                post.mailbox.writable(to).await;
             }
         }
-        mailbox.flush();
+        post.mailbox.flush();
     }
     while next.iter().sum::<u64>() < EACH * u64::from(shards - 1) {
-        let received = receive(&mailbox).await;
+        let received = post.receive().await;
         take(&mut next, received);
     }
-    assert_eq!(mailbox.try_receive(), None);
+    post.meet().await;
 }
