@@ -8,6 +8,7 @@
 //! yield ends the current one, and the yielder goes on when the epoch it ended has emptied: exact under any order.
 
 use crate::config::Schedule;
+use crate::net::state::EndId;
 use crate::timeline::Key;
 use crate::world::Process;
 use base::Prng;
@@ -31,7 +32,7 @@ pub(crate) struct Postbox(Mutex<Post>);
 pub(crate) struct Post {
     pub(crate) woken: Vec<Key>,
     /// Connection ends that nobody has taken up.
-    pub(crate) dropped_sockets: Vec<(u64, usize)>,
+    pub(crate) dropped_sockets: Vec<EndId>,
 }
 
 impl Postbox {

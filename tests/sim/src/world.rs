@@ -363,8 +363,8 @@ impl World {
                 core.executor.take_woken(&mut post.woken);
                 core::mem::take(&mut post.dropped_sockets)
             });
-            for (connection, end) in dropped {
-                core.net.close(connection, end, core.now, &mut core.timeline);
+            for end in dropped {
+                core.net.close(end, core.now, &mut core.timeline);
             }
             let picked = core.pick();
             core.executor.wake_yielded();

@@ -2,67 +2,23 @@
 //!
 //! Pure: `submit` gives a ticket and a delay, `complete` the outcome; in between a crash may strike.
 
-use super::buf::SimBuf;
-use super::content::{BLOCK_SECTORS, Block, SectorFate, block_at};
+use super::content::{Block, block_at};
+use super::medium::Drawn;
+use super::request::{Outcome, Request};
 use super::rule::{DiskRule, strike};
-use super::store::{Change, Fate, InodeId, Landed, NameChange, OpId, Step, Store};
+use super::store::{Fate, InodeId, Landed, NameChange, OpId, Step, Store};
 use super::trace::DiskTrace;
 use crate::config::{DiskConfig, fires, within};
 use crate::trace::{Fault, Mark, Trace};
 use base::Prng;
 use base::limits::BLOCK_BYTES;
-use env::{DirEntry, DiskError, DiskOp};
+use env::DiskError;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// Overwritten blocks that are remembered for stale reads.
-const STALE_WRITES_MAX: usize = 32;
-
-/// An operation as a program asks for it.
-#[derive(Debug, Clone)]
-pub(crate) enum Request {
-    Open,
-    Create,
-    Names(NameChange),
-    CreateDir,
-    SyncDir,
-    List,
-    Space,
-    Read {
-        inode: InodeId,
-        offset: u64,
-        len: usize,
-    },
-    Write {
-        inode: InodeId,
-        offset: u64,
-        blocks: Arc<[Block]>,
-        durable: bool,
-        checksum: u32,
-    },
-    Sync {
-        inode: InodeId,
-    },
-    Len {
-        inode: InodeId,
-    },
-    SetLen {
-        inode: InodeId,
-        len: u64,
-    },
-}
-
-/// What a program gets for it.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    Done,
-    /// Opened; the handle counts until it is closed.
-    File(InodeId),
-    Bytes(SimBuf),
-    Entries(Vec<DirEntry>),
-    Number(u64),
-}
+pub(super) const STALE_WRITES_MAX: usize = 32;
 
 #[derive(Debug)]
 struct InFlight {
@@ -76,52 +32,15 @@ struct InFlight {
 /// One node's disk.
 #[derive(Debug)]
 pub(crate) struct Device {
-    store: Store,
-    config: DiskConfig,
-    prng: Prng,
+    pub(super) store: Store,
+    pub(super) config: DiskConfig,
+    pub(super) prng: Prng,
     rules: Vec<DiskRule>,
     recorded: Option<DiskTrace>,
     in_flight: BTreeMap<u64, InFlight>,
     ticket_next: u64,
     /// Where a write went and what had been there, oldest first.
-    overwritten: VecDeque<(InodeId, usize, Vec<Block>)>,
-}
-
-impl Request {
-    pub(crate) fn op(&self) -> DiskOp {
-        match self {
-            Self::Open => DiskOp::Open,
-            Self::Create | Self::Names(NameChange::Create { .. }) => DiskOp::Create,
-            Self::Names(NameChange::Rename { .. }) => DiskOp::Rename,
-            Self::Names(NameChange::HardLink { .. }) => DiskOp::HardLink,
-            Self::Names(NameChange::Remove { .. }) => DiskOp::Remove,
-            Self::CreateDir => DiskOp::CreateDir,
-            Self::SyncDir => DiskOp::SyncDir,
-            Self::List => DiskOp::List,
-            Self::Space => DiskOp::Space,
-            Self::Read { .. } => DiskOp::Read,
-            Self::Write { .. } => DiskOp::Write,
-            Self::Sync { .. } => DiskOp::Sync,
-            Self::Len { .. } => DiskOp::Open,
-            Self::SetLen { .. } => DiskOp::SetLen,
-        }
-    }
-
-    fn offset(&self) -> Option<u64> {
-        match self {
-            Self::Read { offset, .. } | Self::Write { offset, .. } => Some(*offset),
-            Self::Open
-            | Self::Create
-            | Self::Names(_)
-            | Self::CreateDir
-            | Self::SyncDir
-            | Self::List
-            | Self::Space
-            | Self::Sync { .. }
-            | Self::Len { .. }
-            | Self::SetLen { .. } => None,
-        }
-    }
+    pub(super) overwritten: VecDeque<(InodeId, usize, Vec<Block>)>,
 }
 
 impl Device {
@@ -199,7 +118,7 @@ impl Device {
         let delay_ns = self.draw_delay(&request, trace);
         let ticket = self.ticket_next;
         self.ticket_next += 1;
-        trace.fold(Mark::DiskSubmit, fingerprint(&request), delay_ns);
+        trace.fold(Mark::DiskSubmit, request.fingerprint(), delay_ns);
         self.in_flight.insert(
             ticket,
             InFlight {
@@ -408,126 +327,6 @@ impl Device {
         })
     }
 
-    fn draw_landing(
-        &mut self,
-        inode: InodeId,
-        first: usize,
-        blocks: &[Block],
-        failure: Option<ErrorKind>,
-        trace: &mut Trace,
-    ) -> Landed {
-        match failure {
-            Some(ErrorKind::StorageFull) => return Landed::Nowhere,
-            Some(_) => return Landed::Torn(self.draw_sectors(blocks.len(), 0.0)),
-            None => {}
-        }
-        if fires(&mut self.prng, self.config.write_lost) {
-            trace.fault(Fault::WriteLost);
-            return Landed::Nowhere;
-        }
-        if fires(&mut self.prng, self.config.write_misdirected)
-            && let Some((inode, first)) = self.draw_place(inode, first, blocks.len())
-        {
-            trace.fault(Fault::WriteMisdirected);
-            return Landed::Elsewhere { inode, first };
-        }
-        if self.config.read_stale > 0.0 {
-            let content = self.store.content(inode);
-            let before = (first..first + blocks.len())
-                .map(|index| content.block(index))
-                .collect();
-            self.overwritten.push_back((inode, first, before));
-            if self.overwritten.len() > STALE_WRITES_MAX {
-                self.overwritten.pop_front();
-            }
-        }
-        Landed::Whole
-    }
-
-    /// Another place on the disk with room for so many blocks: mostly of the same file.
-    fn draw_place(&mut self, inode: InodeId, first: usize, blocks: usize) -> Option<(InodeId, usize)> {
-        let files = self.store.inodes().len();
-        let other = if self.prng.chance(0.3) {
-            self.prng.index(files)
-        } else {
-            files
-        };
-        let inode = self.store.inodes().nth(other).unwrap_or(inode);
-        let room = self.store.content(inode).block_count().checked_sub(blocks)?;
-        let at = self.prng.index(room + 1);
-        (at != first).then_some((inode, at))
-    }
-
-    fn draw_sectors(&mut self, blocks: usize, garbage: f64) -> Arc<[SectorFate]> {
-        let sectors = blocks * BLOCK_SECTORS;
-        // A clean cut is the commonest tear, but any subset is possible.
-        let cut = self.prng.chance(0.5).then(|| self.prng.index(sectors + 1));
-        (0..sectors)
-            .map(|sector| {
-                let is_new = cut.map_or_else(|| self.prng.chance(0.5), |cut| sector < cut);
-                if is_new {
-                    SectorFate::New
-                } else if fires(&mut self.prng, garbage) {
-                    SectorFate::Garbage(self.prng.next_u64())
-                } else {
-                    SectorFate::Old
-                }
-            })
-            .collect()
-    }
-
-    fn read(&mut self, inode: InodeId, offset: u64, len: usize, trace: &mut Trace) -> SimBuf {
-        let (mut first, blocks) = (block_at(offset), len / BLOCK_BYTES);
-        let mut from = inode;
-        if fires(&mut self.prng, self.config.read_misdirected)
-            && let Some(place) = self.draw_place(inode, first, blocks)
-        {
-            trace.fault(Fault::ReadMisdirected);
-            (from, first) = place;
-        }
-        if fires(&mut self.prng, self.config.bit_rot) {
-            let end = self.store.content(from).block_count().min(first + blocks);
-            if first < end {
-                let at = first + self.prng.index(end - first);
-                let bit = self.prng.index(BLOCK_BYTES * 8);
-                self.store.damage(from, |content| {
-                    content.edit(at, |block| block[bit / 8] ^= 1 << (bit % 8));
-                });
-                trace.fault(Fault::BitRot);
-            }
-        }
-        let mut buf = SimBuf::zeroed(len);
-        self.store
-            .content(from)
-            .read((first * BLOCK_BYTES) as u64, &mut buf);
-        if fires(&mut self.prng, self.config.read_stale) {
-            self.make_stale(from, first, &mut buf, trace);
-        }
-        buf
-    }
-
-    /// Puts what was there before the last write of these blocks back into what was read.
-    fn make_stale(&self, inode: InodeId, first: usize, buf: &mut SimBuf, trace: &mut Trace) {
-        let blocks = buf.len() / BLOCK_BYTES;
-        let overlaps = |at: usize, count: usize| at < first + blocks && first < at + count;
-        let last = self.overwritten.iter().rev();
-        let found = last
-            .into_iter()
-            .find(|(of, at, before)| *of == inode && overlaps(*at, before.len()));
-        let Some((_, at, before)) = found else { return };
-        trace.fault(Fault::ReadStale);
-        for (i, block) in before.iter().enumerate() {
-            if (first..first + blocks).contains(&(at + i)) {
-                let start = (at + i - first) * BLOCK_BYTES;
-                let bytes = &mut buf[start..start + BLOCK_BYTES];
-                match block {
-                    Some(block) => bytes.copy_from_slice(&block[..]),
-                    None => bytes.fill(0),
-                }
-            }
-        }
-    }
-
     /// The machine loses power: each unsettled change is kept, lost or torn.
     pub(crate) fn crash(&mut self, trace: &mut Trace) {
         let fates: Vec<_> = (0..self.store.unsettled().len())
@@ -542,27 +341,6 @@ impl Device {
         self.in_flight.clear();
         self.overwritten.clear();
         self.recorded = None;
-    }
-
-    fn draw_fate(&mut self, index: usize, trace: &mut Trace) -> Drawn {
-        let (lost, fault, blocks) = match &self.store.unsettled()[index].change {
-            Change::Names(_) => (self.config.crash_name_undone, Fault::CrashNameUndone, 0),
-            Change::SetLen { .. } => (self.config.crash_lost, Fault::CrashWriteLost, 0),
-            Change::Write { blocks, .. } => (self.config.crash_lost, Fault::CrashWriteLost, blocks.len()),
-        };
-        if fires(&mut self.prng, lost) {
-            trace.fault(fault);
-            return Drawn::Lost;
-        }
-        if blocks == 0 || !fires(&mut self.prng, self.config.crash_torn) {
-            return Drawn::Kept;
-        }
-        trace.fault(Fault::CrashWriteTorn);
-        let sectors = self.draw_sectors(blocks, self.config.crash_garbage);
-        if sectors.iter().any(|fate| matches!(fate, SectorFate::Garbage(_))) {
-            trace.fault(Fault::CrashSectorGarbage);
-        }
-        Drawn::Torn(sectors)
     }
 
     /// The program ends and the machine goes on: what is in flight is carried out, nobody hears of it.
@@ -587,33 +365,4 @@ impl Device {
         }
         self.store.close_all();
     }
-}
-
-enum Drawn {
-    Lost,
-    Kept,
-    Torn(Arc<[SectorFate]>),
-}
-
-/// A request in one number, for the trace.
-fn fingerprint(request: &Request) -> u64 {
-    let (inode, at, extra) = match request {
-        Request::Read { inode, offset, len } => (inode.0, *offset, *len as u64),
-        Request::Write {
-            inode,
-            offset,
-            checksum,
-            ..
-        } => (inode.0, *offset, u64::from(*checksum)),
-        Request::Sync { inode } | Request::Len { inode } => (inode.0, 0, 0),
-        Request::SetLen { inode, len } => (inode.0, *len, 0),
-        Request::Open
-        | Request::Create
-        | Request::Names(_)
-        | Request::CreateDir
-        | Request::SyncDir
-        | Request::List
-        | Request::Space => (0, 0, 0),
-    };
-    (request.op() as u64) ^ inode.rotate_left(8) ^ at.rotate_left(20) ^ extra.rotate_left(32)
 }

@@ -2,7 +2,7 @@
 
 use super::buf::SimBuf;
 use super::content::blocks_of;
-use super::device::{Outcome, Request};
+use super::request::{Outcome, Request};
 use super::store::{InodeId, NameChange};
 use crate::timeline::{Event, Key};
 use crate::trace::Trace;

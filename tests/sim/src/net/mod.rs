@@ -13,5 +13,6 @@
 
 pub(crate) mod socket;
 pub(crate) mod state;
+mod stream;
 
 pub use socket::{SimListener, SimNet, SimReader, SimSocket, SimWriter};

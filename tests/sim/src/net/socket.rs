@@ -1,5 +1,6 @@
 //! `env::Net` on the simulated network.
 
+use super::state::EndId;
 use crate::executor::Postbox;
 use crate::world::{Process, World};
 use core::future::poll_fn;
@@ -46,7 +47,7 @@ pub struct SimWriter(Rc<Half>);
 #[derive(Debug)]
 struct Half {
     net: SimNet,
-    socket: std::cell::Cell<Option<(u64, usize)>>,
+    socket: std::cell::Cell<Option<EndId>>,
 }
 
 /// The address of a node.
@@ -88,7 +89,7 @@ impl Drop for SimSocket {
 }
 
 impl Half {
-    fn socket(&self) -> (u64, usize) {
+    fn socket(&self) -> EndId {
         self.socket.get().expect("a half that was handed on is gone")
     }
 }
@@ -98,7 +99,7 @@ impl Drop for Half {
         if let Some((connection, end)) = self.socket.get() {
             let core = &mut *self.net.world.core.borrow_mut();
             if core.is_alive(self.net.process) {
-                core.net.close(connection, end, core.now, &mut core.timeline);
+                core.net.close((connection, end), core.now, &mut core.timeline);
             }
         }
     }
@@ -172,7 +173,7 @@ impl Net for SimNet {
         socket.postbox = None;
         let core = &mut *self.world.core.borrow_mut();
         if core.is_alive(self.process) {
-            core.net.adopt(socket.connection, socket.end);
+            core.net.adopt((socket.connection, socket.end));
         }
         let socket = std::cell::Cell::new(Some((socket.connection, socket.end)));
         let half = Rc::new(Half {
@@ -230,16 +231,21 @@ impl Drop for SimListener {
 
 impl Reader for SimReader {
     async fn read(&mut self, buf: &mut [u8]) -> Result<usize, NetError> {
-        let (connection, end) = self.0.socket();
+        let of = self.0.socket();
         let net = &self.0.net;
         poll_fn(|context| {
             let core = &mut *net.world.core.borrow_mut();
             if !core.is_alive(net.process) {
                 return Poll::Pending;
             }
-            let read = core
-                .net
-                .read(connection, end, buf, context.waker(), core.now, &mut core.trace);
+            let read = core.net.read(
+                of,
+                buf,
+                context.waker(),
+                core.now,
+                &mut core.timeline,
+                &mut core.trace,
+            );
             read.map_or(Poll::Pending, |read| Poll::Ready(read.map_err(error("read"))))
         })
         .await
@@ -248,32 +254,27 @@ impl Reader for SimReader {
 
 impl Writer for SimWriter {
     fn try_write(&self, bytes: &[u8]) -> Result<usize, NetError> {
-        let (connection, end) = self.0.socket();
+        let of = self.0.socket();
         let net = &self.0.net;
         let core = &mut *net.world.core.borrow_mut();
         if !core.is_alive(net.process) {
             return Err(error("write")(ErrorKind::BrokenPipe));
         }
-        let written = core.net.try_write(
-            connection,
-            end,
-            bytes,
-            core.now,
-            &mut core.timeline,
-            &mut core.trace,
-        );
+        let written = core
+            .net
+            .try_write(of, bytes, core.now, &mut core.timeline, &mut core.trace);
         written.map_err(error("write"))
     }
 
     async fn writable(&self) -> Result<(), NetError> {
-        let (connection, end) = self.0.socket();
+        let of = self.0.socket();
         let net = &self.0.net;
         poll_fn(|context| {
             let core = &mut *net.world.core.borrow_mut();
             if !core.is_alive(net.process) {
                 return Poll::Pending;
             }
-            let writable = core.net.writable(connection, end, context.waker());
+            let writable = core.net.writable(of, context.waker());
             writable.map_or(Poll::Pending, |writable| {
                 Poll::Ready(writable.map_err(error("write")))
             })
@@ -282,10 +283,10 @@ impl Writer for SimWriter {
     }
 
     fn shutdown(&self) {
-        let (connection, end) = self.0.socket();
+        let of = self.0.socket();
         let core = &mut *self.0.net.world.core.borrow_mut();
         if core.is_alive(self.0.net.process) {
-            core.net.shutdown(connection, end, core.now, &mut core.timeline);
+            core.net.shutdown(of, core.now, &mut core.timeline);
         }
     }
 }

@@ -1,11 +1,4 @@
-//! Connections and the links below them: pure state.
-//!
-//! ```text
-//!   end 0                                  end 1
-//!   try_write ─► parcels on their way ───► inbox ─► read
-//!       ▲            (one pipe per direction, in order)      │
-//!       └──────────── room in the window ◄───────────────────┘
-//! ```
+//! Links between nodes, listeners, and what a machine's end does to its connections: pure state.
 
 use crate::config::{NetConfig, fires, within};
 use crate::executor::Postbox;
@@ -24,54 +17,59 @@ pub(crate) const BACKLOG_MAX: usize = 128;
 /// Ports that are picked start here.
 const PORT_FIRST: u16 = 40_000;
 
+/// A connection and which of its two ends.
+pub(crate) type EndId = (u64, usize);
+
 #[derive(Debug)]
-enum Cargo {
+pub(super) enum Cargo {
     Bytes(Vec<u8>),
     /// The sender has closed.
     Fin,
     /// The connection is broken.
     Reset,
+    /// So many bytes were read: the window has room again.
+    Room(usize),
 }
 
 #[derive(Debug)]
-struct Parcel {
-    at: u64,
-    cargo: Cargo,
+pub(super) struct Parcel {
+    pub(super) at: u64,
+    pub(super) cargo: Cargo,
 }
 
 /// One end of a connection, with the pipe that leads to it.
 #[derive(Debug)]
-struct End {
-    process: Process,
-    /// Closed by its own side, or its process is gone.
-    is_closed: bool,
+pub(super) struct End {
+    pub(super) process: Process,
+    /// Closed by its own side, or given up: what still arrives is answered by a reset.
+    pub(super) is_closed: bool,
+    /// No program holds it any more.
+    pub(super) is_released: bool,
     /// The machine does not answer: what arrives here vanishes.
-    is_silent: bool,
-    error: Option<ErrorKind>,
-    saw_fin: bool,
-    inbox: VecDeque<u8>,
+    pub(super) is_silent: bool,
+    pub(super) error: Option<ErrorKind>,
+    pub(super) saw_fin: bool,
+    pub(super) inbox: VecDeque<u8>,
     /// On their way to here, in order.
-    parcels: VecDeque<Parcel>,
+    pub(super) parcels: VecDeque<Parcel>,
     /// When the next event for the pipe is due.
-    due_at: Option<u64>,
+    pub(super) due_at: Option<u64>,
     /// Since when the front of the pipe cannot get through.
-    stalled_at: Option<u64>,
-    last_at: u64,
-    delay_ns: u64,
+    pub(super) stalled_at: Option<u64>,
+    pub(super) last_at: u64,
+    pub(super) delay_ns: u64,
     /// Sent from here and not yet read there.
-    unread: usize,
-    /// Read there, but the news cannot get through.
-    unread_news: usize,
-    window: usize,
-    is_drip: bool,
-    patience_ns: u64,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
+    pub(super) unread: usize,
+    pub(super) window: usize,
+    pub(super) is_drip: bool,
+    pub(super) patience_ns: u64,
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
 }
 
 #[derive(Debug)]
-struct Connection {
-    ends: [End; 2],
+pub(super) struct Connection {
+    pub(super) ends: [End; 2],
 }
 
 #[derive(Debug)]
@@ -86,35 +84,35 @@ struct Listener {
 #[derive(Debug)]
 pub(crate) struct NetState {
     pub(crate) config: NetConfig,
-    prng: Prng,
-    connections: BTreeMap<u64, Connection>,
+    pub(super) prng: Prng,
+    pub(super) connections: BTreeMap<u64, Connection>,
     connection_next: u64,
     listeners: BTreeMap<(u32, u16), Vec<Listener>>,
     listener_next: u64,
     ports: Vec<u16>,
     is_up: Vec<bool>,
     /// Until when nothing gets from one node to another: `cut_until[from][to]`.
-    cut_until: Vec<Vec<u64>>,
+    pub(super) cut_until: Vec<Vec<u64>>,
 }
 
-fn wake(waker: &mut Option<Waker>) {
+pub(super) fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
     }
 }
 
 impl End {
-    fn wake_both(&mut self) {
+    pub(super) fn wake_both(&mut self) {
         wake(&mut self.reader);
         wake(&mut self.writer);
     }
 
-    fn break_with(&mut self, kind: ErrorKind) {
+    pub(super) fn break_with(&mut self, kind: ErrorKind) {
         self.error.get_or_insert(kind);
         self.wake_both();
     }
 
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         self.window.saturating_sub(self.unread)
     }
 }
@@ -182,15 +180,20 @@ impl NetState {
         }
         for (id, connection) in &mut self.connections {
             for (index, end) in connection.ends.iter_mut().enumerate() {
-                if let Some(front) = end.parcels.front() {
-                    plan(*id, index, end.due_at, front.at.max(now), timeline);
-                    end.due_at = Some(end.due_at.map_or(u64::MAX, |due| due).min(front.at.max(now)));
+                let front_at = end.parcels.front().map(|front| front.at.max(now));
+                if let Some(at) = front_at.filter(|at| end.due_at.is_none_or(|due_at| due_at > *at)) {
+                    end.due_at = Some(at);
+                    timeline.schedule(
+                        at,
+                        Event::Net {
+                            connection: *id,
+                            end: index,
+                        },
+                    );
                 }
             }
         }
     }
-
-    // ---- listeners ----
 
     /// The port it listens at, and the listener's id.
     pub(crate) fn listen(&mut self, process: Process, port: u16) -> (u16, u64) {
@@ -307,6 +310,7 @@ impl NetState {
         End {
             process,
             is_closed: false,
+            is_released: false,
             is_silent: false,
             error: None,
             saw_fin: false,
@@ -317,7 +321,6 @@ impl NetState {
             last_at: 0,
             delay_ns: self.draw_delay(peer.node, process.node),
             unread: 0,
-            unread_news: 0,
             window: usize::try_from(window).expect("a window fits in memory"),
             is_drip,
             patience_ns: self.draw_patience(),
@@ -325,304 +328,6 @@ impl NetState {
             writer: None,
         }
     }
-
-    // ---- the ends ----
-
-    /// The end that a program holds, unless the connection is gone.
-    fn end(&mut self, id: u64, end: usize) -> Option<&mut End> {
-        self.connections
-            .get_mut(&id)
-            .map(|connection| &mut connection.ends[end])
-    }
-
-    /// The process at an end changes hands within its node; whoever waited is forgotten.
-    pub(crate) fn adopt(&mut self, id: u64, end: usize) {
-        if let Some(end) = self.end(id, end) {
-            end.reader = None;
-            end.writer = None;
-        }
-    }
-
-    pub(crate) fn read(
-        &mut self,
-        id: u64,
-        end: usize,
-        buf: &mut [u8],
-        waker: &Waker,
-        now: u64,
-        trace: &mut Trace,
-    ) -> Option<Result<usize, ErrorKind>> {
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return Some(Err(ErrorKind::ConnectionReset));
-        };
-        let [a, b] = &mut connection.ends;
-        let (this, peer) = if end == 0 { (a, b) } else { (b, a) };
-        let available = this.inbox.len().min(buf.len());
-        if available == 0 && !buf.is_empty() {
-            if let Some(kind) = this.error {
-                return Some(Err(kind));
-            }
-            if this.saw_fin || this.is_closed {
-                return Some(Ok(0));
-            }
-            this.reader = Some(waker.clone());
-            return None;
-        }
-        let count = if this.is_drip {
-            available.min(1)
-        } else if available > 1 && fires(&mut self.prng, self.config.short_read) {
-            trace.fault(Fault::NetShortRead);
-            1 + self.prng.index(available)
-        } else {
-            available
-        };
-        for (to, from) in buf.iter_mut().zip(this.inbox.drain(..count)) {
-            *to = from;
-        }
-        if self.cut_until[this.process.node()][peer.process.node()] > now {
-            peer.unread_news += count;
-        } else {
-            let was_full = peer.room() == 0;
-            peer.unread -= core::mem::take(&mut peer.unread_news) + count;
-            if was_full {
-                wake(&mut peer.writer);
-            }
-        }
-        Some(Ok(count))
-    }
-
-    pub(crate) fn try_write(
-        &mut self,
-        id: u64,
-        end: usize,
-        bytes: &[u8],
-        now: u64,
-        timeline: &mut Timeline,
-        trace: &mut Trace,
-    ) -> Result<usize, ErrorKind> {
-        let this = self.end(id, end).ok_or(ErrorKind::BrokenPipe)?;
-        if let Some(kind) = this.error {
-            return Err(kind);
-        }
-        if this.is_closed {
-            return Err(ErrorKind::BrokenPipe);
-        }
-        let room = this.room().min(bytes.len());
-        let count = if room > 1 && fires(&mut self.prng, self.config.short_write) {
-            trace.fault(Fault::NetShortWrite);
-            1 + self.prng.index(room)
-        } else {
-            room
-        };
-        if count == 0 {
-            return Ok(0);
-        }
-        let bytes = &bytes[..count];
-        trace.fold(
-            Mark::NetSend,
-            id * 2 + end as u64,
-            u64::from(base::checksum::crc32c(bytes)),
-        );
-        if let Some(this) = self.end(id, end) {
-            this.unread += count;
-        }
-        self.send(id, 1 - end, Cargo::Bytes(bytes.to_vec()), now, timeline, trace);
-        Ok(count)
-    }
-
-    /// Whether `try_write` is worth a call.
-    pub(crate) fn writable(&mut self, id: u64, end: usize, waker: &Waker) -> Option<Result<(), ErrorKind>> {
-        let Some(this) = self.end(id, end) else {
-            return Some(Err(ErrorKind::BrokenPipe));
-        };
-        match this.error {
-            Some(kind) => Some(Err(kind)),
-            None if this.is_closed => Some(Err(ErrorKind::BrokenPipe)),
-            None if this.room() > 0 => Some(Ok(())),
-            None => {
-                this.writer = Some(waker.clone());
-                None
-            }
-        }
-    }
-
-    /// A program closes its end. What it has not read makes the close a reset, as TCP does.
-    pub(crate) fn close(&mut self, id: u64, end: usize, now: u64, timeline: &mut Timeline) {
-        let Some(this) = self.end(id, end) else { return };
-        if !this.is_closed {
-            this.is_closed = true;
-            let cargo = if this.inbox.is_empty() {
-                Cargo::Fin
-            } else {
-                Cargo::Reset
-            };
-            this.wake_both();
-            self.push(id, 1 - end, cargo, now, 0, timeline);
-        }
-        self.forget_if_over(id);
-    }
-
-    /// Both directions end; the connection stays until its halves are dropped.
-    pub(crate) fn shutdown(&mut self, id: u64, end: usize, now: u64, timeline: &mut Timeline) {
-        let Some(this) = self.end(id, end) else { return };
-        if !this.is_closed {
-            this.is_closed = true;
-            this.wake_both();
-            self.push(id, 1 - end, Cargo::Fin, now, 0, timeline);
-        }
-    }
-
-    fn forget_if_over(&mut self, id: u64) {
-        let is_over = |end: &End| end.is_closed && end.parcels.is_empty();
-        if self
-            .connections
-            .get(&id)
-            .is_some_and(|connection| connection.ends.iter().all(is_over))
-        {
-            self.connections.remove(&id);
-        }
-    }
-
-    // ---- on the way ----
-
-    fn send(
-        &mut self,
-        id: u64,
-        to: usize,
-        cargo: Cargo,
-        now: u64,
-        timeline: &mut Timeline,
-        trace: &mut Trace,
-    ) {
-        let mut late_ns = 0;
-        if fires(&mut self.prng, self.config.loss) {
-            trace.fault(Fault::NetLoss);
-            late_ns = within(&mut self.prng, &self.config.loss_ns);
-        }
-        if fires(&mut self.prng, self.config.reset) {
-            trace.fault(Fault::NetReset);
-            self.push(id, to, Cargo::Reset, now, late_ns, timeline);
-            self.push(id, 1 - to, Cargo::Reset, now, 0, timeline);
-            return;
-        }
-        self.push(id, to, cargo, now, late_ns, timeline);
-    }
-
-    fn push(&mut self, id: u64, to: usize, cargo: Cargo, now: u64, late_ns: u64, timeline: &mut Timeline) {
-        let jitter_ns = if self.config.jitter_ns > 0 {
-            self.prng.below(self.config.jitter_ns)
-        } else {
-            0
-        };
-        let Some(end) = self.end(id, to) else { return };
-        let at = (now + end.delay_ns + jitter_ns + late_ns).max(end.last_at);
-        end.last_at = at;
-        end.parcels.push_back(Parcel { at, cargo });
-        if end.due_at.is_none() {
-            end.due_at = Some(at);
-            timeline.schedule(
-                at,
-                Event::Net {
-                    connection: id,
-                    end: to,
-                },
-            );
-        }
-    }
-
-    /// The event that a pipe planned.
-    pub(crate) fn arrive(
-        &mut self,
-        id: u64,
-        to: usize,
-        now: u64,
-        timeline: &mut Timeline,
-        trace: &mut Trace,
-    ) {
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return;
-        };
-        let (from_node, to_node) = (
-            connection.ends[1 - to].process.node,
-            connection.ends[to].process.node,
-        );
-        let until = self.cut_until[from_node as usize][to_node as usize];
-        let end = &mut connection.ends[to];
-        if end.due_at != Some(now) {
-            return;
-        }
-        end.due_at = None;
-        if until > now || end.is_silent {
-            let stalled_at = *end.stalled_at.get_or_insert(now);
-            let patience_at = stalled_at + end.patience_ns;
-            if patience_at <= now {
-                return self.time_out(id, to, trace);
-            }
-            let again_at = if end.is_silent {
-                patience_at
-            } else {
-                patience_at.min(until)
-            };
-            end.due_at = Some(again_at);
-            timeline.schedule(
-                again_at,
-                Event::Net {
-                    connection: id,
-                    end: to,
-                },
-            );
-            return;
-        }
-        end.stalled_at = None;
-        while let Some(parcel) = end.parcels.pop_front_if(|parcel| parcel.at <= now) {
-            trace.fold(Mark::NetDeliver, id * 2 + to as u64, parcel.at);
-            match parcel.cargo {
-                Cargo::Bytes(_) if end.is_closed => {
-                    end.parcels.clear();
-                    self.push(id, 1 - to, Cargo::Reset, now, 0, timeline);
-                    return self.forget_if_over(id);
-                }
-                Cargo::Bytes(bytes) => {
-                    end.inbox.extend(bytes);
-                    wake(&mut end.reader);
-                }
-                Cargo::Fin => {
-                    end.saw_fin = true;
-                    wake(&mut end.reader);
-                }
-                Cargo::Reset => {
-                    end.parcels.clear();
-                    end.break_with(ErrorKind::ConnectionReset);
-                }
-            }
-        }
-        if let Some(front) = end.parcels.front() {
-            let at = front.at;
-            end.due_at = Some(at);
-            timeline.schedule(
-                at,
-                Event::Net {
-                    connection: id,
-                    end: to,
-                },
-            );
-        }
-        self.forget_if_over(id);
-    }
-
-    /// What was sent to `to` was never acknowledged: the sender gives up, and the other side does not hear of it.
-    fn time_out(&mut self, id: u64, to: usize, trace: &mut Trace) {
-        trace.fault(Fault::NetTimeout);
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.ends[to].parcels.clear();
-            let sender = &mut connection.ends[1 - to];
-            sender.break_with(ErrorKind::TimedOut);
-            sender.is_closed = true;
-        }
-        self.forget_if_over(id);
-    }
-
-    // ---- machines ----
 
     /// A node's process is gone: listeners with it, and each peer is told or not.
     pub(crate) fn stop(&mut self, node: u32, now: u64, timeline: &mut Timeline, trace: &mut Trace) {
@@ -634,7 +339,7 @@ impl NetState {
                 let Some(this) = self.end(id, end).filter(|this| this.process.node == node) else {
                     continue;
                 };
-                this.is_closed = true;
+                (this.is_closed, this.is_released) = (true, true);
                 this.inbox.clear();
                 (this.reader, this.writer) = (None, None);
                 if fires(&mut self.prng, self.config.half_open) {
@@ -658,12 +363,5 @@ impl NetState {
                 end.is_silent = false;
             }
         }
-    }
-}
-
-/// Schedules an earlier event for a pipe, if there is none as early.
-fn plan(id: u64, end: usize, due_at: Option<u64>, at: u64, timeline: &mut Timeline) {
-    if due_at.is_none_or(|due| due > at) {
-        timeline.schedule(at, Event::Net { connection: id, end });
     }
 }

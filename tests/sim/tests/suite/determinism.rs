@@ -158,9 +158,9 @@ fn run(seed: u64) -> Report {
         let node = nodes[prng.index(nodes.len())];
         if sim.is_up(node) {
             if prng.chance(0.7) {
-                sim.crash(node)
+                sim.crash(node);
             } else {
-                sim.kill(node)
+                sim.kill(node);
             }
         } else {
             sim.restart(node);

@@ -239,7 +239,29 @@ fn a_small_window_fills_until_it_is_read() {
     let limit = sim.now() + SECOND;
     assert!(sim.block_on_until(limit, client.1.writable()).is_err());
     assert_eq!(read(&mut sim, &mut server.0, SECOND), Some(Ok(b"abcde".to_vec())));
+    sim.block_on(client.1.writable()).expect("unbroken");
     assert_eq!(client.1.try_write(b"fgh"), Ok(3));
+}
+
+/// Data gets through and the news that it was read does not: the sender waits, and goes on after the cut.
+#[test]
+fn room_does_not_get_through_a_cut_of_the_other_way() {
+    let Pair {
+        mut sim,
+        nodes: [a, b],
+        client,
+        mut server,
+    } = pair(|config| config.net.window_bytes = 5..=5);
+    sim.cut(b, a, SECOND);
+    assert_eq!(client.1.try_write(b"abcde"), Ok(5));
+    assert_eq!(
+        read(&mut sim, &mut server.0, SECOND / 4),
+        Some(Ok(b"abcde".to_vec()))
+    );
+    let limit = sim.now() + SECOND / 2;
+    assert!(sim.block_on_until(limit, client.1.writable()).is_err());
+    sim.block_on(client.1.writable()).expect("unbroken");
+    assert!(sim.now() >= Instant(1_000_000_000), "{:?}", sim.now());
 }
 
 #[test]
