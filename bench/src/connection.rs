@@ -145,6 +145,36 @@ pub(crate) fn spread(target: &Target, records: &Records, seed: u64) -> Result<u1
     Ok(shards)
 }
 
+/// Asks a corelane server for its counters, beside the load.
+pub(crate) struct Observer {
+    admin: Option<Admin>,
+}
+
+impl Observer {
+    /// For `target`; other servers than corelane have nothing to say.
+    pub(crate) fn connect(target: &Target, seed: u64) -> Result<Self, BenchError> {
+        let is_ours = target.protocol == Protocol::Corelane;
+        Ok(Self {
+            admin: is_ours.then(|| admin(target, !seed)).transpose()?,
+        })
+    }
+
+    /// Log writes since the server started, over all shards.
+    pub(crate) fn log_writes(&mut self) -> Option<u64> {
+        let status = self.admin.as_mut()?.status().ok()?;
+        log_writes_of(&serde_json::from_str(&status).ok()?)
+    }
+}
+
+/// The sum of `shards[*].log.device_writes`.
+fn log_writes_of(status: &serde_json::Value) -> Option<u64> {
+    let shards = status.get("shards")?.as_array()?;
+    shards
+        .iter()
+        .map(|shard| shard.pointer("/log/device_writes")?.as_u64())
+        .sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,5 +186,17 @@ mod tests {
             assert_eq!(routes.owner(key.as_bytes()), Some(owner), "{key}");
         }
         assert_eq!(Routes::default().owner(b"a"), None);
+    }
+
+    #[test]
+    fn log_writes_are_summed_over_shards_or_not_known() {
+        let read = |text: &str| log_writes_of(&serde_json::from_str(text).unwrap());
+        let two = r#"{"shards":[{"log":{"device_writes":3}},{"log":{"device_writes":4}}]}"#;
+        assert_eq!(read(two), Some(7));
+        assert_eq!(
+            read(r#"{"shards":[{"log":{"device_writes":3}},{"log":{}}]}"#),
+            None
+        );
+        assert_eq!(read("{}"), None);
     }
 }

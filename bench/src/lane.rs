@@ -117,7 +117,7 @@ impl Lane {
                 for _ in 0..REDRAWS_MAX {
                     match action.record() {
                         Some(record) if !is_ours(record, &mut scratch.key) && !mix.inserts(action) => {
-                            action = mix.draw()
+                            action = mix.draw();
                         }
                         Some(_) | None => break,
                     }

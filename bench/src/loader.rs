@@ -12,6 +12,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -163,6 +164,10 @@ impl Loader {
     }
 
     fn run(mut self) -> Result<Findings, BenchError> {
+        if self.context.schedule.is_some() {
+            // By default the kernel may sleep 50 µs too long, to save wake-ups. When it refuses, the lag shows it.
+            let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        }
         let window = self.context.recorder.window();
         let drain_end_ns = window
             .end_ns
@@ -392,6 +397,11 @@ impl Loader {
             let refused = judge(common, request.action, answer);
             if !refused {
                 common.recorder.answered(request.intended_ns, now_ns);
+            }
+            if let (Source::Mix(mix), Action::Put { record }) = (&*source, request.action)
+                && mix.inserts(request.action)
+            {
+                mix.inserted(record);
             }
             if let (true, Source::Load(cursor), Action::Put { record }) =
                 (refused, &mut *source, request.action)

@@ -60,6 +60,8 @@ pub struct Run {
     pub server_cpu_us: Option<f64>,
     /// The same for the load generator.
     pub loader_cpu_us: f64,
+    /// Log writes per answer as the server counts them (corelane only).
+    pub log_writes: Option<f64>,
     /// Writes completed by the machine's block devices per answer, from the kernel's counters (all processes).
     pub device_writes: Option<f64>,
     /// Bytes received and sent per answer.

@@ -67,7 +67,7 @@ fn table(series: &[Series]) -> Table {
             time(one.spread(|run| as_float(run.latency.max_ns)).high),
             some(one.spread_some(|run| run.server_cpu_us), 2),
             format!("{:.2}", one.spread(|run| run.loader_cpu_us).median),
-            some(one.spread_some(|run| run.device_writes), 3),
+            some(one.spread_some(|run| run.log_writes.or(run.device_writes)), 3),
         ];
         let mut row: Vec<Cell> = [&one.workload, &one.target, &one.shape]
             .into_iter()

@@ -1,7 +1,7 @@
 //! One run of one series: connect, start the threads, sample the counters at both ends of the measured time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use base::Prng;
 
 use crate::BenchError;
 use crate::config::{BenchConfig, Pace, Target, Workload};
-use crate::connection::{Connection, Routes, connect};
+use crate::connection::{Connection, Observer, Routes, connect};
 use crate::helper::pin;
 use crate::lane::Source;
 use crate::loader::{Assignment, Findings, Shared, drive};
@@ -18,7 +18,7 @@ use crate::process;
 use crate::progress::Progress;
 use crate::recorder::{Recorder, Window};
 use crate::schedule::Schedule;
-use crate::workload::{Layout, Mix};
+use crate::workload::{Layout, Mix, Population};
 
 /// How often counters are looked at for the bar.
 const TICK: Duration = Duration::from_millis(100);
@@ -58,8 +58,8 @@ pub(crate) struct OneRun<'a> {
     pub(crate) config: &'a BenchConfig,
     pub(crate) step: &'a Step,
     pub(crate) known: &'a Known<'a>,
-    /// Records that exist, over all runs: inserts go on where the last run ended.
-    pub(crate) records: &'a Arc<AtomicU64>,
+    /// Over all runs on the target: inserts go on where the last run ended.
+    pub(crate) population: &'a Arc<Population>,
     pub(crate) round: u32,
     pub(crate) progress: (&'a Progress, Duration),
 }
@@ -68,6 +68,7 @@ pub(crate) struct OneRun<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     server_cpu: Option<Duration>,
+    log_writes: Option<u64>,
     device_writes: Option<u64>,
     answers: u64,
     bytes_received: u64,
@@ -78,6 +79,7 @@ impl OneRun<'_> {
     pub(crate) fn run(&self) -> Result<Run, BenchError> {
         let Self { config, step, .. } = *self;
         let (connections, routes) = connect(self.known.target, step.connections, self.seed(0))?;
+        let mut observer = Observer::connect(self.known.target, self.seed(0))?;
         let window = Window {
             start_ns: nanos(config.warmup),
             end_ns: nanos(config.warmup + config.duration),
@@ -86,7 +88,7 @@ impl OneRun<'_> {
         let (findings, samples) = run_threads(
             self.assignments(connections, routes, window, &shared),
             &config.load.cpus,
-            |began| self.watch(began, &shared),
+            |began| self.watch(began, &shared, &mut observer),
         )?;
         let (recorder, loader_cpu) = merge(findings);
         Ok(figures(&recorder, loader_cpu, samples))
@@ -106,7 +108,6 @@ impl OneRun<'_> {
         shared: &Arc<Shared>,
     ) -> Vec<Assignment> {
         let Self { config, step, .. } = *self;
-        let in_flight = u64::from(step.connections) * u64::from(step.outstanding);
         let threads = config.load.threads.min(step.connections);
         let schedule = |thread| match step.pace {
             Pace::Closed => None,
@@ -130,8 +131,7 @@ impl OneRun<'_> {
             let mix = Mix::new(
                 step.workload,
                 &config.records,
-                Arc::clone(self.records),
-                in_flight,
+                Arc::clone(self.population),
                 self.seed(1 + number as u64),
             );
             let thread = number % assignments.len();
@@ -143,12 +143,12 @@ impl OneRun<'_> {
     }
 
     /// Samples the counters at both ends of the measured time.
-    fn watch(&self, began: Instant, shared: &Shared) -> (Sample, Sample) {
+    fn watch(&self, began: Instant, shared: &Shared, observer: &mut Observer) -> (Sample, Sample) {
         let start = began + self.config.warmup;
         self.wait_until(start, began, shared);
-        let first = self.sample(shared);
+        let first = self.sample(shared, observer);
         self.wait_until(start + self.config.duration, began, shared);
-        (first, self.sample(shared))
+        (first, self.sample(shared, observer))
     }
 
     fn wait_until(&self, until: Instant, began: Instant, shared: &Shared) {
@@ -163,9 +163,10 @@ impl OneRun<'_> {
         }
     }
 
-    fn sample(&self, shared: &Shared) -> Sample {
+    fn sample(&self, shared: &Shared, observer: &mut Observer) -> Sample {
         Sample {
             server_cpu: self.known.pid.and_then(process::cpu_time),
+            log_writes: observer.log_writes(),
             device_writes: process::device_writes(),
             answers: shared.answers.load(Ordering::Relaxed),
             bytes_received: shared.bytes_received.load(Ordering::Relaxed),
@@ -238,10 +239,10 @@ fn figures(recorder: &Recorder, loader_cpu: Duration, (first, last): (Sample, Sa
         .server_cpu
         .zip(first.server_cpu)
         .map(|(last, first)| last.saturating_sub(first));
-    let device_writes = last
-        .device_writes
-        .zip(first.device_writes)
-        .map(|(last, first)| last.saturating_sub(first));
+    let per_sampled = |first: Option<u64>, last: Option<u64>| {
+        let (first, last) = first.zip(last)?;
+        Some(as_float(last.saturating_sub(first)) / sampled)
+    };
     let seconds = recorder.window().seconds();
     Run {
         answers,
@@ -255,7 +256,8 @@ fn figures(recorder: &Recorder, loader_cpu: Duration, (first, last): (Sample, Sa
         lag_p99_ns: recorder.lag_p99_ns(),
         server_cpu_us: server_cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / sampled),
         loader_cpu_us: per_answer(loader_cpu.as_secs_f64() * 1e6),
-        device_writes: device_writes.map(|writes| as_float(writes) / sampled),
+        log_writes: per_sampled(first.log_writes, last.log_writes),
+        device_writes: per_sampled(first.device_writes, last.device_writes),
         bytes_received: as_float(last.bytes_received.saturating_sub(first.bytes_received)) / sampled,
         bytes_sent: as_float(last.bytes_sent.saturating_sub(first.bytes_sent)) / sampled,
         timeline: recorder.timeline(),

@@ -4,7 +4,7 @@
 //! drifts for all of them, and a ratio is formed between neighbours in time before the median is taken.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::progress::Progress;
 use crate::ratio::ratios;
 use crate::recorder::{Recorder, Window};
 use crate::step::{Known, OneRun, Step, as_float, merge, run_threads};
-use crate::workload::{Layout, operations};
+use crate::workload::{Layout, Population, operations};
 use crate::{BenchError, config};
 
 /// Connections that load records, unless the target has more shards, and requests in flight on each.
@@ -145,7 +145,8 @@ fn run_steps(config: &BenchConfig, targets: &[Known<'_>], steps: &[Step]) -> Res
     let all = config.runs * u32::try_from(steps.len()).unwrap_or(u32::MAX);
     let progress = Progress::of_time(config.progress, each * all);
     let _spinners = config.load.spinners.then(Spinners::start).transpose()?;
-    let records = Arc::new(AtomicU64::new(config.records.count));
+    let population = |_: &Known<'_>| Arc::new(Population::new(config.records.count));
+    let populations: Vec<Arc<Population>> = targets.iter().map(population).collect();
     let mut done = Duration::ZERO;
     for round in 0..config.runs {
         let forwards = 0..steps.len();
@@ -165,7 +166,7 @@ fn run_steps(config: &BenchConfig, targets: &[Known<'_>], steps: &[Step]) -> Res
                 config,
                 step,
                 known,
-                records: &records,
+                population: &populations[step.target],
                 round,
                 progress: (&progress, done),
             };

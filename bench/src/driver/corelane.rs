@@ -368,6 +368,17 @@ impl Admin {
         )
     }
 
+    /// The node's status, as JSON.
+    pub(crate) fn status(&mut self) -> Result<String, BenchError> {
+        let ask = request::Status {
+            deadline_ms: DEADLINE_MS,
+        };
+        self.call("tell its status", &ask, |reply| match reply {
+            ReplyRef::StatusReply(status) => Some(status.json.to_string()),
+            _ => None,
+        })
+    }
+
     /// The socket and the protocol on it, for the load.
     pub(crate) fn into_driver(self) -> (TcpStream, CorelaneDriver) {
         let Self {

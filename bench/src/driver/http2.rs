@@ -406,7 +406,7 @@ mod tests {
     fn receive(http2: &mut Http2, input: &[u8]) -> Result<(Vec<String>, Vec<u8>), Http2Error> {
         let (mut seen, mut out) = (Vec::new(), Vec::new());
         let used = http2.receive(input, &mut out, &mut |slot, body| {
-            seen.push(format!("{slot} {body:?}"))
+            seen.push(format!("{slot} {body:?}"));
         })?;
         assert_eq!(used, input.len());
         Ok((seen, out))

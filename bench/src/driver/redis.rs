@@ -104,7 +104,7 @@ mod tests {
                 driver.spare()[..part.len()].copy_from_slice(part);
                 driver
                     .filled(part.len(), &mut |slot, answer| {
-                        seen.push(format!("{slot} {answer:?}"))
+                        seen.push(format!("{slot} {answer:?}"));
                     })
                     .unwrap();
             }
