@@ -1,12 +1,12 @@
 //! From a checked frame to a message, in place.
 //!
 //! The frame's checksum says that the bytes are what the sender meant; the checks here say that they are a message: every
-//! pointer, length, discriminant and string of the archive lies where it may, and counts stay inside the limits.
+//! pointer, length, discriminant and string of the archive lies where it may. Whether a key is too long, or a span makes
+//! sense, is for the server to say, with an error reply: it does not end the connection.
 
 use crate::frame::{Frame, Kind};
 use crate::outbox::Message;
 use crate::{reply, request};
-use base::RequestId;
 use rkyv::Portable;
 use rkyv::api::low::{LowValidator, access};
 use rkyv::bytecheck::CheckBytes;
@@ -189,10 +189,4 @@ impl Message for reply::ScanPage<'_> {
     fn is_last(&self) -> bool {
         self.done
     }
-}
-
-/// The request that a frame belongs to, for logs: `Get q7`.
-#[must_use]
-pub fn describe(kind: Kind, request: RequestId) -> String {
-    format!("{} {request}", kind.name())
 }

@@ -26,9 +26,6 @@ pub mod reader;
 pub mod reply;
 pub mod request;
 
-#[cfg(test)]
-mod tests;
-
 pub use code::Code;
 pub use decode::{ReplyRef, RequestRef, WireError, decode_reply, decode_request};
 pub use frame::{Frame, FrameError, Kind};

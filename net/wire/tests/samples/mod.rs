@@ -1,0 +1,277 @@
+//! At least one message of every kind, with every option both ways.
+#![allow(dead_code, reason = "each test uses its part")]
+
+use base::RequestId;
+use wire::convert::{Stamp, WriteIdV1};
+use wire::outbox::encode_one;
+use wire::{Code, Message, PageBuilder, reply, request};
+
+/// A message's name and its frame.
+pub(crate) type Sample = (&'static str, Vec<u8>);
+
+fn frame<M: Message>(name: &'static str, message: &M) -> Sample {
+    let bytes = encode_one(RequestId(0x0403_0201), message).expect("samples are short");
+    (name, bytes.to_vec())
+}
+
+const STAMP: Stamp = Stamp {
+    wall_ns: 0x1122_3344_5566_7788,
+    logical: 7,
+};
+const ID: WriteIdV1 = WriteIdV1 {
+    client: *b"session-session!",
+    seq: 41,
+    acked_below: 40,
+};
+
+/// Every request.
+pub(crate) fn requests() -> Vec<Sample> {
+    let hello = request::Hello {
+        client: ID.client,
+        shard: Some(3),
+        version_min: 1,
+        version_max: 1,
+        app: "import",
+    };
+    let scan = request::Scan {
+        start: b"a",
+        end: Some(b"b"),
+        reverse: true,
+        read_ts: Some(STAMP),
+        rows_max: Some(9),
+        page_rows: 100,
+        page_bytes: 4096,
+        credit_pages: 4,
+        deadline_ms: 5000,
+    };
+    let open_scan = request::Scan {
+        end: None,
+        reverse: false,
+        read_ts: None,
+        rows_max: None,
+        ..scan
+    };
+    let conditions = [
+        request::Condition::Absent { key: b"new" },
+        request::Condition::Equals {
+            key: b"old",
+            value: b"1",
+        },
+    ];
+    let ops = [
+        request::Op::Put {
+            key: b"k",
+            value: b"value",
+        },
+        request::Op::Delete { key: b"gone" },
+        request::Op::DeleteRange {
+            start: b"x",
+            end: Some(b"y"),
+        },
+        request::Op::DeleteRange {
+            start: b"z",
+            end: None,
+        },
+    ];
+    let write = request::Write {
+        id: ID,
+        conditions: &conditions,
+        ops: &ops,
+        deadline_ms: 5000,
+    };
+    vec![
+        frame("Hello, for shard 3", &hello),
+        frame(
+            "Hello, for any shard",
+            &request::Hello {
+                shard: None,
+                app: "",
+                ..hello
+            },
+        ),
+        frame(
+            "Get, newest",
+            &request::Get {
+                key: b"key",
+                read_ts: None,
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
+            "Get, as of a timestamp",
+            &request::Get {
+                key: b"key",
+                read_ts: Some(STAMP),
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
+            "Put",
+            &request::Put {
+                id: ID,
+                key: b"key",
+                value: b"value",
+                deadline_ms: 5000,
+            },
+        ),
+        frame("Write, conditional", &write),
+        frame(
+            "Write, one delete",
+            &request::Write {
+                conditions: &[],
+                ops: &ops[1..2],
+                ..write
+            },
+        ),
+        frame("Scan, bounded", &scan),
+        frame("Scan, unbounded", &open_scan),
+        frame("ScanCredit", &request::ScanCredit { pages: 2 }),
+        frame("ScanCancel", &request::ScanCancel { reserved: 0 }),
+        frame("RangeMap", &request::RangeMap { deadline_ms: 5000 }),
+        frame(
+            "Split",
+            &request::Split {
+                key: b"m",
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
+            "Move",
+            &request::Move {
+                range: 7,
+                shard: 1,
+                deadline_ms: 5000,
+            },
+        ),
+        frame("Status", &request::Status { deadline_ms: 5000 }),
+        frame("Echo", &request::Echo { payload: b"ping" }),
+        frame(
+            "DiskWrite",
+            &request::DiskWrite {
+                bytes: 4096,
+                deadline_ms: 5000,
+            },
+        ),
+    ]
+}
+
+/// Every reply.
+pub(crate) fn replies() -> Vec<Sample> {
+    let limits = reply::Limits {
+        key_bytes_max: 16 << 10,
+        value_bytes_max: 16 << 20,
+        batch_bytes_max: 64 << 20,
+        batch_ops_max: 1 << 20,
+        frame_bytes_max: 96 << 20,
+        requests_max: 4096,
+    };
+    let hello = reply::HelloReply {
+        node: 1,
+        cluster: *b"cluster-cluster!",
+        shards: 4,
+        shard: 3,
+        version: 1,
+        range_map_version: 12,
+        limits,
+        server: "corelane 0.1.0",
+    };
+    let ranges = [
+        reply::RangeEntry {
+            range: 2,
+            start: b"",
+            end: Some(b"m"),
+            shard: 0,
+            generation: 1,
+        },
+        reply::RangeEntry {
+            range: 3,
+            start: b"m",
+            end: None,
+            shard: 1,
+            generation: 5,
+        },
+    ];
+    let mut page = PageBuilder::new();
+    page.push(b"a", b"one", base::Timestamp::new(5, 0));
+    page.push(b"bb", b"", base::Timestamp::new(6, 1));
+    let at = base::Timestamp::new(9, 0);
+    let failed = reply::ConditionFailed {
+        condition: 1,
+        found: Some(b"2"),
+        ts: STAMP,
+    };
+    let error = reply::ErrorReply {
+        retryable: true,
+        retry_after_ms: 10,
+        range_map_version: 12,
+        range: Some(3),
+        key: Some(b"key"),
+        message: "the queue of shard 1 is full",
+        ..reply::ErrorReply::new(Code::Overloaded)
+    };
+    vec![
+        frame("HelloReply", &hello),
+        frame(
+            "GetReply, a value",
+            &reply::GetReply {
+                value: Some(b"value"),
+                ts: STAMP,
+            },
+        ),
+        frame(
+            "GetReply, nothing",
+            &reply::GetReply {
+                value: None,
+                ts: STAMP,
+            },
+        ),
+        frame("WriteReply", &reply::WriteReply { ts: STAMP }),
+        frame("ConditionFailed, another value", &failed),
+        frame(
+            "ConditionFailed, no value",
+            &reply::ConditionFailed {
+                found: None,
+                ..failed
+            },
+        ),
+        frame("ScanPage, in the middle", &page.page(at, Some(b"c"), false)),
+        frame(
+            "ScanPage, empty and last",
+            &PageBuilder::new().page(at, None, true),
+        ),
+        frame(
+            "RangeMapReply",
+            &reply::RangeMapReply {
+                version: 12,
+                ranges: &ranges,
+            },
+        ),
+        frame(
+            "SplitReply",
+            &reply::SplitReply {
+                left: 2,
+                right: 3,
+                right_shard: 1,
+                range_map_version: 13,
+            },
+        ),
+        frame(
+            "MoveReply",
+            &reply::MoveReply {
+                range: 3,
+                shard: 0,
+                range_map_version: 14,
+            },
+        ),
+        frame(
+            "StatusReply",
+            &reply::StatusReply {
+                json: "{\"shards\":4}",
+            },
+        ),
+        frame("EchoReply", &reply::EchoReply { payload: b"ping" }),
+        frame("DiskWriteReply", &reply::DiskWriteReply { bytes: 4096 }),
+        frame("ErrorReply, with details", &error),
+        frame("ErrorReply, bare", &reply::ErrorReply::new(Code::BadFrame)),
+    ]
+}
