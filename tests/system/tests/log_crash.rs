@@ -13,7 +13,7 @@ use log_support::{Life, Opened, Promise, Workload, check, check_content, config,
 use sim::{DiskImage, DiskTrace, ImageMachine};
 
 /// One first crash of so many gets a second life and second crashes.
-const SECOND_LIFE_EVERY: u64 = 997;
+const SECOND_LIFE_EVERY: u64 = 4_999;
 
 struct Tally {
     images: u64,

@@ -286,7 +286,8 @@ impl Workload {
     /// Draws everything from `seed`; the `count` ranges that it starts with are numbered from `first`.
     pub fn new(seed: u64, first: u64, count: u64) -> Self {
         let range_next = first + count;
-        let ranges = (first..range_next).map(|range| (RangeId(range), (Index::ZERO, Term(1))))
+        let ranges = (first..range_next)
+            .map(|range| (RangeId(range), (Index::ZERO, Term(1))))
             .collect();
         Self {
             range_next,
@@ -357,7 +358,8 @@ impl Workload {
                     .push((seqno, Owned::Forget { range }));
                 self.ranges.remove(&range);
                 // Range ids are never used again.
-                self.ranges.insert(RangeId(self.range_next), (Index::ZERO, Term(1)));
+                self.ranges
+                    .insert(RangeId(self.range_next), (Index::ZERO, Term(1)));
                 self.range_next += 1;
                 return;
             }
