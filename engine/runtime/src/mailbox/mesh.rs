@@ -56,6 +56,19 @@ struct Incoming<M> {
     starved: Starved,
 }
 
+impl<M: Send> Outgoing<M> {
+    /// Whether there is room; if not, the receiver will unpark this shard when there is.
+    fn has_room_or_asks(&mut self) -> bool {
+        if self.sender.has_room() {
+            return true;
+        }
+        // The receiver releases first and looks at `starved` second; we do the opposite, so one of us sees the other.
+        self.starved.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.sender.has_room()
+    }
+}
+
 impl<M: Send> Incoming<M> {
     /// Gives slots back, and wakes the sender when it waits for them.
     fn release(&mut self) {
@@ -165,7 +178,8 @@ impl<M: Send + 'static> Inputs for Inner<M> {
         }
         for outgoing in self.seat.to.iter().flatten() {
             let mut outgoing = outgoing.borrow_mut();
-            if !outgoing.waiting.is_empty() && outgoing.sender.has_room() {
+            // Others may have used up the room that this one was promised: then it asks again.
+            if !outgoing.waiting.is_empty() && outgoing.has_room_or_asks() {
                 base::sometimes!("mailbox: a full ring got room");
                 woke = true;
                 outgoing.waiting.drain(..).for_each(Waker::wake);
@@ -256,13 +270,7 @@ impl<M: Send + 'static> env::Mailbox<M> for RingMailbox<M> {
     fn writable(&self, to: ShardId) -> impl Future<Output = ()> {
         poll_fn(move |context| {
             let mut outgoing = self.0.outgoing(to).borrow_mut();
-            if outgoing.sender.has_room() {
-                return Poll::Ready(());
-            }
-            // Say that we wait, then look once more: the receiver releases first and looks at `starved` second.
-            outgoing.starved.store(true, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
-            if outgoing.sender.has_room() {
+            if outgoing.has_room_or_asks() {
                 return Poll::Ready(());
             }
             if !outgoing
