@@ -212,8 +212,8 @@ impl SimConfig {
             clock: ClockConfig {
                 drift_ppm_max: draw.0.below(300),
                 offset_ns_max: draw.0.below(250 * MS),
-                jump_every_ns: draw.every(10 * S),
-                jump_past_bound: draw.rate(0.05),
+                jump_every_ns: draw.every(5 * S),
+                jump_past_bound: draw.rate(0.5),
                 sleep_late: draw.rate(0.2),
                 sleep_late_ns: draw.0.between(US, 200 * MS),
             },

@@ -139,8 +139,8 @@ fn start(sim: &Sim, node: SimNodeId, peers: &Rc<Vec<Address>>) {
 
 fn run(seed: u64) -> Report {
     let mut config = SimConfig::swarm(seed);
-    // The workload fills about two megabytes a node.
-    config.disk.capacity_bytes = config.disk.capacity_bytes.map(|bytes| bytes / 32);
+    // The workload fills about a megabyte a node.
+    config.disk.capacity_bytes = config.disk.capacity_bytes.map(|bytes| bytes / 128);
     let mut sim = Sim::new(seed, config);
     let nodes: Vec<_> = (0..3).map(|_| sim.add_node(SHARDS)).collect();
     let peers = Rc::new(
@@ -172,11 +172,16 @@ fn run(seed: u64) -> Report {
     sim.report()
 }
 
+/// How many seeds run twice: 20, or what `CORELANE_SEEDS` says.
+fn seeds() -> u64 {
+    std::env::var("CORELANE_SEEDS").map_or(20, |seeds| seeds.parse().expect("CORELANE_SEEDS is a number"))
+}
+
 #[test]
 fn a_seed_gives_one_history() {
     let mut hashes = BTreeSet::new();
     let (mut events, mut now_ns) = (0, 0);
-    for seed in 0..20 {
+    for seed in 0..seeds() {
         let (first, second) = (run(seed), run(seed));
         assert_eq!(first.hash, second.hash, "seed {seed}");
         assert_eq!(first.faults, second.faults, "seed {seed}");
