@@ -14,11 +14,11 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-pub const DIR: &str = "shard-0/wal";
+pub(crate) const DIR: &str = "shard-0/wal";
 
 /// A record that owns its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owned {
+pub(crate) enum Owned {
     Entry {
         range: RangeId,
         index: Index,
@@ -41,7 +41,7 @@ pub enum Owned {
 }
 
 impl Owned {
-    pub fn of(record: Record<'_>) -> Self {
+    pub(crate) fn of(record: Record<'_>) -> Self {
         match record {
             Record::Entry {
                 range,
@@ -70,7 +70,7 @@ impl Owned {
         }
     }
 
-    pub fn borrow(&self) -> Record<'_> {
+    pub(crate) fn borrow(&self) -> Record<'_> {
         match self {
             Self::Entry {
                 range,
@@ -105,13 +105,13 @@ impl Owned {
 
 /// What the records of a log add up to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fold {
-    pub entries: BTreeMap<(RangeId, Index), (Term, Rc<[u8]>)>,
-    pub hard_states: BTreeMap<RangeId, (Term, Option<NodeId>, Index)>,
+pub(crate) struct Fold {
+    pub(crate) entries: BTreeMap<(RangeId, Index), (Term, Rc<[u8]>)>,
+    pub(crate) hard_states: BTreeMap<RangeId, (Term, Option<NodeId>, Index)>,
 }
 
 impl Fold {
-    pub fn take(&mut self, record: &Owned) {
+    pub(crate) fn take(&mut self, record: &Owned) {
         match record {
             Owned::Entry {
                 range,
@@ -140,7 +140,7 @@ impl Fold {
     }
 
     /// Leaves out what lives in tables.
-    pub fn uncovered(mut self, covered: &BTreeMap<RangeId, Index>) -> Self {
+    pub(crate) fn uncovered(mut self, covered: &BTreeMap<RangeId, Index>) -> Self {
         self.entries
             .retain(|(range, index), _| covered.get(range).is_none_or(|covered| index > covered));
         self
@@ -149,22 +149,22 @@ impl Fold {
 
 /// What the log had promised at some moment.
 #[derive(Debug, Clone, Default)]
-pub struct Promise {
-    pub persisted: Seqno,
-    pub covered: BTreeMap<RangeId, Index>,
-    pub hlc_bound: Timestamp,
+pub(crate) struct Promise {
+    pub(crate) persisted: Seqno,
+    pub(crate) covered: BTreeMap<RangeId, Index>,
+    pub(crate) hlc_bound: Timestamp,
 }
 
 /// Everything that was put into a log during one opening, and what it promised when.
 #[derive(Debug, Clone, Default)]
-pub struct Life {
-    pub records: Vec<(Seqno, Owned)>,
-    pub promises: Vec<Promise>,
+pub(crate) struct Life {
+    pub(crate) records: Vec<(Seqno, Owned)>,
+    pub(crate) promises: Vec<Promise>,
 }
 
 impl Life {
     /// What the log must hold whose last batch is `last`.
-    pub fn fold(&self, last: Seqno) -> Fold {
+    pub(crate) fn fold(&self, last: Seqno) -> Fold {
         let mut fold = Fold::default();
         for (_, record) in self.records.iter().take_while(|(seqno, _)| *seqno <= last) {
             fold.take(record);
@@ -175,12 +175,12 @@ impl Life {
 
 /// A log that was read.
 #[derive(Debug)]
-pub struct Opened {
-    pub recovered: Recovered,
-    pub records: Vec<(Position, Owned)>,
+pub(crate) struct Opened {
+    pub(crate) recovered: Recovered,
+    pub(crate) records: Vec<(Position, Owned)>,
 }
 
-pub fn config() -> LogConfig {
+pub(crate) fn config() -> LogConfig {
     LogConfig {
         shard: ShardId(0),
         segment_bytes: 32 << 10,
@@ -192,7 +192,7 @@ pub fn config() -> LogConfig {
     }
 }
 
-pub async fn open<E: Env>(env: &E, config: LogConfig) -> Result<(Log<E>, Opened), LogError> {
+pub(crate) async fn open<E: Env>(env: &E, config: LogConfig) -> Result<(Log<E>, Opened), LogError> {
     let mut records = Vec::new();
     let (log, recovered) = Log::open(env, DIR, config, &mut |position, record| {
         records.push((position, Owned::of(record)))
@@ -202,13 +202,13 @@ pub async fn open<E: Env>(env: &E, config: LogConfig) -> Result<(Log<E>, Opened)
 }
 
 /// Opens the log of a disk image and throws it away again.
-pub fn recover(image: &DiskImage) -> Result<Opened, LogError> {
+pub(crate) fn recover(image: &DiskImage) -> Result<Opened, LogError> {
     let machine = ImageMachine::new(image);
     machine.block_on(async { open(&machine.env(), config()).await.map(|(_, opened)| opened) })
 }
 
 /// Checks what was recovered against what was promised.
-pub fn check(life: &Life, mark: Option<u64>, opened: &Opened) -> Result<(), String> {
+pub(crate) fn check(life: &Life, mark: Option<u64>, opened: &Opened) -> Result<(), String> {
     let none = Promise::default();
     let promise = mark.map_or(&none, |mark| &life.promises[mark as usize]);
     let last = opened.recovered.last;
@@ -228,7 +228,7 @@ pub fn check(life: &Life, mark: Option<u64>, opened: &Opened) -> Result<(), Stri
 }
 
 /// Checks that the log holds exactly the batches up to `last`, but for what was covered by then.
-pub fn check_content(life: &Life, promise: &Promise, last: Seqno, opened: &Opened) -> Result<(), String> {
+pub(crate) fn check_content(life: &Life, promise: &Promise, last: Seqno, opened: &Opened) -> Result<(), String> {
     let mut found = Fold::default();
     let mut before = Fold::default();
     let mut expected = life.records.iter().peekable();
@@ -271,20 +271,20 @@ pub fn check_content(life: &Life, promise: &Promise, last: Seqno, opened: &Opene
 }
 
 /// Runs a workload of `turns` loop turns on an open log, continuing what `life` knows.
-pub struct Workload {
+pub(crate) struct Workload {
     prng: Prng,
-    pub life: Rc<RefCell<Life>>,
+    pub(crate) life: Rc<RefCell<Life>>,
     ranges: BTreeMap<RangeId, (Index, Term)>,
     covered: BTreeMap<RangeId, Index>,
     hlc_bounds: Vec<(Seqno, Timestamp)>,
-    pub records: usize,
+    pub(crate) records: usize,
     range_next: u64,
-    pub payload_max: u64,
+    pub(crate) payload_max: u64,
 }
 
 impl Workload {
     /// Draws everything from `seed`; the `count` ranges that it starts with are numbered from `first`.
-    pub fn new(seed: u64, first: u64, count: u64) -> Self {
+    pub(crate) fn new(seed: u64, first: u64, count: u64) -> Self {
         let range_next = first + count;
         let ranges = (first..range_next)
             .map(|range| (RangeId(range), (Index::ZERO, Term(1))))
@@ -400,7 +400,7 @@ impl Workload {
         }
     }
 
-    pub async fn run(
+    pub(crate) async fn run(
         &mut self,
         env: &ImageEnv,
         log: &Log<ImageEnv>,
