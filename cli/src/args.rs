@@ -28,8 +28,6 @@ Exit codes: 0 done, 1 not found, 2 condition failed or conflict, 64 wrong comman
 #[derive(Debug, Parser)]
 #[command(name = "corelane", version, about = ABOUT, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 110)]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -82,15 +80,70 @@ impl Global {
     }
 }
 
+/// A command's own options and those of every command. `bench` stands alone: its `--json` names a file.
+#[derive(Debug, Args)]
+pub(crate) struct With<T: Args> {
+    #[command(flatten)]
+    pub(crate) args: T,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a node
+    #[command(after_help = command::start::HELP)]
+    Start(With<command::start::StartArgs>),
+    /// Examine this machine: can a node run here, and how fast is its disk?
+    #[command(after_help = command::doctor::HELP)]
+    Doctor(With<command::doctor::DoctorArgs>),
+    /// Print the value of a key
+    #[command(after_help = command::get::HELP)]
+    Get(With<command::get::GetArgs>),
+    /// Set a key to a value
+    #[command(after_help = command::put::HELP)]
+    Put(With<command::put::PutArgs>),
+    /// Delete a key, or a span of keys
+    #[command(after_help = command::del::HELP)]
+    Del(With<command::del::DelArgs>),
+    /// List keys and values in order
+    #[command(after_help = command::scan::HELP)]
+    Scan(With<command::scan::ScanArgs>),
+    /// Work interactively, with completion and history
+    #[command(after_help = command::shell::HELP)]
+    Shell(With<command::shell::ShellArgs>),
+    /// Load a file of records: TSV, CSV or JSON lines
+    #[command(after_help = command::import::HELP)]
+    Import(With<command::import::ImportArgs>),
+    /// Write records to a file: TSV, CSV or JSON lines
+    #[command(after_help = command::export::HELP)]
+    Export(With<command::export::ExportArgs>),
+    /// How the node is: one verdict, then the figures
+    #[command(after_help = command::status::HELP)]
+    Status(With<command::status::StatusArgs>),
+    /// List, split and move ranges
+    #[command(after_help = command::range::HELP)]
+    Range(With<command::range::RangeArgs>),
+    /// Measure a node, or a peer, under load
+    Bench(bench::BenchArgs),
+    /// Run operations given as JSON lines, one answer per line
+    #[command(after_help = command::script::HELP)]
+    Script(With<command::script::ScriptArgs>),
+    /// Verify every checksum of a data directory, offline
+    #[command(after_help = command::check::HELP)]
+    Check(With<command::check::CheckArgs>),
+    /// Decode logs, tables and frames
+    #[command(after_help = command::debug::HELP)]
+    Debug(With<command::debug::DebugArgs>),
     /// Explain an error code
-    Explain(command::explain::ExplainArgs),
+    #[command(after_help = command::explain::HELP)]
+    Explain(With<command::explain::ExplainArgs>),
     /// Print the completion script of a shell
+    #[command(after_help = command::completions::HELP)]
     Completions(command::completions::CompletionsArgs),
     /// Print the version and how this binary was built
-    Version(command::version::VersionArgs),
+    Version(With<command::version::VersionArgs>),
 }
 
 /// Reports what clap found wrong (or the help asked for), with our exit code.

@@ -32,8 +32,10 @@ pub(crate) enum Exit {
     Unavailable = 69,
     /// A file of the caller's could not be read or written.
     Io = 74,
-    /// Worth trying again.
+    /// Worth trying again: nothing was changed.
     Retry = 75,
+    /// A write may or may not have happened, or the node broke the protocol.
+    Unknown = 76,
     /// The machine or its configuration does not let a node start.
     Config = 78,
 }

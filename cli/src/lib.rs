@@ -17,9 +17,11 @@ mod bytes;
 mod checkpoint;
 mod command;
 mod error;
+mod offline;
 mod output;
 mod presplit;
 pub mod record;
+mod session;
 
 use clap::Parser as _;
 use std::process::ExitCode;
@@ -31,10 +33,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return args::report_usage(&error),
     };
-    match command::run(&cli.global, cli.command) {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            error.report(cli.global.json);
+    match command::run(cli.command) {
+        (Ok(exit), _) => exit.into(),
+        (Err(error), json) => {
+            error.report(json);
             error.exit.into()
         }
     }

@@ -6,12 +6,13 @@ use crate::output::Output;
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
-/// Print the completion script of a shell
-///
-/// Example:
-///   corelane completions bash > /etc/bash_completion.d/corelane
+/// What `--help` says below the options.
+pub(crate) const HELP: &str = "\
+Example:
+  corelane completions bash > /etc/bash_completion.d/corelane";
+
+/// Print the completion script of a shell.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub(crate) struct CompletionsArgs {
     /// The shell
     shell: Shell,

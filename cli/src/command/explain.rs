@@ -5,13 +5,14 @@ use crate::error::{self, CliError, Exit, Outcome};
 use crate::output::{Object, Output, print, table};
 use clap::Args;
 
-/// Explain an error code, or list them all
-///
-/// Examples:
-///   corelane explain C3001
-///   corelane explain
+/// What `--help` says below the options.
+pub(crate) const HELP: &str = "\
+Examples:
+  corelane explain C3001
+  corelane explain";
+
+/// Explain an error code, or list them all.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub(crate) struct ExplainArgs {
     /// The code: C3001, c3001 or 3001
     code: Option<String>,
@@ -21,12 +22,7 @@ pub(crate) fn run(global: &Global, args: &ExplainArgs) -> Outcome {
     let Some(code) = &args.code else {
         return list(global);
     };
-    let digits = code.strip_prefix(['C', 'c']).unwrap_or(code);
-    let known = digits.parse().ok().and_then(lookup);
-    let Some((number, name, text)) = known else {
-        return Err(CliError::usage(format!("there is no error code `{code}`"))
-            .help("`corelane explain` lists all codes"));
-    };
+    let (number, name, text) = find(code)?;
     let json = Object::new()
         .set("code", format!("C{number:04}"))
         .set("name", name)
@@ -34,6 +30,19 @@ pub(crate) fn run(global: &Global, args: &ExplainArgs) -> Outcome {
         .build();
     print(global, format_args!("C{number:04}: {name}\n\n{text}"), &json)?;
     Ok(Exit::Ok)
+}
+
+/// The explanation of a code, for people.
+pub(crate) fn text(code: &str) -> Result<String, CliError> {
+    let (number, name, text) = find(code)?;
+    Ok(format!("C{number:04}: {name}\n{text}"))
+}
+
+fn find(code: &str) -> Result<(u16, &'static str, &'static str), CliError> {
+    let digits = code.strip_prefix(['C', 'c']).unwrap_or(code);
+    digits.parse().ok().and_then(lookup).ok_or_else(|| {
+        CliError::usage(format!("there is no error code `{code}`")).help("`corelane explain` lists all codes")
+    })
 }
 
 /// The number, name and text of a code, ours or the wire's.

@@ -1,17 +1,53 @@
 //! The commands: one file each, an `Args` struct for clap and a `run`.
 
+pub(crate) mod bench;
+pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod debug;
+pub(crate) mod del;
+pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod export;
+pub(crate) mod get;
+pub(crate) mod import;
+mod layout;
+pub(crate) mod put;
+pub(crate) mod range;
+pub(crate) mod scan;
+pub(crate) mod script;
+pub(crate) mod shell;
+pub(crate) mod start;
+pub(crate) mod start_error;
+pub(crate) mod status;
 pub(crate) mod version;
 
-use crate::args::{Command, Global};
+use crate::args::{Command, Global, With};
 use crate::error::Outcome;
 
-/// Runs one command.
-pub(crate) fn run(global: &Global, command: Command) -> Outcome {
+/// Runs one command. Says also whether errors go to a program (`--json`).
+pub(crate) fn run(command: Command) -> (Outcome, bool) {
     match command {
-        Command::Explain(args) => explain::run(global, &args),
-        Command::Completions(args) => completions::run(&args),
-        Command::Version(_) => version::run(global),
+        Command::Start(with) => call(with, start::run),
+        Command::Doctor(with) => call(with, |global, args| doctor::run(global, &args)),
+        Command::Get(with) => call(with, get::run),
+        Command::Put(with) => call(with, put::run),
+        Command::Del(with) => call(with, del::run),
+        Command::Scan(with) => call(with, scan::run),
+        Command::Shell(with) => call(with, shell::run),
+        Command::Import(with) => call(with, |global, args| import::run(global, &args)),
+        Command::Export(with) => call(with, export::run),
+        Command::Status(with) => call(with, |global, _| status::run(global)),
+        Command::Range(with) => call(with, range::run),
+        Command::Bench(args) => (bench::run(&args), false),
+        Command::Script(with) => call(with, script::run),
+        Command::Check(with) => call(with, |global, args| check::run(global, &args)),
+        Command::Debug(with) => call(with, debug::run),
+        Command::Explain(with) => call(with, |global, args| explain::run(global, &args)),
+        Command::Completions(args) => (completions::run(&args), false),
+        Command::Version(with) => call(with, |global, _| version::run(global)),
     }
+}
+
+fn call<T: clap::Args>(with: With<T>, run: impl FnOnce(&Global, T) -> Outcome) -> (Outcome, bool) {
+    (run(&with.global, with.args), with.global.json)
 }

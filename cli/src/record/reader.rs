@@ -46,6 +46,18 @@ impl<R: Read> RecordReader<R> {
         }
     }
 
+    /// The line that the next record starts on.
+    #[must_use]
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// Where the next record starts, from the start of the input.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// How records are read.
     pub fn layout(&self) -> &Layout {
         &self.layout

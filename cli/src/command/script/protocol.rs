@@ -39,12 +39,43 @@ pub(crate) struct Request {
 /// An operation outside a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
-    Get { key: Vec<u8>, at: Option<Timestamp> },
-    Put { key: Vec<u8>, value: Vec<u8> },
-    Delete { key: Vec<u8> },
-    Append { key: Vec<u8>, value: Vec<u8> },
-    Cas { key: Vec<u8>, from: Option<Vec<u8>>, to: Vec<u8> },
-    Scan { start: Vec<u8>, end: Option<Vec<u8>>, limit: u64, reverse: bool, at: Option<Timestamp> },
+    Get {
+        key: Vec<u8>,
+        at: Option<Timestamp>,
+    },
+    Put {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Delete {
+        key: Vec<u8>,
+    },
+    Append {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Cas {
+        key: Vec<u8>,
+        from: Option<Vec<u8>>,
+        to: Vec<u8>,
+    },
+    Scan {
+        start: Vec<u8>,
+        end: Option<Vec<u8>>,
+        limit: u64,
+        reverse: bool,
+        at: Option<Timestamp>,
+    },
+}
+
+impl Op {
+    /// Whether it may change something.
+    pub(crate) fn is_write(&self) -> bool {
+        match self {
+            Self::Get { .. } | Self::Scan { .. } => false,
+            Self::Put { .. } | Self::Delete { .. } | Self::Append { .. } | Self::Cas { .. } => true,
+        }
+    }
 }
 
 /// A line that asks for nothing; what of it could be read goes back with the refusal.
@@ -60,15 +91,27 @@ const SCAN_LIMIT: u64 = 10_000;
 
 /// Reads one line.
 pub(crate) fn parse(line: &str) -> Result<Request, Refusal> {
-    let value: Value =
-        serde_json::from_str(line).map_err(|error| Refusal { session: 0, id: None, why: format!("not JSON: {error}") })?;
+    let value: Value = serde_json::from_str(line).map_err(|error| Refusal {
+        session: 0,
+        id: None,
+        why: format!("not JSON: {error}"),
+    })?;
     let Value::Object(fields) = value else {
-        return Err(Refusal { session: 0, id: None, why: "not a JSON object".to_owned() });
+        return Err(Refusal {
+            session: 0,
+            id: None,
+            why: "not a JSON object".to_owned(),
+        });
     };
     let session = fields.get("s").and_then(Value::as_u64).unwrap_or(0);
     let id = fields.get("id").cloned();
     match operation(&fields) {
-        Ok((op, timeout_ms)) => Ok(Request { session, id, timeout_ms, op }),
+        Ok((op, timeout_ms)) => Ok(Request {
+            session,
+            id,
+            timeout_ms,
+            op,
+        }),
         Err(why) => Err(Refusal { session, id, why }),
     }
 }
@@ -77,14 +120,30 @@ fn operation(fields: &Map<String, Value>) -> Result<(Op, Option<u64>), String> {
     if fields.get("s").is_some_and(|s| s.as_u64().is_none()) {
         return Err("`s` is not a session number".to_owned());
     }
-    let name = fields.get("op").and_then(Value::as_str).ok_or("`op` is missing")?;
+    let name = fields
+        .get("op")
+        .and_then(Value::as_str)
+        .ok_or("`op` is missing")?;
     let key = || required(fields, "key");
     let op = match name {
-        "get" => Op::Get { key: key()?, at: timestamp(fields)? },
-        "put" => Op::Put { key: key()?, value: required(fields, "value")? },
+        "get" => Op::Get {
+            key: key()?,
+            at: timestamp(fields)?,
+        },
+        "put" => Op::Put {
+            key: key()?,
+            value: required(fields, "value")?,
+        },
         "delete" => Op::Delete { key: key()? },
-        "append" => Op::Append { key: key()?, value: required(fields, "value")? },
-        "cas" => Op::Cas { key: key()?, from: bytes(fields, "from")?, to: required(fields, "to")? },
+        "append" => Op::Append {
+            key: key()?,
+            value: required(fields, "value")?,
+        },
+        "cas" => Op::Cas {
+            key: key()?,
+            from: bytes(fields, "from")?,
+            to: required(fields, "to")?,
+        },
         "scan" => scan(fields)?,
         "begin" | "commit" | "abort" => return Err(format!("`{name}`: transactions are not there yet")),
         other => return Err(format!("there is no operation `{other}`")),
@@ -106,7 +165,13 @@ fn scan(fields: &Map<String, Value>) -> Result<Op, String> {
         Some(value) => value.as_bool().ok_or("`reverse` is neither true nor false")?,
     };
     let limit = natural(fields, "limit")?.unwrap_or(SCAN_LIMIT);
-    Ok(Op::Scan { start, end, limit, reverse, at: timestamp(fields)? })
+    Ok(Op::Scan {
+        start,
+        end,
+        limit,
+        reverse,
+        at: timestamp(fields)?,
+    })
 }
 
 fn required(fields: &Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
@@ -119,9 +184,9 @@ fn bytes(fields: &Map<String, Value>, name: &str) -> Result<Option<Vec<u8>>, Str
         (None | Some(Value::Null), None) => Ok(None),
         (Some(Value::String(text)), None) => Ok(Some(text.clone().into_bytes())),
         (Some(Value::Number(number)), None) => Ok(Some(number.to_string().into_bytes())),
-        (None, Some(Value::String(hex))) => {
-            parse_hex(hex.as_bytes()).map(Some).map_err(|error| format!("`{name}_hex`: {error}"))
-        }
+        (None, Some(Value::String(hex))) => parse_hex(hex.as_bytes())
+            .map(Some)
+            .map_err(|error| format!("`{name}_hex`: {error}")),
         _ => Err(format!("`{name}` is neither text nor a number")),
     }
 }
@@ -129,7 +194,10 @@ fn bytes(fields: &Map<String, Value>, name: &str) -> Result<Option<Vec<u8>>, Str
 fn natural(fields: &Map<String, Value>, name: &str) -> Result<Option<u64>, String> {
     match fields.get(name) {
         None => Ok(None),
-        Some(value) => value.as_u64().map(Some).ok_or_else(|| format!("`{name}` is not a natural number")),
+        Some(value) => value
+            .as_u64()
+            .map(Some)
+            .ok_or_else(|| format!("`{name}` is not a natural number")),
     }
 }
 
@@ -174,7 +242,10 @@ impl Answer {
 
 /// The answer to a line that asks for nothing.
 pub(crate) fn refused(refusal: Refusal) -> Value {
-    let reason = Object::new().set("code", "C1100").set("what", refusal.why).build();
+    let reason = Object::new()
+        .set("code", "C1100")
+        .set("what", refusal.why)
+        .build();
     Answer::Fail { reason, ts: None }.line(refusal.session, refusal.id)
 }
 
@@ -193,11 +264,27 @@ mod tests {
 
     #[test]
     fn operations_are_read() {
-        assert_eq!(op(r#"{"op":"get","key":7}"#), Op::Get { key: b"7".to_vec(), at: None });
-        assert_eq!(op(r#"{"op":"put","key":"a","value_hex":"00ff"}"#), Op::Put { key: b"a".to_vec(), value: vec![0, 255] });
+        assert_eq!(
+            op(r#"{"op":"get","key":7}"#),
+            Op::Get {
+                key: b"7".to_vec(),
+                at: None
+            }
+        );
+        assert_eq!(
+            op(r#"{"op":"put","key":"a","value_hex":"00ff"}"#),
+            Op::Put {
+                key: b"a".to_vec(),
+                value: vec![0, 255]
+            }
+        );
         assert_eq!(
             op(r#"{"op":"cas","key":"a","from":null,"to":"x"}"#),
-            Op::Cas { key: b"a".to_vec(), from: None, to: b"x".to_vec() }
+            Op::Cas {
+                key: b"a".to_vec(),
+                from: None,
+                to: b"x".to_vec()
+            }
         );
         assert_eq!(
             op(r#"{"op":"scan","prefix":"u/","limit":2,"reverse":true,"at":"5.5"}"#),
@@ -210,17 +297,35 @@ mod tests {
             }
         );
         let request = parse(r#"{"s":3,"id":"x9","op":"delete","key":"k","timeout_ms":250}"#).unwrap();
-        assert_eq!((request.session, request.id, request.timeout_ms), (3, Some(Value::from("x9")), Some(250)));
+        assert_eq!(
+            (request.session, request.id, request.timeout_ms),
+            (3, Some(Value::from("x9")), Some(250))
+        );
     }
 
     #[test]
     fn refusals_say_why_and_keep_the_session() {
         assert_eq!(why(r#"{"op":"get"}"#), "`key` is missing");
-        assert_eq!(why(r#"{"op":"get","key":[1]}"#), "`key` is neither text nor a number");
-        assert_eq!(why(r#"{"op":"get","key":"a","key_hex":"61"}"#), "`key` is neither text nor a number");
-        assert_eq!(why(r#"{"op":"begin"}"#), "`begin`: transactions are not there yet");
-        assert_eq!(why(r#"{"op":"scan","prefix":"a","end":"b"}"#), "`prefix` excludes `start` and `end`");
-        assert_eq!(why(r#"{"s":"one","op":"get","key":"a"}"#), "`s` is not a session number");
+        assert_eq!(
+            why(r#"{"op":"get","key":[1]}"#),
+            "`key` is neither text nor a number"
+        );
+        assert_eq!(
+            why(r#"{"op":"get","key":"a","key_hex":"61"}"#),
+            "`key` is neither text nor a number"
+        );
+        assert_eq!(
+            why(r#"{"op":"begin"}"#),
+            "`begin`: transactions are not there yet"
+        );
+        assert_eq!(
+            why(r#"{"op":"scan","prefix":"a","end":"b"}"#),
+            "`prefix` excludes `start` and `end`"
+        );
+        assert_eq!(
+            why(r#"{"s":"one","op":"get","key":"a"}"#),
+            "`s` is not a session number"
+        );
         assert!(why("[").starts_with("not JSON"));
         let refusal = parse(r#"{"s":4,"id":1,"op":"fly"}"#).unwrap_err();
         let expected = r#"{"fail":{"code":"C1100","what":"there is no operation `fly`"},"id":1,"s":4}"#;

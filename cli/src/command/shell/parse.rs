@@ -13,25 +13,54 @@ use crate::bytes::{BadBytes, parse_escaped};
 pub(crate) enum Line {
     /// Nothing was typed.
     Empty,
-    Get { key: Vec<u8> },
-    Put { key: Vec<u8>, value: Vec<u8> },
+    Get {
+        key: Vec<u8>,
+    },
+    Put {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
     /// Sets the key when it has no value.
-    PutIfAbsent { key: Vec<u8>, value: Vec<u8> },
+    PutIfAbsent {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
     /// Sets the key when it has the expected value.
-    Cas { key: Vec<u8>, expected: Vec<u8>, value: Vec<u8> },
-    Del { key: Vec<u8> },
+    Cas {
+        key: Vec<u8>,
+        expected: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Del {
+        key: Vec<u8>,
+    },
     /// Deletes all keys in a span.
-    DelRange { start: Vec<u8>, end: Option<Vec<u8>> },
-    Scan { start: Vec<u8>, end: Option<Vec<u8>>, reverse: bool, limit: u64 },
+    DelRange {
+        start: Vec<u8>,
+        end: Option<Vec<u8>>,
+    },
+    Scan {
+        start: Vec<u8>,
+        end: Option<Vec<u8>>,
+        reverse: bool,
+        limit: u64,
+    },
     Ranges,
-    Split { key: Vec<u8> },
-    Move { range: u64, shard: u16 },
+    Split {
+        key: Vec<u8>,
+    },
+    Move {
+        range: u64,
+        shard: u16,
+    },
     Status,
     /// Switches the time after each answer on or off.
     Timing,
     /// Switches hexadecimal output on or off.
     Hex,
-    Explain { code: String },
+    Explain {
+        code: String,
+    },
     Help,
     Quit,
 }
@@ -43,9 +72,21 @@ pub(crate) const COMMANDS: &[(&str, &str, &str)] = &[
     ("putnew", "KEY VALUE", "set a key that has no value yet"),
     ("cas", "KEY OLD NEW", "set a key to NEW if its value is OLD"),
     ("del", "KEY", "delete a key"),
-    ("delrange", "START [END] | PREFIX*", "delete every key from START up to, not including, END"),
-    ("scan", "[START [END] | PREFIX*] [limit N]", "list keys and values in order, 50 unless told"),
-    ("rscan", "[START [END] | PREFIX*] [limit N]", "the same from the last key backwards"),
+    (
+        "delrange",
+        "START [END] | PREFIX*",
+        "delete every key from START up to, not including, END",
+    ),
+    (
+        "scan",
+        "[START [END] | PREFIX*] [limit N]",
+        "list keys and values in order, 50 unless told",
+    ),
+    (
+        "rscan",
+        "[START [END] | PREFIX*] [limit N]",
+        "the same from the last key backwards",
+    ),
     ("ranges", "", "list the ranges and where they are"),
     ("split", "KEY", "split a range so that KEY starts a new one"),
     ("move", "RANGE SHARD", "move a range to another shard"),
@@ -78,29 +119,50 @@ fn refuse<T>(why: impl Into<String>) -> Result<T, ParseError> {
 /// Reads one line.
 pub(crate) fn parse(line: &str) -> Result<Line, ParseError> {
     let mut words = words(line)?.into_iter();
-    let Some(name) = words.next() else { return Ok(Line::Empty) };
+    let Some(name) = words.next() else {
+        return Ok(Line::Empty);
+    };
     let name = String::from_utf8_lossy(&name.bytes).to_ascii_lowercase();
     let words: Vec<Word> = words.collect();
     let line = match (name.trim_start_matches('\\'), words.as_slice()) {
-        ("get", [key]) => Line::Get { key: key.bytes.clone() },
-        ("put" | "set", [key, value]) => Line::Put { key: key.bytes.clone(), value: value.bytes.clone() },
-        ("putnew", [key, value]) => Line::PutIfAbsent { key: key.bytes.clone(), value: value.bytes.clone() },
-        ("cas", [key, old, new]) => {
-            Line::Cas { key: key.bytes.clone(), expected: old.bytes.clone(), value: new.bytes.clone() }
-        }
-        ("del" | "delete", [key]) => Line::Del { key: key.bytes.clone() },
+        ("get", [key]) => Line::Get {
+            key: key.bytes.clone(),
+        },
+        ("put" | "set", [key, value]) => Line::Put {
+            key: key.bytes.clone(),
+            value: value.bytes.clone(),
+        },
+        ("putnew", [key, value]) => Line::PutIfAbsent {
+            key: key.bytes.clone(),
+            value: value.bytes.clone(),
+        },
+        ("cas", [key, old, new]) => Line::Cas {
+            key: key.bytes.clone(),
+            expected: old.bytes.clone(),
+            value: new.bytes.clone(),
+        },
+        ("del" | "delete", [key]) => Line::Del {
+            key: key.bytes.clone(),
+        },
         ("delrange", [_, ..]) => {
             let (start, end) = span(&words)?;
             Line::DelRange { start, end }
         }
         ("scan" | "rscan", _) => scan(name.ends_with("rscan"), &words)?,
         ("ranges", []) => Line::Ranges,
-        ("split", [key]) => Line::Split { key: key.bytes.clone() },
-        ("move", [range, shard]) => Line::Move { range: number(range, "r")?, shard: number(shard, "s")? },
+        ("split", [key]) => Line::Split {
+            key: key.bytes.clone(),
+        },
+        ("move", [range, shard]) => Line::Move {
+            range: number(range, "r")?,
+            shard: number(shard, "s")?,
+        },
         ("status", []) => Line::Status,
         ("timing", []) => Line::Timing,
         ("hex", []) => Line::Hex,
-        ("explain", [code]) => Line::Explain { code: String::from_utf8_lossy(&code.bytes).into_owned() },
+        ("explain", [code]) => Line::Explain {
+            code: String::from_utf8_lossy(&code.bytes).into_owned(),
+        },
         ("help" | "?", []) => Line::Help,
         ("quit" | "exit" | "q", []) => Line::Quit,
         (other, _) => {
@@ -123,7 +185,12 @@ fn scan(reverse: bool, mut words: &[Word]) -> Result<Line, ParseError> {
         words = rest;
     }
     let (start, end) = span(words)?;
-    Ok(Line::Scan { start, end, reverse, limit })
+    Ok(Line::Scan {
+        start,
+        end,
+        reverse,
+        limit,
+    })
 }
 
 /// `PREFIX*`, `START`, `START END` or nothing.
@@ -143,7 +210,9 @@ fn span(words: &[Word]) -> Result<(Vec<u8>, Option<Vec<u8>>), ParseError> {
 fn number<T: std::str::FromStr>(word: &Word, prefix: &str) -> Result<T, ParseError> {
     let text = String::from_utf8_lossy(&word.bytes);
     let digits = text.strip_prefix(prefix).unwrap_or(&text);
-    digits.parse().map_err(|_| ParseError(format!("`{text}` is not a number here")))
+    digits
+        .parse()
+        .map_err(|_| ParseError(format!("`{text}` is not a number here")))
 }
 
 /// Cuts a line into words at blanks; quotes hold a word together.
@@ -163,11 +232,21 @@ fn words(line: &str) -> Result<Vec<Word>, ParseError> {
         // A single quote takes everything as it stands; a command like \timing keeps its backslash.
         let plain = quote == Some(b'\'') || (words.is_empty() && quote.is_none());
         let escaped = |BadBytes { what, at }| ParseError(format!("{what}, at column {}", start + at + 1));
-        let bytes_of = if plain { text.to_vec() } else { parse_escaped(text).map_err(escaped)? };
-        words.push(Word { bytes: bytes_of, quoted: quote.is_some() });
+        let bytes_of = if plain {
+            text.to_vec()
+        } else {
+            parse_escaped(text).map_err(escaped)?
+        };
+        words.push(Word {
+            bytes: bytes_of,
+            quoted: quote.is_some(),
+        });
         at = end + usize::from(quote.is_some());
         if bytes.get(at).is_some_and(|c| !c.is_ascii_whitespace()) {
-            return refuse(format!("a blank is missing behind the quote at column {}", at + 1));
+            return refuse(format!(
+                "a blank is missing behind the quote at column {}",
+                at + 1
+            ));
         }
     }
     Ok(words)
@@ -199,26 +278,46 @@ mod tests {
 
     #[test]
     fn words_may_be_quoted_and_escaped() {
-        let put = |key: &str, value: &str| Ok(Line::Put { key: key.into(), value: value.into() });
+        let put = |key: &str, value: &str| {
+            Ok(Line::Put {
+                key: key.into(),
+                value: value.into(),
+            })
+        };
         assert_eq!(parse("put a b"), put("a", "b"));
         assert_eq!(parse(r#"  PUT  "a \"b\""  'c\n d' "#), put("a \"b\"", r"c\n d"));
         assert_eq!(parse(r"put a\ b \x41"), put("a b", "A"));
         assert_eq!(parse(""), Ok(Line::Empty));
         assert_eq!(parse(r#"put "" """#), put("", ""));
         assert_eq!(error("put 'a"), "the quote at column 5 is never closed");
-        assert_eq!(error(r#"put "a"b c"#), "a blank is missing behind the quote at column 8");
-        assert_eq!(error(r"put a\q b"), "unknown escape (known: \\n \\t \\r \\0 \\\\ \\' \\\" \\xNN), at column 6");
+        assert_eq!(
+            error(r#"put "a"b c"#),
+            "a blank is missing behind the quote at column 8"
+        );
+        assert_eq!(
+            error(r"put a\q b"),
+            "unknown escape (known: \\n \\t \\r \\0 \\\\ \\' \\\" \\xNN), at column 6"
+        );
         assert!(parse("get a\\").is_err(), "a lone backslash");
     }
 
     #[test]
     fn spans_and_limits() {
         let scan = |start: &str, end: Option<&str>, limit| {
-            Ok(Line::Scan { start: start.into(), end: end.map(Into::into), reverse: false, limit })
+            Ok(Line::Scan {
+                start: start.into(),
+                end: end.map(Into::into),
+                reverse: false,
+                limit,
+            })
         };
         assert_eq!(parse("scan"), scan("", None, 50));
         assert_eq!(parse("scan a*"), scan("a", Some("b"), 50));
-        assert_eq!(parse("scan \"a*\""), scan("a*", None, 50), "a quoted star is a star");
+        assert_eq!(
+            parse("scan \"a*\""),
+            scan("a*", None, 50),
+            "a quoted star is a star"
+        );
         assert_eq!(parse("scan a c limit 7"), scan("a", Some("c"), 7));
         assert_eq!(parse("scan limit 3"), scan("", None, 3));
         assert_eq!(error("scan a b c"), "a span is PREFIX*, START, or START END");

@@ -1,0 +1,144 @@
+//! `corelane range ls|split|move`.
+
+use crate::args::Global;
+use crate::error::{Exit, Outcome};
+use crate::output::{Object, Output, print, shown, table};
+use crate::session::Session;
+use base::{RangeId, ShardId};
+use clap::{Args, Subcommand};
+use corelane::RangeInfo;
+use std::ffi::OsString;
+
+/// What `--help` says below the options.
+pub(crate) const HELP: &str = "\
+Examples:
+  corelane range ls
+  corelane range split user/m                    `user/m` becomes the first key of a new range
+  corelane range move r7 1                       range 7 to shard 1
+
+Reads and writes go on meanwhile.";
+
+/// List, split and move ranges.
+#[derive(Debug, Args)]
+pub(crate) struct RangeArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the ranges: id, shard, first key, end
+    Ls,
+    /// Split a range so that KEY becomes the first key of a new one
+    Split {
+        /// The first key of the new range
+        key: OsString,
+    },
+    /// Move a range to another shard of its node
+    Move {
+        /// The range, as `range ls` names it: r7, or 7
+        #[arg(value_parser = parse_range)]
+        range: RangeId,
+        /// The shard: s1, or 1
+        #[arg(value_parser = parse_shard)]
+        shard: ShardId,
+    },
+}
+
+fn parse_range(text: &str) -> Result<RangeId, String> {
+    text.strip_prefix('r')
+        .unwrap_or(text)
+        .parse()
+        .map(RangeId)
+        .map_err(|_| "a range reads r7, or 7".to_owned())
+}
+
+fn parse_shard(text: &str) -> Result<ShardId, String> {
+    text.strip_prefix('s')
+        .unwrap_or(text)
+        .parse()
+        .map(ShardId)
+        .map_err(|_| "a shard reads s1, or 1".to_owned())
+}
+
+pub(crate) fn run(global: &Global, args: RangeArgs) -> Outcome {
+    match args.action {
+        Action::Ls => list(global),
+        Action::Split { key } => {
+            let key = global.bytes(key)?;
+            let session = Session::open(global)?;
+            let split = session.wait(session.db.split(&key))?;
+            let json = Object::new()
+                .set("left", split.left.0)
+                .set("right", split.right.0)
+                .set("right_shard", split.right_shard.0)
+                .bytes("key", &key, global.hex)
+                .build();
+            let text = format!(
+                "{} ends before {}; {} starts there, on shard {}",
+                split.left,
+                shown(global, &key),
+                split.right,
+                split.right_shard
+            );
+            print(global, text, &json)?;
+            Ok(Exit::Ok)
+        }
+        Action::Move { range, shard } => {
+            let session = Session::open(global)?;
+            let moved = session.wait(session.db.move_range(range, shard))?;
+            let json = Object::new()
+                .set("range", moved.range.0)
+                .set("shard", moved.shard.0)
+                .build();
+            print(
+                global,
+                format_args!("{} is on shard {}", moved.range, moved.shard),
+                &json,
+            )?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+fn list(global: &Global) -> Outcome {
+    let session = Session::open(global)?;
+    let ranges = session.wait(session.db.ranges())?;
+    if !global.json {
+        print(global, listing(global, &ranges), &serde_json::Value::Null)?;
+        return Ok(Exit::Ok);
+    }
+    let mut out = Output::new();
+    for range in &ranges {
+        let mut json = Object::new()
+            .set("range", range.range.0)
+            .set("shard", range.shard.0)
+            .set("generation", range.generation)
+            .bytes("start", &range.span.start, global.hex);
+        json = match &range.span.end {
+            Some(end) => json.bytes("end", end, global.hex),
+            None => json.set("end", serde_json::Value::Null),
+        };
+        out.line(json.build())?;
+    }
+    out.flush()?;
+    Ok(Exit::Ok)
+}
+
+/// The ranges as a table.
+pub(crate) fn listing(global: &Global, ranges: &[RangeInfo]) -> comfy_table::Table {
+    let rows = ranges.iter().map(|range| {
+        let start = if range.span.start.is_empty() {
+            "(first key)".to_owned()
+        } else {
+            shown(global, &range.span.start)
+        };
+        let end = range
+            .span
+            .end
+            .as_ref()
+            .map_or_else(|| "(end)".to_owned(), |end| shown(global, end));
+        vec![range.range.to_string(), range.shard.to_string(), start, end]
+    });
+    table(&["range", "shard", "start", "end"], rows)
+}

@@ -1,0 +1,263 @@
+//! `corelane start`: runs a node until it is asked to end.
+//!
+//! ```text
+//!   options ─► preflight (io_uring, limits, lock) ─► one pinned executor per shard ─► node::run_shard on each
+//!                                                                                       └─► "ready" on standard output
+//! ```
+
+use crate::args::{Global, parse_duration};
+use crate::command::start_error;
+use crate::error::{CliError, Exit, Outcome, code};
+use crate::output::{Object, Output};
+use clap::Args;
+use node::{NodeConfig, NodeError, ShardMessage, run_shard};
+use runtime::RuntimeConfig;
+use std::io::Read as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What `--help` says below the options.
+pub(crate) const HELP: &str = "\
+Examples:
+  corelane start                                 ./corelane-data, 127.0.0.1:7400, one shard per core
+  corelane start --data /var/lib/corelane --shards 4
+  corelane start --dedicated                     shards poll before they sleep: lower latency, a busy core each
+  corelane start --listen 0.0.0.0:7400 --insecure
+
+Prints one line, \"corelane ready: …\", on standard output when clients can connect. SIGTERM or Ctrl-C ends it in order;
+kill -9 is safe too. Exits with 78 when it cannot start here; `corelane doctor` tells more.";
+
+/// Run a node.
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// The data directory; made when missing
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "CORELANE_DATA",
+        default_value = "corelane-data"
+    )]
+    data: PathBuf,
+    /// Where clients connect; port 0 picks a free one
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "CORELANE_LISTEN",
+        default_value = "127.0.0.1:7400"
+    )]
+    listen: String,
+    /// Shards, each a thread on a core of its own; as many as there are cores unless given. May change between two starts
+    #[arg(long, value_name = "N", env = "CORELANE_SHARDS")]
+    shards: Option<u16>,
+    /// The machine is ours alone: shards poll for a while before they sleep
+    #[arg(long)]
+    dedicated: bool,
+    /// Allow an address that other machines can reach, although nothing is encrypted and nobody is asked for a password
+    #[arg(long)]
+    insecure: bool,
+    /// Do not bind shards to cores
+    #[arg(long)]
+    no_pin: bool,
+    /// Memory of each shard for recent writes, for example 256MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    memory: Option<u64>,
+    /// Memory of each shard for blocks of tables, for example 256MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    cache: Option<u64>,
+    /// Log of each shard beyond which memory is flushed to tables: bounds the time of a restart
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    log_max: Option<u64>,
+    /// How far back reads of the past reach
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Limits")]
+    retention: Option<Duration>,
+    /// Connections of each shard
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    connections: Option<usize>,
+}
+
+pub(crate) fn run(global: &Global, args: StartArgs) -> Outcome {
+    let listen = address(&args.listen)?;
+    if !listen.ip().is_loopback() && !args.insecure {
+        return Err(CliError::new(
+            code::NOT_LOOPBACK,
+            Exit::Config,
+            format!("{listen} can be reached from other machines"),
+        )
+        .cause("there is no encryption and no password yet: whoever connects may read and write everything")
+        .help("listen on 127.0.0.1, or add --insecure if the network is yours alone"));
+    }
+    base::collections::seed_hashes(random_seed());
+    let mut config = RuntimeConfig::new(&args.data);
+    config.shards = args.shards.unwrap_or(config.shards);
+    config.dedicated = args.dedicated;
+    config.pin = !args.no_pin;
+    let _report = runtime::preflight(&args.data).map_err(|error| start_error::of_preflight(&error))?;
+    serve(global, &config, &node_config(&args, listen)?)
+}
+
+fn node_config(args: &StartArgs, listen: SocketAddr) -> Result<NodeConfig, CliError> {
+    let mut config = NodeConfig {
+        listen,
+        ..NodeConfig::default()
+    };
+    let fits = |size: u64| {
+        usize::try_from(size).map_err(|_| CliError::usage(format!("{size} bytes is more than memory can be")))
+    };
+    if let Some(memory) = args.memory {
+        config.storage.memory_bytes_max = fits(memory)?;
+        config.storage.memtable_bytes_max = config.storage.memtable_bytes_max.min(fits(memory)? / 2);
+    }
+    if let Some(cache) = args.cache {
+        config.storage.cache_bytes_max = fits(cache)?;
+    }
+    config.log_bytes_max = args.log_max.unwrap_or(config.log_bytes_max);
+    config.retention = args.retention.unwrap_or(config.retention);
+    config.connections_max = args.connections.unwrap_or(config.connections_max);
+    Ok(config)
+}
+
+/// Runs the shards until all have ended; the first that fails ends the others.
+fn serve(global: &Global, config: &RuntimeConfig, node: &NodeConfig) -> Outcome {
+    let failure: Arc<Mutex<Option<NodeError>>> = Arc::default();
+    let (failed, node) = (failure.clone(), node.clone());
+    let ready = Ready {
+        json: global.json,
+        shards: config.shards,
+        data: config.data_dir.clone(),
+        waiting: Arc::new(Mutex::new(config.shards)),
+    };
+    let ended = runtime::run_shards::<ShardMessage<runtime::Socket>, _, _, _>(config, move |env, mailbox| {
+        let (failed, ready) = (failed.clone(), ready.clone());
+        let shard = run_shard(
+            env,
+            mailbox,
+            node.clone(),
+            move |address| ready.shard(address),
+            runtime::shutdown_requested(),
+        );
+        async move {
+            let ended = shard.await;
+            if let Err(error) = &ended {
+                failed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert_with(|| error.clone());
+                runtime::request_shutdown();
+            }
+            ended
+        }
+    });
+    if let Some(error) = failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        return Err(start_error::of_node(&error));
+    }
+    ended.map_err(|error| start_error::of_runtime(&error))?;
+    if !global.json {
+        eprintln!("corelane ended in order");
+    }
+    Ok(Exit::Ok)
+}
+
+/// Says once that clients can connect, when every shard has said so.
+#[derive(Clone)]
+struct Ready {
+    json: bool,
+    shards: u16,
+    data: PathBuf,
+    /// Shards that are not ready yet.
+    waiting: Arc<Mutex<u16>>,
+}
+
+impl Ready {
+    fn shard(&self, address: SocketAddr) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        *waiting = waiting.saturating_sub(1);
+        if *waiting > 0 {
+            return;
+        }
+        let (shards, data, pid) = (self.shards, self.data.display(), std::process::id());
+        let mut out = Output::new();
+        let said = if self.json {
+            let json = Object::new()
+                .set("event", "ready")
+                .set("address", address.to_string())
+                .set("shards", shards);
+            out.line(json.set("data", data.to_string()).set("pid", pid).build())
+        } else {
+            out.line(format_args!(
+                "corelane ready: listening on {address}, {shards} shards, data in {data}, pid {pid}"
+            ))
+        };
+        // A supervisor that closed our output is none of the clients' business.
+        let _ = said.and_then(|()| out.flush());
+    }
+}
+
+/// The first address that `text` stands for.
+fn address(text: &str) -> Result<SocketAddr, CliError> {
+    let refused = |why: String| {
+        CliError::new(
+            wire::Code::InvalidAddress.number(),
+            Exit::Config,
+            format!("cannot listen at `{text}`"),
+        )
+        .cause(why)
+        .help("write HOST:PORT, for example 127.0.0.1:7400")
+    };
+    let mut found = text
+        .to_socket_addrs()
+        .map_err(|error| refused(error.to_string()))?;
+    found
+        .next()
+        .ok_or_else(|| refused("the name has no address".to_owned()))
+}
+
+/// A seed that nobody outside can guess, so that chosen keys do not collide. Without it the default seed serves.
+fn random_seed() -> u64 {
+    let mut seed = [0; 8];
+    match std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut seed)) {
+        Ok(()) => u64::from_le_bytes(seed),
+        Err(_) => 0x5eed ^ u64::from(std::process::id()),
+    }
+}
+
+/// A number of bytes in text: digits and `KiB`, `MiB` or `GiB`, or digits alone.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        _ => return Err("write a number with its unit: 64KiB, 256MiB, 2GiB".to_owned()),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "write a number with its unit: 256MiB".to_owned())?;
+    number
+        .checked_mul(scale)
+        .ok_or_else(|| "that is more than 64 bits hold".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("256MiB"), Ok(256 << 20));
+        assert_eq!(parse_size("2G"), Ok(2 << 30));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        for bad in ["", "MiB", "1.5GiB", "1XB", "99999999999GiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_resolved_or_refused() {
+        assert_eq!(address("127.0.0.1:0").unwrap().port(), 0);
+        assert_eq!(address("nonsense").unwrap_err().exit, Exit::Config);
+    }
+}
