@@ -36,7 +36,7 @@ impl Default for TransportConfig {
             send_timeout: Duration::from_secs(60),
             payload_bytes_max: limits::FRAME_BYTES_MAX,
             outbox_bytes_max: 4 << 20,
-            requests_max: 4096,
+            requests_max: 1024,
             sweep_interval: Duration::from_secs(1),
         }
     }

@@ -127,8 +127,9 @@ pub enum Phase {
     Open,
 }
 
-/// The first guess at the size of a reply, before any was seen: keeps the first window modest.
-const REPLY_BYTES_GUESS: usize = 16 << 10;
+/// A connection starts with a window of so many requests, as if its replies had been large. The guess falls by an eighth
+/// with each small reply, so that the window of an honest client is wide after a turn or two.
+const WINDOW_START: usize = 16;
 
 /// One connection's state machine.
 #[derive(Debug)]
@@ -143,14 +144,14 @@ pub struct Connection {
     requests: usize,
     /// Bytes of replies waiting to be sent.
     outbox_bytes: usize,
-    /// A slowly falling maximum of the sizes of replies.
+    /// A slowly falling maximum of the sizes of replies: what the next one is expected to take at most.
     reply_bytes: usize,
 }
 
 impl Connection {
     /// A connection that was opened at `now`.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub fn new(now: Instant, config: &TransportConfig) -> Self {
         Self {
             phase: Phase::Hello,
             opened: now,
@@ -158,7 +159,7 @@ impl Connection {
             unsent: None,
             requests: 0,
             outbox_bytes: 0,
-            reply_bytes: REPLY_BYTES_GUESS,
+            reply_bytes: config.outbox_bytes_max / WINDOW_START,
         }
     }
 
@@ -210,7 +211,8 @@ impl Connection {
 
     /// Whether the next request may be handed over: replies are not piling up, and the window has room.
     ///
-    /// The window shrinks with the size of recent replies, so that few requests cannot fetch gigabytes in one turn.
+    /// The window shrinks with the size of recent replies, so that few requests cannot fetch gigabytes in one turn. It is a
+    /// guess: what one window of requests really fetches is for the handler to bound.
     #[must_use]
     pub fn may_take(&self, config: &TransportConfig) -> bool {
         let window = (config.outbox_bytes_max / self.reply_bytes).clamp(1, config.requests_max);

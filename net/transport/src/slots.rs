@@ -1,5 +1,6 @@
 //! The table of open connections.
 
+use crate::config::TransportConfig;
 use crate::connection::{CloseReason, Connection, ConnectionId};
 use core::cell::{Cell, RefCell};
 use env::sync::Notify;
@@ -26,10 +27,10 @@ pub(crate) struct Link<W> {
 }
 
 impl<W: Writer> Link<W> {
-    pub(crate) fn new(id: ConnectionId, writer: W, now: Instant) -> Self {
+    pub(crate) fn new(id: ConnectionId, writer: W, now: Instant, config: &TransportConfig) -> Self {
         Self {
             id,
-            state: RefCell::new(Connection::new(now)),
+            state: RefCell::new(Connection::new(now, config)),
             outbox: RefCell::new(Outbox::new()),
             writer,
             touched: Cell::new(false),

@@ -105,6 +105,8 @@ struct Inner<E: Env, H> {
     /// The list of the last flush, kept for its memory.
     flushing: RefCell<Vec<Rc<Link<WriterOf<E>>>>>,
     counters: RefCell<Counters>,
+    /// Bytes of replies that wait to be sent, over all connections.
+    unsent_bytes: Cell<usize>,
     /// Whether the task that looks at time-outs runs.
     sweeping: Cell<bool>,
 }
@@ -124,6 +126,7 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
             touched: RefCell::default(),
             flushing: RefCell::default(),
             counters: RefCell::default(),
+            unsent_bytes: Cell::new(0),
             sweeping: Cell::new(false),
         })))
     }
@@ -170,12 +173,16 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
                 },
                 writer,
                 inner.env.clock().now(),
+                &inner.config,
             );
             self.farewell(&link, &CloseReason::TooManyConnections);
             return;
         }
         let now = inner.env.clock().now();
-        let link = inner.slots.borrow_mut().insert(|id| Link::new(id, writer, now));
+        let link = inner
+            .slots
+            .borrow_mut()
+            .insert(|id| Link::new(id, writer, now, &inner.config));
         let task = Receiver {
             transport: self.clone(),
             link,
@@ -242,6 +249,7 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
             env::Instant::default()
         };
         link.state.borrow_mut().on_reply(after - before, last, after, now);
+        self.0.unsent_bytes.update(|bytes| bytes + after - before);
         self.0.counters.borrow_mut().replies += 1;
         if !link.touched.replace(true) {
             self.0.touched.borrow_mut().push(link);
@@ -288,6 +296,12 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
         self.len() == 0
     }
 
+    /// Bytes of replies that wait to be sent, over all connections: what a handler adds to its memory budget.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> usize {
+        self.0.unsent_bytes.get()
+    }
+
     /// What the connections did so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -331,6 +345,7 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
         match link.writer.try_write(offered) {
             Ok(sent) => {
                 outbox.consume(sent);
+                self.0.unsent_bytes.update(|bytes| bytes - sent);
                 let mut counters = self.0.counters.borrow_mut();
                 counters.sends += 1;
                 counters.sent_bytes += sent as u64;
@@ -349,6 +364,7 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
                 left > 0
             }
             Err(error) => {
+                self.0.unsent_bytes.update(|bytes| bytes - outbox.len());
                 outbox.clear();
                 drop(outbox);
                 link.end(CloseReason::Net(error));
@@ -361,6 +377,8 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
     fn farewell(&self, link: &Link<WriterOf<E>>, reason: &CloseReason) {
         let name = reason.name();
         *self.0.counters.borrow_mut().closed.entry(name).or_insert(0) += 1;
+        let unsent = link.outbox.borrow().len();
+        self.0.unsent_bytes.update(|bytes| bytes - unsent);
         if let Some(code) = reason.code() {
             let message = reason.to_string();
             let reply = ErrorReply {

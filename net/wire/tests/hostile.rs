@@ -156,9 +156,9 @@ fn mutated_payloads_are_errors_or_readable() {
             }
             let kind = wire::Kind::from_byte(mutated[0]).unwrap();
             if kind.is_reply() {
-                exercise::replies(&mutated)
+                exercise::replies(&mutated);
             } else {
-                exercise::requests(&mutated)
+                exercise::requests(&mutated);
             }
             refused += usize::from(malformed(&mutated));
         }

@@ -1,4 +1,5 @@
 //! Messages survive the wire, with any content.
+#![expect(clippy::unwrap_used, reason = "a failure here fails the test")]
 
 extern crate corelane_wire as wire;
 

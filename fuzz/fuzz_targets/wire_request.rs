@@ -1,0 +1,7 @@
+//! Fuzzes every request's decoder, fed any payload.
+#![no_main]
+
+#[path = "../../net/wire/tests/exercise/mod.rs"]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| exercise::requests(data));
