@@ -13,6 +13,9 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// Segments kept zero-filled ahead of need, at least 1. Default 2; hostile: 1.
     pub segments_spare: usize,
+    /// Spare segments beyond which dropped ones are removed instead of kept for reuse, at least `segments_spare`. A start
+    /// reads them all. Default 4; hostile: 1.
+    pub segments_kept_max: usize,
     /// A batch is closed when it has grown to this many bytes; a single larger record makes a larger batch.
     /// Default 1 MiB; hostile: 1.
     pub batch_bytes_max: usize,
@@ -33,6 +36,7 @@ impl Default for LogConfig {
             shard: ShardId(0),
             segment_bytes: 64 << 20,
             segments_spare: 2,
+            segments_kept_max: 4,
             batch_bytes_max: 1 << 20,
             writes_in_flight_max: 4,
             write_min_bytes_when_busy: 8 << 10,
@@ -60,7 +64,9 @@ impl LogConfig {
     /// # Errors
     /// The first setting that cannot work.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let block = BLOCK_BYTES as u64;
+        let (block, kept) = (BLOCK_BYTES as u64, self.segments_kept_max);
+        let (batch, flight) = (self.batch_bytes_max, self.writes_in_flight_max);
+        let size = |count: usize| count as u64;
         let rules = [
             (
                 "segment_bytes",
@@ -82,31 +88,27 @@ impl LogConfig {
             ),
             (
                 "segments_spare",
-                self.segments_spare as u64,
+                size(self.segments_spare),
                 self.segments_spare >= 1,
                 "at least 1",
             ),
             (
-                "batch_bytes_max",
-                self.batch_bytes_max as u64,
-                self.batch_bytes_max >= 1,
-                "at least 1",
+                "segments_kept_max",
+                size(kept),
+                kept >= self.segments_spare,
+                "at least segments_spare",
             ),
+            ("batch_bytes_max", size(batch), batch >= 1, "at least 1"),
             (
                 "batch_bytes_max",
-                self.batch_bytes_max as u64,
-                self.batch_bytes_max <= FRAME_BYTES_MAX,
+                size(batch),
+                batch <= FRAME_BYTES_MAX,
                 "at most a frame",
             ),
-            (
-                "writes_in_flight_max",
-                self.writes_in_flight_max as u64,
-                self.writes_in_flight_max >= 1,
-                "at least 1",
-            ),
+            ("writes_in_flight_max", size(flight), flight >= 1, "at least 1"),
             (
                 "staged_bytes_max",
-                self.staged_bytes_max as u64,
+                size(self.staged_bytes_max),
                 self.staged_bytes_max >= 1,
                 "at least 1",
             ),
@@ -117,5 +119,47 @@ impl LogConfig {
             .map_or(Ok(()), |(name, value, _, rule)| {
                 Err(ConfigError { name, value, rule })
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_and_its_hostile_extremes_pass_and_what_cannot_work_is_named() {
+        let default = LogConfig::default();
+        assert_eq!(default.check(), Ok(()));
+        let hostile = LogConfig {
+            segment_bytes: 16 << 10,
+            segments_spare: 1,
+            segments_kept_max: 1,
+            batch_bytes_max: 1,
+            writes_in_flight_max: 1,
+            ..default.clone()
+        };
+        assert_eq!(hostile.check(), Ok(()));
+        let refused = |config: LogConfig| config.check().expect_err("it cannot work").name;
+        assert_eq!(
+            refused(LogConfig {
+                segment_bytes: 20_000,
+                ..default.clone()
+            }),
+            "segment_bytes"
+        );
+        assert_eq!(
+            refused(LogConfig {
+                segments_kept_max: 1,
+                ..default.clone()
+            }),
+            "segments_kept_max"
+        );
+        assert_eq!(
+            refused(LogConfig {
+                writes_in_flight_max: 0,
+                ..default
+            }),
+            "writes_in_flight_max"
+        );
     }
 }

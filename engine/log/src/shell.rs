@@ -480,7 +480,8 @@ impl<E: Env> State<E> {
         let enough = self.writer.spares() >= config.segments_spare;
         if let Some(&freed) = self.freed.front() {
             let usual = freed.bytes == config.segment_bytes;
-            return Some(if usual && !enough {
+            let kept = self.writer.spares() < config.segments_kept_max;
+            return Some(if usual && kept {
                 Job::Reuse(freed)
             } else {
                 Job::Remove(freed.slot)

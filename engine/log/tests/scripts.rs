@@ -76,6 +76,7 @@ impl Runner {
         let config = LogConfig {
             segment_bytes: 16 << 10,
             segments_spare: 1,
+            segments_kept_max: 2,
             write_min_bytes_when_busy: 1,
             seal_after: None,
             ..LogConfig::default()

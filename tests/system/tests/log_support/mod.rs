@@ -185,6 +185,7 @@ pub(crate) fn config() -> LogConfig {
         shard: ShardId(0),
         segment_bytes: 32 << 10,
         segments_spare: 1,
+        segments_kept_max: 2,
         batch_bytes_max: 2 << 10,
         writes_in_flight_max: 4,
         write_min_bytes_when_busy: 1,
