@@ -1,0 +1,134 @@
+//! How long lookups, writes and scans take, on one thread and with everything in memory. Run it with `--release`.
+//!
+//! ```text
+//! cargo run --release -p corelane-storage --example lookup_speed [KEYS]
+//! ```
+
+#![expect(clippy::disallowed_methods, reason = "it measures real time")]
+
+use base::api::WriteOp;
+use base::key::Span;
+use base::{Index, Prng, RangeId, Timestamp};
+use corelane_storage::{ScanPage, Shared, StorageConfig, Tablet};
+use sim::{DiskImage, ImageEnv, ImageMachine};
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Lookups of one loop turn.
+const GROUP: usize = 64;
+const LOOKUPS: usize = 2_000_000;
+
+fn key(number: u64) -> [u8; 16] {
+    let mut key = *b"user000000000000";
+    for (at, digit) in key.iter_mut().rev().take(12).zip(0..) {
+        *at = b'0' + u8::try_from(number / 10u64.pow(digit) % 10).unwrap_or(0);
+    }
+    key
+}
+
+fn timed(what: &str, operations: usize, run: impl FnOnce()) {
+    let start = Instant::now();
+    run();
+    let ns = start.elapsed().as_nanos();
+    println!("{what:<44} {:>8} ns/operation", ns / operations as u128);
+}
+
+fn lookups(tablet: &Tablet<ImageEnv>, keys: u64, prefetch: bool) {
+    let mut prng = Prng::new(5);
+    let mut group = Vec::with_capacity(GROUP);
+    let mut found = 0u64;
+    for _ in 0..LOOKUPS / GROUP {
+        group.clear();
+        group.extend((0..GROUP).map(|_| key(prng.below(keys))));
+        if prefetch {
+            group.iter().for_each(|key| tablet.prefetch(key));
+        }
+        for key in &group {
+            let seen = tablet.get_cached(key, Timestamp::MAX, |seen| seen.map_or(0, |(_, value)| value[0]));
+            found += u64::from(seen.expect("in memory"));
+        }
+    }
+    black_box(found);
+}
+
+fn scan(machine: &ImageMachine, tablet: &Tablet<ImageEnv>, reverse: bool, rows: usize) {
+    let page = ScanPage {
+        span: Span::all(),
+        read_ts: Timestamp::MAX,
+        reverse,
+        rows_max: rows,
+        bytes_max: 1 << 30,
+    };
+    assert_eq!(
+        machine
+            .block_on(tablet.scan_page(&page))
+            .expect("no damage")
+            .len(),
+        rows
+    );
+}
+
+fn main() {
+    let keys: u64 = std::env::args()
+        .nth(1)
+        .map_or(1_000_000, |text| text.parse().expect("a number of keys"));
+    let count = usize::try_from(keys).expect("fits");
+    let machine = ImageMachine::new(&DiskImage::new());
+    let (memtable_bytes_max, memory_bytes_max, cache_bytes_max) = (1 << 30, 2 << 30, 1 << 30);
+    let config = StorageConfig {
+        memtable_bytes_max,
+        memory_bytes_max,
+        cache_bytes_max,
+        ..StorageConfig::default()
+    };
+    let shared = Shared::new(machine.env(), config);
+    let create = Tablet::create(&shared, RangeId(1), Span::all(), Index(0), Vec::new());
+    let tablet = machine.block_on(create).expect("an empty disk");
+    let mut order: Vec<u64> = (0..keys).collect();
+    Prng::new(1).shuffle(&mut order);
+    let value = [b'v'; 100];
+    timed("put, keys in random order", count, || {
+        for (&number, at) in order.iter().zip(1..) {
+            let op = WriteOp::Put {
+                key: &key(number),
+                value: &value,
+            };
+            tablet.apply(Index(at), Timestamp::new(at, 0), core::iter::once(op));
+        }
+    });
+    println!(
+        "{:<44} {:>8} bytes/key",
+        "memtable",
+        shared.memory_bytes() / count
+    );
+    timed("get from the memtable", LOOKUPS, || lookups(&tablet, keys, false));
+    timed("get from the memtable, prefetched by 64", LOOKUPS, || {
+        lookups(&tablet, keys, true)
+    });
+    timed("scan of the memtable, a row", count, || {
+        scan(&machine, &tablet, false, count)
+    });
+    tablet.freeze(Vec::new());
+    timed("flush, a row", count, || {
+        drop(machine.block_on(tablet.flush()).expect("room"))
+    });
+    timed("scan of a cold table, a row", count, || {
+        scan(&machine, &tablet, false, count)
+    });
+    timed("scan of a cached table, a row", count, || {
+        scan(&machine, &tablet, false, count)
+    });
+    timed("scan of a cached table in reverse, a row", count, || {
+        scan(&machine, &tablet, true, count)
+    });
+    timed("get from a cached table", LOOKUPS, || {
+        lookups(&tablet, keys, false)
+    });
+    timed("get from a cached table, prefetched by 64", LOOKUPS, || {
+        lookups(&tablet, keys, true)
+    });
+    let plan = tablet.plan_full_merge().expect("a table");
+    timed("merge, a row", count, || {
+        machine.block_on(tablet.merge(plan)).expect("room")
+    });
+}
