@@ -634,9 +634,9 @@ impl Scan {
             .unwrap();
         if let Some(resume) = resume {
             if self.reverse {
-                self.end = Some(resume)
+                self.end = Some(resume);
             } else {
-                self.start = resume
+                self.start = resume;
             }
         }
         done

@@ -140,6 +140,8 @@ pub struct Connection {
     incomplete: Option<(Instant, usize)>,
     /// Since when replies have waited without any byte being sent.
     unsent: Option<Instant>,
+    /// The connection is not being read until its window opens: it cannot complete its frame.
+    paused: bool,
     /// Requests handed to the handler and not yet answered.
     requests: usize,
     /// Bytes of replies waiting to be sent.
@@ -157,6 +159,7 @@ impl Connection {
             opened: now,
             incomplete: None,
             unsent: None,
+            paused: false,
             requests: 0,
             outbox_bytes: 0,
             reply_bytes: config.outbox_bytes_max / WINDOW_START,
@@ -226,8 +229,7 @@ impl Connection {
             return Some(CloseReason::HelloTimeout);
         }
         if let Some((since, bytes)) = self.incomplete
-            // A connection that is not being read cannot complete its frame.
-            && self.may_take(config)
+            && !self.paused
         {
             let earned_ms = (bytes as u64).saturating_mul(1000) / config.frame_rate_min;
             if now.since(since) >= config.frame_timeout + Duration::from_millis(earned_ms) {
@@ -243,9 +245,31 @@ impl Connection {
         None
     }
 
+    /// Reading stops until the window opens.
+    pub fn on_paused(&mut self) {
+        self.paused = true;
+    }
+
+    /// Reading goes on: an incomplete frame has its time again.
+    pub fn on_resumed(&mut self, now: Instant) {
+        self.paused = false;
+        if let Some((since, _)) = &mut self.incomplete {
+            *since = now;
+        }
+    }
+
+    /// Whether the connection is not being read.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// Requests under way.
     #[must_use]
     pub fn requests(&self) -> usize {
         self.requests
     }
 }
+
+#[cfg(test)]
+mod tests;

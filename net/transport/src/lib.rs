@@ -18,6 +18,7 @@
 
 pub mod config;
 pub mod connection;
+mod receiver;
 mod slots;
 pub mod transport;
 

@@ -18,8 +18,7 @@ pub(crate) struct Link<W> {
     pub(crate) touched: Cell<bool>,
     /// A task waits for the socket to take more.
     pub(crate) draining: Cell<bool>,
-    /// The receiver waits for `room`.
-    pub(crate) paused: Cell<bool>,
+    /// A paused receiver waits for its window to open.
     pub(crate) room: Notify,
     /// Why this side shut the connection down, until the receiver has seen it.
     pub(crate) ended: Cell<Option<CloseReason>>,
@@ -35,7 +34,6 @@ impl<W: Writer> Link<W> {
             writer,
             touched: Cell::new(false),
             draining: Cell::new(false),
-            paused: Cell::new(false),
             room: Notify::new(),
             ended: Cell::new(None),
             shut: Cell::new(false),

@@ -1,21 +1,22 @@
 //! The driver: one task per connection that receives, one `flush` per loop turn that sends.
 
 use crate::config::{ConfigError, TransportConfig};
-use crate::connection::{CloseReason, ConnectionId, Phase};
+use crate::connection::{CloseReason, ConnectionId};
+use crate::receiver::Receiver;
 use crate::slots::{Link, Slots};
 use base::{RequestId, ShardId};
 use core::cell::{Cell, RefCell};
-use env::{Clock, Env, Listener, Net, Reader, TaskClass, Tasks, Writer};
+use env::{Clock, Env, Listener, Net, TaskClass, Tasks, Writer};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use wire::frame::{Frame, HELLO_BYTES_MAX};
 use wire::reply::ErrorReply;
 use wire::request::ArchivedHello;
-use wire::{FrameReader, Kind, Message, RequestRef, WireError, decode_request};
+use wire::{FrameReader, Message, WireError};
 
-type Socket<E> = <<E as Env>::Net as Net>::Socket;
-type ReaderOf<E> = <<E as Env>::Net as Net>::Reader;
-type WriterOf<E> = <<E as Env>::Net as Net>::Writer;
+pub(crate) type Socket<E> = <<E as Env>::Net as Net>::Socket;
+pub(crate) type ReaderOf<E> = <<E as Env>::Net as Net>::Reader;
+pub(crate) type WriterOf<E> = <<E as Env>::Net as Net>::Writer;
 
 /// What to do with a connection that has said hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +88,7 @@ pub struct Counters {
 }
 
 /// All connections of one shard. Cheap to clone.
-pub struct Transport<E: Env, H>(Rc<Inner<E, H>>);
+pub struct Transport<E: Env, H>(pub(crate) Rc<Inner<E, H>>);
 
 impl<E: Env, H> Clone for Transport<E, H> {
     fn clone(&self) -> Self {
@@ -95,16 +96,16 @@ impl<E: Env, H> Clone for Transport<E, H> {
     }
 }
 
-struct Inner<E: Env, H> {
-    env: E,
-    config: TransportConfig,
-    handler: Rc<H>,
-    slots: RefCell<Slots<WriterOf<E>>>,
+pub(crate) struct Inner<E: Env, H> {
+    pub(crate) env: E,
+    pub(crate) config: TransportConfig,
+    pub(crate) handler: Rc<H>,
+    pub(crate) slots: RefCell<Slots<WriterOf<E>>>,
     /// Connections with replies appended since the last flush.
     touched: RefCell<Vec<Rc<Link<WriterOf<E>>>>>,
     /// The list of the last flush, kept for its memory.
     flushing: RefCell<Vec<Rc<Link<WriterOf<E>>>>>,
-    counters: RefCell<Counters>,
+    pub(crate) counters: RefCell<Counters>,
     /// Bytes of replies that wait to be sent, over all connections.
     unsent_bytes: Cell<usize>,
     /// Whether the task that looks at time-outs runs.
@@ -358,7 +359,8 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
                     };
                     link.state.borrow_mut().on_sent(left, now);
                 }
-                if link.paused.get() && link.state.borrow().may_take(&self.0.config) {
+                let state = link.state.borrow();
+                if state.is_paused() && state.may_take(&self.0.config) {
                     link.room.notify();
                 }
                 left > 0
@@ -374,7 +376,7 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
     }
 
     /// Tells the peer why, as far as one send goes, and shuts the connection down.
-    fn farewell(&self, link: &Link<WriterOf<E>>, reason: &CloseReason) {
+    pub(crate) fn farewell(&self, link: &Link<WriterOf<E>>, reason: &CloseReason) {
         let name = reason.name();
         *self.0.counters.borrow_mut().closed.entry(name).or_insert(0) += 1;
         let unsent = link.outbox.borrow().len();
@@ -422,176 +424,4 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
             transport.0.sweeping.set(false);
         });
     }
-}
-
-/// The task that receives on one connection.
-struct Receiver<E: Env, H> {
-    transport: Transport<E, H>,
-    link: Rc<Link<WriterOf<E>>>,
-    reader: ReaderOf<E>,
-    inbox: FrameReader,
-}
-
-impl<E: Env, H: Handler<Socket<E>>> Receiver<E, H> {
-    async fn run(mut self, unread: Vec<u8>) {
-        self.inbox.extend(&unread);
-        drop(unread);
-        let ended = match self.say_hello().await {
-            Ok(HelloAnswer::Accept) => self.receive().await,
-            Ok(HelloAnswer::Refuse) => CloseReason::HelloRefused,
-            Ok(HelloAnswer::Handover(shard)) => return self.hand_over(shard),
-            Err(reason) => reason,
-        };
-        // Whoever shut the connection down from this side knows better why it ended than the socket does.
-        let reason = self.link.ended.take().unwrap_or(ended);
-        let inner = &self.transport.0;
-        inner.slots.borrow_mut().remove(self.link.id);
-        self.transport.farewell(&self.link, &reason);
-        if self.link.state.borrow().phase() == Phase::Open {
-            inner.handler.on_close(self.link.id, &reason);
-        }
-    }
-
-    /// Receives the first frame and asks the handler what to do.
-    async fn say_hello(&mut self) -> Result<HelloAnswer, CloseReason> {
-        loop {
-            if let Some(frame) = self.inbox.peek()? {
-                if frame.kind != Kind::Hello {
-                    return Err(CloseReason::HelloExpected);
-                }
-                let RequestRef::Hello(hello) = decode_request(&frame)? else {
-                    return Err(CloseReason::HelloExpected);
-                };
-                let answer = self
-                    .transport
-                    .0
-                    .handler
-                    .on_hello(self.link.id, frame.request, hello);
-                if answer == HelloAnswer::Accept {
-                    self.link.state.borrow_mut().on_hello();
-                    self.inbox.next()?;
-                    self.inbox
-                        .set_payload_max(self.transport.0.config.payload_bytes_max);
-                }
-                self.transport.flush();
-                return Ok(answer);
-            }
-            self.fill().await?;
-        }
-    }
-
-    /// Receives and hands over frames until the connection ends.
-    async fn receive(&mut self) -> CloseReason {
-        loop {
-            match self.take_frames() {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.wait_for_room().await;
-                    if self.link.is_ended() {
-                        return CloseReason::Local;
-                    }
-                    continue;
-                }
-                Err(reason) => return reason,
-            }
-            if self.transport.0.env.tasks().need_yield() {
-                self.transport.0.env.tasks().yield_now().await;
-            }
-            if let Err(reason) = self.fill().await {
-                return reason;
-            }
-        }
-    }
-
-    /// Hands over every whole frame that has arrived; false when the window closed before the last one.
-    fn take_frames(&mut self) -> Result<bool, CloseReason> {
-        let inner = &self.transport.0;
-        let mut frames = 0;
-        let mut error = None;
-        let mut window_open = true;
-        loop {
-            if !self.link.state.borrow().may_take(&inner.config) {
-                window_open = false;
-                break;
-            }
-            let frame = match self.inbox.next() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break,
-                Err(bad) => {
-                    error = Some(CloseReason::Frame(bad));
-                    break;
-                }
-            };
-            frames += 1;
-            if frame.kind == Kind::Hello {
-                error = Some(CloseReason::HelloRepeated);
-                break;
-            }
-            self.link.state.borrow_mut().on_request(is_answered(frame.kind));
-            if let Err(bad) = inner.handler.on_frame(self.link.id, &frame) {
-                error = Some(CloseReason::Wire(bad));
-                break;
-            }
-        }
-        if frames > 0 {
-            inner.counters.borrow_mut().frames += frames;
-            inner.handler.on_batch_end();
-        }
-        if let Some(error) = error {
-            return Err(error);
-        }
-        let unread = self.inbox.unread().len();
-        let fresh = frames > 0 || !window_open;
-        self.link
-            .state
-            .borrow_mut()
-            .on_incomplete(unread, fresh, inner.env.clock().now());
-        Ok(window_open)
-    }
-
-    async fn wait_for_room(&self) {
-        let inner = &self.transport.0;
-        inner.counters.borrow_mut().paused += 1;
-        base::sometimes!("transport: connection paused by back-pressure");
-        self.link.paused.set(true);
-        while !self.link.is_ended() && !self.link.state.borrow().may_take(&inner.config) {
-            self.link.room.notified().await;
-        }
-        self.link.paused.set(false);
-    }
-
-    /// Receives once.
-    async fn fill(&mut self) -> Result<(), CloseReason> {
-        let bytes = self.reader.read(self.inbox.spare()).await?;
-        if bytes == 0 {
-            let cut = self.inbox.is_mid_frame();
-            return Err(if cut {
-                CloseReason::PeerClosedMidFrame
-            } else {
-                CloseReason::PeerClosed
-            });
-        }
-        self.inbox.filled(bytes);
-        let mut counters = self.transport.0.counters.borrow_mut();
-        counters.receives += 1;
-        counters.received_bytes += bytes as u64;
-        Ok(())
-    }
-
-    fn hand_over(self, shard: ShardId) {
-        let inner = self.transport.0.clone();
-        inner.slots.borrow_mut().remove(self.link.id);
-        let unread = self.inbox.unread().to_vec();
-        // Nothing was sent before the hello, so no drain task holds the link; a sweep never keeps one over a wait.
-        let link = Rc::into_inner(self.link)
-            .expect("a connection that was sent nothing is held by its receiver alone");
-        inner.counters.borrow_mut().handed_over += 1;
-        let socket = inner.env.net().detach(self.reader, link.writer);
-        inner.handler.on_handover(shard, Handover { socket, unread });
-    }
-}
-
-/// Whether a request of this kind is answered by a reply of its own.
-fn is_answered(kind: Kind) -> bool {
-    !matches!(kind, Kind::ScanCredit | Kind::ScanCancel)
 }
