@@ -11,7 +11,7 @@
 //! Log id, segment number and block make a place unique over the life of the log: neither a batch of an earlier life of the
 //! slot nor bytes stored by a user ever pass for one.
 
-use crate::codec::{Fields, array, u32_at, u64_at};
+use crate::codec::{Fields, array, counter_at, u32_at, u64_at};
 use crate::segment::{FORMAT_VERSION, check_frame};
 use base::limits::BLOCK_BYTES;
 use base::{Seqno, Timestamp};
@@ -117,11 +117,11 @@ impl BatchHeader {
             kind: BatchKind::from_code(kind)?,
             block: u32_at(block, 12)?,
             log_id: u64_at(block, 16)?,
-            segment: u64_at(block, 24)?,
-            incarnation: u64_at(block, 32)?,
-            seqno: Seqno(u64_at(block, 40)?),
-            persisted: Seqno(u64_at(block, 48)?),
-            first_live: u64_at(block, 56)?,
+            segment: counter_at(block, 24)?,
+            incarnation: counter_at(block, 32)?,
+            seqno: Seqno(counter_at(block, 40)?),
+            persisted: Seqno(counter_at(block, 48)?),
+            first_live: counter_at(block, 56)?,
             hlc_bound: Timestamp::new(u64_at(block, 64)?, u32_at(block, 72)?),
             previous: u32_at(block, 76)?,
             body_bytes: u32_at(block, 80)?,

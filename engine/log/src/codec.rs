@@ -17,6 +17,12 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     array(bytes, at).map(u64::from_le_bytes)
 }
 
+/// A counter: segment numbers, seqnos and openings stay below 2^62, so that they may be counted up without a check. No log
+/// lives that long; a larger value was not written by this program.
+pub(crate) fn counter_at(bytes: &[u8], at: usize) -> Option<u64> {
+    u64_at(bytes, at).filter(|&counter| counter < 1 << 62)
+}
+
 /// Writes fields one after the other into a fixed array, so that a layout reads as a list.
 pub(crate) struct Fields<const N: usize> {
     bytes: [u8; N],

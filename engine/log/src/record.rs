@@ -198,3 +198,75 @@ pub(crate) fn decode(body: &[u8]) -> Option<Decoded<'_>> {
 
 const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN));
 const _: () = assert!(crate::batch::HEADER_BYTES.is_multiple_of(ALIGN));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_record(payload: &[u8], kind: u8, numbers: [u64; 4]) -> Record<'_> {
+        let [range, index, term, vote] = numbers;
+        let (range, index, term) = (RangeId(range), Index(index), Term(term));
+        match kind % 5 {
+            0 => Record::Entry {
+                range,
+                index,
+                term,
+                payload,
+            },
+            1 => Record::HardState {
+                range,
+                term,
+                vote: Some(NodeId(vote)),
+                commit: index,
+            },
+            2 => Record::HardState {
+                range,
+                term,
+                vote: None,
+                commit: index,
+            },
+            3 => Record::Truncate { range, after: index },
+            _ => Record::Forget { range },
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn records_round_trip_wherever_they_stand(
+            payload in proptest::collection::vec(any::<u8>(), 0..300),
+            records in proptest::collection::vec((any::<u8>(), any::<[u64; 4]>()), 1..8),
+        ) {
+            let mut body = Vec::new();
+            let mut previous = 0;
+            for (kind, numbers) in &records {
+                previous = encode(&any_record(&payload, *kind, *numbers), previous, &mut body);
+            }
+            let mut rest = &body[..];
+            let mut chain = 0;
+            for (kind, numbers) in &records {
+                let decoded = decode(rest).expect("it was encoded");
+                prop_assert_eq!(decoded.record, any_record(&payload, *kind, *numbers));
+                prop_assert_eq!(decoded.previous, chain);
+                prop_assert_eq!((body.len() - rest.len()) % ALIGN, 0);
+                chain = decoded.checksum;
+                rest = &rest[decoded.bytes..];
+            }
+            prop_assert!(rest.is_empty());
+        }
+
+        #[test]
+        fn a_flipped_bit_never_decodes(payload in proptest::collection::vec(any::<u8>(), 0..80), at in any::<u32>()) {
+            let mut body = Vec::new();
+            encode(&any_record(&payload, 0, [1, 2, 3, 0]), 9, &mut body);
+            let bit = at as usize % ((HEADER_BYTES + payload.len()) * 8);
+            body[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(decode(&body), None);
+        }
+
+        #[test]
+        fn any_bytes_decode_without_a_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&body);
+        }
+    }
+}

@@ -11,7 +11,7 @@
 //! point are void at every later recovery, whatever their bytes say.
 
 use crate::batch::Flaw;
-use crate::codec::{Fields, u16_at, u32_at, u64_at};
+use crate::codec::{Fields, counter_at, u16_at, u32_at, u64_at};
 use base::{Seqno, ShardId};
 
 /// The version of segment headers, batches and records that this program writes and reads.
@@ -84,15 +84,15 @@ impl SegmentHeader {
         Some(Self {
             shard: ShardId(u16_at(block, 10)?),
             log_id: u64_at(block, 16)?,
-            segment: u64_at(block, 24)?,
-            incarnation: u64_at(block, 32)?,
-            first_live: u64_at(block, 40)?,
+            segment: counter_at(block, 24)?,
+            incarnation: counter_at(block, 32)?,
+            first_live: counter_at(block, 40)?,
             predecessor: Link {
-                segment: u64_at(block, 48)?,
-                seqno: Seqno(u64_at(block, 56)?),
+                segment: counter_at(block, 48)?,
+                seqno: Seqno(counter_at(block, 56)?),
                 checksum: u32_at(block, 80)?,
             },
-            persisted: Seqno(u64_at(block, 64)?),
+            persisted: Seqno(counter_at(block, 64)?),
             bytes: u64_at(block, 72)?,
         })
     }
