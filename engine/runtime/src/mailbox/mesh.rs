@@ -1,8 +1,7 @@
 //! All rings of a process, and one shard's end of them.
 
 use super::ring::{Receiver, Sender, ring};
-use super::sync::{AtomicBool, Ordering, fence};
-use super::wake::{Bell, Parker};
+use super::wake::{Bell, Demand, Parker};
 use base::ShardId;
 use core::cell::{Cell, RefCell};
 use core::future::{Future, poll_fn};
@@ -40,20 +39,17 @@ impl Bell for EventBell {
     }
 }
 
-/// The sender waits for room in this ring. Set by the sender, cleared by the receiver.
-type Starved = Arc<AtomicBool>;
-
 struct Outgoing<M> {
     sender: Sender<M>,
     receiver_parker: Arc<Parker<EventBell>>,
-    starved: Starved,
+    demand: Arc<Demand>,
     waiting: Vec<Waker>,
 }
 
 struct Incoming<M> {
     receiver: Receiver<M>,
     sender_parker: Arc<Parker<EventBell>>,
-    starved: Starved,
+    demand: Arc<Demand>,
 }
 
 impl<M: Send> Outgoing<M> {
@@ -62,9 +58,7 @@ impl<M: Send> Outgoing<M> {
         if self.sender.has_room() {
             return true;
         }
-        // The receiver releases first and looks at `starved` second; we do the opposite, so one of us sees the other.
-        self.starved.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.demand.ask();
         self.sender.has_room()
     }
 }
@@ -72,11 +66,8 @@ impl<M: Send> Outgoing<M> {
 impl<M: Send> Incoming<M> {
     /// Gives slots back, and wakes the sender when it waits for them.
     fn release(&mut self) {
-        if self.receiver.release() {
-            fence(Ordering::SeqCst);
-            if self.starved.load(Ordering::Relaxed) && self.starved.swap(false, Ordering::AcqRel) {
-                self.sender_parker.unpark();
-            }
+        if self.receiver.release() && self.demand.answer() {
+            self.sender_parker.unpark();
         }
     }
 }
@@ -101,19 +92,19 @@ pub(crate) fn mesh<M: Send>(parkers: &[Arc<Parker<EventBell>>], capacity: usize)
     for a in 0..shards {
         for b in (0..shards).filter(|b| *b != a) {
             let (sender, receiver) = ring(capacity);
-            let starved = Starved::default();
+            let demand = Arc::new(Demand::new());
             let receiver_parker = parkers[b].clone();
             let sender_parker = parkers[a].clone();
             seats[a].to[b] = Some(RefCell::new(Outgoing {
                 sender,
                 receiver_parker,
-                starved: starved.clone(),
+                demand: demand.clone(),
                 waiting: Vec::new(),
             }));
             seats[b].from[a] = Some(RefCell::new(Incoming {
                 receiver,
                 sender_parker,
-                starved,
+                demand,
             }));
         }
     }

@@ -67,3 +67,32 @@ impl<B: Bell> Parker<B> {
         false
     }
 }
+
+/// A sender's wish for room in a full ring.
+///
+/// The same pattern the other way round: the sender asks, then looks at the ring once more; the receiver gives slots back,
+/// then looks whether somebody asked. One of them sees the other.
+#[derive(Debug, Default)]
+pub struct Demand(AtomicBool);
+
+impl Demand {
+    /// Nobody asks.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    /// The sender asks to be unparked when there is room. It must look at the ring once more before it waits.
+    #[inline]
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The receiver has given slots back: whether the sender must be unparked. True once per [`Self::ask`].
+    #[inline]
+    pub fn answer(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::AcqRel)
+    }
+}
