@@ -229,3 +229,6 @@ fn broken(what: &str) -> Error {
         what: what.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

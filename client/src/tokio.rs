@@ -5,6 +5,7 @@ mod connection;
 mod db;
 mod pool;
 mod scan;
+mod traffic;
 
 pub use db::{Db, connect, connect_with};
 pub use scan::{Rows, Scan};

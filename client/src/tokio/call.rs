@@ -154,7 +154,7 @@ impl Pool {
 
     /// Asks for a newer range map in the background, at most once at a time and not too often: requests are answered without
     /// it, only slower.
-    fn refresh_soon(self: &Arc<Self>) {
+    pub(crate) fn refresh_soon(self: &Arc<Self>) {
         if self.refresh_planned.swap(true, Ordering::Relaxed) {
             return;
         }

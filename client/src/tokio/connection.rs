@@ -7,20 +7,20 @@
 //!
 //! Requests that callers append while a send is under way leave together in the next one.
 
+use super::traffic::{Receiver, Sender};
 use crate::request::{NodeInfo, Reply};
 use crate::{Error, Options};
 use base::collections::FastMap;
-use base::{ClientId, RequestId, ShardId, limits};
+use base::{ClientId, RequestId, ShardId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
-use wire::frame::{FLAG_MISROUTED, VERSION};
+use wire::frame::VERSION;
 use wire::request::{APP_BYTES_MAX, Hello};
-use wire::{EncodeError, FrameReader, Outbox, decode_reply};
+use wire::{EncodeError, Outbox};
 
 /// A live connection to one shard.
 #[derive(Debug)]
@@ -34,21 +34,21 @@ pub(crate) struct Connection {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     state: Mutex<State>,
     /// Something waits to be sent, or the connection is closed.
-    wake: Notify,
+    pub(crate) wake: Notify,
     /// The server had to pass a request on to another shard: the range map that this client has is old.
-    misrouted: AtomicBool,
+    pub(crate) misrouted: AtomicBool,
 }
 
 #[derive(Debug)]
-struct State {
-    outbox: Outbox,
+pub(crate) struct State {
+    pub(crate) outbox: Outbox,
     waiting: FastMap<RequestId, Waiting>,
     next: u32,
     /// Why the connection is of no further use.
-    closed: Option<Error>,
+    pub(crate) closed: Option<Error>,
 }
 
 /// Who waits for the replies of a request.
@@ -188,8 +188,7 @@ impl Connection {
 
     /// Whether a request was passed on by the server since the last time this was asked.
     pub(crate) fn take_misrouted(&self) -> bool {
-        // A plain read first: this is asked after every call, and nearly always false.
-        self.shared.misrouted.load(Ordering::Relaxed) && self.shared.misrouted.swap(false, Ordering::Relaxed)
+        self.shared.take_misrouted()
     }
 
     /// Waits for room for one more request.
@@ -264,6 +263,11 @@ impl Stream {
         reply
     }
 
+    /// As [`Connection::take_misrouted`].
+    pub(crate) fn take_misrouted(&self) -> bool {
+        self.shared.take_misrouted()
+    }
+
     /// Lets the server send `pages` more.
     pub(crate) fn credit(&self, pages: u32) {
         if !self.ended {
@@ -284,9 +288,14 @@ impl Drop for Stream {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds the lock; if one did, the state would still be whole between two statements.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_misrouted(&self) -> bool {
+        // A plain read first: this is asked after every call, and nearly always false.
+        self.misrouted.load(Ordering::Relaxed) && self.misrouted.swap(false, Ordering::Relaxed)
     }
 
     fn start(
@@ -318,7 +327,7 @@ impl Shared {
     }
 
     /// Closes the connection for all who use it. The first reason counts.
-    fn close(&self, error: &Error) {
+    pub(crate) fn close(&self, error: &Error) {
         let mut state = self.lock();
         if state.closed.is_none() {
             state.closed = Some(error.clone());
@@ -344,7 +353,7 @@ impl State {
     }
 
     /// Hands a reply to whoever waits for it. Replies that nobody waits for any more are ignored.
-    fn deliver(&mut self, request: RequestId, reply: Reply) -> Result<(), Error> {
+    pub(crate) fn deliver(&mut self, request: RequestId, reply: Reply) -> Result<(), Error> {
         if request.0 == 0 {
             return Err(reply.unexpected("the connection"));
         }
@@ -407,105 +416,6 @@ impl Drop for AbortOnDrop {
             task.abort();
         }
     }
-}
-
-struct Sender {
-    shared: Arc<Shared>,
-    writer: OwnedWriteHalf,
-    address: String,
-}
-
-impl Sender {
-    async fn run(self) {
-        if let Err(error) = self.send().await {
-            self.shared.close(&unavailable(&self.address, &error.to_string()));
-        }
-    }
-
-    async fn send(&self) -> std::io::Result<()> {
-        let mut outbox = Outbox::new();
-        loop {
-            {
-                let mut state = self.shared.lock();
-                if state.closed.is_some() {
-                    return Ok(());
-                }
-                core::mem::swap(&mut outbox, &mut state.outbox);
-            }
-            if outbox.is_empty() {
-                self.shared.wake.notified().await;
-                continue;
-            }
-            while !outbox.is_empty() {
-                match self.writer.try_write(outbox.bytes()) {
-                    Ok(bytes) => outbox.consume(bytes),
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                        self.writer.writable().await?;
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-    }
-}
-
-struct Receiver {
-    shared: Arc<Shared>,
-    reader: OwnedReadHalf,
-    address: String,
-}
-
-impl Receiver {
-    async fn run(self) {
-        let error = self.receive().await;
-        self.shared.close(&error);
-    }
-
-    async fn receive(&self) -> Error {
-        let mut inbox = FrameReader::new(limits::FRAME_BYTES_MAX);
-        let mut batch = Vec::new();
-        loop {
-            match self.reader.try_read(inbox.spare()) {
-                Ok(0) => return unavailable(&self.address, "the server closed the connection"),
-                Ok(bytes) => inbox.filled(bytes),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    if let Err(error) = self.reader.readable().await {
-                        return unavailable(&self.address, &error.to_string());
-                    }
-                    continue;
-                }
-                Err(error) => return unavailable(&self.address, &error.to_string()),
-            }
-            // Replies are copied out before the lock is taken, so that callers do not wait for that.
-            let cut = cut_frames(&mut inbox, &mut batch);
-            if matches!(cut, Ok(true)) {
-                self.shared.misrouted.store(true, Ordering::Relaxed);
-            }
-            let mut state = self.shared.lock();
-            for (request, reply) in batch.drain(..) {
-                if let Err(error) = state.deliver(request, reply) {
-                    return error;
-                }
-            }
-            drop(state);
-            if let Err(error) = cut {
-                return error;
-            }
-        }
-    }
-}
-
-fn cut_frames(inbox: &mut FrameReader, batch: &mut Vec<(RequestId, Reply)>) -> Result<bool, Error> {
-    let broken = |what: &dyn core::fmt::Display| Error::Protocol {
-        what: what.to_string(),
-    };
-    let mut misrouted = false;
-    while let Some((flags, frame)) = inbox.next_flagged().map_err(|error| broken(&error))? {
-        let reply = decode_reply(&frame).map_err(|error| broken(&error))?;
-        batch.push((frame.request, Reply::from_wire(&reply)?));
-        misrouted |= flags & FLAG_MISROUTED != 0;
-    }
-    Ok(misrouted)
 }
 
 pub(crate) fn unavailable(address: &str, cause: &str) -> Error {

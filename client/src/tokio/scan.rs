@@ -212,7 +212,12 @@ impl Rows {
         }
         let stream = self.stream.as_mut().expect("just started");
         match tokio::time::timeout(retry.left(started.elapsed()), stream.next()).await {
-            Ok(Ok(reply)) => Ok(reply),
+            Ok(Ok(reply)) => {
+                if stream.take_misrouted() {
+                    self.pool.refresh_soon();
+                }
+                Ok(reply)
+            }
             Ok(Err(error)) => Err(Failure::Lost(error)),
             Err(_) => Err(Failure::TimedOut),
         }

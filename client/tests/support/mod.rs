@@ -1,16 +1,19 @@
 //! A tiny server that speaks the wire format: one map in memory, shards in name only, and faults on demand.
 #![expect(clippy::unwrap_used, reason = "a failure here fails the test")]
 
+mod scan;
+
 use base::Timestamp;
 use base::api::{Condition, WriteId, WriteOp};
 use base::limits;
+use scan::Scan;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpStream};
 use wire::convert::Stamp;
 use wire::frame::FLAG_MISROUTED;
 use wire::request::ArchivedScan;
-use wire::{Code, Frame, FrameReader, Outbox, PageBuilder, RequestRef, decode_request, reply};
+use wire::{Code, Frame, FrameReader, Outbox, RequestRef, decode_request, reply};
 
 /// What goes wrong with a request, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,17 +115,6 @@ struct Session {
     life: u64,
     /// Scans that have more pages: what is left, and how much credit.
     scans: BTreeMap<base::RequestId, Scan>,
-}
-
-struct Scan {
-    start: Vec<u8>,
-    end: Option<Vec<u8>>,
-    reverse: bool,
-    ts: Timestamp,
-    rows_left: u64,
-    page_rows: usize,
-    credit: u32,
-    cut: bool,
 }
 
 async fn serve(socket: TcpStream, world: Arc<Mutex<World>>) {
@@ -576,69 +568,5 @@ impl Session {
         }
         self.scans.retain(|_, scan| scan.rows_left > 0);
         cut
-    }
-}
-
-impl Scan {
-    /// Sends one page of the stream, which covers one range, and says whether it was the last.
-    fn page(&mut self, world: &World, id: base::RequestId, outbox: &mut Outbox) -> bool {
-        let (low, high) = if self.reverse {
-            (
-                world
-                    .range_start_before(self.end.as_deref())
-                    .max(self.start.clone()),
-                self.end.clone(),
-            )
-        } else {
-            let bound = world.range_end(&self.start);
-            (
-                self.start.clone(),
-                bound.into_iter().chain(self.end.clone()).min(),
-            )
-        };
-        let inside = |key: &&Vec<u8>| high.as_ref().is_none_or(|high| *key < high);
-        let keys = world
-            .versions
-            .range(low.clone()..)
-            .map(|(key, _)| key)
-            .take_while(inside);
-        let mut keys: Vec<_> = keys.collect();
-        if self.reverse {
-            keys.reverse();
-        }
-        let mut builder = PageBuilder::new();
-        let rows_max = self
-            .page_rows
-            .min(usize::try_from(self.rows_left).unwrap_or(usize::MAX));
-        let mut rest = None;
-        for key in keys {
-            if builder.len() == rows_max {
-                rest = Some(key.clone());
-                break;
-            }
-            if let Some((ts, value)) = world.value(key, self.ts) {
-                builder.push(key, &value, ts);
-            }
-        }
-        self.rows_left -= builder.len() as u64;
-        let in_range = rest.is_some();
-        let resume = match rest {
-            Some(key) if self.reverse => Some([&key[..], &[0]].concat()),
-            Some(key) => Some(key),
-            None if self.reverse => (low > self.start).then_some(low),
-            None => high.filter(|high| self.end.as_ref().is_none_or(|end| high < end)),
-        };
-        let done = !in_range || self.rows_left == 0;
-        outbox
-            .push(id, &builder.page(self.ts, resume.as_deref(), done))
-            .unwrap();
-        if let Some(resume) = resume {
-            if self.reverse {
-                self.end = Some(resume);
-            } else {
-                self.start = resume;
-            }
-        }
-        done
     }
 }
