@@ -186,7 +186,6 @@ impl<E: Env> Shared<E> {
 
     /// The hash of a key in memtables.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half is meant")]
     pub(crate) fn hash(&self, key: &[u8]) -> u32 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(key);

@@ -134,7 +134,7 @@ impl<E: Env> Tablet<E> {
             split_from: description.split_from,
             active: shared.new_memtable(shared_prefix(&description.span)),
             frozen: VecDeque::new(),
-            version: Rc::new(Version::new(description, tables.iter())),
+            version: Rc::new(Version::new(description, tables, &[])),
             splits: VecDeque::new(),
             flushes: 0,
             merges: 0,
@@ -399,8 +399,7 @@ impl<E: Env> Tablet<E> {
         manifest.append(edit).await?;
         let mut state = self.0.state.borrow_mut();
         let old = state.version.clone();
-        let tables = old.tables.iter().chain(opened);
-        state.version = Rc::new(Version::new(manifest.description(), tables));
+        state.version = Rc::new(Version::new(manifest.description(), &old.tables, opened));
         for table in old
             .tables
             .iter()

@@ -21,16 +21,16 @@ pub(crate) struct Version<E: Env> {
 }
 
 impl<E: Env> Version<E> {
-    /// The version that `description` describes, its tables found among `tables`.
+    /// The version that `description` describes, its tables found among `known` and `added`.
     ///
     /// # Panics
     /// When a table is missing there.
-    pub(crate) fn new<'a>(
-        description: &Description,
-        tables: impl Iterator<Item = &'a Rc<Table<E>>> + Clone,
-    ) -> Self {
+    pub(crate) fn new(description: &Description, known: &[Rc<Table<E>>], added: &[Rc<Table<E>>]) -> Self {
         let find = |number| {
-            let found = tables.clone().find(|table| table.meta().number == number);
+            let found = known
+                .iter()
+                .chain(added)
+                .find(|table| table.meta().number == number);
             found.expect("every table of the description is open").clone()
         };
         let tables = description.tables.iter().map(|meta| find(meta.number)).collect();

@@ -1,5 +1,7 @@
 //! Damage of every kind to tables and manifests: named or provably harmless, never served.
 
+#![expect(clippy::unwrap_used, reason = "an error fails the test")]
+
 mod fixtures;
 
 use base::key::Span;

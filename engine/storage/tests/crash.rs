@@ -4,6 +4,8 @@
 //! of the recording, and every state that the disk may then be in, the world is restarted: each tablet must stand at or
 //! above its mark, and after a replay of the log above that everything must read as the model says.
 
+#![expect(clippy::unwrap_used, reason = "an error fails the test")]
+
 mod fixtures;
 
 use base::key::Span;

@@ -1,5 +1,7 @@
 //! Random histories against a map: writes, flushes, merges, splits, garbage collection, restarts, reads at any time.
 
+#![expect(clippy::unwrap_used, reason = "an error fails the test")]
+
 mod fixtures;
 
 use base::key::Span;

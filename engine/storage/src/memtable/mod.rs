@@ -203,7 +203,7 @@ impl Memtable {
         for op in ops {
             match op {
                 WriteOp::Put { key, value } => {
-                    written.push(self.write(entry_start, ts, hash(key), key, Some(value)))
+                    written.push(self.write(entry_start, ts, hash(key), key, Some(value)));
                 }
                 WriteOp::Delete { key } => written.push(self.write(entry_start, ts, hash(key), key, None)),
                 WriteOp::DeleteRange { start, end: to } => {

@@ -44,6 +44,7 @@ fn probes(hash: u64) -> impl Iterator<Item = (usize, u8)> {
     })
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "the result is below `lines`")]
 fn line(hash: u64, lines: usize) -> usize {
     ((u128::from(hash) * lines as u128) >> 64) as usize
 }

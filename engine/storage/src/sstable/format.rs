@@ -225,11 +225,14 @@ pub(crate) fn encode_partition(filter: &[u8], index: &[u8]) -> Vec<u8> {
     [&len.to_le_bytes(), filter, index].concat()
 }
 
+/// The first and the last of a table's user keys.
+pub(crate) type KeyRange = (Box<[u8]>, Box<[u8]>);
+
 /// What a table says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Properties {
     /// The first and the last user key; `None` when there are only range tombstones.
-    pub(crate) keys: Option<(Box<[u8]>, Box<[u8]>)>,
+    pub(crate) keys: Option<KeyRange>,
     /// User keys.
     pub(crate) key_count: u64,
     /// Versions, deletes included.
