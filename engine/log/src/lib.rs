@@ -33,9 +33,11 @@ pub mod verify;
 mod codec;
 mod coverage;
 mod log;
+mod prepare;
 mod reader;
 mod replay;
 mod shell;
+mod state;
 mod writer;
 
 pub use config::LogConfig;

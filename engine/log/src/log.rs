@@ -3,11 +3,13 @@
 use crate::batch::{BatchKind, HEADER_BYTES};
 use crate::coverage::{Coverage, HardState, Note};
 use crate::error::LogError;
+use crate::prepare::{create_slot, open_slot};
 use crate::reader::Slot;
 use crate::recovery::Role;
 use crate::replay::{Break, Found, Replay, replay};
 use crate::segment::{Link, SegmentHeader};
-use crate::shell::{Shell, State, create_slot, open_slot};
+use crate::shell::Shell;
+use crate::state::State;
 use crate::writer::{Spare, Start, Writer};
 use crate::{LogConfig, Position, Record};
 use base::limits::BLOCK_BYTES;

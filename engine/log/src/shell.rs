@@ -1,159 +1,17 @@
-//! The shell around [`Writer`] and [`Coverage`]: performs writes, wakes waiters, seals an idle log, prepares slots.
+//! The shell around [`State`]: performs writes, wakes waiters, seals an idle log.
 
 use crate::LogConfig;
 use crate::batch::BatchKind;
-use crate::coverage::{Coverage, HardState, Note};
 use crate::error::LogError;
-use crate::log::LogStats;
-use crate::reader::slot_path;
-use crate::record::Record;
-use crate::writer::{Pick, Spare, Write, Writer};
-use base::collections::FastMap;
-use base::{Index, RangeId, Seqno};
+use crate::state::{BufOf, FileOf, State};
+use crate::writer::Pick;
+use base::Seqno;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 use core::time::Duration;
-use env::{Clock, Disk, DiskError, Env, File, OpenMode, TaskClass, Tasks};
-use std::collections::{BTreeMap, VecDeque};
+use env::{Clock, Disk, DiskError, Env, File, TaskClass, Tasks};
 use std::rc::Rc;
-
-type FileOf<E> = <<E as Env>::Disk as Disk>::File;
-type BufOf<E> = <<E as Env>::Disk as Disk>::Buf;
-
-/// Zeros written at once when a slot is prepared.
-const ZERO_BYTES: u64 = 256 << 10;
-
-/// A slot that held a segment which is not needed any more.
-#[derive(Debug, Clone, Copy)]
-struct Dropped {
-    slot: u32,
-    bytes: u64,
-    /// The first batch that says so; `None` until one has been given its place.
-    claimed_by: Option<Seqno>,
-}
-
-/// Everything of an open log that changes. Borrowed only between awaits.
-pub(crate) struct State<E: Env> {
-    pub(crate) writer: Writer,
-    pub(crate) coverage: Coverage,
-    /// Per range the checksum of its last record.
-    pub(crate) ranges: FastMap<RangeId, u32>,
-    pub(crate) files: BTreeMap<u32, Rc<FileOf<E>>>,
-    pub(crate) stats: LogStats,
-    failure: Option<LogError>,
-    closing: bool,
-    dropped: VecDeque<Dropped>,
-    /// Slots whose old content is void for certain, to be made spares or removed.
-    pub(crate) freed: VecDeque<Spare>,
-    /// Bytes of a slot that a batch waits for.
-    wanted: Option<u64>,
-    pub(crate) slot_next: u32,
-    preparing: bool,
-    seal_pending: bool,
-    buffers: Vec<BufOf<E>>,
-}
-
-impl<E: Env> State<E> {
-    pub(crate) fn new(
-        writer: Writer,
-        coverage: Coverage,
-        ranges: FastMap<RangeId, u32>,
-        slot_next: u32,
-    ) -> Self {
-        Self {
-            writer,
-            coverage,
-            ranges,
-            files: BTreeMap::new(),
-            stats: LogStats::default(),
-            failure: None,
-            closing: false,
-            dropped: VecDeque::new(),
-            freed: VecDeque::new(),
-            wanted: None,
-            slot_next,
-            preparing: false,
-            seal_pending: false,
-            buffers: Vec::new(),
-        }
-    }
-
-    pub(crate) fn append(&mut self, record: &Record<'_>) -> Seqno {
-        let range = record.range();
-        let note = match *record {
-            Record::Entry { index, .. } => Note::Entry(range, index),
-            Record::HardState {
-                term, vote, commit, ..
-            } => {
-                self.coverage
-                    .stage_hard_state(range, HardState { term, vote, commit });
-                Note::HardState(range)
-            }
-            Record::Truncate { after, .. } => Note::Truncate(range, after),
-            Record::Forget { .. } => {
-                self.coverage.stage_forget(range);
-                Note::Forget(range)
-            }
-        };
-        let chain = self.ranges.entry(range).or_insert(0);
-        let (seqno, checksum) = self.writer.stage(record, *chain, note);
-        *chain = checksum;
-        if matches!(note, Note::Forget(_)) {
-            self.ranges.remove(&range);
-        }
-        self.stats.records += 1;
-        self.stats.entries += u64::from(matches!(note, Note::Entry(..)));
-        seqno
-    }
-
-    /// Drops what can be dropped from the front, and stages again what must outlive it.
-    /// True when something was staged.
-    pub(crate) fn shrink(&mut self) -> bool {
-        let before = self.writer.staged_bytes();
-        for (range, state) in self.coverage.relocate() {
-            base::sometimes!("log: wrote a hard state again");
-            let HardState { term, vote, commit } = state;
-            self.append(&Record::HardState {
-                range,
-                term,
-                vote,
-                commit,
-            });
-        }
-        while let Some(live) = self.coverage.drop_front(self.writer.persisted()) {
-            self.dropped.push_back(Dropped {
-                slot: live.slot,
-                bytes: live.bytes,
-                claimed_by: None,
-            });
-        }
-        self.writer.staged_bytes() > before
-    }
-
-    /// Frees slots whose dropping is durable.
-    fn free_claimed(&mut self) {
-        let persisted = self.writer.persisted();
-        while let Some(dropped) = self.dropped.front()
-            && dropped.claimed_by.is_some_and(|seqno| seqno <= persisted)
-        {
-            self.freed.push_back(Spare {
-                slot: dropped.slot,
-                bytes: dropped.bytes,
-            });
-            self.dropped.pop_front();
-        }
-    }
-
-    fn count(&mut self, write: &Write) {
-        self.stats.batches += 1;
-        self.stats.seals += u64::from(write.kind == BatchKind::Seal);
-        self.stats.device_writes += 1;
-        self.stats.bytes += write.len;
-        let headers = write.rotation.map_or(0, |_| base::limits::BLOCK_BYTES as u64);
-        self.stats.padding_bytes += write.len - headers - write.bytes.len() as u64;
-    }
-}
 
 /// A write that is ready to go.
 struct DeviceWrite<E: Env> {
@@ -204,7 +62,7 @@ impl<E: Env> Shell<E> {
         }
     }
 
-    fn spawn(self: &Rc<Self>, class: TaskClass, task: impl Future<Output = ()> + 'static) {
+    pub(crate) fn spawn(self: &Rc<Self>, class: TaskClass, task: impl Future<Output = ()> + 'static) {
         let shell = Rc::clone(self);
         self.tasks.set(self.tasks.get() + 1);
         self.env.tasks().spawn(class, async move {
@@ -300,7 +158,7 @@ impl<E: Env> Shell<E> {
     }
 
     /// Ends the log: nothing is acknowledged or written any more, and nothing retried.
-    fn fail(&self, error: LogError) {
+    pub(crate) fn fail(&self, error: LogError) {
         {
             let state = &mut *self.state.borrow_mut();
             state.writer.fail();
@@ -403,150 +261,4 @@ impl<E: Env> Shell<E> {
         self.until(|_| (self.tasks.get() == 0).then_some(())).await;
         Ok(())
     }
-
-    /// Prepares slots in the background until there are enough.
-    pub(crate) fn prepare(self: &Rc<Self>) {
-        {
-            let state = &mut *self.state.borrow_mut();
-            if state.preparing || state.next_job(&self.config).is_none() {
-                return;
-            }
-            state.preparing = true;
-        }
-        let shell = Rc::clone(self);
-        self.spawn(TaskClass::Background, async move {
-            if let Err(error) = shell.prepare_all().await {
-                shell.fail(error.into());
-            }
-            shell.state.borrow_mut().preparing = false;
-            shell.start_writes();
-        });
-    }
-
-    async fn prepare_all(self: &Rc<Self>) -> Result<(), DiskError> {
-        loop {
-            let job = self.state.borrow_mut().take_job(&self.config);
-            let (spare, file) = match job {
-                None => return Ok(()),
-                Some(Job::Remove(slot)) => {
-                    self.state.borrow_mut().files.remove(&slot);
-                    self.env.disk().remove(&slot_path(&self.dir, slot)).await?;
-                    continue;
-                }
-                Some(Job::Reuse(spare)) => {
-                    base::sometimes!("log: reused a slot");
-                    let open = self.state.borrow().files.get(&spare.slot).cloned();
-                    let file = match open {
-                        Some(file) => file,
-                        None => Rc::new(open_slot(&self.env, &self.dir, spare.slot).await?),
-                    };
-                    (spare, file)
-                }
-                Some(Job::Create(spare)) => (spare, Rc::new(create_slot(&self.env, &self.dir, spare).await?)),
-            };
-            base::sometimes!(
-                "log: made a segment for one large batch",
-                spare.bytes > self.config.segment_bytes
-            );
-            {
-                let state = &mut *self.state.borrow_mut();
-                state.files.insert(spare.slot, file);
-                state.writer.offer(spare);
-                state.wanted = state.wanted.filter(|&bytes| spare.bytes < bytes);
-            }
-            self.start_writes();
-        }
-    }
-}
-
-/// A step of preparation.
-#[derive(Debug, Clone, Copy)]
-enum Job {
-    Reuse(Spare),
-    Remove(u32),
-    Create(Spare),
-}
-
-impl<E: Env> State<E> {
-    fn is_worth_a_seal(&self) -> bool {
-        let unclaimed = self.dropped.iter().any(|dropped| dropped.claimed_by.is_none());
-        self.failure.is_none() && self.writer.is_idle() && (self.writer.wants_seal() || unclaimed)
-    }
-
-    fn next_job(&self, config: &LogConfig) -> Option<Job> {
-        if self.failure.is_some() || (self.closing && self.wanted.is_none()) {
-            return None;
-        }
-        let enough = self.writer.spares() >= config.segments_spare;
-        if let Some(&freed) = self.freed.front() {
-            let usual = freed.bytes == config.segment_bytes;
-            let kept = self.writer.spares() < config.segments_kept_max;
-            return Some(if usual && kept {
-                Job::Reuse(freed)
-            } else {
-                Job::Remove(freed.slot)
-            });
-        }
-        let bytes = match self.wanted {
-            Some(wanted) if wanted > config.segment_bytes => wanted,
-            Some(_) => config.segment_bytes,
-            None if !enough => config.segment_bytes,
-            None => return None,
-        };
-        Some(Job::Create(Spare {
-            slot: self.slot_next,
-            bytes,
-        }))
-    }
-
-    fn take_job(&mut self, config: &LogConfig) -> Option<Job> {
-        let job = self.next_job(config)?;
-        match job {
-            Job::Reuse(_) | Job::Remove(_) => drop(self.freed.pop_front()),
-            Job::Create(_) => self.slot_next += 1,
-        }
-        Some(job)
-    }
-
-    /// What [`crate::Log::oldest_uncovered`] hands out.
-    pub(crate) fn oldest_uncovered(&self) -> Option<(RangeId, Index, u64)> {
-        self.coverage.oldest_uncovered()
-    }
-
-    pub(crate) fn stats(&self) -> LogStats {
-        LogStats {
-            staged_bytes: self.writer.staged_bytes() as u64,
-            writes_in_flight: self.writer.in_flight() as u64,
-            segments_live: self.coverage.len() as u64,
-            segments_spare: self.writer.spares() as u64,
-            live_bytes: self.coverage.used(),
-            ..self.stats
-        }
-    }
-}
-
-/// Opens a slot for writing segments.
-pub(crate) async fn open_slot<E: Env>(env: &E, dir: &str, slot: u32) -> Result<FileOf<E>, DiskError> {
-    env.disk()
-        .open(&slot_path(dir, slot), OpenMode::WriteDurable)
-        .await
-}
-
-/// Creates a slot filled with zeros: durable writes into blocks that were written before need no change of metadata.
-/// Order: create, write zeros, sync the file, sync the directory.
-pub(crate) async fn create_slot<E: Env>(env: &E, dir: &str, spare: Spare) -> Result<FileOf<E>, DiskError> {
-    let path = slot_path(dir, spare.slot);
-    let disk = env.disk();
-    let file = disk.create(&path, OpenMode::Write).await?;
-    let mut offset = 0;
-    while offset < spare.bytes {
-        let len = ZERO_BYTES.min(spare.bytes - offset);
-        let zeros = disk.alloc(usize::try_from(len).expect("a small constant at most"));
-        file.write_at(offset, zeros).await.0?;
-        offset += len;
-        env.tasks().yield_now().await;
-    }
-    file.sync().await?;
-    disk.sync_dir(dir).await?;
-    open_slot(env, dir, spare.slot).await
 }
