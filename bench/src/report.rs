@@ -105,7 +105,7 @@ const LATENCY: Axis = Axis {
 const SECONDS: Axis = Axis {
     label: "seconds",
     scale: Scale::Linear,
-    format: |value| format!("{value}"),
+    format: decimal,
 };
 
 /// The x axis is the distance to 100 %, so that every further nine takes the same width.
@@ -133,7 +133,12 @@ fn percentiles(runs: &[(String, &Run)]) -> Chart {
 
 /// `1000.0` as `99.9`.
 fn percentile(nines: f64) -> String {
-    let digits = format!("{:.6}", 100.0 - 100.0 / nines);
+    decimal(100.0 - 100.0 / nines)
+}
+
+/// Up to six decimals, without trailing zeros.
+fn decimal(value: f64) -> String {
+    let digits = format!("{value:.6}");
     digits.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
@@ -282,5 +287,6 @@ mod tests {
         );
         assert_eq!((chart.x.format)(10_000.0), "99.99");
         assert_eq!((chart.x.format)(1.0), "0");
+        assert_eq!(decimal(0.1 + 0.2), "0.3");
     }
 }
