@@ -21,6 +21,8 @@ pub struct ValueId {
     pub call: u32,
     /// Which of its operations.
     pub op: u16,
+    /// Bytes of filler.
+    pub len: u32,
 }
 
 /// One mutation.
@@ -310,7 +312,8 @@ impl ValueId {
 
     /// The bytes of a value: its name, its key, and a filler that follows from both.
     #[must_use]
-    pub fn bytes(self, key: KeyNo, len: u32) -> Vec<u8> {
+    pub fn bytes(self, key: KeyNo) -> Vec<u8> {
+        let len = self.len;
         let mut bytes = Vec::with_capacity(len as usize + Self::HEAD);
         bytes.extend_from_slice(&self.call.to_le_bytes());
         bytes.extend_from_slice(&self.op.to_le_bytes());
@@ -333,8 +336,8 @@ impl ValueId {
         let call = u32::from_le_bytes(head[..4].try_into().ok()?);
         let op = u16::from_le_bytes(head[4..6].try_into().ok()?);
         let len = u32::from_le_bytes(head[6..].try_into().ok()?);
-        let id = Self { call, op };
-        (len as usize == bytes.len() - Self::HEAD && id.bytes(key, len) == bytes).then_some(id)
+        let id = Self { call, op, len };
+        (len as usize == bytes.len() - Self::HEAD && id.bytes(key) == bytes).then_some(id)
     }
 }
 
@@ -361,8 +364,12 @@ mod tests {
 
     #[test]
     fn a_value_names_its_put_and_a_changed_byte_is_noticed() {
-        let id = ValueId { call: 70_000, op: 3 };
-        let bytes = id.bytes(9, 100);
+        let id = ValueId {
+            call: 70_000,
+            op: 3,
+            len: 100,
+        };
+        let bytes = id.bytes(9);
         assert_eq!(ValueId::parse(9, &bytes), Some(id));
         assert_eq!(ValueId::parse(8, &bytes), None);
         for at in 0..bytes.len() {

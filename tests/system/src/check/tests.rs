@@ -15,7 +15,7 @@ fn ts(wall_ns: u64) -> Timestamp {
 }
 
 fn value(call: u32) -> ValueId {
-    ValueId { call, op: 0 }
+    ValueId { call, op: 0, len: 8 }
 }
 
 /// A call from one moment to another.

@@ -134,8 +134,8 @@ fn effects(keys: &Keys, call: u32, mutations: &[Mutation]) -> BTreeMap<KeyNo, Op
     let mut effects = BTreeMap::new();
     for (op, mutation) in (0u16..).zip(mutations) {
         match *mutation {
-            Mutation::Put(key, _) => {
-                effects.insert(key, Some(ValueId { call, op }));
+            Mutation::Put(key, len) => {
+                effects.insert(key, Some(ValueId { call, op, len }));
             }
             Mutation::Delete(key) => {
                 effects.insert(key, None);

@@ -1,0 +1,121 @@
+//! Runs seeds: `sim --seed N`, `sim --seeds A..B`, `sim --minutes M`; `--history FILE` writes the calls of the last run.
+//!
+//! A failed seed is run again by `sim --seed N --history FILE`; the same seed and commit give the same run.
+
+use corelane_system::scenario::Scenario;
+use corelane_system::swarm::{Total, try_run};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// What the command line asks for.
+#[derive(Debug, Clone)]
+struct Arguments {
+    seeds: std::ops::Range<u64>,
+    minutes: Option<u64>,
+    history: Option<String>,
+    verbose: bool,
+    failures_max: usize,
+}
+
+fn arguments() -> Result<Arguments, String> {
+    let mut parsed = Arguments {
+        seeds: 1..2,
+        minutes: None,
+        history: None,
+        verbose: false,
+        failures_max: 10,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        if word == "--verbose" {
+            parsed.verbose = true;
+            continue;
+        }
+        let value = words.next().ok_or(format!("{word} needs a value"))?;
+        let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{word} {text}: {error}"));
+        match word.as_str() {
+            "--seed" => {
+                let seed = number(&value)?;
+                parsed.seeds = seed..seed.saturating_add(1);
+            }
+            "--seeds" => {
+                let (from, to) = value.split_once("..").ok_or(format!("{value} is not A..B"))?;
+                parsed.seeds = number(from)?..number(to)?;
+            }
+            "--minutes" => parsed.minutes = Some(number(&value)?),
+            "--history" => parsed.history = Some(value),
+            "--failures" => parsed.failures_max = usize::try_from(number(&value)?).unwrap_or(usize::MAX),
+            other => return Err(format!("unknown option {other}")),
+        }
+    }
+    Ok(parsed)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the swarm's own clock: nothing simulated sees it")]
+fn elapsed() -> Duration {
+    use std::sync::LazyLock;
+    use std::time::Instant;
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed()
+}
+
+fn one(seed: u64, history: &str) -> ExitCode {
+    match try_run(&Scenario::draw(seed)) {
+        Ok(run) => {
+            println!("{}", run.print());
+            if let Err(error) = std::fs::write(history, run.history.print()) {
+                eprintln!("{history}: {error}");
+            }
+            run.wrong.iter().for_each(|wrong| println!("WRONG: {wrong}"));
+            ExitCode::from(u8::from(!run.wrong.is_empty()))
+        }
+        Err(panic) => {
+            println!("{panic}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("{error}\nsim [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]");
+            return ExitCode::from(64);
+        }
+    };
+    elapsed();
+    if let Some(history) = &arguments.history {
+        return one(arguments.seeds.start, history);
+    }
+    let seeds = match arguments.minutes {
+        Some(_) => arguments.seeds.start..u64::MAX,
+        None => arguments.seeds.clone(),
+    };
+    let limit = arguments.minutes.map(|minutes| Duration::from_secs(minutes * 60));
+    let mut total = Total::default();
+    for seed in seeds {
+        let before = elapsed();
+        let good = total.add_seed(seed);
+        if arguments.verbose {
+            eprintln!("seed {seed}: {:?}", elapsed() - before);
+        }
+        if !good {
+            let wrong = total.wrong.last().map(|(_, wrong)| wrong.clone()).unwrap_or_default();
+            println!("FAILED: cargo run --profile sim -p corelane-system --bin sim -- --seed {seed} --history /dev/stdout");
+            wrong.iter().take(3).for_each(|wrong| println!("  {wrong}"));
+        }
+        if total.wrong.len() >= arguments.failures_max || limit.is_some_and(|limit| elapsed() >= limit) {
+            break;
+        }
+    }
+    print!("{}", total.print());
+    let hours = elapsed().as_secs_f64() / 3600.0;
+    println!(
+        "{:.0} s; per hour: {:.0} virtual hours, {:.0} calls",
+        elapsed().as_secs_f64(),
+        total.hours() / hours,
+        f64::from(u32::try_from(total.calls()).unwrap_or(u32::MAX)) / hours
+    );
+    ExitCode::from(u8::from(!total.wrong.is_empty()))
+}

@@ -1,0 +1,541 @@
+//! The harness's own client: wire frames over the simulated network, no more help than a client library has.
+//!
+//! ```text
+//!   Client ── call ─► attempt ─► Connection ─► Inbox ─► reply
+//!     │                  ▲                        │
+//!     └─ same WriteId ───┴── lost, late, refused ─┘   until an answer settles it, or it is given up
+//! ```
+
+pub mod connection;
+pub mod reply;
+mod session;
+
+use crate::check::ranges::RangeSeen;
+use crate::history::{Action, Condition, KeyNo, Keys, Mutation, Outcome, Row, ValueId};
+use base::api::WriteId;
+use base::{ClientId, Prng, Timestamp};
+use connection::{Connection, Inbox, Next};
+use core::cell::{Cell, RefCell};
+use core::time::Duration;
+use env::{Address, Clock, Env};
+use reply::Reply;
+use session::Session;
+use sim::SimEnv;
+use std::rc::Rc;
+use wire::{Code, request};
+
+/// How a client behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Habits {
+    /// How long an answer is waited for.
+    pub patience: Duration,
+    /// The deadline that the server is told, in milliseconds.
+    pub deadline_ms: u32,
+    /// That a time-out also ends the connection; otherwise the retry overtakes on the same one.
+    pub hang_up: f64,
+    /// That a call that may be given up is, after a try of it was lost.
+    pub give_up: f64,
+    /// Whether hellos ask for a shard.
+    pub picks_shard: bool,
+}
+
+/// Something that one client counts for the report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections made.
+    pub connections: u64,
+    /// Calls tried again.
+    pub retries: u64,
+    /// Calls given up with an unknown outcome.
+    pub unknown: u64,
+    /// Refusals that a range on its way causes; the client tries again.
+    pub wrong_shard: u64,
+}
+
+/// A client session.
+#[derive(Debug)]
+pub struct Client {
+    env: SimEnv,
+    address: Address,
+    keys: Keys,
+    habits: Cell<Habits>,
+    id: ClientId,
+    session: RefCell<Session>,
+    prng: RefCell<Prng>,
+    connection: RefCell<Option<Rc<Connection>>>,
+    /// Only one worker of the client connects at a time.
+    connecting: Cell<bool>,
+    shards: Cell<u16>,
+    ranges: RefCell<Vec<RangeSeen>>,
+    counts: Cell<Counts>,
+    violations: RefCell<Vec<String>>,
+}
+
+/// How one try ended.
+enum Tried {
+    /// Settled.
+    Ended(Outcome),
+    /// Not done, and again after a pause.
+    Again(Duration),
+    /// Perhaps done.
+    Lost,
+}
+
+impl Client {
+    /// A client that has not connected yet.
+    #[must_use]
+    pub fn new(env: SimEnv, address: Address, keys: Keys, habits: Habits, mut prng: Prng) -> Rc<Self> {
+        let id = ClientId(u128::from(prng.next_u64()) << 64 | u128::from(prng.next_u64()));
+        Rc::new(Self {
+            env,
+            address,
+            keys,
+            habits: Cell::new(habits),
+            id,
+            session: RefCell::new(Session::new()),
+            prng: RefCell::new(prng),
+            connection: RefCell::new(None),
+            connecting: Cell::new(false),
+            shards: Cell::new(1),
+            ranges: RefCell::default(),
+            counts: Cell::new(Counts::default()),
+            violations: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// Behaves differently from now on.
+    pub fn set_habits(&self, habits: Habits) {
+        self.habits.set(habits);
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts.get()
+    }
+
+    /// What must never be seen and was; taken.
+    #[must_use]
+    pub fn take_violations(&self) -> Vec<String> {
+        core::mem::take(&mut *self.violations.borrow_mut())
+    }
+
+    /// The range map that was seen last.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<RangeSeen> {
+        self.ranges.borrow().clone()
+    }
+
+    /// How many shards the node said that it has.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.shards.get()
+    }
+
+    /// Carries a call out, however often it takes, and says how it ended and after how many tries.
+    ///
+    /// # Cancellation
+    /// Leaves the outcome open.
+    pub async fn call(&self, number: u32, action: &Action) -> (Outcome, u32) {
+        let seq = matches!(action, Action::Write(..)).then(|| self.session.borrow_mut().begin());
+        let (mut tries, mut doubt) = (0, false);
+        let outcome = loop {
+            tries += 1;
+            if tries > 1 {
+                self.count(|counts| counts.retries += 1);
+            }
+            let Some(connection) = self.connect().await else { continue };
+            match self.attempt(&connection, number, action, seq).await {
+                // Refused for good is this try; of an earlier one that was lost it says nothing.
+                Tried::Ended(Outcome::Refused(_)) if doubt && seq.is_some() => break Outcome::Unknown,
+                Tried::Ended(outcome) => break outcome,
+                Tried::Again(pause) => self.env.clock().sleep(pause).await,
+                Tried::Lost => {
+                    doubt = true;
+                    let give_up = self.habits.get().give_up;
+                    if may_be_given_up(action) && self.prng.borrow_mut().chance(give_up) {
+                        break Outcome::Unknown;
+                    }
+                }
+            }
+        };
+        if let Some(seq) = seq {
+            self.session.borrow_mut().finish(seq);
+        }
+        if outcome == Outcome::Unknown {
+            self.count(|counts| counts.unknown += 1);
+        }
+        (outcome, tries)
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+
+    fn violation(&self, what: String) {
+        self.violations.borrow_mut().push(what);
+    }
+
+    /// The connection, made anew when there is none. `None` when that did not work; then a moment has passed.
+    async fn connect(&self) -> Option<Rc<Connection>> {
+        loop {
+            let alive = self.connection.borrow().clone().filter(|connection| !connection.is_dead());
+            if alive.is_some() {
+                return alive;
+            }
+            if !self.connecting.replace(true) {
+                break;
+            }
+            self.connecting.set(true);
+            self.env.clock().sleep(Duration::from_millis(1)).await;
+        }
+        let habits = self.habits.get();
+        let shard = (habits.picks_shard && self.shards.get() > 1).then(|| {
+            // Now and then one that the node may not have any more.
+            let shard = self.prng.borrow_mut().below(u64::from(self.shards.get()));
+            u16::try_from(shard).expect("below a 16-bit bound")
+        });
+        let connected = Connection::open(&self.env, self.address, self.id, shard, habits.patience).await;
+        self.connecting.set(false);
+        match connected {
+            Ok((connection, shards)) => {
+                self.shards.set(shards);
+                self.count(|counts| counts.connections += 1);
+                *self.connection.borrow_mut() = Some(connection.clone());
+                Some(connection)
+            }
+            Err(code) => {
+                if code == Some(Code::NoSuchShard) {
+                    self.shards.set(1);
+                }
+                let pause = self.prng.borrow_mut().between(1, 50);
+                self.env.clock().sleep(Duration::from_millis(pause)).await;
+                None
+            }
+        }
+    }
+
+    async fn attempt(&self, connection: &Rc<Connection>, number: u32, action: &Action, seq: Option<u64>) -> Tried {
+        let deadline_ms = self.habits.get().deadline_ms;
+        let inbox = match action {
+            Action::Get(key, at) => connection.send(&request::Get {
+                key: &self.keys.bytes(*key),
+                read_ts: at.map(Into::into),
+                deadline_ms,
+            }),
+            Action::Write(conditions, mutations) => {
+                let seq = seq.expect("a write has a number");
+                let acked_below = self.session.borrow().acked_below();
+                let id = WriteId {
+                    client: self.id,
+                    seq,
+                    acked_below,
+                };
+                self.send_write(connection, number, id, conditions, mutations, deadline_ms)
+            }
+            Action::Scan { .. } => return self.scan(connection, action).await,
+            Action::Split(key) => connection.send(&request::Split {
+                key: &self.keys.bytes(*key),
+                deadline_ms,
+            }),
+            Action::Move(range, shard) => connection.send(&request::Move {
+                range: *range,
+                shard: *shard,
+                deadline_ms,
+            }),
+            Action::RangeMap => connection.send(&request::RangeMap { deadline_ms }),
+            Action::Status => connection.send(&request::Status { deadline_ms }),
+        };
+        let reply = match self.next(connection, &inbox).await {
+            Ok(reply) => reply,
+            Err(tried) => return tried,
+        };
+        self.settle(action, reply)
+    }
+
+    /// The next reply, or how the try ended without one.
+    async fn next(&self, connection: &Connection, inbox: &Rc<Inbox>) -> Result<Reply, Tried> {
+        let habits = self.habits.get();
+        match inbox.next(&self.env, habits.patience).await {
+            Next::Reply(reply) => Ok(reply),
+            Next::Closed => Err(Tried::Lost),
+            Next::TimedOut => {
+                if self.prng.borrow_mut().chance(habits.hang_up) {
+                    connection.hang_up();
+                }
+                Err(Tried::Lost)
+            }
+        }
+    }
+
+    fn send_write(
+        &self,
+        connection: &Rc<Connection>,
+        number: u32,
+        id: WriteId,
+        conditions: &[Condition],
+        mutations: &[Mutation],
+        deadline_ms: u32,
+    ) -> Rc<Inbox> {
+        let owned = Owned::new(&self.keys, number, conditions, mutations);
+        if let ([], [Mutation::Put(..)]) = (conditions, mutations)
+            && self.prng.borrow_mut().chance(0.5)
+        {
+            let (key, value) = &owned.ops[0];
+            return connection.send(&request::Put {
+                id: id.into(),
+                key,
+                value: value.as_deref().unwrap_or_default(),
+                deadline_ms,
+            });
+        }
+        let conditions: Vec<_> = owned.conditions();
+        let ops: Vec<_> = owned.ops(mutations);
+        connection.send(&request::Write {
+            id: id.into(),
+            conditions: &conditions,
+            ops: &ops,
+            deadline_ms,
+        })
+    }
+
+    /// What a single reply to a call means.
+    fn settle(&self, action: &Action, reply: Reply) -> Tried {
+        let outcome = match (action, reply) {
+            (_, Reply::Refused { code, retry_after }) => return self.refused(action, code, retry_after),
+            (Action::Get(key, _), Reply::Value { value, ts }) => match value {
+                None => Outcome::Value(None, ts),
+                Some(bytes) => match self.read(*key, &bytes) {
+                    Some(value) => Outcome::Value(Some(value), ts),
+                    None => return Tried::Again(Duration::from_millis(100)),
+                },
+            },
+            (Action::Write(..), Reply::Written { ts }) => Outcome::Applied(ts),
+            (Action::Write(conditions, _), Reply::ConditionFailed { condition, found, ts }) => {
+                let key = conditions.get(condition as usize).map(|(key, _)| *key);
+                let found = match (key, found) {
+                    (Some(key), Some(bytes)) => self.read(key, &bytes),
+                    (Some(_), None) => None,
+                    (None, _) => {
+                        self.violation(format!("condition {condition} of {action:?} failed"));
+                        None
+                    }
+                };
+                Outcome::ConditionFailed(condition, found, ts)
+            }
+            (Action::RangeMap, Reply::RangeMap(ranges)) => {
+                if let Err(wrong) = crate::check::ranges::check(&ranges, crate::SHARDS_MAX) {
+                    self.violation(format!("range map: {wrong}"));
+                }
+                *self.ranges.borrow_mut() = ranges;
+                Outcome::Done
+            }
+            (Action::Split(_) | Action::Move(..) | Action::Status, Reply::Done) => Outcome::Done,
+            (action, reply) => {
+                self.violation(format!("{action:?} was answered by {reply:?}"));
+                Outcome::Unknown
+            }
+        };
+        Tried::Ended(outcome)
+    }
+
+    fn read(&self, key: KeyNo, bytes: &[u8]) -> Option<ValueId> {
+        let value = ValueId::parse(key, bytes);
+        if value.is_none() {
+            self.violation(format!("key {key} has a value that nobody wrote: {}", bytes.escape_ascii()));
+        }
+        value
+    }
+
+    fn refused(&self, action: &Action, code: Code, retry_after: Option<Duration>) -> Tried {
+        let administrative = matches!(action, Action::Split(_) | Action::Move(..));
+        match code {
+            // Nothing happened, and the next try has another deadline.
+            Code::DeadlineExceeded => Tried::Again(Duration::from_millis(1)),
+            Code::BatchSpansRanges | Code::TimestampTooOld | Code::TimestampAhead | Code::Corruption => {
+                Tried::Ended(Outcome::Refused(code))
+            }
+            Code::NoSuchRange | Code::NoSuchShard if administrative => Tried::Ended(Outcome::Refused(code)),
+            Code::WrongShard | Code::RangeBusy | Code::Unavailable | Code::Overloaded => {
+                if code == Code::WrongShard && !administrative {
+                    self.count(|counts| counts.wrong_shard += 1);
+                }
+                if administrative {
+                    return Tried::Ended(Outcome::Refused(code));
+                }
+                Tried::Again(retry_after.unwrap_or(Duration::from_millis(5)))
+            }
+            // The node is about to stop.
+            Code::DiskFailed | Code::DiskFull | Code::ShuttingDown => Tried::Lost,
+            code => {
+                self.violation(format!("{action:?} was refused with {code} ({code:?})"));
+                Tried::Ended(Outcome::Unknown)
+            }
+        }
+    }
+
+    /// A whole scan, stream after stream; given up when the connection is.
+    async fn scan(&self, connection: &Rc<Connection>, action: &Action) -> Tried {
+        let Action::Scan {
+            start,
+            end,
+            reverse,
+            at,
+        } = *action
+        else {
+            return Tried::Ended(Outcome::Unknown);
+        };
+        let mut span = (self.keys.bytes(start), self.keys.end_bytes(end));
+        let mut read_ts = at;
+        let (mut rows, mut first) = (Vec::new(), None);
+        loop {
+            let (page_rows, page_bytes, credit) = {
+                let prng = &mut *self.prng.borrow_mut();
+                (prng.between(1, 40), prng.between(1, 8192), prng.between(1, 4))
+            };
+            let small = |value: u64| u32::try_from(value).expect("drawn below");
+            let inbox = connection.send(&request::Scan {
+                start: &span.0,
+                end: span.1.as_deref(),
+                reverse,
+                read_ts: read_ts.map(Into::into),
+                rows_max: None,
+                page_rows: small(page_rows),
+                page_bytes: small(page_bytes),
+                credit_pages: small(credit),
+                deadline_ms: self.habits.get().deadline_ms,
+            });
+            let resume = match self.stream(connection, &inbox, &mut read_ts, &mut rows).await {
+                Ok(resume) => resume,
+                Err(tried) => return tried,
+            };
+            match &resume {
+                Some(resume) if reverse => span.1 = Some(resume.clone()),
+                Some(resume) => span.0.clone_from(resume),
+                None => {}
+            }
+            let covered = match &resume {
+                None => (start, end),
+                Some(resume) if reverse => (self.keys.lower_bound(resume), end),
+                Some(resume) => (start, self.keys.lower_bound(resume)),
+            };
+            let first = *first.get_or_insert(covered);
+            if resume.is_none() {
+                return Tried::Ended(Outcome::Rows {
+                    read_ts: read_ts.unwrap_or_default(),
+                    rows,
+                    covered,
+                    first,
+                });
+            }
+        }
+    }
+
+    /// One stream of a scan: its pages until the last. Returns where the rest begins.
+    async fn stream(
+        &self,
+        connection: &Rc<Connection>,
+        inbox: &Rc<Inbox>,
+        read_ts: &mut Option<Timestamp>,
+        rows: &mut Vec<Row>,
+    ) -> Result<Option<Vec<u8>>, Tried> {
+        loop {
+            let page = match self.next(connection, inbox).await? {
+                Reply::Page(page) => page,
+                Reply::Refused { code, retry_after } => {
+                    let action = Action::Status;
+                    return Err(self.refused(&action, code, retry_after));
+                }
+                reply => {
+                    self.violation(format!("a scan was answered by {reply:?}"));
+                    return Err(Tried::Lost);
+                }
+            };
+            if read_ts.is_some_and(|read_ts| read_ts != page.read_ts) {
+                self.violation(format!("a scan at {read_ts:?} goes on at {}", page.read_ts));
+            }
+            *read_ts = Some(page.read_ts);
+            for (key, value, ts) in &page.rows {
+                let Some(key) = self.keys.number(key) else {
+                    self.violation(format!("a scan found a key that nobody wrote: {}", key.escape_ascii()));
+                    continue;
+                };
+                if let Some(value) = self.read(key, value) {
+                    rows.push(Row { key, value, ts: *ts });
+                }
+            }
+            if page.done {
+                return Ok(page.resume);
+            }
+            connection.credit(inbox.request(), 1);
+        }
+    }
+}
+
+/// Whether an open outcome leaves what happened to be seen: a write that only puts, or a read.
+fn may_be_given_up(action: &Action) -> bool {
+    match action {
+        Action::Write(_, mutations) => mutations.iter().all(|mutation| matches!(mutation, Mutation::Put(..))),
+        Action::Get(..)
+        | Action::Scan { .. }
+        | Action::Split(_)
+        | Action::Move(..)
+        | Action::RangeMap
+        | Action::Status => true,
+    }
+}
+
+/// The bytes of a write, kept while it is encoded.
+struct Owned {
+    conditions: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Key and value, or start and end.
+    ops: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Owned {
+    fn new(keys: &Keys, number: u32, conditions: &[Condition], mutations: &[Mutation]) -> Self {
+        let condition = |(key, value): &Condition| {
+            let expected = value.map(|value| value.bytes(*key));
+            (keys.bytes(*key), expected)
+        };
+        let op = |(op, mutation): (u16, &Mutation)| match *mutation {
+            Mutation::Put(key, len) => (keys.bytes(key), Some(ValueId { call: number, op, len }.bytes(key))),
+            Mutation::Delete(key) => (keys.bytes(key), None),
+            Mutation::DeleteRange(start, end) => (keys.bytes(start), keys.end_bytes(end)),
+        };
+        Self {
+            conditions: conditions.iter().map(condition).collect(),
+            ops: (0u16..).zip(mutations).map(op).collect(),
+        }
+    }
+
+    fn conditions(&self) -> Vec<request::Condition<'_>> {
+        self.conditions
+            .iter()
+            .map(|(key, value)| match value {
+                None => request::Condition::Absent { key },
+                Some(value) => request::Condition::Equals { key, value },
+            })
+            .collect()
+    }
+
+    fn ops(&self, mutations: &[Mutation]) -> Vec<request::Op<'_>> {
+        self.ops
+            .iter()
+            .zip(mutations)
+            .map(|((key, second), mutation)| match mutation {
+                Mutation::Put(..) => request::Op::Put {
+                    key,
+                    value: second.as_deref().unwrap_or_default(),
+                },
+                Mutation::Delete(_) => request::Op::Delete { key },
+                Mutation::DeleteRange(..) => request::Op::DeleteRange {
+                    start: key,
+                    end: second.as_deref(),
+                },
+            })
+            .collect()
+    }
+}

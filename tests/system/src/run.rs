@@ -1,0 +1,417 @@
+//! One run: a scenario from its first start to its verdict.
+//!
+//! ```text
+//!   storm    clients call; the node crashes, recovers, is stopped, is started with other shards
+//!   calm     faults end, the disk gets room; what is open must end in time, what is left of the budget too
+//!   proof    every key is read, forwards, backwards and singly; the node stops; every checksum is verified
+//!   verdict  the checkers judge the history
+//! ```
+
+use crate::check;
+use crate::client::{Client, Counts};
+use crate::history::{Action, History, Outcome, Seconds};
+use crate::process::{Exit, Process};
+use crate::scenario::{Mode, PORT, Scenario};
+use crate::workload::Workload;
+use base::{Prng, ShardId};
+use core::time::Duration;
+use env::{Disk, Env, Instant};
+use sim::{Fault, Report, Sim, SimNodeId};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use storage::Tablet;
+use wire::Code;
+
+/// What a run did.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// What the simulator counted.
+    pub report: Report,
+    /// What was wrong; empty for a good run.
+    pub wrong: Vec<String>,
+    /// Calls by outcome.
+    pub outcomes: BTreeMap<&'static str, u64>,
+    /// What clients counted.
+    pub counts: Counts,
+    /// Times that the node lost power or was killed.
+    pub crashes: u64,
+    /// Times that the node ended with an error, by its text up to the first digit.
+    pub failures: BTreeMap<String, u64>,
+    /// Whether the node refused to go on because of damage, as it may in a run with damage.
+    pub refused: bool,
+    /// All calls.
+    pub history: Rc<History>,
+}
+
+/// A run under way.
+struct Runner {
+    scenario: Rc<Scenario>,
+    sim: Sim,
+    process: Process,
+    history: Rc<History>,
+    workload: Rc<Workload>,
+    clients: Vec<Rc<Client>>,
+    prng: Prng,
+    wrong: Vec<String>,
+    crashes: u64,
+    failures: BTreeMap<String, u64>,
+    /// Starts that failed in a row.
+    refusals: u32,
+}
+
+/// Failed starts in a row after which a damaged node is given up.
+const REFUSALS_MAX: u32 = 5;
+
+/// Runs a scenario.
+#[must_use]
+pub fn run(scenario: &Scenario) -> Run {
+    let mut runner = Runner::new(scenario);
+    let storm_end = runner.sim.now() + scenario.storm;
+    runner.storm(storm_end);
+    runner.calm();
+    let alive = runner.finish();
+    if alive {
+        runner.prove();
+    }
+    runner.judge(alive)
+}
+
+impl Runner {
+    fn new(scenario: &Scenario) -> Self {
+        let scenario = Rc::new(scenario.clone());
+        let mut prng = Prng::new(scenario.seed ^ 0x7275_6e6e_6572_0001);
+        let mut sim = Sim::new(scenario.seed, scenario.sim.clone());
+        let mut process = Process::new(&mut sim, scenario.node.clone(), scenario.shards);
+        let machine = sim.add_node(1);
+        let env = sim.env(machine, ShardId(0));
+        let history = Rc::new(History::default());
+        let workload = Workload::new(scenario.clone(), history.clone(), env.clone(), prng.fork());
+        let address = sim.address(process.node(), PORT);
+        let clients: Vec<_> = (0..scenario.clients)
+            .map(|_| Client::new(env.clone(), address, scenario.keys, scenario.habits, prng.fork()))
+            .collect();
+        process.run(&sim);
+        let mut number = 0;
+        for client in &clients {
+            for _ in 0..scenario.outstanding {
+                sim.spawn(Some(machine), workload.clone().work(client.clone(), number));
+                number += 1;
+            }
+        }
+        Self {
+            scenario,
+            sim,
+            process,
+            history,
+            workload,
+            clients,
+            prng,
+            wrong: Vec::new(),
+            crashes: 0,
+            failures: BTreeMap::new(),
+            refusals: 0,
+        }
+    }
+
+    /// The first phase.
+    fn storm(&mut self, end: Instant) {
+        let mut next_crash = self.calls_until_crash();
+        while self.sim.now() < end && self.wrong.is_empty() && self.history.violations().is_empty() {
+            let step = self.prng.between(1, 3_000_000);
+            self.sim.run_for(Duration::from_nanos(step));
+            if self.workload.is_done() && self.history.begun() > 0 {
+                return;
+            }
+            if !self.supervise() {
+                return;
+            }
+            if self.history.ended() >= next_crash {
+                self.crash();
+                next_crash = self.calls_until_crash();
+            }
+        }
+    }
+
+    fn calls_until_crash(&mut self) -> u64 {
+        self.history.ended() + self.prng.between(1, self.scenario.crash_every * 2)
+    }
+
+    /// Starts a process again that has ended by itself. `false` when it has refused too often to go on with faults.
+    fn supervise(&mut self) -> bool {
+        let Some(exit) = self.process.exit() else {
+            if self.process.is_ready() {
+                self.refusals = 0;
+            }
+            return true;
+        };
+        if let Exit::Failed { error, served } = exit {
+            self.note_failure(&error);
+            self.refusals = if served { 0 } else { self.refusals + 1 };
+        }
+        self.sim.kill(self.process.node());
+        let pause = self.prng.between(1, 200);
+        self.sim.run_for(Duration::from_millis(pause));
+        self.start();
+        self.refusals < REFUSALS_MAX
+    }
+
+    fn note_failure(&mut self, error: &str) {
+        let text = error.split_once(": ").map_or(error, |(_, text)| text);
+        let kind: String = text.chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
+        *self.failures.entry(kind).or_insert(0) += 1;
+        let may_fail = match self.scenario.mode {
+            Mode::Survivable => false,
+            Mode::Errors => !is_damage(error),
+            Mode::Damage => true,
+        };
+        if !may_fail {
+            self.wrong.push(format!("the node failed: {error}"));
+        }
+    }
+
+    fn start(&mut self) {
+        let mut shards = self.process.shards();
+        if self.prng.chance(self.scenario.reshard) {
+            let drawn = 1 + self.prng.below(crate::SHARDS_MAX.into());
+            shards = u16::try_from(drawn).expect("drawn below");
+        }
+        self.process.restart(&mut self.sim, shards);
+    }
+
+    /// Ends the process in one of three ways and starts it again, perhaps to crash while it recovers.
+    fn crash(&mut self) {
+        loop {
+            let pause = self.prng.below(2_000_000);
+            self.sim.run_for(Duration::from_nanos(pause));
+            match self.prng.below(6) {
+                0 => {
+                    self.process.stop();
+                    let end = self.sim.now() + Duration::from_secs(5);
+                    while self.process.exit().is_none() && self.sim.now() < end {
+                        self.sim.run_for(Duration::from_millis(1));
+                    }
+                    if let Some(Exit::Failed { error, .. }) = self.process.exit() {
+                        self.note_failure(&error);
+                    }
+                    self.sim.kill(self.process.node());
+                }
+                1 => {
+                    self.crashes += 1;
+                    self.sim.kill(self.process.node());
+                }
+                _ => {
+                    self.crashes += 1;
+                    self.sim.crash(self.process.node());
+                }
+            }
+            let down = if self.prng.chance(0.7) { 1 } else { self.prng.between(1, 2_000) };
+            self.sim.run_for(Duration::from_millis(down));
+            self.start();
+            if !self.prng.chance(self.scenario.crash_again) {
+                return;
+            }
+        }
+    }
+
+    /// The second phase begins.
+    fn calm(&mut self) {
+        self.sim.calm();
+        let roomy = sim::DiskConfig::calm();
+        self.sim.set_disk_config(self.process.node(), roomy);
+        self.refusals = 0;
+        self.clients.iter().for_each(|client| client.set_habits(self.scenario.habits_calm()));
+    }
+
+    /// Runs until the budget is used up. Says whether the node serves.
+    fn finish(&mut self) -> bool {
+        let mut end = self.sim.now() + self.scenario.finish;
+        let mut open_before = self.history.begun();
+        while !self.workload.is_done() && self.wrong.is_empty() && self.history.violations().is_empty() {
+            self.sim.run_for(Duration::from_millis(1));
+            if !self.supervise() {
+                return self.give_up("the node does not start");
+            }
+            if self.sim.now() >= end {
+                let calls = self.history.calls();
+                let stuck = calls[..usize::try_from(open_before).expect("few calls")]
+                    .iter()
+                    .position(|call| call.tries == 0);
+                if let Some(stuck) = stuck {
+                    let what = format!("call {stuck} ({:?}) does not end in calm weather", calls[stuck].action);
+                    return self.give_up(&what);
+                }
+                end = self.sim.now() + self.scenario.finish;
+                open_before = self.history.begun();
+            }
+        }
+        true
+    }
+
+    /// The node does not serve any more: allowed when its disk is damaged.
+    fn give_up(&mut self, what: &str) -> bool {
+        if self.scenario.mode != Mode::Damage {
+            let failures: Vec<_> = self.failures.keys().collect();
+            self.wrong.push(format!("{what}; it said {failures:?}"));
+        }
+        self.workload.close();
+        false
+    }
+
+    /// Reads everything, then looks at every byte on disk.
+    fn prove(&mut self) {
+        if !self.wrong.is_empty() {
+            return;
+        }
+        let client = self.clients[0].clone();
+        let workload = self.workload.clone();
+        let count = self.scenario.keys.count();
+        let proof = async move {
+            for reverse in [false, true] {
+                let scan = |_| Action::Scan {
+                    start: 0,
+                    end: count,
+                    reverse,
+                    at: None,
+                };
+                workload.call(&client, u16::MAX, scan).await;
+            }
+            for key in 0..count {
+                workload.call(&client, u16::MAX, |_| Action::Get(key, None)).await;
+            }
+            workload.call(&client, u16::MAX, |_| Action::RangeMap).await;
+        };
+        let limit = self.sim.now() + self.scenario.finish;
+        if let Err(stuck) = self.sim.block_on_until(limit, proof) {
+            self.give_up(&format!("the last reads do not end: {stuck}"));
+            return;
+        }
+        self.process.stop();
+        let limit = self.sim.now() + Duration::from_secs(20);
+        while self.process.exit().is_none() && self.sim.now() < limit {
+            self.sim.run_for(Duration::from_millis(1));
+        }
+        match self.process.exit() {
+            Some(Exit::Stopped) => {}
+            other => {
+                let what = format!("the node was asked to stop and ended with {other:?}");
+                self.give_up(&what);
+                return;
+            }
+        }
+        self.sim.kill(self.process.node());
+        self.sim.restart(self.process.node());
+        let damages = verify(&mut self.sim, self.process.node());
+        if self.scenario.mode != Mode::Damage {
+            self.wrong.extend(damages);
+        }
+    }
+
+    fn judge(mut self, alive: bool) -> Run {
+        let calls = self.history.calls();
+        self.wrong.extend(self.history.violations());
+        self.wrong.extend(check::check(&self.scenario.keys, &calls));
+        let mut outcomes = BTreeMap::new();
+        for call in &calls {
+            *outcomes.entry(name(&call.outcome)).or_insert(0) += 1;
+            if call.outcome == Outcome::Refused(Code::Corruption) && self.scenario.mode != Mode::Damage {
+                self.wrong.push(format!("{:?} met corruption on a disk without damage", call.action));
+            }
+        }
+        let mut counts = Counts::default();
+        for client in &self.clients {
+            let more = client.counts();
+            counts.connections += more.connections;
+            counts.retries += more.retries;
+            counts.unknown += more.unknown;
+            counts.wrong_shard += more.wrong_shard;
+        }
+        self.wrong.truncate(20);
+        Run {
+            wrong: self.wrong,
+            outcomes,
+            counts,
+            crashes: self.crashes,
+            failures: self.failures,
+            refused: !alive,
+            history: self.history,
+            report: self.sim.report(),
+        }
+    }
+}
+
+fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Unknown => "unknown",
+        Outcome::Applied(_) => "applied",
+        Outcome::ConditionFailed(..) => "condition failed",
+        Outcome::Value(..) => "value",
+        Outcome::Rows { .. } => "rows",
+        Outcome::Refused(_) => "refused",
+        Outcome::Done => "done",
+    }
+}
+
+/// Whether an error speaks of bytes that are not what was written.
+fn is_damage(error: &str) -> bool {
+    ["corrupt", "damage", "checksum", "missing", "no tablet"]
+        .iter()
+        .any(|word| error.to_lowercase().contains(word))
+}
+
+/// Every checksum of every table and log, of a machine on which nothing runs.
+fn verify(sim: &mut Sim, node: SimNodeId) -> Vec<String> {
+    let env = sim.env(node, ShardId(0));
+    sim.block_on(async move {
+        let mut wrong = Vec::new();
+        match Tablet::list(&env).await {
+            Ok(ranges) => {
+                for range in ranges {
+                    match Tablet::verify(&env, range).await {
+                        Ok(damages) => wrong.extend(damages.iter().map(|damage| format!("table damage: {damage:?}"))),
+                        Err(storage::StorageError::NoSuchTablet { .. }) => {}
+                        Err(error) => wrong.push(format!("range {range} cannot be verified: {error}")),
+                    }
+                }
+            }
+            Err(error) => wrong.push(format!("tablets cannot be listed: {error}")),
+        }
+        let entries = env.disk().list("").await.unwrap_or_default();
+        for entry in entries {
+            let Some(shard) = entry.name.strip_prefix("shard-").and_then(|shard| shard.parse().ok()) else {
+                continue;
+            };
+            let dir = format!("shard-{shard}/wal");
+            match log::verify::verify(&env, &dir, ShardId(shard), &mut |_| {}).await {
+                Ok(report) => wrong.extend(report.damage.map(|damage| format!("log damage: {damage:?}"))),
+                Err(error) => wrong.push(format!("the log of shard {shard} cannot be verified: {error}")),
+            }
+        }
+        wrong
+    })
+}
+
+impl Run {
+    /// The run in a few lines.
+    #[must_use]
+    pub fn print(&self) -> String {
+        let faults: u64 = self.report.faults.values().sum();
+        format!(
+            "seed {}: hash {:016x}, {:.1} virtual s, {} events, {} crashes, {faults} faults, {:?}, {:?}, failures {:?}{}",
+            self.report.seed,
+            self.report.hash,
+            Seconds(self.report.now_ns).as_f64(),
+            self.report.events,
+            self.crashes,
+            self.outcomes,
+            self.counts,
+            self.failures,
+            if self.refused { ", refused to go on" } else { "" },
+        )
+    }
+
+    /// How often a fault fired.
+    #[must_use]
+    pub fn fault(&self, fault: Fault) -> u64 {
+        self.report.faults.get(&fault).copied().unwrap_or(0)
+    }
+}

@@ -1,0 +1,232 @@
+//! What a seed draws.
+
+use crate::SHARDS_MAX;
+use crate::client::Habits;
+use crate::history::Keys;
+use base::Prng;
+use core::time::Duration;
+use env::Address;
+use log::LogConfig;
+use node::NodeConfig;
+use sim::SimConfig;
+use storage::{Compression, StorageConfig};
+
+/// What kind of faults a run has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Crashes, network, clocks, rings, slow disks: everything that a node survives without a word.
+    Survivable,
+    /// Also failing reads, writes and syncs, and a full disk: the node stops itself and is started again.
+    Errors,
+    /// Also damage: rot, lost, misdirected and stale I/O. The node may refuse, naming the file; it must not lie.
+    Damage,
+}
+
+/// How often each kind of call is made, in relation to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the kinds of calls")]
+pub struct Mix {
+    pub get: u64,
+    pub get_past: u64,
+    pub put: u64,
+    pub delete: u64,
+    pub delete_range: u64,
+    pub batch: u64,
+    pub batch_wide: u64,
+    pub conditional: u64,
+    pub scan: u64,
+    pub scan_past: u64,
+    pub split: u64,
+    pub move_range: u64,
+    pub range_map: u64,
+    pub status: u64,
+}
+
+/// Everything that a run is made of.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// The seed.
+    pub seed: u64,
+    /// What may go wrong.
+    pub mode: Mode,
+    /// The simulator.
+    pub sim: SimConfig,
+    /// The node.
+    pub node: NodeConfig,
+    /// Shards at the first start.
+    pub shards: u16,
+    /// That a restart draws another number of shards.
+    pub reshard: f64,
+    /// Keys.
+    pub keys: Keys,
+    /// Bytes of a value's filler, mostly below.
+    pub value_bytes: u32,
+    /// That a value is up to thirty times as long.
+    pub value_long: f64,
+    /// Keys that most calls go to.
+    pub hot_keys: u16,
+    /// Calls.
+    pub mix: Mix,
+    /// Client sessions.
+    pub clients: u16,
+    /// Calls that each has open.
+    pub outstanding: u16,
+    /// How each behaves.
+    pub habits: Habits,
+    /// Calls in all.
+    pub calls: u64,
+    /// A crash after so many calls, on average.
+    pub crash_every: u64,
+    /// That a crash follows while the node still recovers.
+    pub crash_again: f64,
+    /// How long the first phase lasts at most.
+    pub storm: Duration,
+    /// How long every call that is open may take in the second phase.
+    pub finish: Duration,
+}
+
+/// The port that the node listens at.
+pub const PORT: u16 = 7400;
+
+impl Scenario {
+    /// The scenario of a seed.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut prng = Prng::new(seed ^ 0x7379_7374_656d_0001);
+        let mode = match prng.below(10) {
+            0..5 => Mode::Survivable,
+            5..8 => Mode::Errors,
+            _ => Mode::Damage,
+        };
+        Self::draw_mode(seed, mode, &mut prng)
+    }
+
+    /// A scenario of a given mode.
+    #[must_use]
+    pub fn draw_mode(seed: u64, mode: Mode, prng: &mut Prng) -> Self {
+        let swarm = SimConfig::swarm(seed);
+        let sim = match mode {
+            Mode::Survivable => swarm.without_damage().without_disk_errors(),
+            Mode::Errors => swarm.without_damage(),
+            Mode::Damage => swarm,
+        };
+        let calls = 2_000 + prng.below(1_000);
+        let shards = 1 + u16::try_from(prng.below(u64::from(SHARDS_MAX))).expect("drawn below");
+        let keys = Keys {
+            groups: 2 + small(prng.below(10)),
+            per_group: 2 + small(prng.below(20)),
+            padding: if prng.chance(0.2) { small(prng.below(300)) } else { 0 },
+        };
+        Self {
+            seed,
+            mode,
+            node: node_config(prng),
+            sim,
+            shards,
+            reshard: if prng.chance(0.5) { prng.unit() } else { 0.0 },
+            keys,
+            value_bytes: 1 << prng.below(10),
+            value_long: if prng.chance(0.3) { 0.02 } else { 0.0 },
+            hot_keys: 1 + small(prng.below(u64::from(keys.count()))),
+            mix: Mix::draw(prng, mode),
+            clients: 1 + small(prng.below(4)),
+            outstanding: 1 + small(prng.below(8)),
+            habits: Habits {
+                patience: Duration::from_millis(prng.between(50, 5_000)),
+                deadline_ms: u32::try_from(prng.between(5, 10_000)).expect("drawn below"),
+                hang_up: prng.unit(),
+                give_up: if prng.chance(0.5) { prng.unit() * 0.5 } else { 0.0 },
+                picks_shard: prng.chance(0.7),
+            },
+            calls,
+            crash_every: calls / prng.between(2, 12),
+            crash_again: if prng.chance(0.5) { prng.unit() * 0.7 } else { 0.0 },
+            storm: Duration::from_secs(300),
+            finish: Duration::from_secs(60),
+        }
+    }
+
+    /// How clients behave in the second phase: patient.
+    #[must_use]
+    pub fn habits_calm(&self) -> Habits {
+        Habits {
+            patience: Duration::from_secs(5),
+            deadline_ms: 5_000,
+            give_up: 0.0,
+            ..self.habits
+        }
+    }
+}
+
+fn small(value: u64) -> u16 {
+    u16::try_from(value).expect("drawn below a small bound")
+}
+
+fn pick<T: Copy>(prng: &mut Prng, values: &[T]) -> T {
+    values[prng.index(values.len())]
+}
+
+/// The hostile values that stand beside the fields.
+fn node_config(prng: &mut Prng) -> NodeConfig {
+    let memtable = pick(prng, &[512, 2 << 10, 16 << 10, 64 << 10, 1 << 20]);
+    let merge_min = 2 + prng.index(3);
+    NodeConfig {
+        listen: Address::from(([0, 0, 0, 0], PORT)),
+        log: LogConfig {
+            segment_bytes: pick(prng, &[16 << 10, 32 << 10, 64 << 10]),
+            segments_spare: pick(prng, &[1, 2]),
+            batch_bytes_max: pick(prng, &[1, 4 << 10, 1 << 20]),
+            writes_in_flight_max: pick(prng, &[1, 4, 8]),
+            write_min_bytes_when_busy: pick(prng, &[1, 8 << 10, 1 << 20]),
+            staged_bytes_max: pick(prng, &[1, 64 << 10, 256 << 20]),
+            seal_after: pick(prng, &[None, Some(Duration::from_millis(1)), Some(Duration::from_millis(10))]),
+            ..LogConfig::default()
+        },
+        storage: StorageConfig {
+            memtable_bytes_max: memtable,
+            memory_bytes_max: memtable * pick(prng, &[1, 2, 16]) + 4096,
+            cache_bytes_max: pick(prng, &[0, 4 << 10, 64 << 10, 4 << 20]),
+            block_bytes: pick(prng, &[64, 512, 4 << 10, 16 << 10]),
+            compression: pick(prng, &[Compression::None, Compression::Lz4]),
+            tables_merge_min: merge_min,
+            tables_max: merge_min + prng.index(8),
+            manifest_bytes_max: pick(prng, &[1, 4 << 10, 256 << 10]),
+        },
+        log_bytes_max: pick(prng, &[64 << 10, 256 << 10, 1 << 20]),
+        retention: Duration::from_millis(pick(prng, &[1_000, 5_000, 60_000])),
+        clock_offset_max: Duration::from_millis(pick(prng, &[10, 500])),
+        clock_horizon: Duration::from_millis(pick(prng, &[20, 300, 3_000])),
+        frame_timeout: Duration::from_millis(pick(prng, &[2_000, 10_000])),
+        connections_max: pick(prng, &[16, 10_000]),
+        requests_max: pick(prng, &[1, 4, 4096]),
+        maintenance_interval: Duration::from_millis(pick(prng, &[5, 50, 250])),
+    }
+}
+
+impl Mix {
+    fn draw(prng: &mut Prng, mode: Mode) -> Self {
+        let mut weight = |max: u64| if prng.chance(0.2) { 0 } else { prng.below(max + 1) };
+        let mut mix = Self {
+            get: weight(30),
+            get_past: weight(10),
+            put: 10 + weight(30),
+            delete: weight(10),
+            delete_range: weight(5),
+            batch: weight(10),
+            batch_wide: weight(3),
+            conditional: weight(20),
+            scan: weight(5),
+            scan_past: weight(5),
+            split: weight(1),
+            move_range: weight(2),
+            range_map: weight(1),
+            status: weight(1),
+        };
+        if mode == Mode::Damage {
+            // Of a removal whose answer never comes, because the node refuses to start, nothing could be said.
+            mix.delete = 0;
+            mix.delete_range = 0;
+        }
+        mix
+    }
+}
