@@ -283,7 +283,7 @@ impl Sim {
     }
 
     /// Ends what goes wrong on its own: cuts are healed, the network and all disks are calm (a disk keeps its capacity), no
-    /// node pauses, no clock jumps. For the phase of a run in which it must finish.
+    /// node pauses, wall clocks are right and jump no more. For the phase of a run in which it must finish.
     pub fn calm(&mut self) {
         self.heal();
         let core = &mut *self.world.core.borrow_mut();
@@ -295,6 +295,7 @@ impl Sim {
                 ..calm.disk.clone()
             });
             node.device.rules_clear();
+            node.clock.jump_to(core.now, 0);
         }
         core.net.config = calm.net.clone();
         core.config = SimConfig {

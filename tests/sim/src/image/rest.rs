@@ -1,5 +1,6 @@
 //! Time, tasks and the missing network of an [`ImageEnv`](super::ImageEnv).
 
+use crate::clock::WALL_NS_START;
 use core::future::poll_fn;
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -9,9 +10,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::rc::Rc;
-
-/// The wall clock of a machine that has just started: 2026-01-01.
-pub(crate) const WALL_NS_START: u64 = 1_767_225_600_000_000_000;
 
 /// Time that moves only when everybody sleeps.
 #[derive(Debug, Clone, Default)]
