@@ -28,7 +28,7 @@ pub enum BatchKind {
     Records,
     /// The first of an incarnation; carries none.
     Opening,
-    /// Written when the log rests, so that the persisted mark on disk covers everything acknowledged; carries none.
+    /// Written (twice) when the log rests, so that the persisted mark on disk covers everything acknowledged; carries none.
     Seal,
 }
 

@@ -26,7 +26,7 @@ pub struct LogConfig {
     pub write_min_bytes_when_busy: usize,
     /// Staged bytes beyond which [`crate::Log::has_room`] says no. Default 256 MiB.
     pub staged_bytes_max: usize,
-    /// How long the log is idle before it is sealed; `None` seals only at close. Default 10 ms.
+    /// How long the log is idle before it is sealed, with two small writes; `None` seals only at close. Default 10 ms.
     pub seal_after: Option<Duration>,
 }
 

@@ -253,7 +253,7 @@ impl<E: Env> Shell<E> {
         self.state.borrow_mut().writer.submit();
         self.start_writes();
         self.until(done).await?;
-        if self.state.borrow().is_worth_a_seal() {
+        while self.state.borrow().is_worth_a_seal() {
             self.write_bare(BatchKind::Seal);
             self.until(done).await?;
         }

@@ -20,6 +20,10 @@ use std::collections::VecDeque;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
+/// How many blocks state that the last records are durable, once the log rests: two, so that no single damaged, lost or
+/// misdirected block takes both a batch and the evidence of its acknowledgement.
+const STATEMENTS_WANTED: u8 = 2;
+
 /// Records that will become one batch.
 #[derive(Debug)]
 struct Staged {
@@ -151,8 +155,8 @@ pub(crate) struct Writer {
     chain: u32,
     /// The last batch with records that has a place.
     last_records: Seqno,
-    /// The persisted mark in the newest batch that has a place.
-    marked: Seqno,
+    /// How many batches behind it, or else headers, state that it is durable.
+    statements: u8,
     window: VecDeque<InFlight>,
     persisted: Seqno,
     failed: bool,
@@ -176,7 +180,8 @@ impl Writer {
             next: start.last.next(),
             chain: start.checksum,
             last_records: start.last,
-            marked: start.last,
+            // The fresh segment's header is one, the opening batch will be the other.
+            statements: STATEMENTS_WANTED,
             window: VecDeque::new(),
             persisted: start.last,
             failed: false,
@@ -343,9 +348,10 @@ impl Writer {
         );
         self.next = seqno.next();
         self.chain = chain;
-        self.marked = self.persisted;
-        if batch.kind == BatchKind::Records {
-            self.last_records = seqno;
+        match batch.kind {
+            BatchKind::Records => (self.last_records, self.statements) = (seqno, 0),
+            BatchKind::Opening => {}
+            BatchKind::Seal => self.statements += u8::from(self.last_records <= self.persisted),
         }
         base::sometimes!("log: several writes in flight", self.window.len() > 1);
         self.window.push_back(InFlight {
@@ -449,7 +455,7 @@ impl Writer {
 
     /// Whether a seal would put a mark on disk that is not there yet.
     pub(crate) fn wants_seal(&self) -> bool {
-        self.marked < self.last_records
+        self.statements < STATEMENTS_WANTED
     }
 
     /// The number that the next batch will get.
@@ -461,3 +467,6 @@ impl Writer {
 fn before(seqno: Seqno) -> Seqno {
     seqno.prev().expect("batches are numbered from 1")
 }
+
+#[cfg(test)]
+mod tests;

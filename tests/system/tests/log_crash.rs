@@ -126,7 +126,7 @@ fn crash_everywhere(seed: u64, turns: u64, tally: &mut Tally) {
 #[test]
 fn every_crash_point_of_a_thousand_records_recovers_what_was_acknowledged() {
     let seeds: u64 = std::env::var("LOG_CRASH_SEEDS").map_or(1, |n| n.parse().expect("a number of seeds"));
-    base::probe::begin(base::Prng::new(1), 0.0, 0.0);
+    base::probe::begin(base::Prng::new(1), 1.0, 0.03);
     let mut tally = Tally {
         images: 0,
         second_lives: 0,
