@@ -256,8 +256,14 @@ fn frames(late: &Heartbeat) -> String {
     };
     // SAFETY: `count` was loaded with acquire ordering after the handler stored it, and nobody has asked again.
     let addresses = unsafe { &(&(*FRAMES.addresses.get()))[..count] };
-    let mut text = String::new();
-    for (at, address) in addresses.iter().enumerate() {
+    describe(addresses)
+}
+
+/// One line per frame: from where the task stood, without the handler, to where the executor polled it.
+fn describe(addresses: &[*mut c_void]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut polled = false;
+    for address in addresses {
         backtrace::resolve(*address, |symbol| {
             let name = symbol
                 .name()
@@ -267,8 +273,16 @@ fn frames(late: &Heartbeat) -> String {
                 .filename()
                 .and_then(|file| file.file_name())
                 .unwrap_or_default();
-            text.push_str(&format!("  {at:2} {name}  ({}:{line})\n", file.to_string_lossy()));
+            let is_handler = name.ends_with("stall::on_signal");
+            polled |= name.contains("tasks::Beating<");
+            lines.push(format!("  {name}  ({}:{line})", file.to_string_lossy()));
+            if is_handler {
+                lines.clear();
+            }
         });
+        if polled {
+            break;
+        }
     }
-    text
+    lines.join("\n")
 }

@@ -34,6 +34,9 @@ const PREEMPT: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// The first failure, in shard order; the other shards have ended too.
+///
+/// # Panics
+/// Never for a checked configuration.
 pub fn run_shards<M, F, Fut, Failure>(config: &RuntimeConfig, make: F) -> Result<(), RuntimeError>
 where
     M: Send + 'static,

@@ -132,7 +132,10 @@ fn one_park_costs_at_most_one_ring() {
             })
             .collect();
         parker.park();
-        let rung: usize = senders.into_iter().map(|sender| usize::from(sender.join().unwrap())).sum();
+        let rung: usize = senders
+            .into_iter()
+            .map(|sender| usize::from(sender.join().unwrap()))
+            .sum();
         assert!(rung <= 1, "{rung} rings for one park");
         assert_eq!(parker.bell().rung.load(Ordering::Relaxed), rung);
     });

@@ -2,6 +2,7 @@
 //!
 //! The test binary runs itself again with the name of one test and a variable that says "you are the child".
 #![cfg(not(loom))]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(unsafe_code, reason = "the child forbids itself what a container would")]
 
 use corelane_runtime::{

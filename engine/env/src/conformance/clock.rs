@@ -66,7 +66,8 @@ pub(super) async fn yielding_lets_every_ready_task_run<E: Env>(env: E) {
     let ran = Rc::new(Cell::new(0));
     for _ in 0..TASKS {
         let ran = ran.clone();
-        env.tasks().spawn(TaskClass::Foreground, async move { ran.set(ran.get() + 1) });
+        env.tasks()
+            .spawn(TaskClass::Foreground, async move { ran.set(ran.get() + 1) });
     }
     assert_eq!(ran.get(), 0, "spawning runs nothing");
     env.tasks().yield_now().await;

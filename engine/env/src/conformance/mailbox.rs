@@ -24,7 +24,9 @@ impl<B: Mailbox<u64>> Post<B> {
 
     fn others(&self) -> impl Iterator<Item = ShardId> + use<B> {
         let own = self.mailbox.shard();
-        (0..self.mailbox.shards()).map(ShardId).filter(move |shard| *shard != own)
+        (0..self.mailbox.shards())
+            .map(ShardId)
+            .filter(move |shard| *shard != own)
     }
 
     async fn send(&self, to: ShardId, mut message: u64) {
@@ -60,7 +62,11 @@ impl<B: Mailbox<u64>> Post<B> {
         }
         self.mailbox.flush();
         while self.met < self.mailbox.shards() - 1 {
-            assert_eq!(self.try_receive(), None, "every message of the case was received before");
+            assert_eq!(
+                self.try_receive(),
+                None,
+                "every message of the case was received before"
+            );
             if self.met < self.mailbox.shards() - 1 {
                 self.mailbox.readable().await;
             }
@@ -118,7 +124,11 @@ pub(super) async fn a_full_ring_hands_the_message_back<E: Env, B: Mailbox<u64>>(
                 assert_eq!(message, expected);
                 expected += 1;
             }
-            assert_eq!(post.receive().await.1, expected, "what was handed back was not sent as well");
+            assert_eq!(
+                post.receive().await.1,
+                expected,
+                "what was handed back was not sent as well"
+            );
         }
         _ => {}
     }

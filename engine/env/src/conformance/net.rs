@@ -24,9 +24,14 @@ async fn connection<E: Env>(env: &E) -> ((ReaderOf<E>, WriterOf<E>), (ReaderOf<E
     let listener = listen(env);
     let (sender, receiver) = oneshot();
     let (net, address) = (env.net().clone(), listener.address());
-    env.tasks().spawn(TaskClass::Foreground, async move { sender.send(net.connect(address).await) });
+    env.tasks().spawn(TaskClass::Foreground, async move {
+        sender.send(net.connect(address).await);
+    });
     let accepted = listener.accept().await.expect("somebody connects");
-    let connected = receiver.await.expect("the task ran to its end").expect("somebody listens");
+    let connected = receiver
+        .await
+        .expect("the task ran to its end")
+        .expect("somebody listens");
     (env.net().adopt(connected), env.net().adopt(accepted))
 }
 
@@ -45,7 +50,10 @@ async fn read_exactly(reader: &mut impl Reader, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut got = 0;
     while got < len {
-        let some = reader.read(&mut bytes[got..]).await.expect("the connection holds");
+        let some = reader
+            .read(&mut bytes[got..])
+            .await
+            .expect("the connection holds");
         assert!(some > 0, "the stream ended after {got} of {len} bytes");
         got += some;
     }
@@ -98,7 +106,12 @@ pub(super) async fn nobody_listens_there<E: Env>(env: E) {
     drop(listener);
     // The listener's socket may close a moment later.
     env.clock().sleep(Duration::from_millis(50)).await;
-    let error = env.net().connect(address).await.map(drop).expect_err("the listener is gone");
+    let error = env
+        .net()
+        .connect(address)
+        .await
+        .map(drop)
+        .expect_err("the listener is gone");
     assert_eq!(error.kind, std::io::ErrorKind::ConnectionRefused);
 }
 
@@ -106,7 +119,9 @@ pub(super) async fn dropping_both_halves_ends_the_peers_stream<E: Env>(env: E) {
     let (near, (mut reader, _writer)) = connection(&env).await;
     let (near_reader, near_writer) = near;
     drop(near_reader);
-    write_all(&near_writer, b"still here").await.expect("one half is left");
+    write_all(&near_writer, b"still here")
+        .await
+        .expect("one half is left");
     assert_eq!(read_exactly(&mut reader, 10).await, b"still here");
     drop(near_writer);
     assert!(has_ended(&mut reader).await);
@@ -114,7 +129,9 @@ pub(super) async fn dropping_both_halves_ends_the_peers_stream<E: Env>(env: E) {
 
 pub(super) async fn what_was_sent_before_the_end_arrives<E: Env>(env: E) {
     let (near, (mut reader, _writer)) = connection(&env).await;
-    write_all(&near.1, &pattern(5000)).await.expect("the reader is there");
+    write_all(&near.1, &pattern(5000))
+        .await
+        .expect("the reader is there");
     drop(near);
     // The bytes and the end may both be there before the first read; neither may hide the other.
     env.clock().sleep(Duration::from_millis(20)).await;
@@ -206,14 +223,18 @@ pub(super) async fn a_dropped_read_loses_nothing<E: Env>(env: E) {
             let early = poll_fn(|context| Poll::Ready(read.as_mut().poll(context).is_ready())).await;
             assert!(!early, "nothing was sent");
         }
-        write_all(&writer, &[round; 4]).await.expect("the reader is there");
+        write_all(&writer, &[round; 4])
+            .await
+            .expect("the reader is there");
         assert_eq!(read_exactly(&mut reader, 4).await, [round; 4]);
     }
 }
 
 pub(super) async fn a_detached_connection_goes_on_where_it_was<E: Env>(env: E) {
     let ((_, writer), (mut reader, back)) = connection(&env).await;
-    write_all(&writer, b"before after").await.expect("the reader is there");
+    write_all(&writer, b"before after")
+        .await
+        .expect("the reader is there");
     assert_eq!(read_exactly(&mut reader, 7).await, b"before ");
     let socket = env.net().detach(reader, back);
     env.tasks().yield_now().await;
@@ -267,7 +288,13 @@ pub(super) async fn two_listeners_of_one_process_share_an_address<E: Env>(env: E
     drop(first);
     let (sender, receiver) = oneshot();
     let (net, address) = (env.net().clone(), second.address());
-    env.tasks().spawn(TaskClass::Foreground, async move { sender.send(net.connect(address).await.is_ok()) });
-    second.accept().await.map(drop).expect("the other listener goes on");
+    env.tasks().spawn(TaskClass::Foreground, async move {
+        sender.send(net.connect(address).await.is_ok());
+    });
+    second
+        .accept()
+        .await
+        .map(drop)
+        .expect("the other listener goes on");
     assert_eq!(receiver.await, Some(true));
 }

@@ -165,7 +165,7 @@ impl<T: Send> Receiver<T> {
     #[inline]
     pub fn release_due(&self) -> bool {
         let held = self.head.wrapping_sub(self.released);
-        held >= RELEASE_EVERY.min((self.ring.mask + 1) / 2).max(1)
+        held >= RELEASE_EVERY.min(self.ring.mask.div_ceil(2)).max(1)
     }
 
     /// Gives the slots of received messages back, and says whether there were any. The caller wakes a waiting sender.

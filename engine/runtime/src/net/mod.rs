@@ -97,6 +97,6 @@ impl env::Net for TcpNet {
     }
 
     fn detach(&self, reader: SocketReader, writer: SocketWriter) -> Socket {
-        SocketReader::join(reader, writer)
+        SocketReader::join(&reader, &writer)
     }
 }

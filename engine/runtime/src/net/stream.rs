@@ -50,8 +50,8 @@ impl SocketReader {
         }
     }
 
-    /// A connection that no shard polls, from its two halves.
-    pub(super) fn join(reader: Self, writer: SocketWriter) -> Socket {
+    /// A connection that no shard polls, from its two halves, which the caller then drops.
+    pub(super) fn join(reader: &Self, writer: &SocketWriter) -> Socket {
         assert!(
             Rc::ptr_eq(&reader.connection, &writer.connection),
             "the halves belong to two connections"

@@ -176,20 +176,15 @@ impl Reactor {
         drop((ring, slots));
         for source in rearm {
             base::sometimes!("reactor: a poll ended and was armed again");
-            self.arm(source);
+            self.watch(&source);
         }
         busy
     }
 
-    fn arm(&self, source: Rc<Source>) {
-        let fd = source.raw_fd();
-        let token = self.slots.borrow_mut().insert_source(source);
-        self.push(source::poll_entry(fd).user_data(token));
-    }
-
     /// Polls `source` for both directions until [`Self::forget`].
     pub(crate) fn watch(&self, source: &Rc<Source>) {
-        self.arm(source.clone());
+        let token = self.slots.borrow_mut().insert_source(source);
+        self.push(source::poll_entry(source.raw_fd()).user_data(token));
     }
 
     /// Stops polling `source`; the descriptor closes when the kernel has let go of it.

@@ -80,7 +80,7 @@ impl Slots {
         self.put(Slot::Waiting { payload, waker: None })
     }
 
-    pub(super) fn insert_source(&mut self, source: Rc<Source>) -> u64 {
+    pub(super) fn insert_source(&mut self, source: &Rc<Source>) -> u64 {
         let token = self.put(Slot::Polling(source.clone()));
         source.set_token(Some(token));
         token
