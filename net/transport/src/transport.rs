@@ -270,10 +270,11 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
 
     /// Closes a connection once what it has been sent so far is gone or cannot go.
     pub fn close(&self, id: ConnectionId) {
-        if let Some(link) = self.0.slots.borrow().get(id) {
-            self.push_out(&link);
-            link.end(CloseReason::Local);
-        }
+        let Some(link) = self.0.slots.borrow().get(id) else {
+            return;
+        };
+        self.push_out(&link);
+        link.end(CloseReason::Local);
     }
 
     /// Closes every connection.

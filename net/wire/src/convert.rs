@@ -1,4 +1,5 @@
 //! Between archived messages and the vocabulary of `base`, without copying.
+#![deny(clippy::indexing_slicing)]
 
 use crate::reply::{
     ArchivedConditionFailed, ArchivedErrorReply, ArchivedGetReply, ArchivedRangeEntry, ArchivedScanPage,

@@ -3,6 +3,7 @@
 //! The frame's checksum says that the bytes are what the sender meant; the checks here say that they are a message: every
 //! pointer, length, discriminant and string of the archive lies where it may. Whether a key is too long, or a span makes
 //! sense, is for the server to say, with an error reply: it does not end the connection.
+#![deny(clippy::indexing_slicing)]
 
 use crate::frame::{Frame, Kind};
 use crate::outbox::Message;

@@ -9,6 +9,7 @@
 //!
 //! The checksum covers the first 12 bytes and the payload. Padding makes every frame of a 16-aligned buffer start aligned,
 //! so that archives are read in place; it is not counted in `length` and must be zero.
+#![deny(clippy::indexing_slicing)]
 
 use base::{RequestId, checksum, limits};
 

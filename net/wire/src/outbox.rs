@@ -5,6 +5,7 @@
 //!         0            sent│                    │len
 //!                          └── bytes(): waits to be sent
 //! ```
+#![deny(clippy::indexing_slicing)]
 
 use crate::frame::{FRAME_ALIGN, HEADER_BYTES, Header, Kind};
 use base::{RequestId, limits};
@@ -16,7 +17,7 @@ use rkyv::ser::{Positional, Serializer, Writer};
 use rkyv::util::AlignedVec;
 
 /// An outbox that has been drained keeps at most this much memory.
-const KEEP_BYTES: usize = 256 << 10;
+const KEEP_BYTES: usize = 64 << 10;
 /// Scratch for archiving lists, kept between messages.
 const SCRATCH_BYTES: usize = 1024;
 

@@ -4,6 +4,7 @@
 //!   rows   [ts, 3, 5] [ts, 4, 0]
 //!   data   k e y v a l u e k e y 2
 //! ```
+#![deny(clippy::indexing_slicing)]
 
 use crate::convert::Stamp;
 use crate::reply::{ArchivedRowHead, ArchivedScanPage, RowHead, ScanPage};

@@ -9,6 +9,7 @@
 //! Invariants:
 //! - `start` is a multiple of 16, so that every payload is aligned for in-place access.
 //! - The buffer grows only when it is full of bytes that have arrived: announcing a long frame costs the peer that frame.
+#![deny(clippy::indexing_slicing)]
 
 use crate::frame::{FRAME_ALIGN, Frame, FrameError, HEADER_BYTES, Header, frame_bytes};
 use base::limits;
@@ -55,6 +56,9 @@ impl FrameReader {
     }
 
     /// Room to receive into; never empty. Whatever is received is announced by [`Self::filled`].
+    ///
+    /// # Panics
+    /// When the buffer is full of whole frames: [`Self::next`] must have given `None` or an error before.
     pub fn spare(&mut self) -> &mut [u8] {
         if self.start == self.end {
             self.start = 0;
@@ -72,6 +76,12 @@ impl FrameReader {
             let len = (self.buf.len() * 2).max(BASE_BYTES).min(self.bytes_max());
             self.buf.resize(len, 0);
         }
+        // What `next` leaves behind is shorter than the longest frame, and the buffer may be longer than that.
+        assert!(
+            self.end < self.buf.len(),
+            "{} bytes of whole frames were not taken out",
+            self.end - self.start
+        );
         self.buf.as_mut_slice().split_at_mut(self.end).1
     }
 
