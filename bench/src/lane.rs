@@ -23,6 +23,25 @@ pub(crate) enum Source {
     Load(LoadCursor),
 }
 
+impl Source {
+    /// An action has been answered; `true` when it will be drawn again because the server refused it.
+    pub(crate) fn settled(&mut self, action: Action, refused: bool) -> bool {
+        match (self, action) {
+            (Self::Mix(mix), Action::Put { record }) => {
+                if mix.inserts(action) {
+                    mix.inserted(record);
+                }
+                false
+            }
+            (Self::Load(cursor), Action::Put { record }) if refused => {
+                cursor.again.push(record);
+                true
+            }
+            (Self::Mix(_) | Self::Load(_), _) => false,
+        }
+    }
+}
+
 /// Walks the records that one connection loads: those of its shard, dealt out among the shard's connections.
 #[derive(Debug, Clone)]
 pub(crate) struct LoadCursor {

@@ -29,7 +29,7 @@ use crate::workload::{Action, Layout};
 
 /// How long answers are waited for after the measured time.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Requests that loading sends again before it gives up.
+/// Refusals in a row, over all connections, after which loading gives up.
 const LOAD_RETRIES_MAX: u64 = 10_000;
 /// Longest sleep in a poll, so that the end of a run is noticed.
 const POLL_MAX: Duration = Duration::from_millis(20);
@@ -232,7 +232,7 @@ impl Loader {
         if self.context.schedule.is_none() {
             return Ok(());
         }
-        let mut touched_from = None;
+        let mut started = false;
         let lanes = self.lanes.len();
         let mut full = 0;
         while full < lanes {
@@ -246,11 +246,11 @@ impl Loader {
                 break;
             };
             full = 0;
-            touched_from = touched_from.or(Some(at));
+            started = true;
             self.context.recorder.lagged(now_ns - intended_ns);
             self.start(at, intended_ns)?;
         }
-        if touched_from.is_some() {
+        if started {
             for at in 0..lanes {
                 self.flush(at)?;
             }
@@ -398,17 +398,8 @@ impl Loader {
             if !refused {
                 common.recorder.answered(request.intended_ns, now_ns);
             }
-            if let (Source::Mix(mix), Action::Put { record }) = (&*source, request.action)
-                && mix.inserts(request.action)
-            {
-                mix.inserted(record);
-            }
-            if let (true, Source::Load(cursor), Action::Put { record }) =
-                (refused, &mut *source, request.action)
-            {
-                *retries += 1;
-                cursor.again.push(record);
-            }
+            let goes_again = source.settled(request.action, refused);
+            *retries = if goes_again { *retries + 1 } else { 0 };
         });
         *in_flight -= answers;
         common.shared.answers.fetch_add(answers, Ordering::Relaxed);
