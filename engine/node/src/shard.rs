@@ -74,31 +74,39 @@ pub(crate) trait FrontShard<E: Env> {
 }
 
 impl<E: Env, B: 'static> Front<E, B> {
-    fn shard(&self) -> Rc<dyn FrontShard<E>> {
-        let shard = self.shard.get().and_then(Weak::upgrade);
-        shard.expect("connections live between the start and the end of their shard")
+    /// The shard; `None` when it has ended and its connections, which are being closed, have not yet.
+    fn shard(&self) -> Option<Rc<dyn FrontShard<E>>> {
+        self.shard.get().and_then(Weak::upgrade)
     }
 }
 
 impl<E: Env, B: 'static> Handler<Socket<E>> for Front<E, B> {
     fn on_hello(&self, id: ConnectionId, request: RequestId, hello: &ArchivedHello<'static>) -> HelloAnswer {
-        self.shard().on_hello(id, request, hello)
+        self.shard()
+            .map_or(HelloAnswer::Refuse, |shard| shard.on_hello(id, request, hello))
     }
 
     fn on_frame(&self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError> {
-        self.shard().on_frame(id, frame)
+        base::sometimes!("node: frame after the end of its shard", self.shard().is_none());
+        self.shard().map_or(Ok(()), |shard| shard.on_frame(id, frame))
     }
 
     fn on_batch_end(&self) {
-        self.shard().on_batch_end();
+        if let Some(shard) = self.shard() {
+            shard.on_batch_end();
+        }
     }
 
-    fn on_handover(&self, shard: ShardId, handover: Handover<Socket<E>>) {
-        self.shard().on_handover(shard, handover);
+    fn on_handover(&self, to: ShardId, handover: Handover<Socket<E>>) {
+        if let Some(shard) = self.shard() {
+            shard.on_handover(to, handover);
+        }
     }
 
     fn on_close(&self, id: ConnectionId, _reason: &CloseReason) {
-        self.shard().on_close(id);
+        if let Some(shard) = self.shard() {
+            shard.on_close(id);
+        }
     }
 }
 
