@@ -565,7 +565,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let span = &local.replica.descriptor().span;
             let inside = write.conditions().all(|c| span.contains(c.key()))
                 && write.ops().all(|op| span.contains(op.key()));
-            let blocked = local.replica.is_blocked();
+            // And what it writes may by now be what another one is reading for.
+            let blocked = local.replica.is_blocked() || local.replica.is_reserved(write.ops());
             match refusal {
                 Some(refusal) => state.refuse(request.origin, &refusal),
                 None if !inside || blocked => {

@@ -196,6 +196,13 @@ impl<W> Replica<W> {
         conditions.for_each(|condition| self.reserved.remove(condition.key()));
     }
 
+    /// Whether a conditional write that is being read for has reserved a key that one of `ops` touches. One that has been
+    /// read for asks again before it is proposed: its mutations may touch more keys than its conditions.
+    #[must_use]
+    pub fn is_reserved<'a>(&self, mut ops: impl Iterator<Item = WriteOp<'a>>) -> bool {
+        ops.any(|op| self.reserved.touched_by(&op))
+    }
+
     /// Keeps a request until the state has changed; [`Self::unpark`] hands it out again.
     pub fn park(&mut self, request: W) {
         self.parked.push_back(request);
