@@ -172,7 +172,7 @@ fn mutated_payloads_are_errors_or_readable() {
 fn malformed(data: &[u8]) -> bool {
     let mut aligned = rkyv::util::AlignedVec::<16>::new();
     aligned.extend_from_slice(&data[1..]);
-    let kind = wire::Kind::from_byte(data[0]).unwrap();
+    let kind = wire::Kind::from_byte(data[0]).expect("samples have a kind");
     let frame = wire::Frame {
         kind,
         request: RequestId(1),
