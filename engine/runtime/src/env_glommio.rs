@@ -2,6 +2,7 @@
 
 use crate::disk::DiskFs;
 use crate::net::TcpNet;
+use crate::reactor::Reactor;
 use crate::stall::now_ns;
 use crate::tasks::TaskQueues;
 use base::Prng;
@@ -13,8 +14,8 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The clocks of the machine.
-#[derive(Debug, Clone)]
-pub struct MonotonicClock(());
+#[derive(Clone)]
+pub struct MonotonicClock(Rc<Reactor>);
 
 impl env::Clock for MonotonicClock {
     fn now(&self) -> Instant {
@@ -30,7 +31,8 @@ impl env::Clock for MonotonicClock {
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> {
-        glommio::timer::sleep(duration)
+        let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.0.sleep_until(now_ns().saturating_add(duration_ns))
     }
 }
 
@@ -47,10 +49,10 @@ struct Parts {
 }
 
 impl GlommioEnv {
-    pub(crate) fn new(disk: DiskFs, net: TcpNet, tasks: TaskQueues) -> Self {
+    pub(crate) fn new(reactor: Rc<Reactor>, disk: DiskFs, net: TcpNet, tasks: TaskQueues) -> Self {
         let prng = RefCell::new(Prng::new(system_seed()));
         Self(Rc::new(Parts {
-            clock: MonotonicClock(()),
+            clock: MonotonicClock(reactor),
             disk,
             net,
             tasks,

@@ -10,19 +10,21 @@
 //!                             └─► shutdown (signals) ── mailbox rings between the shards
 //! ```
 //!
-//! glommio gives threads, task queues with shares and timers. Files and sockets go through a ring of our own
+//! glommio gives executors and task queues with shares. Files, sockets and timers go through a ring of our own
 //! ([`reactor`]), which costs less per message and keeps glommio's disk faults away (`docs/decisions/0002-net-path.md`).
 //!
 //! Invariants:
 //! - Nothing of one shard is touched by another, except the mailbox rings and the parkers beside them.
 //! - A shard's thread never blocks on a file or a name: what the ring cannot do runs on a blocking thread.
-//! - Atomics live in `mailbox`, `stall` and `shutdown` only.
+//! - Atomics live in `mailbox`, `blocking`, `stall` and `shutdown` only.
 #![allow(unsafe_code, reason = "the system's interface; each block argues its case")]
 
 #[cfg(not(loom))]
 mod config;
 pub mod mailbox;
 
+#[cfg(not(loom))]
+mod blocking;
 #[cfg(not(loom))]
 mod disk;
 #[cfg(not(loom))]

@@ -1,5 +1,6 @@
 //! Starting the shards of a process.
 
+use crate::blocking::Blocking;
 use crate::config::{RuntimeConfig, RuntimeError};
 use crate::disk::DiskFs;
 use crate::env_glommio::GlommioEnv;
@@ -21,8 +22,8 @@ use std::thread::JoinHandle;
 const GLOMMIO_IO_BYTES: usize = 64 << 10;
 /// Depth of glommio's own rings, which carry the bell and the timers only.
 const GLOMMIO_RING_DEPTH: usize = 16;
-/// How soon glommio's reactor gets a turn while tasks keep its executor busy.
-const PREEMPT: Duration = Duration::from_millis(1);
+/// glommio's preemption timer: never, for the reason that `reactor` gives. Tasks yield their queue by themselves.
+const PREEMPT: Duration = Duration::from_hours(24);
 
 /// Runs the shards of this process and returns when all have ended.
 ///
@@ -168,14 +169,18 @@ impl Shard {
             let mailbox = RingMailbox::new(seat);
             reactor.add_inputs(mailbox.inputs());
             reactor.add_inputs(shutdown::inputs());
-            let driver = tasks.run(reactor.clone().drive());
-            let disk = DiskFs::new(reactor.clone(), &self.config.data_dir);
-            let env = GlommioEnv::new(disk, TcpNet::new(reactor.clone()), tasks.clone());
+            let driver = tasks.drive();
+            let blocking = Blocking::start(index, self.parker.clone()).map_err(|error| error.to_string())?;
+            reactor.add_inputs(blocking.clone());
+            let disk = DiskFs::new(reactor.clone(), blocking, &self.config.data_dir);
+            let env = GlommioEnv::new(reactor.clone(), disk, TcpNet::new(reactor.clone()), tasks.clone());
             let outcome = tasks
                 .run(async move { make(env, mailbox).await.map_err(|error| error.to_string()) })
                 .await;
+            tasks.stop();
             reactor.quiesce().await;
-            driver.cancel().await;
+            reactor.stop();
+            driver.await;
             outcome
         });
         heartbeat.detach();

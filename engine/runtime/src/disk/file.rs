@@ -1,7 +1,8 @@
 //! An open file.
 
 use super::buffer::Buffer;
-use super::name::{blocking, disk_error};
+use super::name::disk_error;
+use crate::blocking::Blocking;
 use crate::reactor::{Done, Payload, Reactor};
 use base::limits::BLOCK_BYTES;
 use env::{DiskError, DiskOp};
@@ -18,14 +19,16 @@ const TRANSFER_BYTES_MAX: usize = 1 << 30;
 /// A file of the data directory.
 pub struct DiskFile {
     reactor: Rc<Reactor>,
+    blocking: Rc<Blocking>,
     fd: Rc<Descriptor>,
     path: Rc<str>,
 }
 
 impl DiskFile {
-    pub(super) fn new(reactor: Rc<Reactor>, fd: OwnedFd, path: &str) -> Self {
+    pub(super) fn new(reactor: Rc<Reactor>, blocking: Rc<Blocking>, fd: OwnedFd, path: &str) -> Self {
         Self {
             reactor,
+            blocking,
             fd: Rc::new(Descriptor::new(fd)),
             path: path.into(),
         }
@@ -189,7 +192,10 @@ impl env::File for DiskFile {
             .owned()
             .try_clone()
             .map_err(|error| self.error(DiskOp::SetLen, None, &error))?;
-        let outcome = blocking(move || std::fs::File::from(fd).set_len(len)).await;
+        let outcome = self
+            .blocking
+            .run(move || std::fs::File::from(fd).set_len(len))
+            .await;
         outcome.map_err(|error| self.error(DiskOp::SetLen, None, &error))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::buffer::Buffer;
 use super::file::DiskFile;
+use crate::blocking::Blocking;
 use crate::reactor::Reactor;
 use env::{DirEntry, DiskError, DiskOp, OpenMode};
 use std::fs::{self, File, OpenOptions};
@@ -15,6 +16,7 @@ use std::rc::Rc;
 #[derive(Clone)]
 pub struct DiskFs {
     reactor: Rc<Reactor>,
+    blocking: Rc<Blocking>,
     root: Rc<Path>,
 }
 
@@ -28,15 +30,11 @@ pub(super) fn disk_error(op: DiskOp, path: &str, error: &io::Error) -> DiskError
     }
 }
 
-/// Runs `work` on the executor's blocking thread.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    glommio::executor().spawn_blocking(work).await
-}
-
 impl DiskFs {
-    pub(crate) fn new(reactor: Rc<Reactor>, root: &Path) -> Self {
+    pub(crate) fn new(reactor: Rc<Reactor>, blocking: Rc<Blocking>, root: &Path) -> Self {
         Self {
             reactor,
+            blocking,
             root: root.into(),
         }
     }
@@ -60,9 +58,8 @@ impl DiskFs {
         work: impl FnOnce(PathBuf) -> io::Result<T> + Send + 'static,
     ) -> Result<T, DiskError> {
         let full = self.full(path);
-        blocking(move || work(full))
-            .await
-            .map_err(|error| disk_error(op, path, &error))
+        let work = self.blocking.run(move || work(full));
+        work.await.map_err(|error| disk_error(op, path, &error))
     }
 
     async fn open_file(&self, op: DiskOp, path: &str, mode: OpenMode) -> Result<DiskFile, DiskError> {
@@ -70,7 +67,12 @@ impl DiskFs {
         let fd = self
             .run(op, path, move |full| open_direct(&full, mode, create))
             .await?;
-        Ok(DiskFile::new(self.reactor.clone(), fd, path))
+        Ok(DiskFile::new(
+            self.reactor.clone(),
+            self.blocking.clone(),
+            fd,
+            path,
+        ))
     }
 }
 

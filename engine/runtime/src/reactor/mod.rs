@@ -12,35 +12,47 @@
 //! the completion signal on, looks once more, and awaits the eventfd through glommio. The same eventfd is the bell that other
 //! shards ring ([`crate::mailbox::wake`]).
 //!
+//! glommio's executor must be kept from events that tell it nothing: when one arrives between its reactor and its first task,
+//! 0.9.0 takes the empty round for idleness and parks with tasks ready, for ever if nothing else comes. Its preemption timer
+//! is such an event (found here with a timer of 1 ms on a busy machine: one start in fifteen hung), a late answer of its
+//! blocking thread another. So the timer is set to a day, timers and blocking work are our own, tasks yield their queue by
+//! themselves, and the one event that glommio's reactor ever sees is the bell, which always wakes the driver.
+//!
 //! Sockets use one multishot poll each, armed once: data that arrives costs a completion and a `recv`, no submission.
 //! Buffers and descriptors of an operation belong to the reactor until the kernel is done with them, whatever happens to the
 //! future that waits for it.
 
 mod operation;
 mod source;
+mod timer;
 
 pub(crate) use operation::{Done, Operation, Payload};
 pub(crate) use source::Source;
 
 use crate::mailbox::wake::Parker;
 use crate::mailbox::{EventBell, Inputs};
-use core::cell::{Cell, RefCell};
+use crate::stall::now_ns;
+use core::cell::{Cell, RefCell, UnsafeCell};
 use core::future::{Future, poll_fn};
 use core::pin::{Pin, pin};
 use core::task::{Context, Poll, Waker};
 use glommio::io::BufferedFile;
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use operation::Slots;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::FromRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use timer::Timers;
 
 /// Entries that one `io_uring_enter` may submit.
 const SUBMISSIONS: u32 = 256;
 /// Completions that may wait to be reaped; more stay with the kernel until there is room.
 const COMPLETIONS: u32 = 4096;
+
+/// Turns of the driver after which glommio's scheduler chooses a task queue anew.
+const TURNS_PER_SHARE: u32 = 16;
 
 /// One shard's ring and all that waits for it.
 pub(crate) struct Reactor {
@@ -55,6 +67,13 @@ pub(crate) struct Reactor {
     /// The driver, while it is parked.
     driver: RefCell<Option<Waker>>,
     kicked: Cell<bool>,
+    /// The driver is to end.
+    stopping: Cell<bool>,
+    timers: RefCell<Timers>,
+    /// The deadline that the kernel was told, if it was.
+    armed_ns: Cell<Option<u64>>,
+    /// That deadline as the kernel reads it, when the entry is submitted.
+    armed: Box<UnsafeCell<types::Timespec>>,
 }
 
 impl Reactor {
@@ -71,6 +90,10 @@ impl Reactor {
             inputs: RefCell::default(),
             driver: RefCell::default(),
             kicked: Cell::new(false),
+            stopping: Cell::new(false),
+            timers: RefCell::default(),
+            armed_ns: Cell::new(None),
+            armed: Box::default(),
         };
         reactor.ring.get_mut().completion().disable_eventfd();
         Ok(Rc::new(reactor))
@@ -107,6 +130,7 @@ impl Reactor {
     fn turn(&self) -> bool {
         let mut busy = self.submit();
         busy |= self.reap();
+        busy |= self.fire_timers();
         for inputs in self.inputs.borrow().iter() {
             busy |= inputs.look();
         }
@@ -169,6 +193,13 @@ impl Reactor {
         for completion in ring.completion() {
             busy = true;
             let more = cqueue::more(completion.flags());
+            if completion.user_data() == operation::TIMEOUT {
+                // Cancelled means that a nearer one has taken its place.
+                if completion.result() != -libc::ECANCELED {
+                    self.armed_ns.set(None);
+                }
+                continue;
+            }
             if let Some(source) = slots.complete(completion.user_data(), completion.result(), more) {
                 rearm.push(source);
             }
@@ -221,15 +252,99 @@ impl Reactor {
         }
     }
 
-    /// The driver: runs for as long as the shard does.
+    /// Completes at `deadline_ns` of the monotonic clock.
+    pub(crate) async fn sleep_until(&self, deadline_ns: u64) {
+        let sleeper = Sleeper {
+            timers: &self.timers,
+            deadline_ns,
+            id: self.timers.borrow_mut().enter(),
+        };
+        poll_fn(|context| {
+            if now_ns() >= deadline_ns {
+                return Poll::Ready(());
+            }
+            self.timers
+                .borrow_mut()
+                .set(deadline_ns, sleeper.id, context.waker());
+            // A parked driver knows of the deadlines before its park only.
+            if self.armed_ns.get().is_none_or(|armed_ns| deadline_ns < armed_ns) {
+                self.kick();
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn fire_timers(&self) -> bool {
+        if self
+            .timers
+            .borrow()
+            .nearest_ns()
+            .is_none_or(|nearest_ns| nearest_ns > now_ns())
+        {
+            return false;
+        }
+        let due = self.timers.borrow_mut().take_due(now_ns());
+        due.into_iter().for_each(Waker::wake);
+        true
+    }
+
+    /// Tells the kernel when the park must end at the latest.
+    fn arm_timeout(&self) {
+        let Some(deadline_ns) = self.timers.borrow().nearest_ns() else {
+            return;
+        };
+        if self
+            .armed_ns
+            .get()
+            .is_some_and(|armed_ns| armed_ns <= deadline_ns)
+        {
+            return;
+        }
+        if self.armed_ns.replace(Some(deadline_ns)).is_some() {
+            self.push(
+                opcode::TimeoutRemove::new(operation::TIMEOUT)
+                    .build()
+                    .user_data(operation::IGNORED),
+            );
+        }
+        let nanoseconds = u32::try_from(deadline_ns % 1_000_000_000).expect("below 10^9");
+        let timespec = types::Timespec::new()
+            .sec(deadline_ns / 1_000_000_000)
+            .nsec(nanoseconds);
+        // SAFETY: the kernel reads it during a submission, which this thread makes, so nobody reads it now.
+        unsafe { *self.armed.get() = timespec };
+        let timeout = opcode::Timeout::new(self.armed.get()).flags(types::TimeoutFlags::ABS);
+        self.push(timeout.build().user_data(operation::TIMEOUT));
+        self.submit();
+    }
+
+    /// Lets the driver end. (Cancelling its task instead does not always wake who waits for the end, in glommio 0.9.0.)
+    pub(crate) fn stop(&self) {
+        self.stopping.set(true);
+        self.kick();
+    }
+
+    /// The driver: runs until [`Self::stop`].
     pub(crate) async fn drive(self: Rc<Self>) {
         // SAFETY: a duplicate of the bell, owned by this file alone.
         let bell = unsafe { BufferedFile::from_raw_fd(libc::dup(self.parker.bell().as_raw_fd())) };
         let mut rung = pin!(None);
         loop {
+            let mut turns = 0_u32;
             while self.turn() {
-                yield_once().await;
+                turns += 1;
+                // Now and then the other task queue gets its share, although this one is not empty.
+                if turns.is_multiple_of(TURNS_PER_SHARE) {
+                    glommio::executor().yield_task_queue_now().await;
+                } else {
+                    yield_once().await;
+                }
             }
+            if self.stopping.get() {
+                return;
+            }
+            self.arm_timeout();
             self.parker.park();
             self.ring.borrow_mut().completion().enable_eventfd();
             // The kernel publishes first and looks at the flag second; we do the opposite.
@@ -274,6 +389,19 @@ impl Reactor {
         }
         self.driver.replace(Some(context.waker().clone()));
         Poll::Pending
+    }
+}
+
+/// Forgets its timer when the sleep is dropped.
+struct Sleeper<'a> {
+    timers: &'a RefCell<Timers>,
+    deadline_ns: u64,
+    id: u64,
+}
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        self.timers.borrow_mut().forget(self.deadline_ns, self.id);
     }
 }
 
