@@ -33,17 +33,13 @@ fn timed(what: &str, operations: usize, run: impl FnOnce()) {
     println!("{what:<44} {:>8} ns/operation", ns / operations as u128);
 }
 
-fn lookups(tablet: &Tablet<ImageEnv>, keys: u64, prefetch: bool) {
-    let mut prng = Prng::new(5);
-    let mut group = Vec::with_capacity(GROUP);
+fn lookups(tablet: &Tablet<ImageEnv>, keys: &[[u8; 16]], prefetch: bool) {
     let mut found = 0u64;
-    for _ in 0..LOOKUPS / GROUP {
-        group.clear();
-        group.extend((0..GROUP).map(|_| key(prng.below(keys))));
+    for group in keys.chunks(GROUP) {
         if prefetch {
             group.iter().for_each(|key| tablet.prefetch(key));
         }
-        for key in &group {
+        for key in group {
             let seen = tablet.get_cached(key, Timestamp::MAX, |seen| seen.map_or(0, |(_, value)| value[0]));
             found += u64::from(seen.expect("in memory"));
         }
@@ -86,6 +82,8 @@ fn main() {
     let tablet = machine.block_on(create).expect("an empty disk");
     let mut order: Vec<u64> = (0..keys).collect();
     Prng::new(1).shuffle(&mut order);
+    let mut prng = Prng::new(5);
+    let wanted: Vec<[u8; 16]> = (0..LOOKUPS).map(|_| key(prng.below(keys))).collect();
     let value = [b'v'; 100];
     timed("put, keys in random order", count, || {
         for (&number, at) in order.iter().zip(1..) {
@@ -101,9 +99,11 @@ fn main() {
         "memtable",
         shared.memory_bytes() / count
     );
-    timed("get from the memtable", LOOKUPS, || lookups(&tablet, keys, false));
+    timed("get from the memtable", LOOKUPS, || {
+        lookups(&tablet, &wanted, false)
+    });
     timed("get from the memtable, prefetched by 64", LOOKUPS, || {
-        lookups(&tablet, keys, true)
+        lookups(&tablet, &wanted, true)
     });
     timed("scan of the memtable, a row", count, || {
         scan(&machine, &tablet, false, count)
@@ -122,10 +122,10 @@ fn main() {
         scan(&machine, &tablet, true, count)
     });
     timed("get from a cached table", LOOKUPS, || {
-        lookups(&tablet, keys, false)
+        lookups(&tablet, &wanted, false)
     });
     timed("get from a cached table, prefetched by 64", LOOKUPS, || {
-        lookups(&tablet, keys, true)
+        lookups(&tablet, &wanted, true)
     });
     let plan = tablet.plan_full_merge().expect("a table");
     timed("merge, a row", count, || {

@@ -215,7 +215,7 @@ impl Block {
 
     /// Bytes of memory held.
     pub(crate) fn bytes(&self) -> usize {
-        self.data.capacity() + size_of::<Self>()
+        self.data.capacity() + self.layout.bytes() + size_of::<Self>()
     }
 }
 
