@@ -33,12 +33,16 @@ pub struct Run {
     pub outcomes: BTreeMap<&'static str, u64>,
     /// What clients counted.
     pub counts: Counts,
+    /// Refusals of all tries, by code.
+    pub refusals: BTreeMap<String, u64>,
     /// Times that the node lost power or was killed.
     pub crashes: u64,
     /// Times that the node ended with an error, by its text up to the first digit.
     pub failures: BTreeMap<String, u64>,
     /// Whether the node refused to go on because of damage, as it may in a run with damage.
     pub refused: bool,
+    /// What became of the node, for people.
+    pub journal: Vec<String>,
     /// All calls.
     pub history: Rc<History>,
 }
@@ -55,6 +59,7 @@ struct Runner {
     wrong: Vec<String>,
     crashes: u64,
     failures: BTreeMap<String, u64>,
+    journal: Vec<String>,
     /// Starts that failed in a row.
     refusals: u32,
 }
@@ -109,6 +114,7 @@ impl Runner {
             wrong: Vec::new(),
             crashes: 0,
             failures: BTreeMap::new(),
+            journal: Vec::new(),
             refusals: 0,
         }
     }
@@ -156,6 +162,7 @@ impl Runner {
     }
 
     fn note_failure(&mut self, error: &str) {
+        self.note(error);
         let text = error.split_once(": ").map_or(error, |(_, text)| text);
         let kind: String = text.chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
         *self.failures.entry(kind).or_insert(0) += 1;
@@ -169,6 +176,13 @@ impl Runner {
         }
     }
 
+    fn note(&mut self, what: &str) {
+        let seconds = Seconds(self.sim.now().0).as_f64();
+        let (ready, calls) = (self.process.is_ready(), self.history.begun());
+        let line = format!("{seconds:.6} s, {calls} calls, serving {ready}: {what}");
+        self.journal.push(line);
+    }
+
     fn start(&mut self) {
         let mut shards = self.process.shards();
         if self.prng.chance(self.scenario.reshard) {
@@ -176,6 +190,7 @@ impl Runner {
             shards = u16::try_from(drawn).expect("drawn below");
         }
         self.process.restart(&mut self.sim, shards);
+        self.note(&format!("start with {shards} shards"));
     }
 
     /// Ends the process in one of three ways and starts it again, perhaps to crash while it recovers.
@@ -185,6 +200,7 @@ impl Runner {
             self.sim.run_for(Duration::from_nanos(pause));
             match self.prng.below(6) {
                 0 => {
+                    self.note("stop");
                     self.process.stop();
                     let end = self.sim.now() + Duration::from_secs(5);
                     while self.process.exit().is_none() && self.sim.now() < end {
@@ -196,10 +212,12 @@ impl Runner {
                     self.sim.kill(self.process.node());
                 }
                 1 => {
+                    self.note("kill");
                     self.crashes += 1;
                     self.sim.kill(self.process.node());
                 }
                 _ => {
+                    self.note("power loss");
                     self.crashes += 1;
                     self.sim.crash(self.process.node());
                 }
@@ -215,11 +233,16 @@ impl Runner {
 
     /// The second phase begins.
     fn calm(&mut self) {
+        self.note("calm");
         self.sim.calm();
         let roomy = sim::DiskConfig::calm();
         self.sim.set_disk_config(self.process.node(), roomy);
         self.refusals = 0;
-        self.clients.iter().for_each(|client| client.set_habits(self.scenario.habits_calm()));
+        for client in &self.clients {
+            client.set_habits(self.scenario.habits_calm());
+            // A connection keeps the speed that it was given.
+            client.hang_up();
+        }
     }
 
     /// Runs until the budget is used up. Says whether the node serves.
@@ -249,6 +272,7 @@ impl Runner {
 
     /// The node does not serve any more: allowed when its disk is damaged.
     fn give_up(&mut self, what: &str) -> bool {
+        self.note(what);
         if self.scenario.mode != Mode::Damage {
             let failures: Vec<_> = self.failures.keys().collect();
             self.wrong.push(format!("{what}; it said {failures:?}"));
@@ -317,8 +341,11 @@ impl Runner {
                 self.wrong.push(format!("{:?} met corruption on a disk without damage", call.action));
             }
         }
-        let mut counts = Counts::default();
+        let (mut counts, mut refusals) = (Counts::default(), BTreeMap::new());
         for client in &self.clients {
+            for (code, more) in client.refusals() {
+                *refusals.entry(code).or_insert(0) += more;
+            }
             let more = client.counts();
             counts.connections += more.connections;
             counts.retries += more.retries;
@@ -330,9 +357,11 @@ impl Runner {
             wrong: self.wrong,
             outcomes,
             counts,
+            refusals,
             crashes: self.crashes,
             failures: self.failures,
             refused: !alive,
+            journal: self.journal,
             history: self.history,
             report: self.sim.report(),
         }
@@ -396,7 +425,7 @@ impl Run {
     pub fn print(&self) -> String {
         let faults: u64 = self.report.faults.values().sum();
         format!(
-            "seed {}: hash {:016x}, {:.1} virtual s, {} events, {} crashes, {faults} faults, {:?}, {:?}, failures {:?}{}",
+            "seed {}: hash {:016x}, {:.1} virtual s, {} events, {} crashes, {faults} faults, {:?}, {:?}, refusals {:?}, failures {:?}{}",
             self.report.seed,
             self.report.hash,
             Seconds(self.report.now_ns).as_f64(),
@@ -404,6 +433,7 @@ impl Run {
             self.crashes,
             self.outcomes,
             self.counts,
+            self.refusals,
             self.failures,
             if self.refused { ", refused to go on" } else { "" },
         )

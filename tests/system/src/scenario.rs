@@ -197,8 +197,8 @@ fn node_config(prng: &mut Prng) -> NodeConfig {
         clock_offset_max: Duration::from_millis(pick(prng, &[10, 500])),
         clock_horizon: Duration::from_millis(pick(prng, &[20, 300, 3_000])),
         frame_timeout: Duration::from_millis(pick(prng, &[2_000, 10_000])),
-        connections_max: pick(prng, &[16, 10_000]),
-        requests_max: pick(prng, &[1, 4, 4096]),
+        connections_max: 10_000,
+        requests_max: pick(prng, &[64, 4096]),
         maintenance_interval: Duration::from_millis(pick(prng, &[5, 50, 250])),
     }
 }

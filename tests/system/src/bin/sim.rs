@@ -62,7 +62,8 @@ fn elapsed() -> Duration {
 fn one(seed: u64, history: &str) -> ExitCode {
     match try_run(&Scenario::draw(seed)) {
         Ok(run) => {
-            println!("{}", run.print());
+            println!("{:#?}\n{}", Scenario::draw(seed), run.print());
+            run.journal.iter().for_each(|line| println!("{line}"));
             if let Err(error) = std::fs::write(history, run.history.print()) {
                 eprintln!("{history}: {error}");
             }

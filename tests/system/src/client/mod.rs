@@ -21,6 +21,7 @@ use env::{Address, Clock, Env};
 use reply::Reply;
 use session::Session;
 use sim::SimEnv;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use wire::{Code, request};
 
@@ -68,6 +69,8 @@ pub struct Client {
     shards: Cell<u16>,
     ranges: RefCell<Vec<RangeSeen>>,
     counts: Cell<Counts>,
+    /// Refusals, also of tries that were made again, by code.
+    refusals: RefCell<BTreeMap<String, u64>>,
     violations: RefCell<Vec<String>>,
 }
 
@@ -99,6 +102,7 @@ impl Client {
             shards: Cell::new(1),
             ranges: RefCell::default(),
             counts: Cell::new(Counts::default()),
+            refusals: RefCell::default(),
             violations: RefCell::new(Vec::new()),
         })
     }
@@ -108,10 +112,23 @@ impl Client {
         self.habits.set(habits);
     }
 
+    /// Ends the connection: the next call makes another.
+    pub fn hang_up(&self) {
+        if let Some(connection) = self.connection.borrow_mut().take() {
+            connection.hang_up();
+        }
+    }
+
     /// What was counted.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts.get()
+    }
+
+    /// Refusals, also of tries that were made again, by code.
+    #[must_use]
+    pub fn refusals(&self) -> BTreeMap<String, u64> {
+        self.refusals.borrow().clone()
     }
 
     /// What must never be seen and was; taken.
@@ -207,6 +224,8 @@ impl Client {
                 Some(connection)
             }
             Err(code) => {
+                let why = code.map_or("no connection".to_owned(), |code| format!("hello: {code:?}"));
+                *self.refusals.borrow_mut().entry(why).or_insert(0) += 1;
                 if code == Some(Code::NoSuchShard) {
                     self.shards.set(1);
                 }
@@ -350,6 +369,7 @@ impl Client {
     }
 
     fn refused(&self, action: &Action, code: Code, retry_after: Option<Duration>) -> Tried {
+        *self.refusals.borrow_mut().entry(format!("{code:?}")).or_insert(0) += 1;
         let administrative = matches!(action, Action::Split(_) | Action::Move(..));
         match code {
             // Nothing happened, and the next try has another deadline.
