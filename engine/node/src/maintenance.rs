@@ -48,8 +48,9 @@ impl<E: Env, B> State<E, B> {
         let horizon = u64::try_from(self.config.clock_horizon.as_nanos()).unwrap_or(u64::MAX);
         let used = self.hlc.last().wall_ns.saturating_add(horizon / 2) >= self.clock_bound_ns;
         let due = wall_ns.saturating_add(horizon / 2) >= self.clock_bound_ns;
-        if used && due && self.clock_bound_staged.is_none() {
-            self.stage_clock_bound(0);
+        let wanted = self.clock_wanted_ns > self.clock_bound_ns;
+        if (wanted || used && due) && self.clock_bound_staged.is_none() {
+            self.stage_clock_bound(self.clock_wanted_ns);
         }
         let retention = u64::try_from(self.config.retention.as_nanos()).unwrap_or(u64::MAX);
         self.storage

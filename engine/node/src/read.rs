@@ -148,17 +148,22 @@ impl<E: Env, B> State<E, B> {
             && read_ts > now
         {
             let (_, wall_ns) = self.clock();
-            if let Err(ahead) = self.hlc.observe(read_ts, wall_ns) {
+            let mut ahead = self.hlc.clone();
+            if let Err(ahead) = ahead.observe(read_ts, wall_ns) {
                 return Err(NotYet::Refused(Refusal::fatal(
                     Code::TimestampAhead,
                     ahead.to_string(),
                 )));
             }
-            if read_ts.wall_ns > self.clock_bound_ns {
-                // Serving it could outlive a restart whose clock starts lower: the bound has to become durable first.
+            if read_ts.wall_ns > self.clock_bound_ns && !base::planted_bug!("node-clock-bound-ignored") {
+                // Serving it could outlive a restart whose clock starts lower: the bound has to become durable first. Until
+                // then the clock stays where it is, or the next write would be above the bound.
+                base::sometimes!("node: read waits for the clock bound");
+                self.clock_wanted_ns = self.clock_wanted_ns.max(read_ts.wall_ns);
                 self.wake_maintenance = true;
                 return Err(NotYet::Wait);
             }
+            self.hlc = ahead;
         }
         let Some(local) = self.slots[slot as usize].live() else {
             return Err(NotYet::Wait);

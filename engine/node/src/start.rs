@@ -366,6 +366,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         hlc: Hlc::new(assembled.clock, offset_max),
         clock_bound_ns: found.log_bound.wall_ns,
         clock_bound_staged: None,
+        clock_wanted_ns: 0,
         turn_clock: None,
         map: RangeMap::default(),
         routes: Vec::new(),

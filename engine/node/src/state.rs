@@ -202,6 +202,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) clock_bound_ns: u64,
     /// The bound that the log carries and that will be durable with its next batch.
     pub(crate) clock_bound_staged: Option<(Seqno, u64)>,
+    /// A read waits for the bound to reach this.
+    pub(crate) clock_wanted_ns: u64,
     /// The clocks, read once per loop turn.
     pub(crate) turn_clock: Option<(Instant, u64)>,
 
