@@ -1,14 +1,16 @@
 //! SIGINT and SIGTERM as a future that every shard can await.
 //!
-//! The first signal asks for an orderly end; a second one ends the process at once. Both signals are blocked in every
-//! thread and taken by one, so no handler runs anywhere; that thread sets a flag and unparks the shards.
+//! The first signal asks for an orderly end; a second one ends the process at once. The handler only writes a byte into a
+//! pipe; a thread of its own reads it, sets a flag and unparks the shards.
 
 use crate::mailbox::wake::Parker;
 use crate::mailbox::{EventBell, Inputs};
 use core::cell::RefCell;
 use core::future::{Future, poll_fn};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use core::task::{Poll, Waker};
+use std::io::Read;
+use std::os::fd::IntoRawFd;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
@@ -71,34 +73,53 @@ pub(crate) fn begin(parkers: &[Arc<Parker<EventBell>>]) {
     *PARKERS.lock().unwrap_or_else(PoisonError::into_inner) = parkers.to_vec();
 }
 
-/// Blocks SIGINT and SIGTERM for the calling thread and those it starts, and starts the thread that takes them.
+/// Where the signal handler writes; the other end is read by the thread that takes the signals.
+static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn on_signal(signal: i32) {
+    let byte = u8::try_from(signal).unwrap_or(0);
+    // SAFETY: one readable byte, and `write` may be called in a handler; it leaves `errno` as it was found.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(SIGNALLED.load(Ordering::Relaxed), (&raw const byte).cast(), 1);
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// From now on SIGINT and SIGTERM ask the shards to end. A failure is said and otherwise harmless: the signals then end the
+/// process as they always do.
 pub(crate) fn take_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: a zeroed set is valid input of `sigemptyset`, and the calls get pointers to it only.
-        let set = unsafe {
-            let mut set: libc::sigset_t = core::mem::zeroed();
-            libc::sigemptyset(&raw mut set);
-            libc::sigaddset(&raw mut set, libc::SIGINT);
-            libc::sigaddset(&raw mut set, libc::SIGTERM);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, core::ptr::null_mut());
-            set
-        };
-        let spawned = std::thread::Builder::new().name("signals".into()).spawn(move || {
-            loop {
-                let mut signal = 0;
-                // SAFETY: both pointers are valid for the call.
-                if unsafe { libc::sigwait(&raw const set, &raw mut signal) } != 0 {
-                    return;
-                }
-                if REQUESTED.load(Ordering::Acquire) {
-                    std::process::exit(128 + signal);
-                }
-                request_shutdown();
-            }
+        let started = std::io::pipe().and_then(|(reader, writer)| {
+            SIGNALLED.store(writer.into_raw_fd(), Ordering::Relaxed);
+            std::thread::Builder::new()
+                .name("signals".into())
+                .spawn(move || forward(reader))
         });
-        if let Err(error) = spawned {
+        if let Err(error) = started {
             eprintln!("warning: signals will not end the process in order: {error}");
+            return;
+        }
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: a zeroed `sigaction` is valid; the handler does only what a handler may. `SA_RESTART` keeps the
+            // signal from showing in anybody's system calls.
+            unsafe {
+                let mut action: libc::sigaction = core::mem::zeroed();
+                action.sa_sigaction = on_signal as *const () as usize;
+                action.sa_flags = libc::SA_RESTART;
+                libc::sigaction(signal, &raw const action, core::ptr::null_mut());
+            }
         }
     });
+}
+
+fn forward(mut reader: impl Read) {
+    let mut signal = [0];
+    while reader.read_exact(&mut signal).is_ok() {
+        if REQUESTED.load(Ordering::Acquire) {
+            std::process::exit(128 + i32::from(signal[0]));
+        }
+        request_shutdown();
+    }
 }

@@ -273,9 +273,10 @@ fn describe(addresses: &[*mut c_void]) -> String {
                 .filename()
                 .and_then(|file| file.file_name())
                 .unwrap_or_default();
-            let is_handler = name.ends_with("stall::on_signal");
-            polled |= name.contains("tasks::Beating<");
-            lines.push(format!("  {name}  ({}:{line})", file.to_string_lossy()));
+            let file = file.to_string_lossy();
+            let is_handler = name.contains("on_signal");
+            polled |= file == "tasks.rs" && name.contains("poll");
+            lines.push(format!("  {name}  ({file}:{line})"));
             if is_handler {
                 lines.clear();
             }

@@ -1,6 +1,5 @@
 //! The stall detector sees a task that keeps its thread, and nothing else.
 #![cfg(not(loom))]
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use core::time::Duration;
 use corelane_runtime::{GlommioEnv, RingMailbox, RuntimeConfig, run_shards, stalls};
