@@ -147,7 +147,9 @@ impl CliError {
     /// A local file could not be read or written.
     #[must_use]
     pub(crate) fn file(what: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
-        Self::new(code::LOCAL_FILE, Exit::Io, what).cause(format!("{}: {error}", path.display()))
+        Self::new(code::LOCAL_FILE, Exit::Io, what)
+            .cause(format!("{}: {error}", path.display()))
+            .help("check the name, the permissions and the free space")
     }
 
     /// Adds the cause.

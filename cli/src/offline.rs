@@ -62,8 +62,18 @@ impl std::fmt::Display for CliFailure {
     }
 }
 
+/// Refuses a directory that no node has ever used.
+fn require(dir: &Path) -> Result<(), CliError> {
+    if dir.join("IDENTITY").is_file() {
+        return Ok(());
+    }
+    Err(CliError::usage(format!("{} is no data directory of corelane", dir.display()))
+        .help("name the directory that `corelane start --data` was given"))
+}
+
 /// The shards that have a directory below `dir`, ascending.
 pub(crate) fn shards(dir: &Path) -> Result<Vec<base::ShardId>, CliError> {
+    require(dir)?;
     let unreadable = |error| CliError::file("cannot read the data directory", dir, &error);
     let mut shards = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {

@@ -298,7 +298,7 @@ mod tests {
         assert!(lines[0].contains("q7") && lines[1].contains("q8"), "{lines:?}");
         let last = bytes.len() - 1;
         assert!(decode_frames(false, &bytes[..last])[1].contains("incomplete"));
-        bytes[5] ^= 1;
+        bytes[wire::frame::HEADER_BYTES] ^= 1;
         assert!(decode_frames(true, &bytes)[0].contains("not a frame"));
     }
 }

@@ -14,12 +14,22 @@ fn refused(code: Code, what: impl Into<String>) -> CliError {
     CliError::new(code.number(), Exit::Config, what).help(code.help())
 }
 
-/// The machine does not allow a node.
+/// The machine does not allow a node. The runtime's message is a sentence, then the remedy on lines of their own.
 pub(crate) fn of_preflight(error: &PreflightError) -> CliError {
-    match error {
-        PreflightError::IoUring { reason } => {
-            refused(Code::IoUringForbidden, "io_uring is not available").cause(reason.clone())
-        }
+    let code = match error {
+        PreflightError::IoUringForbidden { .. }
+        | PreflightError::IoUringDisabled { .. }
+        | PreflightError::IoUringMissing { .. }
+        | PreflightError::IoUringTooOld { .. } => Code::IoUringForbidden,
+        PreflightError::LockedMemory { .. } => Code::MemlockTooLow,
+        PreflightError::DataDir { .. } => Code::DataDirectoryUnwritable,
+        PreflightError::DataDirInUse { .. } => Code::DataDirectoryInUse,
+        PreflightError::Full { .. } => Code::DiskFull,
+    };
+    let text = error.to_string();
+    match text.split_once('\n') {
+        Some((what, remedy)) => refused(code, what).help(remedy),
+        None => refused(code, text),
     }
 }
 
