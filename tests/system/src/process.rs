@@ -99,6 +99,13 @@ impl Process {
         self.ready.get() == self.shards
     }
 
+    /// Where its shards are, for people.
+    #[must_use]
+    pub fn progress(&self) -> String {
+        let ended: Vec<u16> = self.exits.borrow().iter().map(|(shard, _)| *shard).collect();
+        format!("{} of {} shards serve, ended {ended:?}", self.ready.get(), self.shards)
+    }
+
     /// Whether and how it has ended by itself: at the first error, or when all shards have stopped.
     #[must_use]
     pub fn exit(&self) -> Option<Exit> {

@@ -178,8 +178,8 @@ impl Runner {
 
     fn note(&mut self, what: &str) {
         let seconds = Seconds(self.sim.now().0).as_f64();
-        let (ready, calls) = (self.process.is_ready(), self.history.begun());
-        let line = format!("{seconds:.6} s, {calls} calls, serving {ready}: {what}");
+        let (progress, calls) = (self.process.progress(), self.history.begun());
+        let line = format!("{seconds:.6} s, {calls} calls, {progress}: {what}");
         self.journal.push(line);
     }
 

@@ -173,7 +173,7 @@ fn node_config(prng: &mut Prng) -> NodeConfig {
     NodeConfig {
         listen: Address::from(([0, 0, 0, 0], PORT)),
         log: LogConfig {
-            segment_bytes: pick(prng, &[16 << 10, 32 << 10, 64 << 10]),
+            segment_bytes: pick(prng, &[32 << 10, 48 << 10, 64 << 10]),
             segments_spare: pick(prng, &[1, 2]),
             batch_bytes_max: pick(prng, &[1, 4 << 10, 1 << 20]),
             writes_in_flight_max: pick(prng, &[1, 4, 8]),
