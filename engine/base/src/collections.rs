@@ -27,7 +27,12 @@ pub struct FastHash(ahash::RandomState);
 impl Default for FastHash {
     fn default() -> Self {
         let seed = *SEED.get_or_init(|| 0x5eed_c07e_1a9e_0001);
-        Self(ahash::RandomState::with_seeds(seed, !seed, seed.rotate_left(17), seed.rotate_left(43)))
+        Self(ahash::RandomState::with_seeds(
+            seed,
+            !seed,
+            seed.rotate_left(17),
+            seed.rotate_left(43),
+        ))
     }
 }
 

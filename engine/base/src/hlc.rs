@@ -32,7 +32,11 @@ pub struct ClockOffset {
 impl fmt::Display for ClockOffset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ahead_ms = self.remote.wall_ns.saturating_sub(self.physical_ns) / 1_000_000;
-        write!(f, "remote clock is {ahead_ms} ms ahead, more than the bound of {} ms", self.offset_ns_max / 1_000_000)
+        write!(
+            f,
+            "remote clock is {ahead_ms} ms ahead, more than the bound of {} ms",
+            self.offset_ns_max / 1_000_000
+        )
     }
 }
 
@@ -42,13 +46,20 @@ impl Hlc {
     /// A clock that will never issue a timestamp at or below `floor`.
     #[must_use]
     pub fn new(floor: Timestamp, offset_ns_max: u64) -> Self {
-        Self { last: floor, offset_ns_max }
+        Self {
+            last: floor,
+            offset_ns_max,
+        }
     }
 
     /// Issues the next timestamp, given the physical time in nanoseconds since the Unix epoch.
     pub fn now(&mut self, physical_ns: u64) -> Timestamp {
         let physical = Timestamp::new(physical_ns, 0);
-        self.last = if self.last < physical { physical } else { self.last.next() };
+        self.last = if self.last < physical {
+            physical
+        } else {
+            self.last.next()
+        };
         self.last
     }
 
@@ -64,7 +75,11 @@ impl Hlc {
     /// [`ClockOffset`] when `remote` is ahead of `physical_ns` by more than the bound; the clock is unchanged.
     pub fn observe(&mut self, remote: Timestamp, physical_ns: u64) -> Result<(), ClockOffset> {
         if remote.wall_ns > physical_ns.saturating_add(self.offset_ns_max) {
-            return Err(ClockOffset { remote, physical_ns, offset_ns_max: self.offset_ns_max });
+            return Err(ClockOffset {
+                remote,
+                physical_ns,
+                offset_ns_max: self.offset_ns_max,
+            });
         }
         self.last = self.last.max(remote);
         Ok(())
@@ -95,7 +110,8 @@ mod tests {
     #[test]
     fn observing_moves_the_clock_only_within_the_bound() {
         let mut hlc = Hlc::new(Timestamp::ZERO, 500);
-        hlc.observe(Timestamp::new(600, 2), 100).expect("exactly at the bound");
+        hlc.observe(Timestamp::new(600, 2), 100)
+            .expect("exactly at the bound");
         assert_eq!(hlc.now(100), Timestamp::new(600, 3));
         let refused = hlc.observe(Timestamp::new(601, 0), 100);
         assert!(refused.is_err());

@@ -34,7 +34,11 @@ macro_rules! counter {
             /// At the end of the 64-bit range, which no run reaches.
             #[must_use]
             pub fn next(self) -> Self {
-                Self(self.0.checked_add(1).expect("a 64-bit counter does not wrap"))
+                Self(
+                    self.0
+                        .checked_add(1)
+                        .expect("a 64-bit counter does not wrap"),
+                )
             }
 
             /// The preceding value, or `None` for zero.

@@ -15,7 +15,10 @@ impl Span {
     /// The span `[start, end)`.
     #[must_use]
     pub fn new(start: &[u8], end: Option<&[u8]>) -> Self {
-        Self { start: start.into(), end: end.map(Into::into) }
+        Self {
+            start: start.into(),
+            end: end.map(Into::into),
+        }
     }
 
     /// Every key.

@@ -19,7 +19,14 @@ impl Prng {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let mut s = seed;
-        Self { state: [split_mix(&mut s), split_mix(&mut s), split_mix(&mut s), split_mix(&mut s)] }
+        Self {
+            state: [
+                split_mix(&mut s),
+                split_mix(&mut s),
+                split_mix(&mut s),
+                split_mix(&mut s),
+            ],
+        }
     }
 
     /// An independent generator, derived from this one: give each component its own, so that a change in one does not
@@ -47,7 +54,6 @@ impl Prng {
     ///
     /// # Panics
     /// When `bound` is zero.
-    #[expect(clippy::cast_possible_truncation, reason = "the high half of a 128-bit product of 64-bit numbers fits")]
     pub fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "an empty range has no number to draw");
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64

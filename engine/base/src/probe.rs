@@ -103,7 +103,9 @@ mod active {
     /// Stops counting on this thread and hands out what was counted.
     #[must_use]
     pub fn finish() -> Report {
-        RUN.with_borrow_mut(Option::take).map(|run| run.report).unwrap_or_default()
+        RUN.with_borrow_mut(Option::take)
+            .map(|run| run.report)
+            .unwrap_or_default()
     }
 
     pub(super) fn reached(name: &'static str) {
@@ -119,7 +121,10 @@ mod active {
             let Some(run) = run else { return false };
             let count = run.report.misbehaved.entry(name).or_insert(0);
             let (prng, probability) = (&mut run.prng, run.site_on_probability);
-            let on = *run.site_on.entry(name).or_insert_with(|| prng.chance(probability));
+            let on = *run
+                .site_on
+                .entry(name)
+                .or_insert_with(|| prng.chance(probability));
             let fires = on && run.prng.chance(run.fire_probability);
             *count += u64::from(fires);
             fires

@@ -15,9 +15,15 @@ pub struct Timestamp {
 
 impl Timestamp {
     /// Before every timestamp that a clock issues.
-    pub const ZERO: Self = Self { wall_ns: 0, logical: 0 };
+    pub const ZERO: Self = Self {
+        wall_ns: 0,
+        logical: 0,
+    };
     /// After every timestamp that a clock issues; reads at it see the newest version.
-    pub const MAX: Self = Self { wall_ns: u64::MAX, logical: u32::MAX };
+    pub const MAX: Self = Self {
+        wall_ns: u64::MAX,
+        logical: u32::MAX,
+    };
     /// Bytes of the encoded forms.
     pub const ENCODED_LEN: usize = 12;
 
@@ -34,9 +40,15 @@ impl Timestamp {
             if self.wall_ns == u64::MAX {
                 return Self::MAX;
             }
-            return Self { wall_ns: self.wall_ns + 1, logical: 0 };
+            return Self {
+                wall_ns: self.wall_ns + 1,
+                logical: 0,
+            };
         }
-        Self { wall_ns: self.wall_ns, logical: self.logical + 1 }
+        Self {
+            wall_ns: self.wall_ns,
+            logical: self.logical + 1,
+        }
     }
 
     /// The greatest timestamp smaller than `self`; `ZERO` stays.
@@ -46,21 +58,33 @@ impl Timestamp {
             if self.wall_ns == 0 {
                 return Self::ZERO;
             }
-            return Self { wall_ns: self.wall_ns - 1, logical: u32::MAX };
+            return Self {
+                wall_ns: self.wall_ns - 1,
+                logical: u32::MAX,
+            };
         }
-        Self { wall_ns: self.wall_ns, logical: self.logical - 1 }
+        Self {
+            wall_ns: self.wall_ns,
+            logical: self.logical - 1,
+        }
     }
 
     /// The same logical part, `ns` later, saturating.
     #[must_use]
     pub const fn plus_ns(self, ns: u64) -> Self {
-        Self { wall_ns: self.wall_ns.saturating_add(ns), logical: self.logical }
+        Self {
+            wall_ns: self.wall_ns.saturating_add(ns),
+            logical: self.logical,
+        }
     }
 
     /// `ns` earlier, saturating at zero.
     #[must_use]
     pub const fn minus_ns(self, ns: u64) -> Self {
-        Self { wall_ns: self.wall_ns.saturating_sub(ns), logical: self.logical }
+        Self {
+            wall_ns: self.wall_ns.saturating_sub(ns),
+            logical: self.logical,
+        }
     }
 
     /// Twelve bytes that sort *newest first* under byte order: the complement of wall then logical, big-endian.
@@ -85,7 +109,12 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:09}", self.wall_ns / 1_000_000_000, self.wall_ns % 1_000_000_000)?;
+        write!(
+            f,
+            "{}.{:09}",
+            self.wall_ns / 1_000_000_000,
+            self.wall_ns % 1_000_000_000
+        )?;
         if self.logical != 0 {
             write!(f, "+{}", self.logical)?;
         }
@@ -113,9 +142,18 @@ impl core::str::FromStr for Timestamp {
             return Err(ParseTimestampError);
         }
         let secs: u64 = secs.parse().map_err(|_| ParseTimestampError)?;
-        let nanos = nanos.bytes().chain(core::iter::repeat(b'0')).take(9).fold(0, |n, b| n * 10 + u64::from(b - b'0'));
-        let wall_ns = secs.checked_mul(1_000_000_000).and_then(|ns| ns.checked_add(nanos));
-        Ok(Self { wall_ns: wall_ns.ok_or(ParseTimestampError)?, logical })
+        let nanos = nanos
+            .bytes()
+            .chain(core::iter::repeat(b'0'))
+            .take(9)
+            .fold(0, |n, b| n * 10 + u64::from(b - b'0'));
+        let wall_ns = secs
+            .checked_mul(1_000_000_000)
+            .and_then(|ns| ns.checked_add(nanos));
+        Ok(Self {
+            wall_ns: wall_ns.ok_or(ParseTimestampError)?,
+            logical,
+        })
     }
 }
 
@@ -148,13 +186,19 @@ mod tests {
         for pair in ordered.windows(2) {
             assert!(pair[0] < pair[1]);
             assert!(pair[0].encode_descending() > pair[1].encode_descending());
-            assert_eq!(Timestamp::decode_descending(&pair[0].encode_descending()), pair[0]);
+            assert_eq!(
+                Timestamp::decode_descending(&pair[0].encode_descending()),
+                pair[0]
+            );
         }
     }
 
     #[test]
     fn text_form_round_trips() {
-        for ts in [Timestamp::new(1_790_000_000_000_000_005, 0), Timestamp::new(1_500_000_000, 7)] {
+        for ts in [
+            Timestamp::new(1_790_000_000_000_000_005, 0),
+            Timestamp::new(1_500_000_000, 7),
+        ] {
             assert_eq!(ts.to_string().parse(), Ok(ts));
         }
         assert_eq!("12.5".parse(), Ok(Timestamp::new(12_500_000_000, 0)));

@@ -87,13 +87,12 @@ impl<E: Env, B> State<E, B> {
     }
 
     fn pick_merge(&mut self) -> Option<(RangeId, Tablet<E>, storage::MergePlan)> {
-        let local = self.slots.iter().filter_map(Slot::live).find_map(|local| {
+        self.slots.iter().filter_map(Slot::live).find_map(|local| {
             let idle = !local.busy.get() && !self.damage.contains_key(&local.range);
             let plan = idle.then(|| local.tablet.pick_merge()).flatten()?;
             local.busy.set(true);
             Some((local.range, local.tablet.clone(), plan))
-        });
-        local
+        })
     }
 
     /// The ranges that were split off `left` and wait until that is durable.

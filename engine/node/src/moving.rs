@@ -242,7 +242,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     ticket,
                     answer: Answer::MoveIn(version),
                 },
-            )
+            );
         });
     }
 }

@@ -101,6 +101,9 @@ impl RangeMap {
     }
 
     /// Gives the map its next version.
+    ///
+    /// # Panics
+    /// When `version` is lower than the map's.
     pub fn set_version(&mut self, version: u64) {
         assert!(
             version >= self.version,
@@ -167,6 +170,9 @@ impl RangeMap {
     }
 
     /// Moves that even the numbers of ranges out: from the fullest to the emptiest shard until they differ by at most one.
+    ///
+    /// # Panics
+    /// When an entry's shard is not below `shards`.
     #[must_use]
     pub fn balance(&self, shards: u16) -> Vec<(RangeId, ShardId)> {
         let mut by_shard: Vec<Vec<RangeId>> = vec![Vec::new(); usize::from(shards)];

@@ -132,7 +132,7 @@ pub(crate) async fn recover_dir<E: Env>(
         ..config.log.clone()
     };
     let (log, recovered) = Log::open(env, &log_dir(shard), log_config, &mut |position, record| {
-        replay.visit(position, &record)
+        replay.visit(position, &record);
     })
     .await?;
     if let Some(error) = replay.error {

@@ -263,7 +263,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     ticket,
                     answer: Answer::Page(page),
                 },
-            )
+            );
         });
     }
 

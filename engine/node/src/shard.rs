@@ -187,7 +187,7 @@ impl<E: Env, B> State<E, B> {
                 self.on_write(put.id.write_id(), core::iter::empty(), op.into_iter(), raw);
             }
             RequestRef::Write(write) => {
-                self.on_write(write.id.write_id(), write.conditions(), write.ops(), raw)
+                self.on_write(write.id.write_id(), write.conditions(), write.ops(), raw);
             }
             RequestRef::Echo(echo) => {
                 self.counts.echoes += 1;

@@ -82,7 +82,12 @@ pub struct Ops<'a> {
 ///
 /// # Panics
 /// When a key, a value or the number of operations exceeds 32 bits; the limits are far below.
-pub fn encode_write<'a>(out: &mut Vec<u8>, id: &WriteId, ts: Timestamp, ops: impl Iterator<Item = WriteOp<'a>>) {
+pub fn encode_write<'a>(
+    out: &mut Vec<u8>,
+    id: &WriteId,
+    ts: Timestamp,
+    ops: impl Iterator<Item = WriteOp<'a>>,
+) {
     out.extend_from_slice(&[VERSION, KIND_WRITE]);
     out.extend_from_slice(&id.client.0.to_le_bytes());
     out.extend_from_slice(&id.seq.to_le_bytes());
@@ -92,11 +97,16 @@ pub fn encode_write<'a>(out: &mut Vec<u8>, id: &WriteId, ts: Timestamp, ops: imp
     out.extend_from_slice(&[0; 4]);
     let mut count = 0u32;
     for op in ops {
-        count = count.checked_add(1).expect("a batch has at most BATCH_OPS_MAX operations");
+        count = count
+            .checked_add(1)
+            .expect("a batch has at most BATCH_OPS_MAX operations");
         let (tag, key, second): (u8, &[u8], &[u8]) = match op {
             WriteOp::Put { key, value } => (OP_PUT, key, value),
             WriteOp::Delete { key } => (OP_DELETE, key, b""),
-            WriteOp::DeleteRange { start, end: Some(end) } => (OP_DELETE_RANGE, start, end),
+            WriteOp::DeleteRange {
+                start,
+                end: Some(end),
+            } => (OP_DELETE_RANGE, start, end),
             WriteOp::DeleteRange { start, end: None } => (OP_DELETE_TO_END, start, b""),
         };
         out.push(tag);
@@ -135,16 +145,26 @@ impl<'a> Command<'a> {
         let mut input = Input(bytes);
         let version = input.u8("version")?;
         if version != VERSION {
-            return Err(CommandError::Unknown { what: "version", found: version });
+            return Err(CommandError::Unknown {
+                what: "version",
+                found: version,
+            });
         }
         let kind = input.u8("kind")?;
         let command = match kind {
             KIND_WRITE => {
                 let client = ClientId(u128::from_le_bytes(input.array("client")?));
-                let id = WriteId { client, seq: input.u64("seq")?, acked_below: input.u64("acked_below")? };
+                let id = WriteId {
+                    client,
+                    seq: input.u64("seq")?,
+                    acked_below: input.u64("acked_below")?,
+                };
                 let ts = input.ts()?;
                 let count = input.u32("count")?;
-                let ops = Ops { count, bytes: input.0 };
+                let ops = Ops {
+                    count,
+                    bytes: input.0,
+                };
                 for _ in 0..count {
                     input.op()?;
                 }
@@ -154,11 +174,19 @@ impl<'a> Command<'a> {
                 let ts = input.ts()?;
                 let right = RangeId(input.u64("right")?);
                 let len = input.u32("key length")?;
-                Self::Split { ts, right, at: input.take(len, "key")? }
+                Self::Split {
+                    ts,
+                    right,
+                    at: input.take(len, "key")?,
+                }
             }
             found => return Err(CommandError::Unknown { what: "kind", found }),
         };
-        if input.0.is_empty() { Ok(command) } else { Err(CommandError::Trailing { bytes: input.0.len() }) }
+        if input.0.is_empty() {
+            Ok(command)
+        } else {
+            Err(CommandError::Trailing { bytes: input.0.len() })
+        }
     }
 
     /// The timestamp at which the command was proposed.
@@ -197,7 +225,10 @@ struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
     fn take(&mut self, len: u32, what: &'static str) -> Result<&'a [u8], CommandError> {
-        let (head, tail) = self.0.split_at_checked(len as usize).ok_or(CommandError::Short { what })?;
+        let (head, tail) = self
+            .0
+            .split_at_checked(len as usize)
+            .ok_or(CommandError::Short { what })?;
         self.0 = tail;
         Ok(head)
     }
@@ -232,9 +263,18 @@ impl<'a> Input<'a> {
         match tag {
             OP_PUT => Ok(WriteOp::Put { key, value: second }),
             OP_DELETE => Ok(WriteOp::Delete { key }),
-            OP_DELETE_RANGE => Ok(WriteOp::DeleteRange { start: key, end: Some(second) }),
-            OP_DELETE_TO_END => Ok(WriteOp::DeleteRange { start: key, end: None }),
-            found => Err(CommandError::Unknown { what: "operation", found }),
+            OP_DELETE_RANGE => Ok(WriteOp::DeleteRange {
+                start: key,
+                end: Some(second),
+            }),
+            OP_DELETE_TO_END => Ok(WriteOp::DeleteRange {
+                start: key,
+                end: None,
+            }),
+            found => Err(CommandError::Unknown {
+                what: "operation",
+                found,
+            }),
         }
     }
 }
@@ -244,15 +284,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ID: WriteId = WriteId { client: ClientId(7), seq: 3, acked_below: 2 };
+    const ID: WriteId = WriteId {
+        client: ClientId(7),
+        seq: 3,
+        acked_below: 2,
+    };
     const TS: Timestamp = Timestamp::new(5, 1);
 
     fn sample() -> Vec<u8> {
         let ops = [
-            WriteOp::Put { key: b"a", value: b"1" },
+            WriteOp::Put {
+                key: b"a",
+                value: b"1",
+            },
             WriteOp::Delete { key: b"b" },
-            WriteOp::DeleteRange { start: b"c", end: Some(b"d") },
-            WriteOp::DeleteRange { start: b"x", end: None },
+            WriteOp::DeleteRange {
+                start: b"c",
+                end: Some(b"d"),
+            },
+            WriteOp::DeleteRange {
+                start: b"x",
+                end: None,
+            },
         ];
         let mut bytes = Vec::new();
         encode_write(&mut bytes, &ID, TS, ops.into_iter());
@@ -262,7 +315,9 @@ mod tests {
     #[test]
     fn a_write_round_trips() {
         let bytes = sample();
-        let Ok(Command::Write { id, ts, ops }) = Command::decode(&bytes) else { panic!("a write") };
+        let Ok(Command::Write { id, ts, ops }) = Command::decode(&bytes) else {
+            panic!("a write")
+        };
         assert_eq!((id, ts, ops.len()), (ID, TS, 4));
         let mut again = Vec::new();
         encode_write(&mut again, &id, ts, ops.iter());
@@ -273,7 +328,14 @@ mod tests {
     fn a_split_round_trips() {
         let mut bytes = Vec::new();
         encode_split(&mut bytes, TS, RangeId(9), b"m");
-        assert_eq!(Command::decode(&bytes), Ok(Command::Split { ts: TS, right: RangeId(9), at: b"m" }));
+        assert_eq!(
+            Command::decode(&bytes),
+            Ok(Command::Split {
+                ts: TS,
+                right: RangeId(9),
+                at: b"m"
+            })
+        );
     }
 
     #[test]

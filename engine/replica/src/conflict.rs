@@ -41,7 +41,11 @@ impl InFlight {
                 WriteOp::DeleteRange { start, end } => self.spans.push_back((index, Span::new(start, end))),
             }
         }
-        self.entries.push_back(Entry { index, ts, keys: self.hashes.len() - before });
+        self.entries.push_back(Entry {
+            index,
+            ts,
+            keys: self.hashes.len() - before,
+        });
     }
 
     /// Forgets the entry that has been applied: the oldest.
@@ -92,7 +96,10 @@ impl Reservations {
 
     pub(crate) fn remove(&mut self, key: &[u8]) {
         let hash = self.hasher.hash_one(key);
-        let count = self.by_hash.get_mut(&hash).expect("only what was reserved is released");
+        let count = self
+            .by_hash
+            .get_mut(&hash)
+            .expect("only what was reserved is released");
         *count -= 1;
         if *count == 0 {
             self.by_hash.remove(&hash);

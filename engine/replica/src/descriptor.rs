@@ -26,7 +26,11 @@ pub fn check_tiling(descriptors: &[Descriptor]) -> Result<(), usize> {
         }
         expected = descriptor.span.end.as_deref();
     }
-    if expected.is_some() { Err(descriptors.len()) } else { Ok(()) }
+    if expected.is_some() {
+        Err(descriptors.len())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -34,16 +38,26 @@ mod tests {
     use super::*;
 
     fn descriptor(range: u64, start: &[u8], end: Option<&[u8]>) -> Descriptor {
-        Descriptor { range: RangeId(range), span: Span::new(start, end), generation: 1 }
+        Descriptor {
+            range: RangeId(range),
+            span: Span::new(start, end),
+            generation: 1,
+        }
     }
 
     #[test]
     fn tilings() {
         assert_eq!(check_tiling(&[descriptor(2, b"", None)]), Ok(()));
-        assert_eq!(check_tiling(&[descriptor(2, b"", Some(b"m")), descriptor(3, b"m", None)]), Ok(()));
+        assert_eq!(
+            check_tiling(&[descriptor(2, b"", Some(b"m")), descriptor(3, b"m", None)]),
+            Ok(())
+        );
         assert_eq!(check_tiling(&[]), Err(0));
         assert_eq!(check_tiling(&[descriptor(2, b"a", None)]), Err(0));
         assert_eq!(check_tiling(&[descriptor(2, b"", Some(b"m"))]), Err(1));
-        assert_eq!(check_tiling(&[descriptor(2, b"", Some(b"n")), descriptor(3, b"m", None)]), Err(1));
+        assert_eq!(
+            check_tiling(&[descriptor(2, b"", Some(b"n")), descriptor(3, b"m", None)]),
+            Err(1)
+        );
     }
 }

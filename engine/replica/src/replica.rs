@@ -73,7 +73,10 @@ impl<W> Replica<W> {
     /// The bytes are not a state that this build wrote.
     pub fn open(descriptor_of: (RangeId, Span), applied: Index, state: &[u8]) -> Result<Self, StateError> {
         let mut input = state;
-        let error = StateError { range: descriptor_of.0, bytes: state.len() };
+        let error = StateError {
+            range: descriptor_of.0,
+            bytes: state.len(),
+        };
         let decoded = (|| {
             let [version] = session::take::<1>(&mut input)?;
             if version != STATE_VERSION {
@@ -87,7 +90,11 @@ impl<W> Replica<W> {
         let (generation, last_ts, sessions) = decoded.ok_or(error)?;
         let (range, span) = descriptor_of;
         Ok(Self {
-            descriptor: Descriptor { range, span, generation },
+            descriptor: Descriptor {
+                range,
+                span,
+                generation,
+            },
             term: Term(1),
             proposed: applied,
             applied,
@@ -177,11 +184,10 @@ impl<W> Replica<W> {
         if conditions.len() == 0 {
             return Admission::Propose;
         }
-        if conditions.any(|c| self.in_flight.touches(c.key()) || self.reserved.holds(c.key())) {
-            if !base::planted_bug!("replica-condition-ignores-in-flight") {
-                base::sometimes!("replica: conditional write waits for a write in flight");
-                return Admission::Wait;
-            }
+        let conflict = conditions.any(|c| self.in_flight.touches(c.key()) || self.reserved.holds(c.key()));
+        if conflict && !base::planted_bug!("replica-condition-ignores-in-flight") {
+            base::sometimes!("replica: conditional write waits for a write in flight");
+            return Admission::Wait;
         }
         Admission::Evaluate
     }
@@ -243,7 +249,10 @@ impl<W> Replica<W> {
     /// # Panics
     /// When `at` does not lie strictly inside the span, `ts` does not follow the last proposal, or the range is blocked.
     pub fn propose_split(&mut self, ts: Timestamp, right: RangeId, at: &[u8], out: &mut Vec<u8>) -> Index {
-        assert!(self.descriptor.span.contains(at) && *self.descriptor.span.start != *at, "a split key lies inside");
+        assert!(
+            self.descriptor.span.contains(at) && *self.descriptor.span.start != *at,
+            "a split key lies inside"
+        );
         let index = self.next_index(ts);
         self.in_flight.push(index, ts, core::iter::empty());
         self.blocked = true;
@@ -253,7 +262,11 @@ impl<W> Replica<W> {
 
     fn next_index(&mut self, ts: Timestamp) -> Index {
         assert!(!self.blocked, "a blocked range proposes nothing");
-        assert!(ts > self.last_ts, "timestamps increase: {ts} after {}", self.last_ts);
+        assert!(
+            ts > self.last_ts,
+            "timestamps increase: {ts} after {}",
+            self.last_ts
+        );
         self.last_ts = ts;
         self.proposed = self.proposed.next();
         self.proposed
@@ -276,9 +289,19 @@ impl<W> Replica<W> {
     ///
     /// # Panics
     /// When `index` does not follow the last one applied.
-    pub fn apply<'a>(&mut self, index: Index, payload: &'a [u8], replay: Replay) -> Result<Applied<'a>, CommandError> {
+    pub fn apply<'a>(
+        &mut self,
+        index: Index,
+        payload: &'a [u8],
+        replay: Replay,
+    ) -> Result<Applied<'a>, CommandError> {
         let command = Command::decode(payload)?;
-        assert_eq!(index, self.applied.next(), "{} applies entries in order", self.descriptor.range);
+        assert_eq!(
+            index,
+            self.applied.next(),
+            "{} applies entries in order",
+            self.descriptor.range
+        );
         self.applied = index;
         match replay {
             Replay::Yes => {
@@ -287,7 +310,12 @@ impl<W> Replica<W> {
             }
             Replay::No => self.in_flight.pop(index),
         }
-        assert!(self.applied <= self.proposed, "applied {} beyond proposed {}", self.applied, self.proposed);
+        assert!(
+            self.applied <= self.proposed,
+            "applied {} beyond proposed {}",
+            self.applied,
+            self.proposed
+        );
         Ok(match command {
             Command::Write { id, ts, ops } => {
                 if !base::planted_bug!("replica-forgets-sessions") {
@@ -304,14 +332,24 @@ impl<W> Replica<W> {
 
     /// After [`Applied::Split`]: shrinks this replica to the keys below `at` and hands out the one above, at index zero,
     /// with the same sessions, so that a retry finds its first try on either side.
+    ///
+    /// # Panics
+    /// When entries are in flight.
     pub fn split_off(&mut self, right: RangeId, at: &[u8]) -> Self {
         assert!(self.in_flight.is_empty(), "a split is the last entry in flight");
         let end = self.descriptor.span.end.take();
-        let right_span = Span { start: at.into(), end };
+        let right_span = Span {
+            start: at.into(),
+            end,
+        };
         self.descriptor.span.end = Some(at.into());
         self.descriptor.generation += 1;
         Self {
-            descriptor: Descriptor { range: right, span: right_span, generation: self.descriptor.generation },
+            descriptor: Descriptor {
+                range: right,
+                span: right_span,
+                generation: self.descriptor.generation,
+            },
             term: self.term,
             proposed: Index::ZERO,
             applied: Index::ZERO,
@@ -340,7 +378,11 @@ impl<W> Replica<W> {
     /// # Panics
     /// When it does not.
     pub fn assert_invariants(&self) {
-        assert_eq!(self.proposed.since(self.applied), self.in_flight.len() as u64, "each proposal is in flight once");
+        assert_eq!(
+            self.proposed.since(self.applied),
+            self.in_flight.len() as u64,
+            "each proposal is in flight once"
+        );
         assert!(!self.descriptor.span.is_empty(), "{:?} has keys", self.descriptor);
     }
 }

@@ -60,7 +60,11 @@ impl Session {
 
     fn forget_below(&mut self, floor: u64) {
         self.floor = self.floor.max(floor);
-        while self.marks.front().is_some_and(|&(seq, mark)| seq < self.floor && mark != Mark::InFlight) {
+        while self
+            .marks
+            .front()
+            .is_some_and(|&(seq, mark)| seq < self.floor && mark != Mark::InFlight)
+        {
             self.marks.pop_front();
         }
     }
@@ -79,7 +83,9 @@ impl Sessions {
         if !has_session(id) {
             return Standing::New;
         }
-        let Some(session) = self.by_client.get(&id.client) else { return Standing::New };
+        let Some(session) = self.by_client.get(&id.client) else {
+            return Standing::New;
+        };
         if session.marks.back().is_none_or(|&(last, _)| last < id.seq) && session.floor <= id.seq {
             return Standing::New;
         }
@@ -96,7 +102,10 @@ impl Sessions {
     /// Notes that the write has been proposed here.
     pub fn propose(&mut self, id: &WriteId) {
         if has_session(id) {
-            self.by_client.entry(id.client).or_default().set(id.seq, Mark::InFlight);
+            self.by_client
+                .entry(id.client)
+                .or_default()
+                .set(id.seq, Mark::InFlight);
         }
     }
 
@@ -110,7 +119,9 @@ impl Sessions {
         session.last_ts = session.last_ts.max(ts);
         session.forget_below(id.acked_below.min(id.seq));
         while session.marks.len() > SESSION_WRITES_MAX {
-            let Some(&(oldest, Mark::Applied(_))) = session.marks.front() else { break };
+            let Some(&(oldest, Mark::Applied(_))) = session.marks.front() else {
+                break;
+            };
             session.forget_below(oldest + 1);
             base::sometimes!("session: more writes open than remembered");
         }
@@ -132,9 +143,14 @@ impl Sessions {
     pub fn expire(&mut self, now: Timestamp) {
         let oldest_kept = now.minus_ns(SESSION_IDLE_NS);
         let in_flight = |session: &Session| session.marks.iter().any(|&(_, mark)| mark == Mark::InFlight);
-        self.by_client.retain(|_, session| session.last_ts >= oldest_kept || in_flight(session));
+        self.by_client
+            .retain(|_, session| session.last_ts >= oldest_kept || in_flight(session));
         if self.by_client.len() > SESSIONS_MAX {
-            let mut silent: Vec<_> = self.by_client.iter().map(|(client, s)| (s.last_ts, *client)).collect();
+            let mut silent: Vec<_> = self
+                .by_client
+                .iter()
+                .map(|(client, s)| (s.last_ts, *client))
+                .collect();
             silent.sort_unstable();
             let excess = self.by_client.len() - SESSIONS_MAX;
             for (_, client) in &silent[..excess] {
@@ -170,7 +186,11 @@ impl Sessions {
         let mut sessions = Self::default();
         for _ in 0..take_u32(input)? {
             let client = ClientId(u128::from_le_bytes(take(input)?));
-            let mut session = Session { floor: take_u64(input)?, last_ts: take_ts(input)?, marks: VecDeque::new() };
+            let mut session = Session {
+                floor: take_u64(input)?,
+                last_ts: take_ts(input)?,
+                marks: VecDeque::new(),
+            };
             for _ in 0..take_u32(input)? {
                 let seq = take_u64(input)?;
                 if session.marks.back().is_some_and(|&(last, _)| last >= seq) {
@@ -189,7 +209,11 @@ fn has_session(id: &WriteId) -> bool {
 }
 
 fn put_len(out: &mut Vec<u8>, len: usize) {
-    out.extend_from_slice(&u32::try_from(len).expect("bounded by SESSIONS_MAX and SESSION_WRITES_MAX").to_le_bytes());
+    out.extend_from_slice(
+        &u32::try_from(len)
+            .expect("bounded by SESSIONS_MAX and SESSION_WRITES_MAX")
+            .to_le_bytes(),
+    );
 }
 
 pub(crate) fn put_ts(out: &mut Vec<u8>, ts: Timestamp) {
@@ -220,7 +244,11 @@ mod tests {
     use super::*;
 
     fn id(seq: u64, acked_below: u64) -> WriteId {
-        WriteId { client: ClientId(9), seq, acked_below }
+        WriteId {
+            client: ClientId(9),
+            seq,
+            acked_below,
+        }
     }
 
     fn ts(n: u64) -> Timestamp {

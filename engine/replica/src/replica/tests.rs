@@ -6,11 +6,20 @@ fn ts(n: u64) -> Timestamp {
 }
 
 fn id(seq: u64) -> WriteId {
-    WriteId { client: ClientId(1), seq, acked_below: 1 }
+    WriteId {
+        client: ClientId(1),
+        seq,
+        acked_below: 1,
+    }
 }
 
 fn fresh() -> Replica<&'static str> {
-    Replica::open((RangeId(2), Span::all()), Index::ZERO, &Replica::<()>::initial_state()).expect("the initial state")
+    Replica::open(
+        (RangeId(2), Span::all()),
+        Index::ZERO,
+        &Replica::<()>::initial_state(),
+    )
+    .expect("the initial state")
 }
 
 fn put(key: &'static [u8]) -> [WriteOp<'static>; 1] {
@@ -24,8 +33,16 @@ fn propose(replica: &mut Replica<&'static str>, seq: u64, at: u64, key: &'static
     (index, bytes)
 }
 
-fn admit(replica: &Replica<&'static str>, seq: u64, condition: Option<&'static [u8]>, key: &'static [u8]) -> Admission {
-    let conditions: Vec<_> = condition.map(|key| Condition::Absent { key }).into_iter().collect();
+fn admit(
+    replica: &Replica<&'static str>,
+    seq: u64,
+    condition: Option<&'static [u8]>,
+    key: &'static [u8],
+) -> Admission {
+    let conditions: Vec<_> = condition
+        .map(|key| Condition::Absent { key })
+        .into_iter()
+        .collect();
     replica.admit(&id(seq), conditions.into_iter(), put(key).into_iter())
 }
 
@@ -35,8 +52,14 @@ fn a_write_passes_from_proposal_to_application() {
     assert_eq!(admit(&replica, 1, None, b"a"), Admission::Propose);
     let (index, bytes) = propose(&mut replica, 1, 10, b"a");
     assert_eq!(index, Index(1));
-    assert_eq!(admit(&replica, 1, None, b"a"), Admission::Wait, "the first try is in flight");
-    let Ok(Applied::Write { ts: at, ops }) = replica.apply(index, &bytes, Replay::No) else { panic!("a write") };
+    assert_eq!(
+        admit(&replica, 1, None, b"a"),
+        Admission::Wait,
+        "the first try is in flight"
+    );
+    let Ok(Applied::Write { ts: at, ops }) = replica.apply(index, &bytes, Replay::No) else {
+        panic!("a write")
+    };
     assert_eq!((at, ops.len()), (ts(10), 1));
     assert_eq!(admit(&replica, 1, None, b"a"), Admission::Applied(ts(10)));
     replica.assert_invariants();
@@ -56,7 +79,10 @@ fn a_conditional_write_waits_for_writes_in_flight_on_its_keys_only() {
 fn a_conditional_write_waits_for_a_range_deletion_over_its_key() {
     let mut replica = fresh();
     let mut bytes = Vec::new();
-    let ops = [WriteOp::DeleteRange { start: b"a", end: Some(b"c") }];
+    let ops = [WriteOp::DeleteRange {
+        start: b"a",
+        end: Some(b"c"),
+    }];
     let index = replica.propose_write(&id(1), ts(10), ops.into_iter(), &mut bytes);
     assert_eq!(admit(&replica, 2, Some(b"b"), b"b"), Admission::Wait);
     assert_eq!(admit(&replica, 2, Some(b"c"), b"c"), Admission::Evaluate);
@@ -87,7 +113,13 @@ fn a_split_blocks_then_makes_two_replicas_with_the_same_sessions() {
     assert!(!replica.has_runnable());
     replica.apply(index, &bytes, Replay::No).expect("a write");
     let applied = replica.apply(split_index, &split, Replay::No).expect("a split");
-    assert_eq!(applied, Applied::Split { right: RangeId(5), at: b"m" });
+    assert_eq!(
+        applied,
+        Applied::Split {
+            right: RangeId(5),
+            at: b"m"
+        }
+    );
     let right = replica.split_off(RangeId(5), b"m");
     assert_eq!(replica.descriptor().span, Span::new(b"", Some(b"m")));
     assert_eq!(right.descriptor().span, Span::new(b"m", None));
@@ -116,10 +148,13 @@ fn the_state_survives_a_restart_and_replay_continues_it() {
     replica.apply(index, &bytes, Replay::No).expect("a write");
     let state = replica.encode_state();
     let (second, second_bytes) = propose(&mut replica, 2, 11, b"b");
-    let mut reopened = Replica::<&str>::open((RangeId(2), Span::all()), index, &state).expect("its own state");
+    let mut reopened =
+        Replica::<&str>::open((RangeId(2), Span::all()), index, &state).expect("its own state");
     assert_eq!(admit(&reopened, 1, None, b"a"), Admission::Applied(ts(10)));
     assert_eq!(admit(&reopened, 2, None, b"b"), Admission::Propose);
-    reopened.apply(second, &second_bytes, Replay::Yes).expect("replayed");
+    reopened
+        .apply(second, &second_bytes, Replay::Yes)
+        .expect("replayed");
     assert_eq!(admit(&reopened, 2, None, b"b"), Admission::Applied(ts(11)));
     reopened.assert_invariants();
     assert!(Replica::<&str>::open((RangeId(2), Span::all()), index, &state[1..]).is_err());
