@@ -130,6 +130,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             self.maintenance.notified().await;
             self.step(State::maintain_clock);
             while self.flush_one().await || self.merge_one().await {}
+            // Room appears in more ways than writes and flushes: what was held back looks again, so that it never waits for
+            // an event that has passed.
+            self.step(State::release_stalled);
         }
     }
 

@@ -244,7 +244,7 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Takes a message of another shard.
-    fn on_ring(&mut self, from: ShardId, message: Message<E>) {
+    pub(crate) fn on_ring(&mut self, from: ShardId, message: Message<E>) {
         match message {
             ShardMessage::Request(request) => self.on_owned(&request),
             ShardMessage::Replies(replies) => {

@@ -148,7 +148,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
         listener = Some(listen(&env, config.listen)?);
     }
     let address = listener.as_ref().map(Listener::address);
-    let assembled = assemble(&env, &mailbox, &storage, &mut found, address).await?;
+    let (assembled, early) = assemble(&env, &mailbox, &storage, &mut found, address).await?;
     if me == ShardId(0) && identity.shards != shards {
         Identity { shards, ..identity }.write(&env).await?;
     }
@@ -177,6 +177,11 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
         &assembled,
     );
     let shard = Shard::new(env.clone(), mailbox, state);
+    shard.step(|state| {
+        early
+            .into_iter()
+            .for_each(|(from, message)| state.on_ring(from, message));
+    });
     let spawn =
         |class, future: core::pin::Pin<Box<dyn Future<Output = ()>>>| env.tasks().spawn(class, future);
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_log()));
@@ -241,14 +246,18 @@ async fn share_identity<E: Env, B: Mailbox<Message<E>>>(env: &E, mailbox: &B) ->
     }
 }
 
-/// All shards report what they have; shard 0 makes the map of it and tells them.
+/// What other shards said before this one runs.
+type Early<E> = Vec<(ShardId, Message<E>)>;
+
+/// All shards report what they have; shard 0 makes the map of it and tells them. Rings are in order only by themselves: a
+/// shard that has the map already may speak to this one before shard 0 does, and is heard when this one runs.
 async fn assemble<E: Env, B: Mailbox<Message<E>>>(
     env: &E,
     mailbox: &B,
     storage: &Rc<Shared<E>>,
     found: &mut Found<E>,
     address: Option<env::Address>,
-) -> Result<Assembled, NodeError> {
+) -> Result<(Assembled, Early<E>), NodeError> {
     let me = mailbox.shard();
     let mine = Recovered {
         entries: found.entries(me),
@@ -257,10 +266,16 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
     };
     let Some(listen) = address else {
         send(mailbox, ShardId(0), ShardMessage::Recovered(Box::new(mine))).await;
-        return match receive(mailbox).await {
-            (_, ShardMessage::Assembled(assembled)) => Ok(assembled),
-            (from, other) => unreachable!("{from} said {other:?} before the map"),
-        };
+        let mut early = Vec::new();
+        loop {
+            match receive(mailbox).await {
+                (_, ShardMessage::Assembled(assembled)) => return Ok((assembled, early)),
+                message => {
+                    base::sometimes!("node: another shard spoke before the map came");
+                    early.push(message);
+                }
+            }
+        }
     };
     let mut all = vec![mine];
     for _ in 1..mailbox.shards() {
@@ -304,7 +319,7 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         )
         .await;
     }
-    Ok(assembled)
+    Ok((assembled, Vec::new()))
 }
 
 async fn create_first<E: Env>(
