@@ -66,8 +66,9 @@ struct Sound {
 fn sound(config: LogConfig, turns: u64) -> Sound {
     let machine = ImageMachine::new(&DiskImage::new());
     let env = machine.env();
+    let payload_max = usize::try_from(config.segment_bytes / 16).expect("segments of tests are small");
     let mut workload = Workload::new(7, 1, 4);
-    workload.payload_max = config.segment_bytes / 16;
+    workload.payload_max = payload_max;
     let old = machine.block_on(async {
         let (log, _) = open(&env, config).await.expect("an empty disk is fine");
         workload

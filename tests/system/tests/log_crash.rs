@@ -5,7 +5,7 @@
 //! flight, every 512-byte cut of each. A sample of the recoveries is itself recorded, goes on writing, and is crashed at
 //! each of its boundaries again.
 //!
-//! `LOG_CRASH_SEEDS=N` runs N workloads instead of one (one is more than 100,000 images).
+//! `LOG_CRASH_SEEDS=N` runs N workloads instead of one (one is about 370,000 images).
 
 mod log_support;
 
@@ -32,7 +32,7 @@ fn first_life(seed: u64, turns: u64) -> (DiskTrace, Life, usize) {
             .run(&env, &log, |mark| machine.mark(mark), turns)
             .await
             .expect("the disk does not fail");
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             log.close().await.expect("the disk does not fail");
         }
     });
@@ -57,7 +57,7 @@ fn second_life(image: &DiskImage, first: &Life, mark: Option<u64>, seed: u64, ta
             .expect("the disk does not fail");
         opened.recovered.last
     });
-    let promise = mark.map_or_else(Promise::default, |mark| first.promises[mark as usize].clone());
+    let promise = mark.map_or_else(Promise::default, |mark| first.promise(mark).clone());
     // What the log holds now: what survived the first crash, then what was written since.
     let mut both = Life::default();
     both.records.extend(
@@ -69,7 +69,7 @@ fn second_life(image: &DiskImage, first: &Life, mark: Option<u64>, seed: u64, ta
     );
     both.records
         .extend(workload.life.borrow().records.iter().cloned());
-    let promises = workload.life.borrow().promises.clone();
+    let second = workload.life.borrow().clone();
     tally.second_lives += 1;
     for boundary in machine.trace().boundaries() {
         for image in boundary.images() {
@@ -80,7 +80,7 @@ fn second_life(image: &DiskImage, first: &Life, mark: Option<u64>, seed: u64, ta
             let mut promised = promise.clone();
             promised.persisted = survived;
             if let Some(later) = boundary.mark().filter(|mark| *mark != u64::MAX) {
-                let later = &promises[later as usize];
+                let later = second.promise(later);
                 promised.persisted = later.persisted.max(survived);
                 promised.covered.extend(later.covered.clone());
             }
@@ -116,7 +116,7 @@ fn crash_everywhere(seed: u64, turns: u64, tally: &mut Tally) {
             let opened = recover(&image).unwrap_or_else(|error| panic!("{}: {error}", context()));
             check(&life, boundary.mark(), &opened)
                 .unwrap_or_else(|problem| panic!("{}: {problem}", context()));
-            if tally.images % SECOND_LIFE_EVERY == 0 {
+            if tally.images.is_multiple_of(SECOND_LIFE_EVERY) {
                 second_life(&image, &life, boundary.mark(), tally.images, tally);
             }
         }

@@ -32,7 +32,8 @@ fn fail_at(op: DiskOp, after: u64, kind: ErrorKind) -> bool {
         };
         let Err(error) = ended else { return None };
         let persisted = log.persisted();
-        assert_eq!(log.persisted_beyond(base::Seqno::ZERO).await,
+        assert_eq!(
+            log.persisted_beyond(base::Seqno::ZERO).await,
             Err(error.clone()),
             "{context}: once and for all"
         );

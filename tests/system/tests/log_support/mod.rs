@@ -103,10 +103,13 @@ impl Owned {
     }
 }
 
+/// An entry's term and payload.
+type Body = (Term, Rc<[u8]>);
+
 /// What the records of a log add up to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Fold {
-    pub(crate) entries: BTreeMap<(RangeId, Index), (Term, Rc<[u8]>)>,
+    pub(crate) entries: BTreeMap<(RangeId, Index), Body>,
     pub(crate) hard_states: BTreeMap<RangeId, (Term, Option<NodeId>, Index)>,
 }
 
@@ -163,6 +166,11 @@ pub(crate) struct Life {
 }
 
 impl Life {
+    /// What was promised at a mark.
+    pub(crate) fn promise(&self, mark: u64) -> &Promise {
+        &self.promises[usize::try_from(mark).expect("marks are indices")]
+    }
+
     /// What the log must hold whose last batch is `last`.
     pub(crate) fn fold(&self, last: Seqno) -> Fold {
         let mut fold = Fold::default();
@@ -196,7 +204,7 @@ pub(crate) fn config() -> LogConfig {
 pub(crate) async fn open<E: Env>(env: &E, config: LogConfig) -> Result<(Log<E>, Opened), LogError> {
     let mut records = Vec::new();
     let (log, recovered) = Log::open(env, DIR, config, &mut |position, record| {
-        records.push((position, Owned::of(record)))
+        records.push((position, Owned::of(record)));
     })
     .await?;
     Ok((log, Opened { recovered, records }))
@@ -211,7 +219,7 @@ pub(crate) fn recover(image: &DiskImage) -> Result<Opened, LogError> {
 /// Checks what was recovered against what was promised.
 pub(crate) fn check(life: &Life, mark: Option<u64>, opened: &Opened) -> Result<(), String> {
     let none = Promise::default();
-    let promise = mark.map_or(&none, |mark| &life.promises[mark as usize]);
+    let promise = mark.map_or(&none, |mark| life.promise(mark));
     let last = opened.recovered.last;
     if last < promise.persisted {
         return Err(format!(
@@ -229,7 +237,12 @@ pub(crate) fn check(life: &Life, mark: Option<u64>, opened: &Opened) -> Result<(
 }
 
 /// Checks that the log holds exactly the batches up to `last`, but for what was covered by then.
-pub(crate) fn check_content(life: &Life, promise: &Promise, last: Seqno, opened: &Opened) -> Result<(), String> {
+pub(crate) fn check_content(
+    life: &Life,
+    promise: &Promise,
+    last: Seqno,
+    opened: &Opened,
+) -> Result<(), String> {
     let mut found = Fold::default();
     let mut before = Fold::default();
     let mut expected = life.records.iter().peekable();
@@ -280,7 +293,7 @@ pub(crate) struct Workload {
     hlc_bounds: Vec<(Seqno, Timestamp)>,
     pub(crate) records: usize,
     range_next: u64,
-    pub(crate) payload_max: u64,
+    pub(crate) payload_max: usize,
 }
 
 impl Workload {
@@ -365,7 +378,7 @@ impl Workload {
                 return;
             }
             _ => {
-                let mut payload = vec![0; self.prng.below(self.payload_max) as usize];
+                let mut payload = vec![0; self.prng.index(self.payload_max)];
                 self.prng.fill(&mut payload);
                 let index = index.next();
                 self.put(
