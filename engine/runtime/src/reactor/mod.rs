@@ -248,7 +248,8 @@ impl Reactor {
     pub(crate) async fn quiesce(&self) {
         while self.slots.borrow().operations() > 0 {
             self.kick();
-            yield_once().await;
+            // The driver lives in another task queue: a task that only yields within its own would keep it from running.
+            glommio::executor().yield_task_queue_now().await;
         }
     }
 
