@@ -27,9 +27,8 @@ const _: () = assert!(CHUNK_BYTES_MAX / UNIT == 1 << OFFSET_BITS);
 
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
-    chunks: Vec<Box<[u8]>>,
-    /// Bytes of the last chunk in use.
-    used: usize,
+    /// Each has its full capacity from the start and never grows beyond it; its length is what is in use.
+    chunks: Vec<Vec<u8>>,
     /// Bytes of all chunks.
     bytes: usize,
 }
@@ -53,8 +52,8 @@ impl Arena {
         match self.chunks.len() {
             0 => Addr::NONE,
             // A record larger than a chunk ends beyond its chunk's addresses; the next one starts a chunk.
-            chunks if self.used >= CHUNK_BYTES_MAX => address(chunks, 0),
-            chunks => address(chunks - 1, self.used),
+            chunks if self.used() >= CHUNK_BYTES_MAX => address(chunks, 0),
+            chunks => address(chunks - 1, self.used()),
         }
     }
 
@@ -64,32 +63,43 @@ impl Arena {
     /// When 32,768 chunks are full: the memory budget stops writes long before.
     pub(crate) fn alloc(&mut self, len: usize) -> (Addr, &mut [u8]) {
         let padded = len.next_multiple_of(UNIT);
-        let free = self.chunks.last().map_or(0, |chunk| chunk.len() - self.used);
+        let free = self
+            .chunks
+            .last()
+            .map_or(0, |chunk| chunk.capacity() - chunk.len());
         if free < padded {
             self.grow(padded);
         }
-        let chunk = self.chunks.len() - 1;
-        let (addr, start) = (address(chunk, self.used), self.used);
-        self.used += padded;
-        (addr, &mut self.chunks[chunk][start..start + len])
+        let number = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[number];
+        let start = chunk.len();
+        // Inside the capacity: the bytes do not move. Zeroing here, not when the chunk is made, touches memory only when it
+        // is about to be written anyway.
+        chunk.resize(start + padded, 0);
+        (address(number, start), &mut chunk[start..start + len])
+    }
+
+    /// Bytes of the last chunk in use.
+    fn used(&self) -> usize {
+        self.chunks.last().map_or(0, Vec::len)
     }
 
     fn grow(&mut self, len: usize) {
         let first = self.chunks.is_empty();
         // Address zero means nowhere, so the first unit of the first chunk stays unused.
         let skip = if first { UNIT } else { 0 };
-        let next = self
-            .chunks
-            .last()
-            .map_or(CHUNK_BYTES_MIN, |chunk| (chunk.len() * 4).min(CHUNK_BYTES_MAX));
+        let next = self.chunks.last().map_or(CHUNK_BYTES_MIN, |chunk| {
+            (chunk.capacity() * 4).min(CHUNK_BYTES_MAX)
+        });
         let size = next.max(len + skip);
         assert!(
             self.chunks.len() < CHUNKS_MAX,
             "a memtable has {CHUNKS_MAX} chunks already"
         );
-        self.chunks.push(vec![0; size].into_boxed_slice());
-        self.bytes += size;
-        self.used = skip;
+        let mut chunk = Vec::with_capacity(size);
+        chunk.resize(skip, 0);
+        self.bytes += chunk.capacity();
+        self.chunks.push(chunk);
     }
 
     /// The bytes from `addr` to the end of its chunk.

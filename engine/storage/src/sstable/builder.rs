@@ -3,7 +3,7 @@
 use super::block::BlockBuilder;
 use super::filter;
 use super::format::{
-    FOOTER_BYTES, Footer, Handle, Kind, Properties, encode_partition, encode_tombstones, seal,
+    FOOTER_BYTES, Footer, Handle, Kind, Properties, TRAILER_BYTES, encode_partition, encode_tombstones, seal,
 };
 use crate::Compression;
 use crate::mvcc::key;
@@ -13,6 +13,11 @@ use base::limits::BLOCK_BYTES;
 
 /// A partition is closed after this many data blocks.
 const PARTITION_BLOCKS: usize = 64;
+
+/// After this many data blocks in a row that compression did not make smaller, most are not tried any more.
+const HOPELESS_BLOCKS: u32 = 4;
+/// Then one in this many is tried, in case the data has changed.
+const RETRY_BLOCKS: u32 = 16;
 
 /// The tag of a version in a data block.
 pub(crate) const TAG_PUT: u8 = 0;
@@ -24,6 +29,10 @@ pub(crate) struct TableBuilder {
     uid: u64,
     block_bytes: usize,
     compression: Compression,
+    /// Data blocks so far.
+    data_blocks: u32,
+    /// The last so many that were tried have not become smaller.
+    hopeless: u32,
     /// Bytes not yet taken, from `taken` on.
     out: Vec<u8>,
     taken: usize,
@@ -46,6 +55,8 @@ impl TableBuilder {
             uid,
             block_bytes,
             compression,
+            data_blocks: 0,
+            hopeless: 0,
             out: Vec::new(),
             taken: 0,
             len: 0,
@@ -91,13 +102,28 @@ impl TableBuilder {
 
     fn seal(&mut self, kind: Kind, raw: &[u8]) -> Handle {
         let compression = match kind {
-            Kind::Data => self.compression,
+            Kind::Data => self.compression_now(),
             Kind::Partition | Kind::Tombstones | Kind::Properties | Kind::Top => Compression::None,
         };
         let offset = self.len;
         let len = seal(&mut self.out, self.uid, offset, kind, compression, raw);
         self.len += u64::from(len);
+        if compression != Compression::None {
+            let stored = len as usize == raw.len() + TRAILER_BYTES;
+            self.hopeless = if stored { self.hopeless + 1 } else { 0 };
+        }
         Handle { offset, len }
+    }
+
+    /// The compression to try on the next data block: none for a while when block after block has gained nothing, since a
+    /// failed try costs as much as a good one.
+    fn compression_now(&mut self) -> Compression {
+        self.data_blocks += 1;
+        if self.hopeless < HOPELESS_BLOCKS || self.data_blocks.is_multiple_of(RETRY_BLOCKS) {
+            self.compression
+        } else {
+            Compression::None
+        }
     }
 
     fn close_data(&mut self) {
