@@ -67,8 +67,10 @@ fn require(dir: &Path) -> Result<(), CliError> {
     if dir.join("IDENTITY").is_file() {
         return Ok(());
     }
-    Err(CliError::usage(format!("{} is no data directory of corelane", dir.display()))
-        .help("name the directory that `corelane start --data` was given"))
+    Err(
+        CliError::usage(format!("{} is no data directory of corelane", dir.display()))
+            .help("name the directory that `corelane start --data` was given"),
+    )
 }
 
 /// The shards that have a directory below `dir`, ascending.

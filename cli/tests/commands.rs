@@ -1,12 +1,16 @@
 //! Every command against a real node: what it prints, and the code it leaves.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 mod common;
 
 use common::{Node, corelane, scratch};
 use serde_json::{Value, json};
 
 fn lines(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// Removes what differs from run to run.
@@ -24,9 +28,18 @@ fn values_are_put_read_listed_and_deleted() {
     node.ok(&["put", "größe", "zwölf"]);
     assert_eq!(node.ok(&["get", "fruit/apple"]), "red\n");
     assert_eq!(node.ok(&["get", "--raw", "größe"]), "zwölf");
-    assert_eq!(node.ok(&["scan"]), "fruit/apple\tred\nfruit/pear\tgreen\ngröße\tzwölf\n");
-    assert_eq!(node.ok(&["scan", "--prefix", "fruit/", "--keys", "--reverse"]), "fruit/pear\nfruit/apple\n");
-    assert_eq!(node.ok(&["scan", "fruit/b", "g", "-n", "1"]), "fruit/pear\tgreen\n");
+    assert_eq!(
+        node.ok(&["scan"]),
+        "fruit/apple\tred\nfruit/pear\tgreen\ngröße\tzwölf\n"
+    );
+    assert_eq!(
+        node.ok(&["scan", "--prefix", "fruit/", "--keys", "--reverse"]),
+        "fruit/pear\nfruit/apple\n"
+    );
+    assert_eq!(
+        node.ok(&["scan", "fruit/b", "g", "-n", "1"]),
+        "fruit/pear\tgreen\n"
+    );
     assert_eq!(node.ok(&["scan", "--count"]), "3\n");
     node.ok(&["del", "fruit/apple"]);
     assert_eq!(node.run(&["get", "fruit/apple"]).code, 1);
@@ -46,10 +59,19 @@ fn binary_keys_travel_as_hexadecimal_digits() {
     assert_eq!(node.ok(&["get", "--hex", "00ff"]), "0a\n");
     assert_eq!(node.ok(&["scan"]), "\\x00\\xff\t\\n\n");
     let rows = lines(&node.ok(&["scan", "--json"]));
-    assert_eq!(without_ts(rows[0].clone()), json!({"key_hex": "00ff", "value": "\n"}));
+    assert_eq!(
+        without_ts(rows[0].clone()),
+        json!({"key_hex": "00ff", "value": "\n"})
+    );
     let refused = node.run(&["get", "--hex", "0g"]);
     assert_eq!(refused.code, 64);
-    assert!(refused.err.starts_with("error[C1105]: `0g` is not hexadecimal\n  cause: not a hexadecimal digit at position 2\n"), "{}", refused.err);
+    assert!(
+        refused.err.starts_with(
+            "error[C1105]: `0g` is not hexadecimal\n  cause: not a hexadecimal digit at position 2\n"
+        ),
+        "{}",
+        refused.err
+    );
 }
 
 #[test]
@@ -64,7 +86,10 @@ fn conditions_leave_exit_code_two_and_the_value_found() {
     node.ok(&["put", "lock", "you", "--if-equals", "me"]);
     assert_eq!(node.run(&["del", "lock", "--if-equals", "me"]).code, 2);
     node.ok(&["del", "lock", "--if-equals", "you"]);
-    assert_eq!(node.run(&["get", "lock", "--json"]).out, "{\"key\":\"lock\",\"value\":null}\n");
+    assert_eq!(
+        node.run(&["get", "lock", "--json"]).out,
+        "{\"key\":\"lock\",\"value\":null}\n"
+    );
 }
 
 #[test]
@@ -92,14 +117,20 @@ fn ranges_split_and_move_while_they_serve() {
     node.ok(&["range", "move", &format!("r{right}"), &to.to_string()]);
     let ranges = lines(&node.ok(&["range", "ls", "--json"]));
     assert_eq!(ranges.len(), 2);
-    assert_eq!((ranges[0]["end"].as_str(), ranges[1]["start"].as_str()), (Some("m"), Some("m")));
+    assert_eq!(
+        (ranges[0]["end"].as_str(), ranges[1]["start"].as_str()),
+        (Some("m"), Some("m"))
+    );
     assert_eq!(ranges[1]["shard"].as_u64(), Some(to));
     assert_eq!(node.ok(&["scan", "--keys"]), "a\nm\nz\n", "a scan over both");
     assert!(node.ok(&["range", "ls"]).contains("(first key)"));
     let status: Value = serde_json::from_str(&node.ok(&["status", "--json"])).unwrap();
     assert_eq!(status["verdict"], "ok");
     assert_eq!(status["shards"].as_array().unwrap().len(), 2);
-    assert!(node.ok(&["status"]).starts_with(&format!("The node at {} is available.", node.address)));
+    assert!(
+        node.ok(&["status"])
+            .starts_with(&format!("The node at {} is available.", node.address))
+    );
     let nowhere = node.run(&["range", "move", "r999", "0"]);
     assert_ne!(nowhere.code, 0);
     assert!(nowhere.err.contains("error[C1008]"), "{}", nowhere.err);
@@ -119,7 +150,11 @@ fn the_shell_runs_lines() {
          a\t3\n(1 rows, perhaps more: add `limit N`)\nok\na\t3\n(1 rows)\nhexadecimal output is on\n33\n"
     );
     let wrong = node.feed(&["shell"], b"fetch a\nput a 9\n");
-    assert_eq!((wrong.code, wrong.out.as_str()), (64, ""), "the first error ends a script");
+    assert_eq!(
+        (wrong.code, wrong.out.as_str()),
+        (64, ""),
+        "the first error ends a script"
+    );
     assert_eq!(node.run(&["shell", "-c", "get nothing"]).code, 1);
 }
 
@@ -128,15 +163,24 @@ fn scripts_answer_each_line() {
     let dir = scratch();
     let node = Node::start(&dir.path().join("data"));
     let script = concat!(
-        r#"{"s":1,"id":1,"op":"put","key":"x","value":"1"}"#, "\n",
-        r#"{"s":1,"id":2,"op":"append","key":"list","value":7}"#, "\n",
-        r#"{"s":1,"id":3,"op":"append","key":"list","value":8}"#, "\n",
-        r#"{"s":1,"id":4,"op":"cas","key":"x","from":"0","to":"2"}"#, "\n",
-        r#"{"s":1,"id":5,"op":"get","key":"none"}"#, "\n",
-        r#"{"s":1,"id":6,"op":"scan"}"#, "\n",
-        r#"{"s":1,"id":7,"op":"delete","key":"x"}"#, "\n",
-        r#"{"s":1,"id":8,"op":"fly"}"#, "\n",
-        r#"{"s":1,"id":9,"op":"get","key":""}"#, "\n",
+        r#"{"s":1,"id":1,"op":"put","key":"x","value":"1"}"#,
+        "\n",
+        r#"{"s":1,"id":2,"op":"append","key":"list","value":7}"#,
+        "\n",
+        r#"{"s":1,"id":3,"op":"append","key":"list","value":8}"#,
+        "\n",
+        r#"{"s":1,"id":4,"op":"cas","key":"x","from":"0","to":"2"}"#,
+        "\n",
+        r#"{"s":1,"id":5,"op":"get","key":"none"}"#,
+        "\n",
+        r#"{"s":1,"id":6,"op":"scan"}"#,
+        "\n",
+        r#"{"s":1,"id":7,"op":"delete","key":"x"}"#,
+        "\n",
+        r#"{"s":1,"id":8,"op":"fly"}"#,
+        "\n",
+        r#"{"s":1,"id":9,"op":"get","key":""}"#,
+        "\n",
     );
     let ended = node.feed(&["script"], script.as_bytes());
     assert_eq!(ended.code, 0, "{}", ended.err);
@@ -145,12 +189,20 @@ fn scripts_answer_each_line() {
     let ok: Vec<&Value> = answers.iter().map(|answer| &answer["ok"]).collect();
     assert_eq!(ok[0], &json!({}));
     assert_eq!(ok[2], &json!({"value": "7,8"}));
-    assert_eq!(answers[3]["fail"], json!({"code": "C2001", "what": "condition failed", "found": "1"}));
+    assert_eq!(
+        answers[3]["fail"],
+        json!({"code": "C2001", "what": "condition failed", "found": "1"})
+    );
     assert_eq!(ok[4], &json!({"value": null}));
     assert_eq!(ok[5]["rows"].as_array().unwrap().len(), 2);
     assert_eq!(answers[7]["fail"]["what"], "there is no operation `fly`");
     assert_eq!(answers[8]["fail"]["code"], "C1005");
-    assert!(answers.iter().filter(|answer| answer.get("ok").is_some()).all(|answer| answer["ts"].is_string()));
+    assert!(
+        answers
+            .iter()
+            .filter(|answer| answer.get("ok").is_some())
+            .all(|answer| answer["ts"].is_string())
+    );
 }
 
 #[test]
@@ -158,13 +210,23 @@ fn sessions_of_a_script_run_beside_each_other() {
     let dir = scratch();
     let node = Node::start(&dir.path().join("data"));
     let script: String = (0..40)
-        .map(|n| format!("{{\"s\":{},\"id\":{n},\"op\":\"append\",\"key\":\"k{}\",\"value\":{n}}}\n", n % 4, n % 4))
+        .map(|n| {
+            format!(
+                "{{\"s\":{},\"id\":{n},\"op\":\"append\",\"key\":\"k{}\",\"value\":{n}}}\n",
+                n % 4,
+                n % 4
+            )
+        })
         .collect();
     let ended = node.feed(&["script"], script.as_bytes());
     let answers = lines(&ended.out);
     assert_eq!(answers.len(), 40);
     for session in 0..4_u64 {
-        let mine: Vec<u64> = answers.iter().filter(|a| a["s"] == session).map(|a| a["id"].as_u64().unwrap()).collect();
+        let mine: Vec<u64> = answers
+            .iter()
+            .filter(|a| a["s"] == session)
+            .map(|a| a["id"].as_u64().unwrap())
+            .collect();
         let sent: Vec<u64> = (0..40).filter(|n| n % 4 == session).collect();
         assert_eq!(mine, sent, "the operations of one session are answered in order");
     }
@@ -173,18 +235,34 @@ fn sessions_of_a_script_run_beside_each_other() {
 
 #[test]
 fn without_a_node() {
-    assert!(corelane(&["explain", "c3001"]).out.starts_with("C3001: overloaded\n"));
+    assert!(
+        corelane(&["explain", "c3001"])
+            .out
+            .starts_with("C3001: overloaded\n")
+    );
     assert!(corelane(&["explain"]).out.lines().count() > 40);
     assert_eq!(corelane(&["explain", "C9"]).code, 64);
     assert!(corelane(&["completions", "bash"]).out.contains("_corelane()"));
     assert!(corelane(&["version"]).out.starts_with("corelane 0."));
-    let commands = ["start", "get", "put", "del", "scan", "shell", "import", "export", "status", "range", "bench", "script", "check", "debug"];
+    let commands = [
+        "start", "get", "put", "del", "scan", "shell", "import", "export", "status", "range", "bench",
+        "script", "check", "debug",
+    ];
     for command in commands {
         let help = corelane(&[command, "--help"]);
         assert_eq!(help.code, 0);
-        assert!(command == "bench" || help.out.contains("Example"), "{command} shows no example");
+        assert!(
+            command == "bench" || help.out.contains("Example"),
+            "{command} shows no example"
+        );
     }
     let doctor = corelane(&["doctor", "--json", "--data", scratch().path().to_str().unwrap()]);
     assert_eq!(doctor.code, 0, "{}", doctor.out);
-    assert!(lines(&doctor.out).iter().any(|check| check["name"] == "io_uring" && check["verdict"] == "ok"), "{}", doctor.out);
+    assert!(
+        lines(&doctor.out)
+            .iter()
+            .any(|check| check["name"] == "io_uring" && check["verdict"] == "ok"),
+        "{}",
+        doctor.out
+    );
 }

@@ -1,5 +1,7 @@
 //! What goes wrong is said in a sentence with a remedy, and leaves its exit code.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 mod common;
 
 use common::{CORELANE, Ended, Node, corelane, finish, scratch};
@@ -11,14 +13,21 @@ use std::process::Command;
 #[track_caller]
 fn told(ended: &Ended, exit: i32, code: &str) {
     assert_eq!(ended.code, exit, "{}{}", ended.out, ended.err);
-    assert!(ended.err.starts_with(&format!("error[{code}]: ")), "{}", ended.err);
+    assert!(
+        ended.err.starts_with(&format!("error[{code}]: ")),
+        "{}",
+        ended.err
+    );
     assert!(ended.err.contains("\n  help : "), "{}", ended.err);
     assert!(!ended.err.contains('\x1b'), "colour on a pipe: {:?}", ended.err);
 }
 
 fn start(data: &Path, options: &[&str]) -> Ended {
     let mut command = Command::new(CORELANE);
-    command.args(["start", "--listen", "127.0.0.1:0", "--data"]).arg(data).args(options);
+    command
+        .args(["start", "--listen", "127.0.0.1:0", "--data"])
+        .arg(data)
+        .args(options);
     finish(command)
 }
 
@@ -28,7 +37,9 @@ fn a_port_that_is_taken() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let mut command = Command::new(CORELANE);
-    command.args(["start", "--listen", &address, "--data"]).arg(dir.path());
+    command
+        .args(["start", "--listen", &address, "--data"])
+        .arg(dir.path());
     let ended = finish(command);
     told(&ended, 78, "C6003");
     assert!(ended.err.contains(&address));
@@ -38,7 +49,9 @@ fn a_port_that_is_taken() {
 fn an_address_that_others_can_reach() {
     let dir = scratch();
     let mut command = Command::new(CORELANE);
-    command.args(["start", "--listen", "0.0.0.0:0", "--data"]).arg(dir.path());
+    command
+        .args(["start", "--listen", "0.0.0.0:0", "--data"])
+        .arg(dir.path());
     told(&finish(command), 78, "C1106");
 }
 
@@ -58,7 +71,11 @@ fn a_data_directory_that_is_none() {
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
     told(&start(&file, &[]), 78, "C6005");
-    told(&corelane(&["check", dir.path().join("nothing").to_str().unwrap()]), 64, "C1100");
+    told(
+        &corelane(&["check", dir.path().join("nothing").to_str().unwrap()]),
+        64,
+        "C1100",
+    );
     assert!(!dir.path().join("nothing").exists(), "looking makes no directory");
 }
 
@@ -85,22 +102,47 @@ fn a_damaged_log_stops_the_start_and_the_check_names_the_place() {
     assert!(intact.out.contains("entry"), "{}", intact.out);
 
     // A byte of a batch in the middle of the log: acknowledged for certain, since others follow it.
-    let batch = intact.out.lines().filter(|line| line.trim_start().starts_with("batch")).nth(5).unwrap();
-    let offset: u64 = batch.split(" at ").nth(1).unwrap().split(':').next().unwrap().parse().unwrap();
-    let segment = intact.out.lines().find(|line| line.starts_with("segment")).unwrap();
+    let batch = intact
+        .out
+        .lines()
+        .filter(|line| line.trim_start().starts_with("batch"))
+        .nth(5)
+        .unwrap();
+    let offset: u64 = batch
+        .split(" at ")
+        .nth(1)
+        .unwrap()
+        .split(':')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let segment = intact
+        .out
+        .lines()
+        .find(|line| line.starts_with("segment"))
+        .unwrap();
     let name = segment.split('(').nth(1).unwrap().split(',').next().unwrap();
     flip(&data.join(name), offset + 40);
 
     let found = check();
     told(&found, 65, "C1107");
-    assert!(found.out.contains("DAMAGED") && found.out.contains(name), "{}", found.out);
+    assert!(
+        found.out.contains("DAMAGED") && found.out.contains(name),
+        "{}",
+        found.out
+    );
     let refused = start(&data, &["--shards", "2"]);
     told(&refused, 78, "C4001");
     assert!(refused.err.contains(name), "{}", refused.err);
 }
 
 fn flip(path: &Path, offset: u64) {
-    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
     let mut byte = [0];
     file.seek(SeekFrom::Start(offset)).unwrap();
     file.read_exact(&mut byte).unwrap();
@@ -110,7 +152,11 @@ fn flip(path: &Path, offset: u64) {
 
 #[test]
 fn a_node_that_is_not_there() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
     let ended = corelane(&["get", "k", "--connect", &free, "--timeout", "300ms"]);
     told(&ended, 69, "C3005");
     assert!(ended.err.contains("corelane start"), "{}", ended.err);
@@ -128,14 +174,27 @@ fn what_the_node_would_refuse() {
     told(&node.run(&["get", &"k".repeat(20_000)]), 64, "C1002");
     told(&node.run(&["scan", "b", "a"]), 64, "C1006");
     let file = dir.path().join("big");
-    std::fs::File::create(&file).unwrap().set_len((16 << 20) + 1).unwrap();
-    told(&node.run(&["put", "k", "--file", file.to_str().unwrap()]), 64, "C1003");
+    std::fs::File::create(&file)
+        .unwrap()
+        .set_len((16 << 20) + 1)
+        .unwrap();
+    told(
+        &node.run(&["put", "k", "--file", file.to_str().unwrap()]),
+        64,
+        "C1003",
+    );
     told(&node.run(&["put", "k", "--file", "no/such/file"]), 74, "C1101");
 }
 
 #[test]
 fn wrong_command_lines_leave_64() {
-    for arguments in [&["nonsense"][..], &["get"], &["put", "k"], &["get", "k", "--at", "yesterday"], &["get", "k", "--timeout", "5"]] {
+    for arguments in [
+        &["nonsense"][..],
+        &["get"],
+        &["put", "k"],
+        &["get", "k", "--at", "yesterday"],
+        &["get", "k", "--timeout", "5"],
+    ] {
         assert_eq!(corelane(arguments).code, 64, "{arguments:?}");
     }
 }

@@ -1,5 +1,7 @@
 //! Import and export against a real node: byte for byte, and through crashes of either side.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
+
 mod common;
 
 use common::{Node, scratch, wait};
@@ -16,8 +18,23 @@ fn sample_tsv(dir: &Path, lines: u32) -> PathBuf {
     let mut text = Vec::new();
     for n in 0..lines {
         let name = prng.next_u64();
-        write!(text, "pkg-{name:016x}-{n}\t{}.{}\t", prng.below(20), prng.below(100)).unwrap();
-        let words = ["größe", "data\\n", "\"quoted\"", "a,b", "日本", "", "\\", "tab\there"];
+        write!(
+            text,
+            "pkg-{name:016x}-{n}\t{}.{}\t",
+            prng.below(20),
+            prng.below(100)
+        )
+        .unwrap();
+        let words = [
+            "größe",
+            "data\\n",
+            "\"quoted\"",
+            "a,b",
+            "日本",
+            "",
+            "\\",
+            "tab\there",
+        ];
         for _ in 0..prng.below(8) {
             write!(text, "{} ", words[prng.index(words.len())]).unwrap();
         }
@@ -42,7 +59,10 @@ fn real_tsv(dir: &Path, lines: u32) -> PathBuf {
 
 fn sorted_lines(path: &Path) -> Vec<Vec<u8>> {
     let text = fs::read(path).unwrap();
-    let mut lines: Vec<Vec<u8>> = text.split_inclusive(|&b| b == b'\n').map(<[u8]>::to_vec).collect();
+    let mut lines: Vec<Vec<u8>> = text
+        .split_inclusive(|&b| b == b'\n')
+        .map(<[u8]>::to_vec)
+        .collect();
     lines.sort_unstable();
     lines
 }
@@ -70,9 +90,15 @@ fn a_tsv_comes_back_byte_for_byte_and_all_shards_work() {
     let node = Node::start(&dir.path().join("data"));
     let input = sample_tsv(dir.path(), 20_000);
     let said: Value = serde_json::from_str(&node.ok(&["import", path(&input), "--json"])).unwrap();
-    assert_eq!((said["records"].as_u64(), said["skipped"].as_u64()), (Some(20_000), Some(0)));
+    assert_eq!(
+        (said["records"].as_u64(), said["skipped"].as_u64()),
+        (Some(20_000), Some(0))
+    );
     same_again(&node, &input, &[]);
-    assert!(!dir.path().join("packages.tsv.corelane-import").exists(), "a finished import leaves no checkpoint");
+    assert!(
+        !dir.path().join("packages.tsv.corelane-import").exists(),
+        "a finished import leaves no checkpoint"
+    );
 
     let status: Value = serde_json::from_str(&node.ok(&["status", "--json"])).unwrap();
     for shard in status["shards"].as_array().unwrap() {
@@ -95,12 +121,18 @@ fn an_import_survives_five_kills_of_the_server() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let checkpoint = dir.path().join(format!("{}.corelane-import", input.file_name().unwrap().to_str().unwrap()));
+    let checkpoint = dir.path().join(format!(
+        "{}.corelane-import",
+        input.file_name().unwrap().to_str().unwrap()
+    ));
     let mut kills = 0;
     let mut last = 0;
     let began = Instant::now();
     while kills < 5 && import.try_wait().unwrap().is_none() {
-        assert!(began.elapsed() < Duration::from_secs(120), "the import stands still");
+        assert!(
+            began.elapsed() < Duration::from_secs(120),
+            "the import stands still"
+        );
         // Each kill waits until the import has moved since the one before.
         let at = offset(&checkpoint);
         if at > last {
@@ -110,7 +142,10 @@ fn an_import_survives_five_kills_of_the_server() {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(kills >= 3, "only {kills} kills before the import ended: more lines are needed");
+    assert!(
+        kills >= 3,
+        "only {kills} kills before the import ended: more lines are needed"
+    );
     let status = wait(&mut import);
     assert!(status.success(), "{status}");
     same_again(&node, &input, &[]);
@@ -118,7 +153,10 @@ fn an_import_survives_five_kills_of_the_server() {
 
 fn offset(checkpoint: &Path) -> u64 {
     let text = fs::read(checkpoint).unwrap_or_default();
-    serde_json::from_slice::<Value>(&text).ok().and_then(|value| value["offset"].as_u64()).unwrap_or(0)
+    serde_json::from_slice::<Value>(&text)
+        .ok()
+        .and_then(|value| value["offset"].as_u64())
+        .unwrap_or(0)
 }
 
 #[test]
@@ -127,9 +165,17 @@ fn a_killed_import_goes_on_where_it_was() {
     let node = Node::start(&dir.path().join("data"));
     let input = sample_tsv(dir.path(), 60_000);
     let checkpoint = dir.path().join("packages.tsv.corelane-import");
-    let mut import = node.command(&["import", path(&input)]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut import = node
+        .command(&["import", path(&input)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     while offset(&checkpoint) == 0 {
-        assert!(import.try_wait().unwrap().is_none(), "the import ended before it could be killed");
+        assert!(
+            import.try_wait().unwrap().is_none(),
+            "the import ended before it could be killed"
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
     import.kill().unwrap();
@@ -149,7 +195,10 @@ fn a_killed_import_goes_on_where_it_was() {
 
     let ended = node.run(&["import", path(&input), "--json"]);
     let said: Value = serde_json::from_str(&ended.out).unwrap();
-    assert!(said["records"].as_u64().unwrap() < 60_000, "it began anew: {said}");
+    assert!(
+        said["records"].as_u64().unwrap() < 60_000,
+        "it began anew: {said}"
+    );
     assert_eq!(said["records_in_all"].as_u64(), Some(60_000));
     same_again(&node, &input, &[]);
 }
@@ -160,10 +209,24 @@ fn a_server_that_stays_away_ends_the_import_with_75() {
     let mut node = Node::start(&dir.path().join("data"));
     let input = sample_tsv(dir.path(), 60_000);
     let checkpoint = dir.path().join("packages.tsv.corelane-import");
-    let mut command: Command = node.command(&["import", path(&input), "--timeout", "200ms", "--retry-for", "500ms"]);
-    let mut import = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command: Command = node.command(&[
+        "import",
+        path(&input),
+        "--timeout",
+        "200ms",
+        "--retry-for",
+        "500ms",
+    ]);
+    let mut import = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     while offset(&checkpoint) == 0 {
-        assert!(import.try_wait().unwrap().is_none(), "the import ended before the server could be killed");
+        assert!(
+            import.try_wait().unwrap().is_none(),
+            "the import ended before the server could be killed"
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
     node.kill();
@@ -181,23 +244,53 @@ fn columns_headers_prefixes_and_bad_lines() {
     let dir = scratch();
     let node = Node::start(&dir.path().join("data"));
     let csv = dir.path().join("people.csv");
-    fs::write(&csv, "name,id,city\n\"Doe, Jane\",7,Oslo\n\"Ann \"\"A\"\"\",8,\"Rio\nNorte\"\n").unwrap();
+    fs::write(
+        &csv,
+        "name,id,city\n\"Doe, Jane\",7,Oslo\n\"Ann \"\"A\"\"\",8,\"Rio\nNorte\"\n",
+    )
+    .unwrap();
     node.ok(&["import", path(&csv), "--header", "--key", "id", "--prefix", "p/"]);
     assert_eq!(node.ok(&["get", "p/7"]), "\"Doe, Jane\",Oslo\n");
     assert_eq!(node.ok(&["get", "p/8"]), "\"Ann \"\"A\"\"\",\"Rio\nNorte\"\n");
     let out = dir.path().join("out.csv");
     node.ok(&["export", path(&out), "--prefix", "p/", "--strip-prefix"]);
-    assert_eq!(fs::read_to_string(&out).unwrap(), "7,\"Doe, Jane\",Oslo\n8,\"Ann \"\"A\"\"\",\"Rio\nNorte\"\n");
-    node.ok(&["import", path(&csv), "--header", "--key", "2", "--value", "name", "--prefix", "n/", "--restart"]);
+    assert_eq!(
+        fs::read_to_string(&out).unwrap(),
+        "7,\"Doe, Jane\",Oslo\n8,\"Ann \"\"A\"\"\",\"Rio\nNorte\"\n"
+    );
+    node.ok(&[
+        "import",
+        path(&csv),
+        "--header",
+        "--key",
+        "2",
+        "--value",
+        "name",
+        "--prefix",
+        "n/",
+        "--restart",
+    ]);
     assert_eq!(node.ok(&["get", "n/7"]), "Doe, Jane\n");
-    assert_eq!(node.run(&["import", path(&csv), "--key", "id"]).code, 64, "a name needs a header");
+    assert_eq!(
+        node.run(&["import", path(&csv), "--key", "id"]).code,
+        64,
+        "a name needs a header"
+    );
 
     let tsv = dir.path().join("odd.tsv");
     fs::write(&tsv, "a\t1\nno tab here\n\nb\t2\na\t3\n").unwrap();
     let refused = node.run(&["import", path(&tsv)]);
     assert_eq!(refused.code, 65);
-    assert!(refused.err.contains("odd.tsv: line 2 is not a record"), "{}", refused.err);
-    assert_eq!(node.ok(&["import", path(&tsv), "--check", "--bad-lines", "skip"]).trim_end(), format!("{}: 3 records, 1 lines skipped", path(&tsv)));
+    assert!(
+        refused.err.contains("odd.tsv: line 2 is not a record"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(
+        node.ok(&["import", path(&tsv), "--check", "--bad-lines", "skip"])
+            .trim_end(),
+        format!("{}: 3 records, 1 lines skipped", path(&tsv))
+    );
     node.ok(&["import", path(&tsv), "--bad-lines", "skip", "--restart"]);
     assert_eq!(node.ok(&["get", "a"]), "3\n", "the last line of a key wins");
 }
@@ -207,11 +300,22 @@ fn json_lines_carry_every_byte_and_pipes_work() {
     let dir = scratch();
     let node = Node::start(&dir.path().join("data"));
     let jsonl = "{\"key\":\"a\\tb\",\"value\":\"line\\nend\"}\n{\"key_hex\":\"ff\",\"value_hex\":\"00ff\"}\n";
-    assert_eq!(node.feed(&["import", "-", "--format", "jsonl"], jsonl.as_bytes()).code, 0);
+    assert_eq!(
+        node.feed(&["import", "-", "--format", "jsonl"], jsonl.as_bytes())
+            .code,
+        0
+    );
     let exported = node.ok(&["export", "--format", "jsonl"]);
     assert_eq!(exported, jsonl);
     let refused = node.run(&["export"]);
     assert_eq!(refused.code, 65);
-    assert!(refused.err.contains("--escape") && refused.err.contains("a\\tb"), "{}", refused.err);
-    assert!(node.ok(&["export", "--escape", "--prefix", "a"]).starts_with("a\\tb\tline\\nend\n"));
+    assert!(
+        refused.err.contains("--escape") && refused.err.contains("a\\tb"),
+        "{}",
+        refused.err
+    );
+    assert!(
+        node.ok(&["export", "--escape", "--prefix", "a"])
+            .starts_with("a\\tb\tline\\nend\n")
+    );
 }

@@ -27,7 +27,7 @@ use crate::error::Outcome;
 /// Runs one command. Says also whether errors go to a program (`--json`).
 pub(crate) fn run(command: Command) -> (Outcome, bool) {
     match command {
-        Command::Start(with) => call(with, start::run),
+        Command::Start(with) => call(with, |global, args| start::run(global, &args)),
         Command::Doctor(with) => call(with, |global, args| doctor::run(global, &args)),
         Command::Get(with) => call(with, get::run),
         Command::Put(with) => call(with, put::run),

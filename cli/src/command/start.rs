@@ -77,7 +77,7 @@ pub(crate) struct StartArgs {
     connections: Option<usize>,
 }
 
-pub(crate) fn run(global: &Global, args: StartArgs) -> Outcome {
+pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
     let listen = address(&args.listen)?;
     if !listen.ip().is_loopback() && !args.insecure {
         return Err(CliError::new(
@@ -94,7 +94,7 @@ pub(crate) fn run(global: &Global, args: StartArgs) -> Outcome {
     config.dedicated = args.dedicated;
     config.pin = !args.no_pin;
     let _report = runtime::preflight(&args.data).map_err(|error| start_error::of_preflight(&error))?;
-    serve(global, &config, &node_config(&args, listen)?)
+    serve(global, &config, &node_config(args, listen)?)
 }
 
 fn node_config(args: &StartArgs, listen: SocketAddr) -> Result<NodeConfig, CliError> {

@@ -15,7 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory that goes away with the test.
 pub(crate) fn scratch() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("corelane-cli-").tempdir().unwrap()
+    tempfile::Builder::new()
+        .prefix("corelane-cli-")
+        .tempdir()
+        .unwrap()
 }
 
 /// A running node. Killed when dropped.
@@ -33,19 +36,40 @@ impl Node {
 
     pub(crate) fn start_at(data: &Path, listen: &str, options: &[&str]) -> Self {
         let mut command = Command::new(CORELANE);
-        command.args(["start", "--json", "--no-pin", "--listen", listen, "--data"]).arg(data).args(options);
+        command
+            .args(["start", "--json", "--no-pin", "--listen", listen, "--data"])
+            .arg(data)
+            .args(options);
         // A node that outlives a test must not hold the test's own output open.
         let log = data.with_extension("stderr");
-        let stderr = std::fs::File::options().create(true).append(true).open(&log).unwrap();
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+        let stderr = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         let ready: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| {
-            panic!("no ready line but {line:?}: {error}\n{}", std::fs::read_to_string(&log).unwrap_or_default())
+            panic!(
+                "no ready line but {line:?}: {error}\n{}",
+                std::fs::read_to_string(&log).unwrap_or_default()
+            )
         });
         assert_eq!(ready["event"], "ready");
         let address = ready["address"].as_str().unwrap().to_owned();
-        Self { child, address, data: data.to_owned() }
+        Self {
+            child,
+            address,
+            data: data.to_owned(),
+        }
     }
 
     /// `kill -9`, then a new process on the same data and port.
@@ -63,7 +87,13 @@ impl Node {
     /// Asks it to end, and waits until it has. Returns its exit code.
     pub(crate) fn terminate(mut self) -> i32 {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         let ended = wait(&mut self.child);
         ended.code().expect("it ended by itself, not by the signal")
     }
@@ -71,7 +101,10 @@ impl Node {
     /// A command against this node.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(CORELANE);
-        command.args(arguments).env("CORELANE_CONNECT", &self.address).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .env("CORELANE_CONNECT", &self.address)
+            .stdin(Stdio::null());
         command
     }
 
@@ -90,7 +123,10 @@ impl Node {
     /// Runs a command with `input` on its standard input.
     pub(crate) fn feed(&self, arguments: &[&str], input: &[u8]) -> Ended {
         let mut command = self.command(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // Input and output of these tests fit the pipes' buffers.
         child.stdin.take().unwrap().write_all(input).unwrap();
@@ -117,8 +153,15 @@ pub(crate) struct Ended {
 impl Ended {
     fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let code = output.status.code().unwrap_or_else(|| panic!("killed by a signal: {}", text(&output.stderr)));
-        Self { code, out: text(&output.stdout), err: text(&output.stderr) }
+        let code = output
+            .status
+            .code()
+            .unwrap_or_else(|| panic!("killed by a signal: {}", text(&output.stderr)));
+        Self {
+            code,
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
     }
 }
 
@@ -130,7 +173,10 @@ pub(crate) fn finish(mut command: Command) -> Ended {
 /// Runs the binary without a node.
 pub(crate) fn corelane(arguments: &[&str]) -> Ended {
     let mut command = Command::new(CORELANE);
-    command.args(arguments).stdin(Stdio::null()).env_remove("CORELANE_CONNECT");
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .env_remove("CORELANE_CONNECT");
     finish(command)
 }
 
