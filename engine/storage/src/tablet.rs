@@ -378,7 +378,7 @@ impl<E: Env> Tablet<E> {
     }
 
     /// Turns the active memtable into an immutable one that waits for [`Self::flush`], together with the replica's
-    /// opaque state as of [`Self::applied_index`].
+    /// opaque state as of [`Self::applied_index`]. Does nothing when everything is flushed.
     pub fn freeze(&self, app_state: Vec<u8>) {
         self.0.state.borrow_mut().freeze(&self.0.shared, app_state.into());
     }
@@ -477,6 +477,10 @@ impl<E: Env> State<E> {
     }
 
     pub(crate) fn freeze(&mut self, shared: &Shared<E>, app_state: Rc<[u8]>) {
+        // A flush that would change nothing writes nothing.
+        if self.frozen.is_empty() && self.applied_index == self.flushed_index {
+            return;
+        }
         let next = shared.new_memtable(shared_prefix(&self.span));
         let cell = core::mem::replace(&mut self.active, next);
         self.frozen.push_back(Rc::new(Frozen {

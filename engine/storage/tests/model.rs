@@ -87,6 +87,8 @@ fn run(seed: u64, steps: usize) {
     }
     machine.block_on(world.check_all());
     assert!(world.tablets.contains_key(&ROOT));
+    world.tablets.clear();
+    assert_eq!(world.shared.memory_bytes(), 0, "memtables gave their budget back");
     let _ = base::probe::finish();
 }
 

@@ -167,5 +167,7 @@ async fn write_anew<E: Env>(
     file.sync().await?;
     disk.rename(&new, &path(dir)).await?;
     disk.sync_dir(dir).await?;
-    Ok((file, tail))
+    drop(file);
+    // Opened again, so that errors call it by its name.
+    Ok((disk.open(&path(dir), OpenMode::WriteDurable).await?, tail))
 }

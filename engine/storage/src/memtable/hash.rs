@@ -133,7 +133,7 @@ mod tests {
                 if i % 5 == 0 {
                     u32::MAX
                 } else {
-                    prng.next_u64() as u32
+                    u32::try_from(prng.below(1 << 32)).expect("32 bits")
                 }
             })
             .collect();

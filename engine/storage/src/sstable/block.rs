@@ -11,10 +11,16 @@
 //! before.
 
 use super::codec::{Decoder, put_varint};
+use crate::prefetch::prefetch_lines;
 use core::cmp::Ordering;
 use core::ops::Range;
 
 pub(crate) const RESTART_INTERVAL: usize = 8;
+
+/// Up to so many restarts are compared without a search by halves.
+const ANCHORS_FEW: usize = 64;
+/// Cache lines that a search asks for at once where it begins to walk: eight entries of a hundred bytes.
+const RUN_LINES: usize = 16;
 
 /// Builds one block.
 #[derive(Debug, Default)]
@@ -267,6 +273,17 @@ impl Layout {
             .rest
     }
 
+    /// How many anchors from the first on are `below`. A few are all looked at: their cache misses then overlap, while a
+    /// search by halves would take one after the other.
+    #[inline]
+    fn count(&self, below: impl Fn(&Anchor) -> bool) -> usize {
+        if self.anchors.len() <= ANCHORS_FEW {
+            self.anchors.iter().filter(|anchor| below(anchor)).count()
+        } else {
+            self.anchors.partition_point(below)
+        }
+    }
+
     /// How many restarts have a key below `target`.
     fn anchors_below(&self, data: &[u8], target: &[u8]) -> usize {
         let Some(first) = self.anchors.first() else {
@@ -278,22 +295,33 @@ impl Layout {
             Ordering::Greater => self.anchors.len(),
             Ordering::Equal => {
                 let wanted = prefix(target, self.common);
-                self.anchors.partition_point(|anchor| {
-                    anchor.prefix < wanted
-                        || (anchor.prefix == wanted && self.anchor_key(data, anchor) < target)
-                })
+                let below = self.count(|anchor| anchor.prefix < wanted);
+                let equal = self.anchors[below..]
+                    .iter()
+                    .take_while(|anchor| anchor.prefix == wanted);
+                below
+                    + equal
+                        .take_while(|anchor| self.anchor_key(data, anchor) < target)
+                        .count()
             }
         }
     }
 
+    /// Where to begin to walk for `target`: every restart before the last one below it is below it too.
+    #[inline]
+    fn run<'a>(&self, data: &'a [u8], target: &[u8]) -> Decoder<'a> {
+        let below = self.anchors_below(data, target);
+        let last = below
+            .checked_sub(1)
+            .map(|last| self.anchors[last].offset as usize);
+        let decoder = self.at(data, last.unwrap_or(0));
+        prefetch_lines(decoder.0, RUN_LINES);
+        decoder
+    }
+
     /// The first entry whose key is at or above `target`.
     pub(crate) fn seek<'a>(&self, data: &'a [u8], target: &[u8]) -> Option<Found<'a>> {
-        // Every restart before the last one below the target is below it too; the answer follows that one.
-        let below = self.anchors_below(data, target);
-        let start = below
-            .checked_sub(1)
-            .map_or(0, |last| self.anchors[last].offset as usize);
-        let mut decoder = self.at(data, start);
+        let mut decoder = self.run(data, target);
         let (mut agrees, mut number) = (0, 0usize);
         while !decoder.is_empty() {
             let Entry {
