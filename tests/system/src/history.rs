@@ -318,7 +318,8 @@ impl ValueId {
         bytes.extend_from_slice(&self.call.to_le_bytes());
         bytes.extend_from_slice(&self.op.to_le_bytes());
         bytes.extend_from_slice(&len.to_le_bytes());
-        let mut filler = base::Prng::new(u64::from(self.call) << 32 | u64::from(self.op) << 16 | u64::from(key));
+        let mut filler =
+            base::Prng::new(u64::from(self.call) << 32 | u64::from(self.op) << 16 | u64::from(key));
         // Half of it repeats, so that compression has something to do.
         let mut block = [0; 16];
         while bytes.len() < Self::HEAD + len as usize {

@@ -103,7 +103,11 @@ impl Process {
     #[must_use]
     pub fn progress(&self) -> String {
         let ended: Vec<u16> = self.exits.borrow().iter().map(|(shard, _)| *shard).collect();
-        format!("{} of {} shards serve, ended {ended:?}", self.ready.get(), self.shards)
+        format!(
+            "{} of {} shards serve, ended {ended:?}",
+            self.ready.get(),
+            self.shards
+        )
     }
 
     /// Whether and how it has ended by itself: at the first error, or when all shards have stopped.

@@ -164,7 +164,10 @@ impl Runner {
     fn note_failure(&mut self, error: &str) {
         self.note(error);
         let text = error.split_once(": ").map_or(error, |(_, text)| text);
-        let kind: String = text.chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
+        let kind: String = text
+            .chars()
+            .map(|c| if c.is_ascii_digit() { '#' } else { c })
+            .collect();
         *self.failures.entry(kind).or_insert(0) += 1;
         let may_fail = match self.scenario.mode {
             Mode::Survivable => false,
@@ -222,7 +225,11 @@ impl Runner {
                     self.sim.crash(self.process.node());
                 }
             }
-            let down = if self.prng.chance(0.7) { 1 } else { self.prng.between(1, 2_000) };
+            let down = if self.prng.chance(0.7) {
+                1
+            } else {
+                self.prng.between(1, 2_000)
+            };
             self.sim.run_for(Duration::from_millis(down));
             self.start();
             if !self.prng.chance(self.scenario.crash_again) {
@@ -260,7 +267,10 @@ impl Runner {
                     .iter()
                     .position(|call| call.tries == 0);
                 if let Some(stuck) = stuck {
-                    let what = format!("call {stuck} ({:?}) does not end in calm weather", calls[stuck].action);
+                    let what = format!(
+                        "call {stuck} ({:?}) does not end in calm weather",
+                        calls[stuck].action
+                    );
                     return self.give_up(&what);
                 }
                 end = self.sim.now() + self.scenario.finish;
@@ -338,7 +348,10 @@ impl Runner {
         for call in &calls {
             *outcomes.entry(name(&call.outcome)).or_insert(0) += 1;
             if call.outcome == Outcome::Refused(Code::Corruption) && self.scenario.mode != Mode::Damage {
-                self.wrong.push(format!("{:?} met corruption on a disk without damage", call.action));
+                self.wrong.push(format!(
+                    "{:?} met corruption on a disk without damage",
+                    call.action
+                ));
             }
         }
         let (mut counts, mut refusals) = (Counts::default(), BTreeMap::new());
@@ -396,7 +409,9 @@ fn verify(sim: &mut Sim, node: SimNodeId) -> Vec<String> {
             Ok(ranges) => {
                 for range in ranges {
                     match Tablet::verify(&env, range).await {
-                        Ok(damages) => wrong.extend(damages.iter().map(|damage| format!("table damage: {damage:?}"))),
+                        Ok(damages) => {
+                            wrong.extend(damages.iter().map(|damage| format!("table damage: {damage:?}")))
+                        }
                         Err(storage::StorageError::NoSuchTablet { .. }) => {}
                         Err(error) => wrong.push(format!("range {range} cannot be verified: {error}")),
                     }
@@ -406,7 +421,11 @@ fn verify(sim: &mut Sim, node: SimNodeId) -> Vec<String> {
         }
         let entries = env.disk().list("").await.unwrap_or_default();
         for entry in entries {
-            let Some(shard) = entry.name.strip_prefix("shard-").and_then(|shard| shard.parse().ok()) else {
+            let Some(shard) = entry
+                .name
+                .strip_prefix("shard-")
+                .and_then(|shard| shard.parse().ok())
+            else {
                 continue;
             };
             let dir = format!("shard-{shard}/wal");

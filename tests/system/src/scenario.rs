@@ -115,7 +115,11 @@ impl Scenario {
         let keys = Keys {
             groups: 2 + small(prng.below(10)),
             per_group: 2 + small(prng.below(20)),
-            padding: if prng.chance(0.2) { small(prng.below(300)) } else { 0 },
+            padding: if prng.chance(0.2) {
+                small(prng.below(300))
+            } else {
+                0
+            },
         };
         Self {
             seed,
@@ -179,7 +183,14 @@ fn node_config(prng: &mut Prng) -> NodeConfig {
             writes_in_flight_max: pick(prng, &[1, 4, 8]),
             write_min_bytes_when_busy: pick(prng, &[1, 8 << 10, 1 << 20]),
             staged_bytes_max: pick(prng, &[1, 64 << 10, 256 << 20]),
-            seal_after: pick(prng, &[None, Some(Duration::from_millis(1)), Some(Duration::from_millis(10))]),
+            seal_after: pick(
+                prng,
+                &[
+                    None,
+                    Some(Duration::from_millis(1)),
+                    Some(Duration::from_millis(10)),
+                ],
+            ),
             ..LogConfig::default()
         },
         storage: StorageConfig {

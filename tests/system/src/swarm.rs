@@ -106,12 +106,32 @@ impl Total {
             self.wrong.len()
         );
         let _ = writeln!(out, "outcomes {:?}", self.outcomes);
-        list(&mut out, "faults", self.faults.iter().map(|(fault, n)| (format!("{fault:?}"), *n)));
-        list(&mut out, "reached", self.reached.iter().map(|(name, n)| ((*name).to_owned(), *n)));
-        list(&mut out, "misbehaved", self.misbehaved.iter().map(|(name, n)| ((*name).to_owned(), *n)));
-        list(&mut out, "errors of nodes", self.failures.iter().map(|(name, n)| (name.clone(), *n)));
+        list(
+            &mut out,
+            "faults",
+            self.faults.iter().map(|(fault, n)| (format!("{fault:?}"), *n)),
+        );
+        list(
+            &mut out,
+            "reached",
+            self.reached.iter().map(|(name, n)| ((*name).to_owned(), *n)),
+        );
+        list(
+            &mut out,
+            "misbehaved",
+            self.misbehaved.iter().map(|(name, n)| ((*name).to_owned(), *n)),
+        );
+        list(
+            &mut out,
+            "errors of nodes",
+            self.failures.iter().map(|(name, n)| (name.clone(), *n)),
+        );
         for (seed, wrong) in &self.wrong {
-            let _ = writeln!(out, "FAILED seed {seed}: {}", wrong.first().map_or("", String::as_str));
+            let _ = writeln!(
+                out,
+                "FAILED seed {seed}: {}",
+                wrong.first().map_or("", String::as_str)
+            );
         }
         out
     }

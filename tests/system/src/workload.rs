@@ -182,7 +182,11 @@ impl Workload {
 
     fn key(&self, prng: &mut Prng) -> KeyNo {
         let count = self.scenario.keys.count();
-        let bound = if prng.chance(0.8) { self.scenario.hot_keys } else { count };
+        let bound = if prng.chance(0.8) {
+            self.scenario.hot_keys
+        } else {
+            count
+        };
         // Hot keys lie in all groups.
         let drawn = prng.below(bound.into());
         u16::try_from(drawn * 7 % u64::from(count)).expect("below a 16-bit count")
@@ -205,7 +209,11 @@ impl Workload {
     }
 
     fn len(&self, prng: &mut Prng) -> u32 {
-        let long = if prng.chance(self.scenario.value_long) { 30 } else { 1 };
+        let long = if prng.chance(self.scenario.value_long) {
+            30
+        } else {
+            1
+        };
         u32::try_from(prng.below(u64::from(self.scenario.value_bytes) * long + 1)).expect("drawn below")
     }
 
@@ -233,7 +241,8 @@ impl Workload {
     fn batch(&self, prng: &mut Prng) -> Vec<Mutation> {
         let (start, end) = self.scenario.keys.group_of(self.key(prng));
         let count = prng.between(2, 6);
-        let key = |prng: &mut Prng| start + u16::try_from(prng.below(u64::from(end - start))).expect("drawn below");
+        let key =
+            |prng: &mut Prng| start + u16::try_from(prng.below(u64::from(end - start))).expect("drawn below");
         let removes = self.scenario.mix.delete > 0;
         let mutation = |_| match prng.below(10) {
             0 if removes => Mutation::Delete(key(prng)),
@@ -268,7 +277,11 @@ impl Workload {
     fn scan(&self, prng: &mut Prng, at: Option<Timestamp>) -> Action {
         let count = u64::from(self.scenario.keys.count());
         let start = prng.below(count);
-        let end = if prng.chance(0.2) { count } else { prng.between(start + 1, count) };
+        let end = if prng.chance(0.2) {
+            count
+        } else {
+            prng.between(start + 1, count)
+        };
         let key = |drawn: u64| u16::try_from(drawn).expect("drawn below");
         Action::Scan {
             start: key(start),

@@ -32,7 +32,10 @@ fn arguments() -> Result<Arguments, String> {
             continue;
         }
         let value = words.next().ok_or(format!("{word} needs a value"))?;
-        let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{word} {text}: {error}"));
+        let number = |text: &str| {
+            text.parse::<u64>()
+                .map_err(|error| format!("{word} {text}: {error}"))
+        };
         match word.as_str() {
             "--seed" => {
                 let seed = number(&value)?;
@@ -51,7 +54,10 @@ fn arguments() -> Result<Arguments, String> {
     Ok(parsed)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the swarm's own clock: nothing simulated sees it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the swarm's own clock: nothing simulated sees it"
+)]
 fn elapsed() -> Duration {
     use std::sync::LazyLock;
     use std::time::Instant;
@@ -81,7 +87,9 @@ fn main() -> ExitCode {
     let arguments = match arguments() {
         Ok(arguments) => arguments,
         Err(error) => {
-            eprintln!("{error}\nsim [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]");
+            eprintln!(
+                "{error}\nsim [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]"
+            );
             return ExitCode::from(64);
         }
     };
@@ -102,8 +110,14 @@ fn main() -> ExitCode {
             eprintln!("seed {seed}: {:?}", elapsed() - before);
         }
         if !good {
-            let wrong = total.wrong.last().map(|(_, wrong)| wrong.clone()).unwrap_or_default();
-            println!("FAILED: cargo run --profile sim -p corelane-system --bin sim -- --seed {seed} --history /dev/stdout");
+            let wrong = total
+                .wrong
+                .last()
+                .map(|(_, wrong)| wrong.clone())
+                .unwrap_or_default();
+            println!(
+                "FAILED: cargo run --profile sim -p corelane-system --bin sim -- --seed {seed} --history /dev/stdout"
+            );
             wrong.iter().take(3).for_each(|wrong| println!("  {wrong}"));
         }
         if total.wrong.len() >= arguments.failures_max || limit.is_some_and(|limit| elapsed() >= limit) {

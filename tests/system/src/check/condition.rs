@@ -7,7 +7,9 @@ use crate::history::{Call, Outcome};
 /// Notes every conditional write that did not look.
 pub fn check(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) {
     for (number, call) in (0u32..).zip(calls) {
-        let Some((conditions, _)) = write_of(call) else { continue };
+        let Some((conditions, _)) = write_of(call) else {
+            continue;
+        };
         if let Some(ts) = timeline.at(number) {
             for &(key, expected) in conditions.iter().filter(|(key, _)| !timeline.is_blurred(*key)) {
                 let before = timeline.state_before(key, ts);
@@ -23,9 +25,13 @@ pub fn check(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) {
             }
         }
         if let Outcome::ConditionFailed(position, found, _) = &call.outcome
-            && conditions.get(*position as usize).is_none_or(|(_, expected)| expected == found)
+            && conditions
+                .get(*position as usize)
+                .is_none_or(|(_, expected)| expected == found)
         {
-            wrong.push(format!("call {number} failed condition {position} although it found {found:?}"));
+            wrong.push(format!(
+                "call {number} failed condition {position} although it found {found:?}"
+            ));
         }
     }
 }

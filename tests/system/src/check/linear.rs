@@ -42,7 +42,8 @@ pub fn check(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) {
 
 fn visits(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) -> BTreeMap<KeyNo, Vec<Visit>> {
     let mut visits: BTreeMap<KeyNo, Vec<Visit>> = BTreeMap::new();
-    let mut visit = |key: KeyNo, call: u32, what: What| visits.entry(key).or_default().push(Visit { call, what });
+    let mut visit =
+        |key: KeyNo, call: u32, what: What| visits.entry(key).or_default().push(Visit { call, what });
     for (number, call) in (0u32..).zip(calls) {
         match (&call.action, &call.outcome) {
             (Action::Get(key, None), Outcome::Value(None, _)) => visit(*key, number, What::SawNothing),
@@ -80,9 +81,14 @@ fn visits(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) -> BTree
         }
     }
     for key in 0..KeyNo::MAX {
-        let Some(states) = timeline.try_states(key) else { break };
+        let Some(states) = timeline.try_states(key) else {
+            break;
+        };
         for (position, state) in (1..).zip(states) {
-            debug_assert!(write_of(&calls[state.call as usize]).is_some(), "only writes make states");
+            debug_assert!(
+                write_of(&calls[state.call as usize]).is_some(),
+                "only writes make states"
+            );
             visit(key, state.call, What::Wrote(position));
         }
     }
@@ -131,7 +137,9 @@ fn nothing_from(states: &[State]) -> Vec<Option<usize>> {
     let mut next = None;
     let mut out = vec![None; states.len() + 1];
     for position in (0..=states.len()).rev() {
-        let has_value = position.checked_sub(1).is_some_and(|at| states[at].value.is_some());
+        let has_value = position
+            .checked_sub(1)
+            .is_some_and(|at| states[at].value.is_some());
         if !has_value {
             next = Some(position);
         }

@@ -25,13 +25,19 @@ pub fn check(ranges: &[RangeSeen], shards: u16) -> Result<(), String> {
     let mut end: Option<&[u8]> = Some(b"");
     for seen in ranges {
         if end != Some(&*seen.span.start) {
-            return Err(format!("range {} starts at {:?}, the one before it ends at {end:?}", seen.range, seen.span));
+            return Err(format!(
+                "range {} starts at {:?}, the one before it ends at {end:?}",
+                seen.range, seen.span
+            ));
         }
         if seen.span.is_empty() {
             return Err(format!("range {} is empty: {:?}", seen.range, seen.span));
         }
         if seen.shard >= shards {
-            return Err(format!("range {} is on shard {} of {shards}", seen.range, seen.shard));
+            return Err(format!(
+                "range {} is on shard {} of {shards}",
+                seen.range, seen.shard
+            ));
         }
         if !ids.insert(seen.range) {
             return Err(format!("range {} is there twice", seen.range));

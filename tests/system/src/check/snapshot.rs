@@ -23,7 +23,9 @@ pub fn check(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) {
                 },
             ) => {
                 if at.is_some_and(|at| at != *read_ts) {
-                    wrong.push(format!("call {number} asked for {at:?} and was read at {read_ts}"));
+                    wrong.push(format!(
+                        "call {number} asked for {at:?} and was read at {read_ts}"
+                    ));
                 }
                 let mut found = BTreeMap::new();
                 let mut last = None;
@@ -38,7 +40,9 @@ pub fn check(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) {
                     compare(timeline, number, key, *read_ts, found.remove(&key), wrong);
                 }
                 if let Some(key) = found.keys().next() {
-                    wrong.push(format!("call {number}: key {key} lies outside what was asked for"));
+                    wrong.push(format!(
+                        "call {number}: key {key} lies outside what was asked for"
+                    ));
                 }
             }
             _ => {}

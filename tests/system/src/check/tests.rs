@@ -42,7 +42,11 @@ fn delete(moments: (u64, u64), key: u16, at: u64) -> Call {
 }
 
 fn get(moments: (u64, u64), key: u16, found: Option<u32>, at: u64) -> Call {
-    call(moments, Action::Get(key, None), Outcome::Value(found.map(value), ts(at)))
+    call(
+        moments,
+        Action::Get(key, None),
+        Outcome::Value(found.map(value), ts(at)),
+    )
 }
 
 fn scan(moments: (u64, u64), at: Option<u64>, read_ts: u64, rows: &[(u16, u32, u64)]) -> Call {
@@ -74,7 +78,10 @@ fn good(calls: &[Call]) {
 #[track_caller]
 fn bad(calls: &[Call], about: &str) {
     let wrong = check(&KEYS, calls);
-    assert!(wrong.iter().any(|line| line.contains(about)), "{about:?} is not in {wrong:#?}");
+    assert!(
+        wrong.iter().any(|line| line.contains(about)),
+        "{about:?} is not in {wrong:#?}"
+    );
 }
 
 #[test]
@@ -95,42 +102,67 @@ fn a_history_in_order_passes() {
 #[test]
 fn a_lost_acknowledged_write_is_found() {
     bad(&[put((1, 2), 0, 10), get((3, 4), 0, None, 15)], "key 0: call 1");
-    bad(&[put((1, 2), 0, 10), scan((3, 4), None, 15, &[])], "read key 0 at");
+    bad(
+        &[put((1, 2), 0, 10), scan((3, 4), None, 15, &[])],
+        "read key 0 at",
+    );
 }
 
 #[test]
 fn a_stale_read_is_found() {
     bad(
-        &[put((1, 2), 0, 10), put((3, 4), 0, 20), get((5, 6), 0, Some(0), 10)],
+        &[
+            put((1, 2), 0, 10),
+            put((3, 4), 0, 20),
+            get((5, 6), 0, Some(0), 10),
+        ],
         "began after call Some(1)",
     );
     // A scan chooses a timestamp below a write that had been acknowledged.
-    bad(&[put((1, 2), 0, 10), scan((3, 4), None, 5, &[])], "began after call Some(0)");
+    bad(
+        &[put((1, 2), 0, 10), scan((3, 4), None, 5, &[])],
+        "began after call Some(0)",
+    );
 }
 
 #[test]
 fn two_reads_that_go_back_are_found() {
     let long = put((3, 20), 0, 20);
     bad(
-        &[put((1, 2), 0, 10), long, get((5, 6), 0, Some(1), 20), get((7, 8), 0, Some(0), 10)],
+        &[
+            put((1, 2), 0, 10),
+            long,
+            get((5, 6), 0, Some(1), 20),
+            get((7, 8), 0, Some(0), 10),
+        ],
         "began after call Some(2)",
     );
 }
 
 #[test]
 fn timestamps_against_real_time_are_found() {
-    bad(&[put((1, 2), 0, 20), put((3, 4), 0, 10)], "began after call Some(0)");
+    bad(
+        &[put((1, 2), 0, 20), put((3, 4), 0, 10)],
+        "began after call Some(0)",
+    );
 }
 
 #[test]
 fn a_read_from_the_future_is_found() {
-    bad(&[get((1, 2), 0, Some(1), 10), put((3, 4), 0, 10)], "began after call Some(0)");
+    bad(
+        &[get((1, 2), 0, Some(1), 10), put((3, 4), 0, 10)],
+        "began after call Some(0)",
+    );
 }
 
 #[test]
 fn a_write_that_happens_twice_is_found() {
     bad(
-        &[put((1, 2), 0, 10), scan((3, 4), Some(11), 11, &[(0, 0, 10)]), get((5, 6), 0, Some(0), 12)],
+        &[
+            put((1, 2), 0, 10),
+            scan((3, 4), Some(11), 11, &[(0, 0, 10)]),
+            get((5, 6), 0, Some(0), 12),
+        ],
         "applied at",
     );
 }
@@ -157,8 +189,14 @@ fn a_delete_range_covers_its_keys_and_no_others() {
     let remove = call((5, 6), action, Outcome::Applied(ts(30)));
     let puts = [put((1, 2), 1, 10), put((3, 4), 2, 20), remove];
     good(&[&puts[..], &[scan((7, 8), None, 40, &[(2, 1, 20)])]].concat());
-    bad(&[&puts[..], &[scan((7, 8), None, 40, &[(1, 0, 10), (2, 1, 20)])]].concat(), "read key 1 at");
-    bad(&[&puts[..], &[scan((7, 8), None, 40, &[])]].concat(), "read key 2 at");
+    bad(
+        &[&puts[..], &[scan((7, 8), None, 40, &[(1, 0, 10), (2, 1, 20)])]].concat(),
+        "read key 1 at",
+    );
+    bad(
+        &[&puts[..], &[scan((7, 8), None, 40, &[])]].concat(),
+        "read key 2 at",
+    );
 }
 
 #[test]
@@ -166,9 +204,24 @@ fn a_condition_that_was_not_looked_at_is_found() {
     let action = Action::Write(vec![(0, None)], vec![Mutation::Put(0, 8)]);
     let blind = call((3, 4), action.clone(), Outcome::Applied(ts(20)));
     bad(&[put((1, 2), 0, 10), blind], "on the condition");
-    let failed = call((3, 4), action, Outcome::ConditionFailed(0, Some(value(0)), ts(20)));
+    let failed = call(
+        (3, 4),
+        action,
+        Outcome::ConditionFailed(0, Some(value(0)), ts(20)),
+    );
     good(&[put((1, 2), 0, 10), failed.clone()]);
-    bad(&[put((1, 2), 0, 10), delete((2, 3), 0, 15), Call { invoked: 4, answered: 5, ..failed }], "call 2");
+    bad(
+        &[
+            put((1, 2), 0, 10),
+            delete((2, 3), 0, 15),
+            Call {
+                invoked: 4,
+                answered: 5,
+                ..failed
+            },
+        ],
+        "call 2",
+    );
 }
 
 #[test]

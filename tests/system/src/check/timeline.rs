@@ -34,7 +34,9 @@ impl Timeline {
         let mut states = vec![Vec::new(); usize::from(keys.count())];
         let mut blurred = BTreeSet::new();
         for (number, call) in (0u32..).zip(calls) {
-            let Some((_, mutations)) = write_of(call) else { continue };
+            let Some((_, mutations)) = write_of(call) else {
+                continue;
+            };
             let effects = effects(keys, number, mutations);
             match at.get(&number) {
                 Some(&ts) => {
@@ -158,7 +160,10 @@ fn pin(calls: &[Call], wrong: &mut Vec<String>) -> BTreeMap<u32, Timestamp> {
     }
     let mut see = |reader: u32, value: ValueId, ts: Timestamp| {
         let Some(writer) = calls.get(value.call as usize) else {
-            return wrong.push(format!("call {reader} read a value of call {}, which was never made", value.call));
+            return wrong.push(format!(
+                "call {reader} read a value of call {}, which was never made",
+                value.call
+            ));
         };
         match &writer.outcome {
             Outcome::ConditionFailed(..) | Outcome::Refused(_) => wrong.push(format!(

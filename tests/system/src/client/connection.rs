@@ -82,7 +82,9 @@ impl Connection {
         patience: Duration,
     ) -> Result<(Rc<Self>, u16), Option<Code>> {
         let socket = within(env, patience, env.net().connect(address)).await;
-        let Some(Ok(socket)) = socket else { return Err(None) };
+        let Some(Ok(socket)) = socket else {
+            return Err(None);
+        };
         let (reader, writer) = env.net().adopt(socket);
         let connection = Rc::new(Self {
             outbox: RefCell::new(Outbox::new()),
@@ -92,8 +94,10 @@ impl Connection {
             staged: Notify::new(),
             writer,
         });
-        env.tasks().spawn(TaskClass::Foreground, connection.clone().receive(reader));
-        env.tasks().spawn(TaskClass::Foreground, connection.clone().transmit());
+        env.tasks()
+            .spawn(TaskClass::Foreground, connection.clone().receive(reader));
+        env.tasks()
+            .spawn(TaskClass::Foreground, connection.clone().transmit());
         let version = u16::from(wire::frame::VERSION);
         let inbox = connection.send(&request::Hello {
             client: client.0.to_le_bytes(),
@@ -130,7 +134,10 @@ impl Connection {
 
     /// Lets a scan send more pages.
     pub fn credit(&self, request: RequestId, pages: u32) {
-        let pushed = self.outbox.borrow_mut().push(request, &request::ScanCredit { pages });
+        let pushed = self
+            .outbox
+            .borrow_mut()
+            .push(request, &request::ScanCredit { pages });
         pushed.expect("a credit fits a frame");
         self.staged.notify();
     }
@@ -196,7 +203,9 @@ impl Connection {
                 }
             }
             // Inboxes that nobody else holds any more are of no use.
-            self.inboxes.borrow_mut().retain(|_, inbox| Rc::strong_count(inbox) > 1);
+            self.inboxes
+                .borrow_mut()
+                .retain(|_, inbox| Rc::strong_count(inbox) > 1);
         }
         self.hang_up();
     }

@@ -154,14 +154,24 @@ impl Client {
     /// # Cancellation
     /// Leaves the outcome open.
     pub async fn call(&self, number: u32, action: &Action) -> (Outcome, u32) {
-        let seq = matches!(action, Action::Write(..)).then(|| self.session.borrow_mut().begin());
+        let seq = match action {
+            Action::Write(..) => Some(self.number_a_write().await),
+            Action::Get(..)
+            | Action::Scan { .. }
+            | Action::Split(_)
+            | Action::Move(..)
+            | Action::RangeMap
+            | Action::Status => None,
+        };
         let (mut tries, mut doubt) = (0, false);
         let outcome = loop {
             tries += 1;
             if tries > 1 {
                 self.count(|counts| counts.retries += 1);
             }
-            let Some(connection) = self.connect().await else { continue };
+            let Some(connection) = self.connect().await else {
+                continue;
+            };
             match self.attempt(&connection, number, action, seq).await {
                 // Refused for good is this try; of an earlier one that was lost it says nothing.
                 Tried::Ended(Outcome::Refused(_)) if doubt && seq.is_some() => break Outcome::Unknown,
@@ -185,6 +195,16 @@ impl Client {
         (outcome, tries)
     }
 
+    async fn number_a_write(&self) -> u64 {
+        loop {
+            let begun = self.session.borrow_mut().begin();
+            match begun {
+                Some(seq) => return seq,
+                None => self.env.clock().sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
     fn count(&self, change: impl FnOnce(&mut Counts)) {
         let mut counts = self.counts.get();
         change(&mut counts);
@@ -198,7 +218,11 @@ impl Client {
     /// The connection, made anew when there is none. `None` when that did not work; then a moment has passed.
     async fn connect(&self) -> Option<Rc<Connection>> {
         loop {
-            let alive = self.connection.borrow().clone().filter(|connection| !connection.is_dead());
+            let alive = self
+                .connection
+                .borrow()
+                .clone()
+                .filter(|connection| !connection.is_dead());
             if alive.is_some() {
                 return alive;
             }
@@ -236,7 +260,13 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, connection: &Rc<Connection>, number: u32, action: &Action, seq: Option<u64>) -> Tried {
+    async fn attempt(
+        &self,
+        connection: &Rc<Connection>,
+        number: u32,
+        action: &Action,
+        seq: Option<u64>,
+    ) -> Tried {
         let deadline_ms = self.habits.get().deadline_ms;
         let inbox = match action {
             Action::Get(key, at) => connection.send(&request::Get {
@@ -363,7 +393,10 @@ impl Client {
     fn read(&self, key: KeyNo, bytes: &[u8]) -> Option<ValueId> {
         let value = ValueId::parse(key, bytes);
         if value.is_none() {
-            self.violation(format!("key {key} has a value that nobody wrote: {}", bytes.escape_ascii()));
+            self.violation(format!(
+                "key {key} has a value that nobody wrote: {}",
+                bytes.escape_ascii()
+            ));
         }
         value
     }
@@ -479,7 +512,10 @@ impl Client {
             *read_ts = Some(page.read_ts);
             for (key, value, ts) in &page.rows {
                 let Some(key) = self.keys.number(key) else {
-                    self.violation(format!("a scan found a key that nobody wrote: {}", key.escape_ascii()));
+                    self.violation(format!(
+                        "a scan found a key that nobody wrote: {}",
+                        key.escape_ascii()
+                    ));
                     continue;
                 };
                 if let Some(value) = self.read(key, value) {
@@ -497,7 +533,9 @@ impl Client {
 /// Whether an open outcome leaves what happened to be seen: a write that only puts, or a read.
 fn may_be_given_up(action: &Action) -> bool {
     match action {
-        Action::Write(_, mutations) => mutations.iter().all(|mutation| matches!(mutation, Mutation::Put(..))),
+        Action::Write(_, mutations) => mutations
+            .iter()
+            .all(|mutation| matches!(mutation, Mutation::Put(..))),
         Action::Get(..)
         | Action::Scan { .. }
         | Action::Split(_)
@@ -521,7 +559,17 @@ impl Owned {
             (keys.bytes(*key), expected)
         };
         let op = |(op, mutation): (u16, &Mutation)| match *mutation {
-            Mutation::Put(key, len) => (keys.bytes(key), Some(ValueId { call: number, op, len }.bytes(key))),
+            Mutation::Put(key, len) => (
+                keys.bytes(key),
+                Some(
+                    ValueId {
+                        call: number,
+                        op,
+                        len,
+                    }
+                    .bytes(key),
+                ),
+            ),
             Mutation::Delete(key) => (keys.bytes(key), None),
             Mutation::DeleteRange(start, end) => (keys.bytes(start), keys.end_bytes(end)),
         };

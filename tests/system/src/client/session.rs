@@ -1,5 +1,6 @@
 //! The numbers of a session's writes.
 
+use base::limits::SESSION_WRITES_MAX;
 use std::collections::BTreeSet;
 
 /// Which numbers are in use.
@@ -17,12 +18,15 @@ impl Session {
         }
     }
 
-    /// The number of a new write.
-    pub(crate) fn begin(&mut self) -> u64 {
+    /// The number of a new write; `None` while the oldest open one is so old that the node might forget it.
+    pub(crate) fn begin(&mut self) -> Option<u64> {
         let seq = self.next;
+        if seq - self.acked_below() >= SESSION_WRITES_MAX as u64 {
+            return None;
+        }
         self.next += 1;
         self.open.insert(seq);
-        seq
+        Some(seq)
     }
 
     /// The write is answered or given up.
