@@ -21,16 +21,54 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("wire", &["base"]),
     ("transport", &["base", "env", "wire"]),
     ("replica", &["base", "raft", "txn", "storage"]),
-    ("node", &["base", "env", "raft", "txn", "log", "storage", "replica", "wire", "transport"]),
+    (
+        "node",
+        &[
+            "base",
+            "env",
+            "raft",
+            "txn",
+            "log",
+            "storage",
+            "replica",
+            "wire",
+            "transport",
+        ],
+    ),
     ("corelane", &["base", "wire"]),
     ("runtime", &["base", "env"]),
     // Beyond the house style: base for keys and timestamps, env for addresses, wire for error codes, log and storage for the
-    // offline commands `check` and `debug` (docs/decisions/0010-cli-imports.md).
-    ("cli", &["base", "env", "wire", "log", "storage", "corelane", "node", "runtime", "bench"]),
+    // offline commands `check` and `debug` (docs/decisions/0005-cli-imports.md).
+    (
+        "cli",
+        &[
+            "base", "env", "wire", "log", "storage", "corelane", "node", "runtime", "bench",
+        ],
+    ),
     ("bench", &["base", "wire", "corelane"]),
-    ("bench-criterion", &["base", "env", "wire", "log", "storage", "runtime", "corelane", "bench"]),
+    (
+        "bench-criterion",
+        &[
+            "base", "env", "wire", "log", "storage", "runtime", "corelane", "bench",
+        ],
+    ),
     ("sim", &["base", "env"]),
-    ("system", &["base", "env", "raft", "log", "storage", "replica", "node", "wire", "transport", "corelane", "sim"]),
+    (
+        "system",
+        &[
+            "base",
+            "env",
+            "raft",
+            "log",
+            "storage",
+            "replica",
+            "node",
+            "wire",
+            "transport",
+            "corelane",
+            "sim",
+        ],
+    ),
 ];
 
 /// Crates that must not import another one even in their tests.
@@ -43,7 +81,10 @@ const LINES_MAX: usize = 900;
 type Problems = Vec<String>;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace exists")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the workspace exists")
 }
 
 fn read(path: &Path) -> String {
@@ -65,21 +106,34 @@ struct Crate {
 
 fn crates() -> Vec<Crate> {
     let root = root();
-    let workspace: toml::Table = read(&root.join("Cargo.toml")).parse().expect("the root manifest parses");
+    let workspace: toml::Table = read(&root.join("Cargo.toml"))
+        .parse()
+        .expect("the root manifest parses");
     let members = workspace["workspace"]["members"].as_array().expect("members");
     let mut dirs = Vec::new();
     for member in members {
         let member = member.as_str().expect("a member is a path");
         match member.strip_suffix("/*") {
             None => dirs.push(root.join(member)),
-            Some(parent) => dirs.extend(fs::read_dir(root.join(parent)).expect(parent).map(|entry| entry.expect(parent).path())),
+            Some(parent) => dirs.extend(
+                fs::read_dir(root.join(parent))
+                    .expect(parent)
+                    .map(|entry| entry.expect(parent).path()),
+            ),
         }
     }
     dirs.sort();
     let open = |dir: PathBuf| {
         let manifest: toml::Table = read(&dir.join("Cargo.toml")).parse().expect("a manifest parses");
-        let package = manifest["package"]["name"].as_str().expect("a package has a name").to_owned();
-        Crate { name: short(&package).to_owned(), package, manifest }
+        let package = manifest["package"]["name"]
+            .as_str()
+            .expect("a package has a name")
+            .to_owned();
+        Crate {
+            name: short(&package).to_owned(),
+            package,
+            manifest,
+        }
     };
     dirs.into_iter().map(open).collect()
 }
@@ -91,15 +145,29 @@ fn short(package: &str) -> &str {
 
 /// The crates of ours in the tables of dependencies whose name ends in `kind`, also those for one target only.
 fn imports(manifest: &toml::Table, kind: &str, ours: &[String]) -> Vec<String> {
-    let mut tables: Vec<&toml::Table> = manifest.get(kind).and_then(|table| table.as_table()).into_iter().collect();
+    let mut tables: Vec<&toml::Table> = manifest
+        .get(kind)
+        .and_then(|table| table.as_table())
+        .into_iter()
+        .collect();
     let targets = manifest.get("target").and_then(|targets| targets.as_table());
     for target in targets.into_iter().flat_map(|targets| targets.values()) {
         tables.extend(target.get(kind).and_then(|table| table.as_table()));
     }
     let package = |(name, spec): (&String, &toml::Value)| {
-        short(spec.get("package").and_then(|package| package.as_str()).unwrap_or(name)).to_owned()
+        short(
+            spec.get("package")
+                .and_then(|package| package.as_str())
+                .unwrap_or(name),
+        )
+        .to_owned()
     };
-    tables.into_iter().flatten().map(package).filter(|name| ours.contains(name)).collect()
+    tables
+        .into_iter()
+        .flatten()
+        .map(package)
+        .filter(|name| ours.contains(name))
+        .collect()
 }
 
 #[test]
@@ -126,7 +194,12 @@ fn crates_import_only_what_lies_below() {
                 problems.push(format!("{name} imports {import} in its tests"));
             }
         }
-        if krate.manifest.get("lints").and_then(|lints| lints.get("workspace")).is_none() {
+        if krate
+            .manifest
+            .get("lints")
+            .and_then(|lints| lints.get("workspace"))
+            .is_none()
+        {
             problems.push(format!("{name} does not inherit the workspace's lints"));
         }
     }
@@ -139,7 +212,9 @@ fn every_crate_is_on_the_map() {
     let mut problems = Problems::new();
     for Crate { package, .. } in crates() {
         if !map.contains(&format!("| `{package}` |")) {
-            problems.push(format!("docs/design.md does not name `{package}` in its code map"));
+            problems.push(format!(
+                "docs/design.md does not name `{package}` in its code map"
+            ));
         }
     }
     verdict(&problems);
@@ -171,10 +246,15 @@ fn files_are_short_and_honest() {
     let mut problems = Problems::new();
     for path in sources() {
         let text = read(&path);
-        let path = path.strip_prefix(&root).expect("sources lie in the repository").display();
+        let path = path
+            .strip_prefix(&root)
+            .expect("sources lie in the repository")
+            .display();
         let lines = text.lines().count();
         if lines > LINES_MAX {
-            problems.push(format!("{path} has {lines} lines, more than {LINES_MAX}: split it by concept"));
+            problems.push(format!(
+                "{path} has {lines} lines, more than {LINES_MAX}: split it by concept"
+            ));
         }
         for (at, line) in text.lines().enumerate() {
             let place = format!("{path}:{}", at + 1);
@@ -183,7 +263,10 @@ fn files_are_short_and_honest() {
                 problems.push(format!("{place}: unfinished work does not merge"));
             }
             if line.contains(concat!("TO", "DO")) && !line.contains(concat!("TO", "DO(#")) {
-                problems.push(format!("{place}: name the issue, as in {}", concat!("TO", "DO(#12)")));
+                problems.push(format!(
+                    "{place}: name the issue, as in {}",
+                    concat!("TO", "DO(#12)")
+                ));
             }
             if line.trim_start().starts_with(concat!("#[", "ignore")) {
                 problems.push(format!("{place}: a test that does not run proves nothing"));
@@ -200,7 +283,10 @@ const HASHES: &str = "## Sources and their hashes";
 fn essence(source: &str) -> String {
     let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or(source);
     let lines = code.lines().map(str::trim).filter(|line| !line.starts_with("//"));
-    lines.flat_map(str::chars).filter(|c| !c.is_whitespace()).collect()
+    lines
+        .flat_map(str::chars)
+        .filter(|c| !c.is_whitespace())
+        .collect()
 }
 
 fn hash(path: &str) -> String {
@@ -213,25 +299,47 @@ fn archived_sources() -> Vec<String> {
     let root = root();
     let derives = |path: &PathBuf| {
         let code = essence(&read(path));
-        code.split("#[derive(").skip(1).any(|rest| rest.split(')').next().is_some_and(|list| list.split(',').any(|d| d == "Archive" || d == "rkyv::Archive")))
+        code.split("#[derive(").skip(1).any(|rest| {
+            rest.split(')')
+                .next()
+                .is_some_and(|list| list.split(',').any(|d| d == "Archive" || d == "rkyv::Archive"))
+        })
     };
-    let relative = |path: PathBuf| path.strip_prefix(&root).expect("in the repository").display().to_string();
-    sources().into_iter().filter(derives).map(relative).filter(|path| !path.contains("/tests/")).collect()
+    let relative = |path: PathBuf| {
+        path.strip_prefix(&root)
+            .expect("in the repository")
+            .display()
+            .to_string()
+    };
+    sources()
+        .into_iter()
+        .filter(derives)
+        .map(relative)
+        .filter(|path| !path.contains("/tests/"))
+        .collect()
 }
 
 #[test]
 fn changed_formats_are_acknowledged() {
     let path = root().join("docs/formats.md");
     let text = read(&path);
-    let (before, listed) = text.split_once(HASHES).unwrap_or_else(|| panic!("docs/formats.md has no section `{HASHES}`"));
+    let (before, listed) = text
+        .split_once(HASHES)
+        .unwrap_or_else(|| panic!("docs/formats.md has no section `{HASHES}`"));
     let rows: BTreeMap<String, String> = listed
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.strip_suffix("` |")?.split_once("` | `"))
         .map(|(path, hash)| (path.to_owned(), hash.to_owned()))
         .collect();
-    assert!(rows.len() >= 5, "docs/formats.md lists only {} sources", rows.len());
+    assert!(
+        rows.len() >= 5,
+        "docs/formats.md lists only {} sources",
+        rows.len()
+    );
     if std::env::var_os("BLESS").is_some() {
-        let intro = listed.split_once("| source | hash |").map_or("\n\n", |(intro, _)| intro);
+        let intro = listed
+            .split_once("| source | hash |")
+            .map_or("\n\n", |(intro, _)| intro);
         let mut blessed = format!("{before}{HASHES}{intro}| source | hash |\n|---|---|\n");
         for path in rows.keys().filter(|path| root().join(path).exists()) {
             let _ = writeln!(blessed, "| `{path}` | `{}` |", hash(path));
@@ -252,7 +360,9 @@ fn changed_formats_are_acknowledged() {
     }
     for path in archived_sources() {
         if !rows.contains_key(&path) {
-            problems.push(format!("{path} derives Archive, so its bytes are frozen: list it in docs/formats.md"));
+            problems.push(format!(
+                "{path} derives Archive, so its bytes are frozen: list it in docs/formats.md"
+            ));
         }
     }
     verdict(&problems);
