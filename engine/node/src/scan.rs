@@ -223,9 +223,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let range_span = tablet.span();
         let span = range_span.intersect(&ask.start, ask.end.as_deref());
         let Some(span) = span else { return Ok(None) };
+        let newest = base::planted_bug!("node-scan-ignores-ts");
         let page = ScanPage {
             span,
-            read_ts,
+            read_ts: if newest { base::Timestamp::MAX } else { read_ts },
             reverse: ask.reverse,
             rows_max: ask.rows_max,
             bytes_max: ask.bytes_max,

@@ -373,6 +373,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         state.counts.turns += 1;
         state.answer_gets();
         state.close_group();
+        if base::planted_bug!("node-ack-before-durable") {
+            state.on_persisted(base::Seqno(u64::MAX));
+        }
         state.log.submit();
         let jobs = core::mem::take(&mut state.jobs);
         self.flush_rings(&mut state);
@@ -566,7 +569,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let inside = write.conditions().all(|c| span.contains(c.key()))
                 && write.ops().all(|op| span.contains(op.key()));
             // And what it writes may by now be what another one is reading for.
-            let blocked = local.replica.is_blocked() || local.replica.is_reserved(write.ops());
+            let blocked = local.replica.is_blocked() 
+                || local.replica.is_reserved(write.ops()) && !base::planted_bug!("node-reservation-ignored");
             match refusal {
                 Some(refusal) => state.refuse(request.origin, &refusal),
                 None if !inside || blocked => {

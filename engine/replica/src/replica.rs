@@ -354,7 +354,11 @@ impl<W> Replica<W> {
             proposed: Index::ZERO,
             applied: Index::ZERO,
             last_ts: self.last_ts,
-            sessions: self.sessions.clone(),
+            sessions: if base::planted_bug!("replica-split-loses-sessions") {
+                Sessions::default()
+            } else {
+                self.sessions.clone()
+            },
             in_flight: InFlight::default(),
             reserved: Reservations::default(),
             parked: VecDeque::new(),
