@@ -206,8 +206,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 .await
                 .map_err(|error| error.to_string())?;
             let app_state = tablet.app_state();
-            let replica = Replica::open((range, tablet.span()), tablet.flushed_index(), &app_state)
+            let mut replica = Replica::open((range, tablet.span()), tablet.flushed_index(), &app_state)
                 .map_err(|error| error.to_string())?;
+            replica.raise_generation(entry.descriptor.generation);
             Ok::<_, String>(Local {
                 range,
                 replica,
