@@ -52,6 +52,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "base", "env", "wire", "log", "storage", "runtime", "corelane", "bench",
         ],
     ),
+    ("process", &["base", "wire", "corelane", "cli"]),
     ("sim", &["base", "env"]),
     (
         "system",

@@ -1,0 +1,24 @@
+//! Real nodes in processes of their own.
+//!
+//! The simulator decides what a disk may do to us; here the operating system does it. A *campaign* puts writers on a node,
+//! kills it with `kill -9` at random moments, starts it again and compares what it holds with what it acknowledged:
+//!
+//! ```text
+//!   start ─► writers run ─► kill -9 ─► start ─► writers finish what was in flight ─► compare ─► writers run ─► kill -9 …
+//!              │  ▲                      │                                                        │
+//!              │  └── splits and moves   └── sometimes killed again while it recovers             └── `check` offline,
+//!              └── each keeps a ledger of what it was told                                            another --shards
+//! ```
+//!
+//! - `process` starts, kills and looks at a node.
+//! - [`ledger`] is pure: what a writer was told, and whether the rows of the node agree with it.
+//! - `writer` carries out what its ledger proposes.
+//! - [`campaign`] is the loop above.
+//!
+//! A `kill -9` loses nothing that the operating system was given, so this says nothing about disks that lie: that is the
+//! simulator's part. It does test recovery as a whole, on the real log, through the real client's retries.
+
+pub mod campaign;
+pub mod ledger;
+pub mod process;
+mod writer;
