@@ -136,6 +136,9 @@ pub struct History {
 
 impl History {
     /// Notes the beginning of a call; its number.
+    ///
+    /// # Panics
+    /// After 2^32 calls.
     pub fn begin(&self, client: u16, at_ns: u64, action: impl FnOnce(u32) -> Action) -> u32 {
         let mut calls = self.calls.borrow_mut();
         let number = u32::try_from(calls.len()).expect("a run has fewer than 2^32 calls");

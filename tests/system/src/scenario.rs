@@ -102,6 +102,9 @@ impl Scenario {
     }
 
     /// A scenario of a given mode.
+    ///
+    /// # Panics
+    /// Never: what is drawn fits its type.
     #[must_use]
     pub fn draw_mode(seed: u64, mode: Mode, prng: &mut Prng) -> Self {
         let swarm = SimConfig::swarm(seed);

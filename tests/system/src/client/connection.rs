@@ -116,6 +116,9 @@ impl Connection {
     }
 
     /// Sends a request; its replies come to the inbox.
+    ///
+    /// # Panics
+    /// When the message does not fit a frame.
     pub fn send<M: Message>(&self, message: &M) -> Rc<Inbox> {
         self.last.set(self.last.get() + 1);
         let request = RequestId(self.last.get());
@@ -133,6 +136,9 @@ impl Connection {
     }
 
     /// Lets a scan send more pages.
+    ///
+    /// # Panics
+    /// Never: a credit fits a frame.
     pub fn credit(&self, request: RequestId, pages: u32) {
         let pushed = self
             .outbox

@@ -8,12 +8,13 @@
 
 pub mod connection;
 pub mod reply;
+mod scan;
 mod session;
 
 use crate::check::ranges::RangeSeen;
-use crate::history::{Action, Condition, KeyNo, Keys, Mutation, Outcome, Row, ValueId};
+use crate::history::{Action, Condition, KeyNo, Keys, Mutation, Outcome, ValueId};
 use base::api::WriteId;
-use base::{ClientId, Prng, Timestamp};
+use base::{ClientId, Prng};
 use connection::{Connection, Inbox, Next};
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
@@ -426,106 +427,6 @@ impl Client {
                 self.violation(format!("{action:?} was refused with {code} ({code:?})"));
                 Tried::Ended(Outcome::Unknown)
             }
-        }
-    }
-
-    /// A whole scan, stream after stream; given up when the connection is.
-    async fn scan(&self, connection: &Rc<Connection>, action: &Action) -> Tried {
-        let Action::Scan {
-            start,
-            end,
-            reverse,
-            at,
-        } = *action
-        else {
-            return Tried::Ended(Outcome::Unknown);
-        };
-        let mut span = (self.keys.bytes(start), self.keys.end_bytes(end));
-        let mut read_ts = at;
-        let (mut rows, mut first) = (Vec::new(), None);
-        loop {
-            let (page_rows, page_bytes, credit) = {
-                let prng = &mut *self.prng.borrow_mut();
-                (prng.between(1, 40), prng.between(1, 8192), prng.between(1, 4))
-            };
-            let small = |value: u64| u32::try_from(value).expect("drawn below");
-            let inbox = connection.send(&request::Scan {
-                start: &span.0,
-                end: span.1.as_deref(),
-                reverse,
-                read_ts: read_ts.map(Into::into),
-                rows_max: None,
-                page_rows: small(page_rows),
-                page_bytes: small(page_bytes),
-                credit_pages: small(credit),
-                deadline_ms: self.habits.get().deadline_ms,
-            });
-            let resume = match self.stream(connection, &inbox, &mut read_ts, &mut rows).await {
-                Ok(resume) => resume,
-                Err(tried) => return tried,
-            };
-            match &resume {
-                Some(resume) if reverse => span.1 = Some(resume.clone()),
-                Some(resume) => span.0.clone_from(resume),
-                None => {}
-            }
-            let covered = match &resume {
-                None => (start, end),
-                Some(resume) if reverse => (self.keys.lower_bound(resume), end),
-                Some(resume) => (start, self.keys.lower_bound(resume)),
-            };
-            let first = *first.get_or_insert(covered);
-            if resume.is_none() {
-                return Tried::Ended(Outcome::Rows {
-                    read_ts: read_ts.unwrap_or_default(),
-                    rows,
-                    covered,
-                    first,
-                });
-            }
-        }
-    }
-
-    /// One stream of a scan: its pages until the last. Returns where the rest begins.
-    async fn stream(
-        &self,
-        connection: &Rc<Connection>,
-        inbox: &Rc<Inbox>,
-        read_ts: &mut Option<Timestamp>,
-        rows: &mut Vec<Row>,
-    ) -> Result<Option<Vec<u8>>, Tried> {
-        loop {
-            let page = match self.next(connection, inbox).await? {
-                Reply::Page(page) => page,
-                Reply::Refused { code, retry_after } => {
-                    let action = Action::Status;
-                    return Err(self.refused(&action, code, retry_after));
-                }
-                reply => {
-                    self.violation(format!("a scan was answered by {reply:?}"));
-                    return Err(Tried::Lost);
-                }
-            };
-            if read_ts.is_some_and(|read_ts| read_ts != page.read_ts) {
-                self.violation(format!("a scan at {read_ts:?} goes on at {}", page.read_ts));
-            }
-            *read_ts = Some(page.read_ts);
-            for (key, value, ts) in &page.rows {
-                let Some(key) = self.keys.number(key) else {
-                    self.violation(format!(
-                        "a scan found a key that nobody wrote: {}",
-                        key.escape_ascii()
-                    ));
-                    continue;
-                };
-                if let Some(value) = self.read(key, value) {
-                    rows.push(Row { key, value, ts: *ts });
-                }
-            }
-            if page.done {
-                return Ok(page.resume);
-            }
-            connection.credit(inbox.request(), 1);
         }
     }
 }
