@@ -19,11 +19,11 @@ bless:
 
 # One seed of the simulator
 sim SEED:
-    CORELANE_SEED={{SEED}} CORELANE_SEEDS=1 cargo test --profile sim -p corelane-system --test simulation -- --nocapture
+    cargo run --profile sim -p corelane-system --bin sim -- --seed {{SEED}}
 
 # Fresh seeds until the minutes are over
 sim-swarm MINUTES:
-    CORELANE_MINUTES={{MINUTES}} cargo test --profile sim -p corelane-system --test simulation -- --nocapture
+    cargo run --profile sim -p corelane-system --bin sim -- --seeds $(date +%s)..4000000000 --minutes {{MINUTES}}
 
 # A fuzz target, on stable, without a sanitizer (cargo install cargo-fuzz)
 fuzz TARGET:
