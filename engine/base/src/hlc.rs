@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - `now` is strictly greater than every timestamp that this clock issued or observed.
-//! - Observing a remote timestamp further ahead than `offset_ns_max` changes nothing and is refused.
+//! - Observing a remote timestamp further ahead than `offset_ns_max`, and than this clock itself, changes nothing and is
+//!   refused.
 //! - No timestamp above `bound` is issued: the owner raises it durably first, so that time never goes back over a
 //!   restart (`docs/design.md`, "Time").
 
@@ -72,9 +73,16 @@ impl Hlc {
     /// Takes in a timestamp of another clock, so that everything issued from now on follows it.
     ///
     /// # Errors
-    /// [`ClockOffset`] when `remote` is ahead of `physical_ns` by more than the bound; the clock is unchanged.
+    /// [`ClockOffset`] when `remote` is ahead of both this clock and `physical_ns` by more than the bound allows; the clock is
+    /// unchanged.
     pub fn observe(&mut self, remote: Timestamp, physical_ns: u64) -> Result<(), ClockOffset> {
-        if remote.wall_ns > physical_ns.saturating_add(self.offset_ns_max) {
+        // For a moment after a restart all shards run ahead of physical time, at the bound that the process before made
+        // durable, and differ only in the logical part: what one of them issued is no stranger to the others.
+        let reached = self
+            .last
+            .wall_ns
+            .max(physical_ns.saturating_add(self.offset_ns_max));
+        if remote.wall_ns > reached {
             return Err(ClockOffset {
                 remote,
                 physical_ns,
@@ -116,5 +124,14 @@ mod tests {
         let refused = hlc.observe(Timestamp::new(601, 0), 100);
         assert!(refused.is_err());
         assert_eq!(hlc.last(), Timestamp::new(600, 3));
+    }
+
+    #[test]
+    fn what_this_clock_has_reached_itself_is_not_ahead() {
+        let mut hlc = Hlc::new(Timestamp::new(9000, 7), 500);
+        hlc.observe(Timestamp::new(9000, 40), 100)
+            .expect("another clock that starts at the same floor");
+        assert_eq!(hlc.now(100), Timestamp::new(9000, 41));
+        assert!(hlc.observe(Timestamp::new(9001, 0), 100).is_err());
     }
 }
