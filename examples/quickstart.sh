@@ -27,10 +27,10 @@ trap cleanup EXIT
 # Starts a node and waits for its ready line.
 start() {
   : >"$work/ready"
-  "$corelane" start --data "$work/data" --listen "${CORELANE_CONNECT:-127.0.0.1:0}" --json >"$work/ready" &
+  "$corelane" start --data "$work/data" --listen "${CORELANE_CONNECT:-127.0.0.1:0}" --json >"$work/ready" 2>>"$work/log" &
   node=$!
   until [ -s "$work/ready" ]; do
-    kill -0 "$node" 2>/dev/null || { node=; exit 1; }
+    kill -0 "$node" 2>/dev/null || { node=; cat "$work/log" >&2; exit 1; }
     sleep 0.05
   done
   CORELANE_CONNECT=$(sed -n 's/.*"address":"\([^"]*\)".*/\1/p' "$work/ready")
@@ -57,7 +57,7 @@ say "Asking"
 key=$(sed -n '1000{s/\t.*//p;q}' "$data")
 show get "${key:-$(head -n 1 "$data" | cut -f 1)}"
 show scan --limit 5
-show range ls
+show range ls | cut -c 1-100
 
 say "Pulling the plug (kill -9), starting again"
 kill -9 "$node"

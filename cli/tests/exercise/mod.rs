@@ -5,14 +5,20 @@ use corelane_cli::record::{Column, Format, Layout};
 
 /// The first byte chooses a layout, the rest is the input.
 pub(crate) fn records(data: &[u8]) {
-    let Some((&choice, text)) = data.split_first() else { return };
+    let Some((&choice, text)) = data.split_first() else {
+        return;
+    };
     let layout = layout(choice);
     let mut reader = RecordReader::new(text, layout.clone(), 0, 1);
     let mut end = 0;
     while let Some(item) = reader.next_item().expect("memory can be read") {
         let start = usize::try_from(end).expect("it fits");
         let stop = usize::try_from(item.end).expect("it fits");
-        assert!(start < stop && stop <= text.len(), "{start}..{stop} of {}", text.len());
+        assert!(
+            start < stop && stop <= text.len(),
+            "{start}..{stop} of {}",
+            text.len()
+        );
         end = item.end;
         let record = &text[start..stop];
         assert_eq!(layout.parse(record), item.pair, "the reader and the parser agree");
@@ -25,7 +31,7 @@ pub(crate) fn records(data: &[u8]) {
 
 fn layout(choice: u8) -> Layout {
     let format = [Format::Tsv, Format::Csv, Format::Jsonl][usize::from(choice % 3)];
-    let column = |bits: u8| (bits % 4 > 0).then(|| Column::Number(usize::from(bits % 4) - 1));
+    let column = |bits: u8| (!bits.is_multiple_of(4)).then(|| Column::Number(usize::from(bits % 4) - 1));
     Layout {
         key: column(choice / 3),
         value: column(choice / 12),
@@ -44,7 +50,11 @@ fn written(layout: &Layout, record: &[u8], key: &[u8], value: &[u8]) {
     }
     assert_eq!(layout.record_end(&out, false), Some(out.len()), "one record");
     let value_column = layout.quote_value.then_some(Column::Number(1));
-    let plain = Layout { key: None, value: value_column, ..layout.clone() };
+    let plain = Layout {
+        key: None,
+        value: value_column,
+        ..layout.clone()
+    };
     assert_eq!(plain.parse(&out), Ok(Some((key.to_vec(), value.to_vec()))));
     if layout.format == Format::Tsv && layout.key.is_none() && layout.value.is_none() {
         let line = record.strip_suffix(b"\n").unwrap_or(record);
