@@ -70,6 +70,11 @@ impl<E: Env, B> State<E, B> {
             .filter(|local| !local.busy.get())
             .filter_map(|local| {
                 let stats = local.tablet.stats();
+                // A flush of a range without anything new changes nothing, and would be picked again at once, for ever.
+                let has_news = local.tablet.applied_index() > local.tablet.flushed_index();
+                if !(has_news || stats.frozen > 0 || local.split_open) {
+                    return None;
+                }
                 let due = stats.frozen > 0 || local.tablet.wants_freeze() || local.split_open;
                 let memtable_bytes = stats.active_bytes + stats.frozen_bytes;
                 let pins_oldest_segment = due || log_full && pinning == Some(local.range);
@@ -147,21 +152,24 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             return true;
         }
         let stats = tablet.stats();
+        let before = tablet.flushed_index();
         if stats.active_bytes > 0 || stats.frozen == 0 {
             self.freeze(range);
         }
-        match tablet.flush().await {
+        let progress = match tablet.flush().await {
             Ok(flushed) => self.step(|state| {
                 state.log.cover(range, flushed);
                 state.unclaim(range);
                 state.release_stalled();
+                flushed > before || stats.frozen > 0
             }),
             Err(error) => {
                 self.fail(format!("range {range} could not be flushed: {error}"));
                 return false;
             }
-        }
-        true
+        };
+        base::sometimes!("node: flush without progress", !progress);
+        progress
     }
 
     async fn merge_one(&self) -> bool {
