@@ -410,7 +410,7 @@ fn verify(sim: &mut Sim, node: SimNodeId) -> Vec<String> {
                 for range in ranges {
                     match Tablet::verify(&env, range).await {
                         Ok(damages) => {
-                            wrong.extend(damages.iter().map(|damage| format!("table damage: {damage:?}")))
+                            wrong.extend(damages.iter().map(|damage| format!("table damage: {damage:?}")));
                         }
                         Err(storage::StorageError::NoSuchTablet { .. }) => {}
                         Err(error) => wrong.push(format!("range {range} cannot be verified: {error}")),

@@ -148,7 +148,7 @@ impl Scenario {
             calls,
             crash_every: calls / prng.between(2, 12),
             crash_again: if prng.chance(0.5) { prng.unit() * 0.7 } else { 0.0 },
-            storm: Duration::from_secs(300),
+            storm: Duration::from_secs(60),
             finish: Duration::from_secs(60),
         }
     }
