@@ -550,6 +550,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let mut values = Vec::with_capacity(write.conditions().len());
         let mut refusal = None;
         for condition in write.conditions() {
+            if !tablet.span().contains(condition.key()) {
+                base::sometimes!("node: range split between two conditions");
+                break;
+            }
             match tablet.get(condition.key(), Timestamp::MAX).await {
                 Ok(found) => values.push(found.map(|(_, value)| value)),
                 Err(error) => {
