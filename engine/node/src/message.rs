@@ -146,6 +146,8 @@ pub enum Ask {
     Page(Box<PageAsk>),
     /// To every shard: how are you?
     Status,
+    /// To every shard: a timestamp above every write that you have acknowledged.
+    Clock,
     /// To shard 0: put these into the map that counts.
     MapEdit(Vec<RangeEntry>),
     /// To the new place of a range: take it.
@@ -161,6 +163,8 @@ pub enum Answer {
     Page(Result<Box<Page>, Box<Refusal>>),
     /// The shard's state.
     Status(Box<ShardStatus>),
+    /// The timestamp.
+    Clock(Timestamp),
     /// The version of the map that contains the edit.
     MapEdit(u64),
     /// The range is served there, as of this map version.

@@ -7,7 +7,7 @@ use crate::message::{Answer, Ask, Origin, Page, PageAsk, RawRequest, ShardMessag
 use crate::refusal::{Refusal, check_span};
 use crate::shard::Shard;
 use crate::state::{Credit, Job, Message, Route, ScanParams, State};
-use base::{ShardId, limits};
+use base::{ShardId, Timestamp, limits};
 use core::cell::Cell;
 use core::time::Duration;
 use env::sync::Notify;
@@ -98,6 +98,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Streams a scan until its range ends, its rows are used up, it fails, or nobody wants it any more.
     pub(crate) async fn scan(&self, origin: Origin, mut scan: ScanParams, credit: &Credit) {
         let mut builder = PageBuilder::new();
+        if scan.read_ts.is_none() && self.with_state(|state| leaves_range(state, &scan)) {
+            scan.read_ts = Some(self.newest_clock().await);
+        }
         loop {
             while credit.pages.get() == 0 && !credit.cancelled.get() {
                 credit.changed.notified().await;
@@ -129,6 +132,26 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             }
         }
         self.step(|state| state.scans.remove(&(origin.connection, origin.request)));
+    }
+
+    /// A timestamp above every write that any shard has acknowledged. A scan over several ranges reads them all at one
+    /// timestamp; the clock of the first range's shard alone may be behind writes of the others, most of all after a
+    /// restart, when clocks run on their logical part.
+    async fn newest_clock(&self) -> Timestamp {
+        let me = self.mailbox.shard();
+        let others = (0..self.mailbox.shards())
+            .map(ShardId)
+            .filter(|&shard| shard != me);
+        let asked: Vec<_> = others
+            .map(|shard| self.step(|state| state.ask(shard, Ask::Clock)))
+            .collect();
+        let mut newest = self.step(State::now);
+        for answer in asked {
+            if let Some(Answer::Clock(clock)) = answer.await {
+                newest = newest.max(clock);
+            }
+        }
+        newest
     }
 
     /// Sends one page and says whether it was the last of the stream.
@@ -226,7 +249,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let newest = base::planted_bug!("node-scan-ignores-ts");
         let page = ScanPage {
             span,
-            read_ts: if newest { base::Timestamp::MAX } else { read_ts },
+            read_ts: if newest { Timestamp::MAX } else { read_ts },
             reverse: ask.reverse,
             rows_max: ask.rows_max,
             bytes_max: ask.bytes_max,
@@ -279,6 +302,25 @@ fn locate<E: Env, B>(state: &State<E, B>, ask: &PageAsk) -> usize {
     } else {
         state.map.position(&ask.start)
     }
+}
+
+/// Whether the scan goes on behind the range that it begins in.
+fn leaves_range<E: Env, B>(state: &State<E, B>, scan: &ScanParams) -> bool {
+    if scan.end.as_ref().is_some_and(|end| *end <= scan.start) {
+        return false;
+    }
+    let position = if scan.reverse {
+        state.map.position_before(scan.end.as_deref())
+    } else {
+        state.map.position(&scan.start)
+    };
+    let span = &state.map.entries()[position].descriptor.span;
+    if scan.reverse {
+        return *scan.start < *span.start;
+    }
+    span.end
+        .as_deref()
+        .is_some_and(|range_end| scan.end.as_deref().is_none_or(|end| range_end < end))
 }
 
 /// Where the span goes on behind the range, if it does.

@@ -274,6 +274,7 @@ impl<E: Env, B> State<E, B> {
             Ask::NewRange => Answer::NewRange(self.new_range()),
             Ask::MapEdit(entries) => Answer::MapEdit(self.edit_map(entries)),
             Ask::Status => Answer::Status(Box::new(self.shard_status())),
+            Ask::Clock => Answer::Clock(self.now()),
             Ask::Page(ask) => return self.jobs.push(Job::Page { from, ticket, ask }),
             Ask::MoveIn(arrival) => {
                 let MoveIn { entry, clock, parked } = *arrival;
@@ -573,7 +574,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let inside = write.conditions().all(|c| span.contains(c.key()))
                 && write.ops().all(|op| span.contains(op.key()));
             // And what it writes may by now be what another one is reading for.
-            let blocked = local.replica.is_blocked() 
+            let blocked = local.replica.is_blocked()
                 || local.replica.is_reserved(write.ops()) && !base::planted_bug!("node-reservation-ignored");
             match refusal {
                 Some(refusal) => state.refuse(request.origin, &refusal),
