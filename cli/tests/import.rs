@@ -114,7 +114,7 @@ fn a_tsv_comes_back_byte_for_byte_and_all_shards_work() {
 fn an_import_survives_five_kills_of_the_server() {
     let dir = scratch();
     let mut node = Node::start(&dir.path().join("data"));
-    let input = real_tsv(dir.path(), 60_000);
+    let input = real_tsv(dir.path(), 200_000);
     let mut import = node
         .command(&["import", path(&input), "--timeout", "1s"])
         .stdout(Stdio::piped())
