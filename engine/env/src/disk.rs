@@ -122,7 +122,10 @@ pub trait Disk: Clone + 'static {
 }
 
 /// An open file. Offsets and lengths are multiples of [`base::limits::BLOCK_BYTES`]. Closed when dropped.
-#[expect(clippy::len_without_is_empty, reason = "the length is asked of the system, not a collection's")]
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "the length is asked of the system, not a collection's"
+)]
 pub trait File: 'static {
     /// A buffer for its I/O.
     type Buf: IoBuf;
