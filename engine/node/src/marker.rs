@@ -1,5 +1,5 @@
 //! Which shard has which range: an empty file `shard-<shard>/ranges/<range>` for each. Moving a range between shards is a
-//! rename of its marker, so that it is always on exactly one.
+//! rename of its marker. A crash in the middle may leave it on both; the next start lets one go.
 
 use base::{RangeId, ShardId};
 use env::{Disk, DiskError, Env, OpenMode};

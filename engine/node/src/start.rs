@@ -149,6 +149,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     }
     let address = listener.as_ref().map(Listener::address);
     let (assembled, early) = assemble(&env, &mailbox, &storage, &mut found, address).await?;
+    drop_twins(&env, me, &assembled.map, &mut found).await?;
     if me == ShardId(0) && identity.shards != shards {
         Identity { shards, ..identity }.write(&env).await?;
     }
@@ -320,6 +321,27 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         .await;
     }
     Ok((assembled, Vec::new()))
+}
+
+/// A crash in the middle of a hand-over may leave the range's marker with both shards. Everything of it is in tables by then
+/// and the new shard has not served it, so it does not matter which one keeps it: the map says, the other one lets go.
+async fn drop_twins<E: Env>(
+    env: &E,
+    me: ShardId,
+    map: &RangeMap,
+    found: &mut Found<E>,
+) -> Result<(), NodeError> {
+    let is_elsewhere = |range: RangeId| map.get(range).is_some_and(|entry| entry.shard != me);
+    let (twins, locals) = core::mem::take(&mut found.locals)
+        .into_iter()
+        .partition(|local| is_elsewhere(local.range));
+    found.locals = locals;
+    for twin in twins {
+        base::sometimes!("node: range found on two shards");
+        marker::remove(env, me, twin.range).await?;
+        found.log.forget(twin.range);
+    }
+    Ok(())
 }
 
 async fn create_first<E: Env>(
