@@ -3,7 +3,7 @@
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
 use crate::status::ShardStatus;
-use base::{RangeId, RequestId, ShardId, Timestamp};
+use base::{Index, RangeId, RequestId, ShardId, Timestamp};
 use env::Instant;
 use rkyv::util::AlignedVec;
 use std::sync::Arc;
@@ -174,6 +174,8 @@ pub enum Answer {
 /// A range on its way to another shard. Its files are complete on disk; nothing of it is left in the old shard's log.
 #[derive(Debug)]
 pub struct MoveIn {
+    /// The last entry in its tables: what the new shard opens must be this, not an older manifest from a lying disk.
+    pub flushed: Index,
     /// The range at its new place.
     pub entry: RangeEntry,
     /// The old shard's clock: everything read there lies at or below.

@@ -15,7 +15,7 @@ use crate::range_map::RangeEntry;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::state::{Job, Local, Message, Slot, State};
-use base::{RangeId, ShardId, Timestamp};
+use base::{Index, RangeId, ShardId, Timestamp};
 use core::cell::Cell;
 use core::time::Duration;
 use env::sync::Receiver;
@@ -63,13 +63,22 @@ impl<E: Env, B> State<E, B> {
             unreachable!("a range that moves is live")
         };
         let parked = local.replica.unpark().into();
+        let flushed = local.tablet.flushed_index();
         self.log.forget(range);
         self.counts.moves += 1;
         self.departed.push(entry.clone());
         self.map.merge([entry.clone()]);
         self.update_routes();
         let clock = self.hlc.last();
-        self.ask(to, Ask::MoveIn(Box::new(MoveIn { entry, clock, parked })))
+        self.ask(
+            to,
+            Ask::MoveIn(Box::new(MoveIn {
+                flushed,
+                entry,
+                clock,
+                parked,
+            })),
+        )
     }
 }
 
@@ -196,7 +205,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         from: ShardId,
         ticket: u64,
         slot: u32,
-        entry: RangeEntry,
+        (entry, flushed): (RangeEntry, Index),
         clock: Timestamp,
     ) {
         let range = entry.descriptor.range;
@@ -205,6 +214,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let tablet = Tablet::open(&storage, range)
                 .await
                 .map_err(|error| error.to_string())?;
+            if tablet.flushed_index() != flushed {
+                let found = tablet.flushed_index();
+                return Err(format!(
+                    "its tables end at entry {found}, they were handed over at entry {flushed}"
+                ));
+            }
             let app_state = tablet.app_state();
             let mut replica = Replica::open((range, tablet.span()), tablet.flushed_index(), &app_state)
                 .map_err(|error| error.to_string())?;

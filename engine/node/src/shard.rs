@@ -277,7 +277,12 @@ impl<E: Env, B> State<E, B> {
             Ask::Clock => Answer::Clock(self.now()),
             Ask::Page(ask) => return self.jobs.push(Job::Page { from, ticket, ask }),
             Ask::MoveIn(arrival) => {
-                let MoveIn { entry, clock, parked } = *arrival;
+                let MoveIn {
+                    flushed,
+                    entry,
+                    clock,
+                    parked,
+                } = *arrival;
                 let slot = self.take_slot(Slot::Opening(entry.descriptor.range, parked.into()));
                 self.departed
                     .retain(|gone| gone.descriptor.range != entry.descriptor.range);
@@ -287,7 +292,7 @@ impl<E: Env, B> State<E, B> {
                     from,
                     ticket,
                     slot,
-                    entry,
+                    arrival: (entry, flushed),
                     clock,
                 });
             }
@@ -532,10 +537,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 from,
                 ticket,
                 slot,
-                entry,
+                arrival,
                 clock,
             } => {
-                self.move_in(from, ticket, slot, entry, clock).await;
+                self.move_in(from, ticket, slot, arrival, clock).await;
             }
             Job::Status { origin } => self.status(origin).await,
             Job::DiskWrite { origin, bytes } => self.disk_write(origin, bytes).await,

@@ -140,7 +140,8 @@ pub(crate) enum Job<E: Env> {
         from: ShardId,
         ticket: u64,
         slot: u32,
-        entry: RangeEntry,
+        /// With the last entry in its tables.
+        arrival: (RangeEntry, base::Index),
         clock: Timestamp,
     },
     /// `status`.
