@@ -8,7 +8,7 @@ use core::time::Duration;
 use env::Address;
 use log::LogConfig;
 use node::NodeConfig;
-use sim::SimConfig;
+use sim::{DiskConfig, SimConfig};
 use storage::{Compression, StorageConfig};
 
 /// What kind of faults a run has.
@@ -108,11 +108,19 @@ impl Scenario {
     #[must_use]
     pub fn draw_mode(seed: u64, mode: Mode, prng: &mut Prng) -> Self {
         let swarm = SimConfig::swarm(seed);
-        let sim = match mode {
+        let mut sim = match mode {
             Mode::Survivable => swarm.without_damage().without_disk_errors(),
             Mode::Errors => swarm.without_damage(),
             Mode::Damage => swarm,
         };
+        match mode {
+            Mode::Survivable => {}
+            Mode::Errors if prng.chance(0.3) => {
+                sim.disk.capacity_bytes = Some(prng.between(512 << 10, 3 << 20));
+            }
+            Mode::Errors => {}
+            Mode::Damage => more_damage(&mut sim.disk, prng),
+        }
         let calls = 2_000 + prng.below(1_000);
         let shards = 1 + u16::try_from(prng.below(u64::from(SHARDS_MAX))).expect("drawn below");
         let keys = Keys {
@@ -167,6 +175,22 @@ impl Scenario {
 
 fn small(value: u64) -> u16 {
     u16::try_from(value).expect("drawn below a small bound")
+}
+
+/// One kind of damage, drawn, happens so often that it is met.
+fn more_damage(disk: &mut DiskConfig, prng: &mut Prng) {
+    let kinds = [
+        &mut disk.write_lost,
+        &mut disk.write_misdirected,
+        &mut disk.read_misdirected,
+        &mut disk.read_stale,
+        &mut disk.bit_rot,
+    ];
+    let drawn = prng.index(kinds.len() + 1);
+    match kinds.into_iter().nth(drawn) {
+        Some(kind) => *kind = kind.max(0.003),
+        None => (disk.crash_torn, disk.crash_lost, disk.crash_garbage) = (1.0, 0.1, 0.5),
+    }
 }
 
 fn pick<T: Copy>(prng: &mut Prng, values: &[T]) -> T {

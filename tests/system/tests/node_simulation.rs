@@ -17,6 +17,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
         75,
         "two conditional writes each wrote what the other was reading for",
     ),
+    (1003, "maintenance flushed a range without anything new for ever"),
     (104, "a write held back by a full log stayed so when room came"),
 ];
 
@@ -101,11 +102,46 @@ fn fresh_seeds_find_nothing_and_every_fault_and_probe_fires() {
     assert!(missed.is_empty(), "states that were never reached: {missed:#?}");
 }
 
-/// Placed by hand, not drawn.
-const NEVER_DRAWN: &[Fault] = &[Fault::DiskRule];
+/// Placed by hand, or too rare for so few seeds: it takes a crash amid a write, on a disk that leaves garbage.
+const NEVER_DRAWN: &[Fault] = &[Fault::DiskRule, Fault::CrashSectorGarbage];
 
-/// Rare states that the seeds of CI must reach.
-const PROBES: &[&str] = &[];
+/// States that the seeds of CI must reach. Rarer ones (a split replayed from the log, a torn manifest edit) take more seeds:
+/// the swarm before a release reports them.
+const PROBES: &[&str] = &[
+    "log: a batch waits for a slot",
+    "log: began a segment with writes in flight",
+    "log: recovery met a stale segment",
+    "log: reused a slot",
+    "log: sealed an idle log",
+    "log: several writes in flight",
+    "log: shortened a tail",
+    "log: small batches wait for a write in flight",
+    "log: writes complete out of order",
+    "log: wrote a hard state again",
+    "node: condition read from disk",
+    "node: marker of a range that was never made removed",
+    "node: page asked of a shard that no longer has it",
+    "node: range changed while a condition was read",
+    "node: range moved to a new shard at start",
+    "node: read from disk",
+    "node: read waits for the clock bound",
+    "node: read waits for writes in flight below it",
+    "node: ring full",
+    "node: started with fewer shards",
+    "node: write held back by a full memory or log",
+    "replica: conditional write waits for a write in flight",
+    "replica: retry meets its first try in flight",
+    "replica: retry of an applied write",
+    "replica: write waits for a conditional write",
+    "storage: a block came back from the ghost queue",
+    "storage: a file left over from a crash was removed",
+    "storage: a merge left nothing",
+    "storage: a scan yielded",
+    "storage: a split was completed",
+    "storage: the memory budget stopped writes",
+    "transport: a reply did not fit the socket",
+    "transport: connection paused by back-pressure",
+];
 
 #[test]
 fn a_run_is_as_large_as_promised() {

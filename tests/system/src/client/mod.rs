@@ -176,6 +176,8 @@ impl Client {
             match self.attempt(&connection, number, action, seq).await {
                 // Refused for good is this try; of an earlier one that was lost it says nothing.
                 Tried::Ended(Outcome::Refused(_)) if doubt && seq.is_some() => break Outcome::Unknown,
+                // Nor does a condition that fails now: the lost try may arrive after this one, when the condition holds.
+                Tried::Ended(Outcome::ConditionFailed(..)) if doubt => break Outcome::Unknown,
                 Tried::Ended(outcome) => break outcome,
                 Tried::Again(pause) => self.env.clock().sleep(pause).await,
                 Tried::Lost => {
