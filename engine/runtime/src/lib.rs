@@ -11,7 +11,7 @@
 //! ```
 //!
 //! glommio gives executors and task queues with shares. Files, sockets and timers go through a ring of our own
-//! ([`reactor`]), which costs less per message and keeps glommio's disk faults away (`docs/decisions/0002-net-path.md`).
+//! (`reactor`), which costs less per message and keeps glommio's disk faults away (`docs/decisions/0002-net-path.md`).
 //!
 //! Invariants:
 //! - Nothing of one shard is touched by another, except the mailbox rings and the parkers beside them.
