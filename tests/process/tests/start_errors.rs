@@ -16,8 +16,14 @@ use std::process::Command;
 /// Nobody in particular: neither root nor the owner of anything.
 const NOBODY: u32 = 65534;
 
+static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// Starts a node on `data` in a child that `confine` confines, and demands that it says `code` and a remedy with `word` in it.
 fn refused(data: &Path, code: &str, word: &str, confine: fn() -> std::io::Result<()>) {
+    // A child that another test forks while the copy is being written would hold it open for writing: "text file busy".
+    let _alone = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     // A copy, since nobody in particular may be unable to reach the place where this was built.
     let binary = data.with_file_name("corelane");
     std::fs::copy(env!("CARGO_BIN_EXE_process-node"), &binary).unwrap();
