@@ -51,3 +51,30 @@ pub(crate) async fn hand_over<E: Env>(
     env.disk().sync_dir(&dir(to)).await?;
     env.disk().sync_dir(&dir(from)).await
 }
+
+/// The note that a shard's log is to go as a whole.
+const LOG_RETIRED: &str = "log.retired";
+
+/// Notes, durably, that the log of a shard that the node no longer has is to go.
+pub(crate) async fn retire_log<E: Env>(env: &E, shard: ShardId) -> Result<(), DiskError> {
+    let dir = format!("shard-{}", shard.0);
+    drop(
+        env.disk()
+            .create(&format!("{dir}/{LOG_RETIRED}"), OpenMode::Write)
+            .await?,
+    );
+    env.disk().sync_dir(&dir).await
+}
+
+/// Whether the log of a shard is to go.
+pub(crate) async fn is_log_retired<E: Env>(env: &E, shard: ShardId) -> Result<bool, DiskError> {
+    let entries = env.disk().list(&format!("shard-{}", shard.0)).await?;
+    Ok(entries.iter().any(|entry| entry.name == LOG_RETIRED))
+}
+
+/// Takes the note back, durably: the next log of the shard is to stay.
+pub(crate) async fn log_removed<E: Env>(env: &E, shard: ShardId) -> Result<(), DiskError> {
+    let dir = format!("shard-{}", shard.0);
+    env.disk().remove(&format!("{dir}/{LOG_RETIRED}")).await?;
+    env.disk().sync_dir(&dir).await
+}

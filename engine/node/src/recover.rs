@@ -113,6 +113,7 @@ pub(crate) async fn recover_dir<E: Env>(
     shard: ShardId,
 ) -> Result<Found<E>, RecoverError> {
     marker::create_dir(env, shard).await?;
+    remove_retired_log(env, shard).await?;
     let marked = marker::list(env, shard).await?;
     let tablets = Tablet::list(env).await?;
     let mut replay = Replaying {
@@ -201,16 +202,27 @@ pub(crate) async fn retire_dir<E: Env>(
     let own = |range| found.locals.iter().any(|own| own.range == range);
     gone.locals.retain(|local| !own(local.range));
     gone.log.close().await?;
-    // Everything is in tables that the heir owns: the old log says nothing any more.
-    let dir = log_dir(old);
-    for file in env.disk().list(&dir).await? {
-        env.disk().remove(&format!("{dir}/{}", file.name)).await?;
-    }
-    env.disk().sync_dir(&dir).await?;
+    // Everything is in tables that the heir owns: the old log says nothing any more. Its segments go one by one, and a log
+    // of which some are missing is damaged: a note says first that all of them are to go.
+    marker::retire_log(env, old).await?;
+    remove_retired_log(env, old).await?;
     found.clock = found.clock.max(gone.clock);
     found.range_max = found.range_max.max(gone.range_max);
     found.locals.append(&mut gone.locals);
     Ok(())
+}
+
+/// Removes a log that was to go, also when a crash came in between.
+async fn remove_retired_log<E: Env>(env: &E, shard: ShardId) -> Result<(), DiskError> {
+    if !marker::is_log_retired(env, shard).await? {
+        return Ok(());
+    }
+    let dir = log_dir(shard);
+    for file in env.disk().list(&dir).await? {
+        env.disk().remove(&format!("{dir}/{}", file.name)).await?;
+    }
+    env.disk().sync_dir(&dir).await?;
+    marker::log_removed(env, shard).await
 }
 
 struct Replaying<E: Env> {
