@@ -18,7 +18,8 @@ pub enum Mode {
     Survivable,
     /// Also failing reads, writes and syncs, and a full disk: the node stops itself and is started again.
     Errors,
-    /// Also damage: rot, lost, misdirected and stale I/O. The node may refuse, naming the file; it must not lie.
+    /// Also damage: rot, lost, misdirected and stale I/O. The node may refuse, naming the file; it must not lie. After a
+    /// lost or misdirected *write* the history is not judged, only every value: see [`crate::run`].
     Damage,
 }
 
