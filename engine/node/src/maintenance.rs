@@ -195,10 +195,13 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Waits until timestamps up to `clock` may be issued here, or the shard has failed: a log that does not take the bound
     /// would be waited for for ever.
     pub(crate) async fn reach_clock(&self, clock: Timestamp) {
-        while self.with_state(|state| state.clock_bound_ns < clock.wall_ns && state.failed.is_none()) {
+        // The next timestamp after a bound lies a nanosecond above it: a bound that only reaches `clock` would not cover it, and
+        // after another crash time would start from here again.
+        let wanted_ns = clock.next().wall_ns;
+        while self.with_state(|state| state.clock_bound_ns < wanted_ns && state.failed.is_none()) {
             self.step(|state| {
                 if state.clock_bound_staged.is_none() {
-                    state.stage_clock_bound(clock.wall_ns);
+                    state.stage_clock_bound(wanted_ns);
                 }
             });
             self.env
