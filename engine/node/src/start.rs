@@ -178,16 +178,10 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
         &assembled,
     );
     let shard = Shard::new(env.clone(), mailbox, state);
-    shard.step(|state| {
-        early
-            .into_iter()
-            .for_each(|(from, message)| state.on_ring(from, message));
-    });
     let spawn =
         |class, future: core::pin::Pin<Box<dyn Future<Output = ()>>>| env.tasks().spawn(class, future);
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_log()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_turns()));
-    spawn(TaskClass::Foreground, Box::pin(shard.clone().run_rings()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_maintenance()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_timer()));
     shard.reach_clock(assembled.clock).await;
@@ -195,6 +189,13 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     shard.maintenance.notify();
     let this: Rc<dyn FrontShard<E>> = shard.clone();
     let _ = front.shard.set(Rc::downgrade(&this));
+    // Only now: what other shards ask for may issue timestamps, and hands over connections.
+    shard.step(|state| {
+        early
+            .into_iter()
+            .for_each(|(from, message)| state.on_ring(from, message));
+    });
+    spawn(TaskClass::Foreground, Box::pin(shard.clone().run_rings()));
     if let Some(listener) = listener {
         let transport = transport.clone();
         env.tasks().spawn(
