@@ -14,7 +14,7 @@ use std::process::Command;
 fn told(ended: &Ended, exit: i32, code: &str) {
     assert_eq!(ended.code, exit, "{}{}", ended.out, ended.err);
     assert!(
-        ended.err.starts_with(&format!("error[{code}]: ")),
+        ended.error().starts_with(&format!("error[{code}]: ")),
         "{}",
         ended.err
     );

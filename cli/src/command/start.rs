@@ -72,6 +72,9 @@ pub(crate) struct StartArgs {
     /// How far back reads of the past reach
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Limits")]
     retention: Option<Duration>,
+    /// A loop turn longer than this is reported on standard error with a backtrace, and counted in `status`
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Limits")]
+    stall_max: Option<Duration>,
     /// Connections of each shard
     #[arg(long, value_name = "N", help_heading = "Limits")]
     connections: Option<usize>,
@@ -93,6 +96,7 @@ pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
     config.shards = args.shards.unwrap_or(config.shards);
     config.dedicated = args.dedicated;
     config.pin = !args.no_pin;
+    config.stall_max = args.stall_max.unwrap_or(config.stall_max);
     let _report = runtime::preflight(&args.data).map_err(|error| start_error::of_preflight(&error))?;
     serve(global, &config, &node_config(args, listen)?)
 }

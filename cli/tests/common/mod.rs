@@ -37,7 +37,8 @@ impl Node {
     pub(crate) fn start_at(data: &Path, listen: &str, options: &[&str]) -> Self {
         let mut command = Command::new(CORELANE);
         command
-            .args(["start", "--json", "--no-pin", "--listen", listen, "--data"])
+            .args(["start", "--json", "--no-pin", "--stall-max", "60s", "--listen"])
+            .args([listen, "--data"])
             .arg(data)
             .args(options);
         // A node that outlives a test must not hold the test's own output open.
@@ -161,6 +162,16 @@ impl Ended {
             code,
             out: text(&output.stdout),
             err: text(&output.stderr),
+        }
+    }
+}
+
+impl Ended {
+    /// What it said of its error: from the line that names the code. On a busy machine reports of stalls may stand before it.
+    pub(crate) fn error(&self) -> &str {
+        match self.err.find("\nerror[") {
+            Some(at) if !self.err.starts_with("error[") => &self.err[at + 1..],
+            Some(_) | None => &self.err,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Which shard has which range: an empty file `shard-<shard>/ranges/<range>` for each. Moving a range between shards is a
-//! rename of its marker. A crash in the middle may leave it on both; the next start lets one go.
+//! Which shard has which range: an empty file `shard-<shard>/ranges/<range>` for each. Moving a range between shards
+//! makes a second marker and removes the first. A crash in the middle leaves both; the next start lets one go.
 
 use base::{RangeId, ShardId};
 use env::{Disk, DiskError, Env, OpenMode};
@@ -40,16 +40,16 @@ pub(crate) async fn remove<E: Env>(env: &E, shard: ShardId, range: RangeId) -> R
     env.disk().sync_dir(&dir(shard)).await
 }
 
-/// Hands a range from one shard to another, durably: the moment at which it changes hands.
+/// Hands a range from one shard to another, durably. Order: the new mark is durable before the old one goes. A rename would
+/// do both at once, but a crash before its end may keep the half that takes the mark away, and the range would be nobody's.
 pub(crate) async fn hand_over<E: Env>(
     env: &E,
     from: ShardId,
     to: ShardId,
     range: RangeId,
 ) -> Result<(), DiskError> {
-    env.disk().rename(&path(from, range), &path(to, range)).await?;
-    env.disk().sync_dir(&dir(to)).await?;
-    env.disk().sync_dir(&dir(from)).await
+    create(env, to, range).await?;
+    remove(env, from, range).await
 }
 
 /// The note that a shard's log is to go as a whole.

@@ -2,8 +2,9 @@
 //!
 //! A shard notes when each poll of a task starts and ends (two clock reads), so the longest turn and the number of stalls
 //! are exact. One watcher thread looks at all shards a few times per `stall_max`; when a poll is overdue it signals that
-//! thread, whose handler records where it stands, and prints the backtrace. glommio's own detector costs two timer system
-//! calls and an allocation for every run of a task queue, which is why it stays off.
+//! thread, whose handler records where it stands, and prints the backtrace, at most one a second. The names come from the
+//! debug information of the binary, which the first report reads and keeps: some tens of MiB. glommio's own detector costs
+//! two timer system calls and an allocation for every run of a task queue, which is why it stays off.
 //!
 //! ```text
 //!   shard    ├─ poll ─┤ ├──────────── poll ─────────────┤   turn_ns_max, stalls
@@ -16,6 +17,8 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering
 use core::time::Duration;
 use std::sync::{Arc, Mutex, Once};
 
+/// At most one report in this time: on a machine that is short of processors every turn may be late.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Frames that a report holds.
 const FRAMES_MAX: usize = 48;
 /// The signal that asks a shard's thread for its frames. Its default is to be ignored, so a late one does no harm.
@@ -145,12 +148,15 @@ impl Watcher {
         let thread = std::thread::Builder::new().name("stalls".into()).spawn({
             let stop = stop.clone();
             move || {
+                let mut next_ns = 0;
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::park_timeout(interval);
-                    heartbeats
-                        .iter()
-                        .filter(|heartbeat| heartbeat.is_overdue())
-                        .for_each(|late| report(late));
+                    if now_ns() >= next_ns
+                        && let Some(late) = heartbeats.iter().find(|heartbeat| heartbeat.is_overdue())
+                    {
+                        report(late);
+                        next_ns = now_ns() + u64::try_from(REPORT_INTERVAL.as_nanos()).expect("short");
+                    }
                 }
             }
         })?;

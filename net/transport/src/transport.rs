@@ -139,7 +139,13 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
     pub async fn serve(&self, listener: <E::Net as Net>::Listener) {
         loop {
             match listener.accept().await {
-                Ok(socket) => self.accept(socket),
+                Ok(socket) => {
+                    self.accept(socket);
+                    // A storm of connections must not keep the others waiting.
+                    if self.0.env.tasks().need_yield() {
+                        self.0.env.tasks().yield_now().await;
+                    }
+                }
                 Err(_) => {
                     // Most likely no descriptors are left: trying again at once would only burn the processor.
                     self.0.counters.borrow_mut().accept_errors += 1;
@@ -419,6 +425,9 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
                     let expired = link.state.borrow().expired(now, &transport.0.config);
                     if let Some(reason) = expired {
                         link.end(reason);
+                        if transport.0.env.tasks().need_yield() {
+                            transport.0.env.tasks().yield_now().await;
+                        }
                     }
                 }
             }

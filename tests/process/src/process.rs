@@ -27,7 +27,9 @@ impl Program {
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(["start", "--json", "--no-pin", "--listen", &self.listen, "--data"]);
+        // How long a turn takes here is the machine's affair, and a report of it costs memory.
+        command.args(["start", "--json", "--no-pin", "--stall-max", "60s"]);
+        command.args(["--listen", &self.listen, "--data"]);
         command.arg(&self.data).args(&self.options).stdin(Stdio::null());
         command
     }
