@@ -159,20 +159,34 @@ impl Observer {
         })
     }
 
-    /// Log writes since the server started, over all shards.
-    pub(crate) fn log_writes(&mut self) -> Option<u64> {
+    /// Counters since the server started, over all shards; `None` when the server has none.
+    pub(crate) fn counters(&mut self) -> Option<Counters> {
         let status = self.admin.as_mut()?.status().ok()?;
-        log_writes_of(&serde_json::from_str(&status).ok()?)
+        Counters::parse(&serde_json::from_str(&status).ok()?)
     }
 }
 
-/// The sum of `shards[*].log.device_writes`.
-fn log_writes_of(status: &serde_json::Value) -> Option<u64> {
-    let shards = status.get("shards")?.as_array()?;
-    shards
-        .iter()
-        .map(|shard| shard.pointer("/log/device_writes")?.as_u64())
-        .sum()
+/// What a corelane server has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Device writes of the log.
+    pub(crate) log_writes: u64,
+    /// Loop turns that were too long although the shard had a processor.
+    pub(crate) stalls: u64,
+}
+
+impl Counters {
+    /// Sums over `shards`.
+    fn parse(status: &serde_json::Value) -> Option<Self> {
+        let shards = status.get("shards")?.as_array()?;
+        let sum = |pointer: &str| -> Option<u64> {
+            shards.iter().map(|shard| shard.pointer(pointer)?.as_u64()).sum()
+        };
+        Some(Self {
+            log_writes: sum("/log/device_writes")?,
+            stalls: sum("/turns/stalls")?.saturating_sub(sum("/turns/starved")?),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -189,14 +203,19 @@ mod tests {
     }
 
     #[test]
-    fn log_writes_are_summed_over_shards_or_not_known() {
-        let read = |text: &str| log_writes_of(&serde_json::from_str(text).unwrap());
-        let two = r#"{"shards":[{"log":{"device_writes":3}},{"log":{"device_writes":4}}]}"#;
-        assert_eq!(read(two), Some(7));
-        assert_eq!(
-            read(r#"{"shards":[{"log":{"device_writes":3}},{"log":{}}]}"#),
-            None
-        );
+    fn counters_are_summed_over_shards_or_not_known() {
+        let read = |text: &str| Counters::parse(&serde_json::from_str(text).unwrap());
+        let shard = |writes: &str| {
+            format!(r#"{{"log":{{"device_writes":{writes}}},"turns":{{"stalls":3,"starved":1}}}}"#)
+        };
+        let two = format!(r#"{{"shards":[{},{}]}}"#, shard("3"), shard("4"));
+        let sums = Counters {
+            log_writes: 7,
+            stalls: 4,
+        };
+        assert_eq!(read(&two), Some(sums));
+        let unknown = format!(r#"{{"shards":[{},{{"log":{{}}}}]}}"#, shard("3"));
+        assert_eq!(read(&unknown), None);
         assert_eq!(read("{}"), None);
     }
 }

@@ -62,6 +62,8 @@ pub struct Run {
     pub loader_cpu_us: f64,
     /// Log writes per answer as the server counts them (corelane only).
     pub log_writes: Option<f64>,
+    /// Loop turns of the server that were longer than its limit although it had a processor (corelane only).
+    pub stalls: Option<u64>,
     /// Writes completed by the machine's block devices per answer, from the kernel's counters (all processes).
     pub device_writes: Option<f64>,
     /// Bytes received and sent per answer.

@@ -103,6 +103,15 @@ fn remarks(out: &mut String, series: &Series) {
     if missing > 0 {
         line(out, format_args!("! {name}: {missing} reads found nothing"));
     }
+    let stalls = sum(|run| run.stalls.unwrap_or(0));
+    if stalls > 0 {
+        line(
+            out,
+            format_args!(
+                "! {name}: {stalls} loop turns of the server were too long (see its standard error)"
+            ),
+        );
+    }
     let lag = series.spread(|run| as_float(run.lag_p99_ns));
     let p50 = series.spread(|run| as_float(run.latency.p50_ns));
     if lag.high > p50.median {

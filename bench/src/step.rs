@@ -9,7 +9,7 @@ use base::Prng;
 
 use crate::BenchError;
 use crate::config::{BenchConfig, Pace, Target, Workload};
-use crate::connection::{Connection, Observer, Routes, connect};
+use crate::connection::{Connection, Counters, Observer, Routes, connect};
 use crate::helper::pin;
 use crate::lane::Source;
 use crate::loader::{Assignment, Findings, Shared, drive};
@@ -68,7 +68,7 @@ pub(crate) struct OneRun<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     server_cpu: Option<Duration>,
-    log_writes: Option<u64>,
+    counters: Option<Counters>,
     device_writes: Option<u64>,
     answers: u64,
     bytes_received: u64,
@@ -166,7 +166,7 @@ impl OneRun<'_> {
     fn sample(&self, shared: &Shared, observer: &mut Observer) -> Sample {
         Sample {
             server_cpu: self.known.pid.and_then(process::cpu_time),
-            log_writes: observer.log_writes(),
+            counters: observer.counters(),
             device_writes: process::device_writes(),
             answers: shared.answers.load(Ordering::Relaxed),
             bytes_received: shared.bytes_received.load(Ordering::Relaxed),
@@ -256,7 +256,14 @@ fn figures(recorder: &Recorder, loader_cpu: Duration, (first, last): (Sample, Sa
         lag_p99_ns: recorder.lag_p99_ns(),
         server_cpu_us: server_cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / sampled),
         loader_cpu_us: per_answer(loader_cpu.as_secs_f64() * 1e6),
-        log_writes: per_sampled(first.log_writes, last.log_writes),
+        log_writes: per_sampled(
+            first.counters.map(|counters| counters.log_writes),
+            last.counters.map(|counters| counters.log_writes),
+        ),
+        stalls: first
+            .counters
+            .zip(last.counters)
+            .map(|(first, last)| last.stalls.saturating_sub(first.stalls)),
         device_writes: per_sampled(first.device_writes, last.device_writes),
         bytes_received: as_float(last.bytes_received.saturating_sub(first.bytes_received)) / sampled,
         bytes_sent: as_float(last.bytes_sent.saturating_sub(first.bytes_sent)) / sampled,

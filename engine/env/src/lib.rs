@@ -29,7 +29,7 @@ pub use clock::{Clock, Instant};
 pub use disk::{DirEntry, Disk, DiskError, DiskOp, File, IoBuf, OpenMode};
 pub use mailbox::Mailbox;
 pub use net::{Address, Listener, Net, NetError, Reader, Writer};
-pub use tasks::{TaskClass, Tasks};
+pub use tasks::{TaskClass, Tasks, TurnStats};
 
 use base::Prng;
 

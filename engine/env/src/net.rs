@@ -57,11 +57,34 @@ pub trait Listener: 'static {
 
 /// The half of a connection that receives.
 pub trait Reader: 'static {
-    /// Receives at least one byte into `buf` and says how many; zero means that the peer has closed its half.
+    /// Receives what is there into `buf`, as much as fits, and says how much: zero means that the peer has closed its half,
+    /// `None` that nothing is there yet. `buf` is not empty.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    fn try_read(&mut self, buf: &mut [u8]) -> Result<Option<usize>, NetError>;
+
+    /// Completes when [`Reader::try_read`] is worth another call.
+    ///
+    /// # Cancellation
+    /// Safe.
+    fn readable(&mut self) -> impl Future<Output = Result<(), NetError>>;
+
+    /// Receives at least one byte into `buf` and says how many; zero means that the peer has closed its half. Whoever waits
+    /// long, or for many, does it with [`Reader::readable`] and needs no buffer meanwhile.
     ///
     /// # Cancellation
     /// Safe: no byte is lost when the future is dropped before it completes.
-    fn read(&mut self, buf: &mut [u8]) -> impl Future<Output = Result<usize, NetError>>;
+    fn read(&mut self, buf: &mut [u8]) -> impl Future<Output = Result<usize, NetError>> {
+        async {
+            loop {
+                if let Some(bytes) = self.try_read(buf)? {
+                    return Ok(bytes);
+                }
+                self.readable().await?;
+            }
+        }
+    }
 }
 
 /// The half of a connection that sends. Dropping both halves closes the connection.

@@ -4,7 +4,7 @@ use crate::message::{Answer, Ask, Origin};
 use crate::shard::Shard;
 use crate::state::{Message, Slot, State};
 use base::ShardId;
-use env::{Env, Mailbox};
+use env::{Env, Mailbox, Tasks};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use wire::reply::StatusReply;
@@ -39,6 +39,8 @@ pub struct ShardStatus {
     pub connections: u64,
     /// Counters of requests and turns, by name.
     pub counts: BTreeMap<&'static str, u64>,
+    /// Loop turns that were too long, by name; `starved` ones had no processor.
+    pub turns: BTreeMap<&'static str, u64>,
     /// The log, by name.
     pub log: BTreeMap<&'static str, u64>,
     /// Memtables and tables, by name.
@@ -54,6 +56,7 @@ pub struct ShardStatus {
 impl<E: Env, B> State<E, B> {
     pub(crate) fn shard_status(&self) -> ShardStatus {
         let counts = &self.counts;
+        let turns = self.env.tasks().turn_stats();
         let log = self.log.stats();
         let transport = self.transport.counters();
         let live = || self.slots.iter().filter_map(Slot::live);
@@ -76,6 +79,14 @@ impl<E: Env, B> State<E, B> {
                 ("turns", counts.turns),
                 ("echoes", counts.echoes),
                 ("disk_writes", counts.disk_writes),
+            ]),
+            turns: BTreeMap::from([
+                ("stalls", turns.stalls),
+                ("starved", turns.starved),
+                (
+                    "longest_us",
+                    u64::try_from(turns.turn_max.as_micros()).unwrap_or(u64::MAX),
+                ),
             ]),
             log: BTreeMap::from([
                 ("entries", log.entries),

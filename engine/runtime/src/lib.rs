@@ -59,7 +59,6 @@ pub use preflight::{Check, PreflightError, PreflightReport, Verdict, inspect, pr
 #[cfg(not(loom))]
 pub use shutdown::{request_shutdown, shutdown_requested};
 #[cfg(not(loom))]
-pub use stall::{StallStats, stalls};
 #[cfg(not(loom))]
 pub use start::run_shards;
 #[cfg(not(loom))]

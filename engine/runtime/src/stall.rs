@@ -6,6 +6,9 @@
 //! debug information of the binary, which the first report reads and keeps: some tens of MiB. glommio's own detector costs
 //! two timer system calls and an allocation for every run of a task queue, which is why it stays off.
 //!
+//! A thread that the kernel does not run cannot do better: the watcher also samples how much processor time each shard has
+//! had, says it in the report, and counts those stalls apart.
+//!
 //! ```text
 //!   shard    ├─ poll ─┤ ├──────────── poll ─────────────┤   turn_ns_max, stalls
 //!   watcher  ·     ·     ·     ·     ·  overdue: signal → frames → stderr
@@ -15,7 +18,8 @@ use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
-use std::sync::{Arc, Mutex, Once};
+use env::TurnStats;
+use std::sync::{Arc, Once};
 
 /// At most one report in this time: on a machine that is short of processors every turn may be late.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,15 +27,6 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const FRAMES_MAX: usize = 48;
 /// The signal that asks a shard's thread for its frames. Its default is to be ignored, so a late one does no harm.
 const SIGNAL: i32 = libc::SIGURG;
-
-/// What a shard has measured of its turns since it started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StallStats {
-    /// Turns that were longer than the configured maximum.
-    pub stalls: u64,
-    /// The longest turn.
-    pub turn_max: Duration,
-}
 
 /// One shard's heartbeat. Written by the shard, read by the watcher.
 #[derive(Debug)]
@@ -41,10 +36,10 @@ pub(crate) struct Heartbeat {
     /// When the poll that runs now has started; zero between polls.
     started_ns: AtomicU64,
     stalls: AtomicU64,
+    /// Counted by the watcher.
+    starved: AtomicU64,
     turn_ns_max: AtomicU64,
     thread: AtomicI32,
-    /// The start of the poll last reported, so that each stall is reported once.
-    reported_ns: AtomicU64,
 }
 
 pub(crate) fn now_ns() -> u64 {
@@ -64,9 +59,9 @@ impl Heartbeat {
             limit_ns: u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX),
             started_ns: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
+            starved: AtomicU64::new(0),
             turn_ns_max: AtomicU64::new(0),
             thread: AtomicI32::new(0),
-            reported_ns: AtomicU64::new(0),
         })
     }
 
@@ -103,30 +98,80 @@ impl Heartbeat {
         Duration::from_nanos(now_ns().saturating_sub(self.started_ns.load(Ordering::Relaxed)))
     }
 
-    fn stats(&self) -> StallStats {
-        StallStats {
+    pub(crate) fn stats(&self) -> TurnStats {
+        TurnStats {
             stalls: self.stalls.load(Ordering::Relaxed),
+            starved: self.starved.load(Ordering::Relaxed),
             turn_max: Duration::from_nanos(self.turn_ns_max.load(Ordering::Relaxed)),
         }
     }
-
-    fn is_overdue(&self) -> bool {
-        let started_ns = self.started_ns.load(Ordering::Relaxed);
-        started_ns != 0
-            && started_ns != self.reported_ns.load(Ordering::Relaxed)
-            && now_ns().saturating_sub(started_ns) > self.limit_ns
-    }
 }
 
-static HEARTBEATS: Mutex<Vec<Arc<Heartbeat>>> = Mutex::new(Vec::new());
+/// The processor time that a thread of this process has had, or zero when it has ended.
+fn processor_ns(thread: i32) -> u64 {
+    // Per-thread, scheduler's clock: the encoding is the kernel's (`include/linux/posix-timers.h`).
+    let clock = (!thread << 3) | 0b110;
+    let mut ts = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a valid pointer; an unknown thread is an error that leaves zero.
+    unsafe { libc::clock_gettime(clock, &raw mut ts) };
+    ts.tv_sec.cast_unsigned() * 1_000_000_000 + ts.tv_nsec.cast_unsigned()
+}
 
-/// What each shard that runs in this process has measured, in shard order.
-#[must_use]
-pub fn stalls() -> Vec<StallStats> {
-    let heartbeats = HEARTBEATS
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    heartbeats.iter().map(|heartbeat| heartbeat.stats()).collect()
+/// A shard with what the watcher saw of it last.
+struct Watched {
+    heartbeat: Arc<Heartbeat>,
+    seen_ns: u64,
+    processor_ns: u64,
+    /// The start of the turn that was found too long last, so that each is found once.
+    found_ns: u64,
+}
+
+/// A turn that is too long.
+struct Overdue {
+    /// So far.
+    running: Duration,
+    /// The processor time that the thread has had since the watcher looked last.
+    ran: Duration,
+    /// How long ago that was.
+    of: Duration,
+}
+
+impl Watched {
+    fn new(heartbeat: Arc<Heartbeat>) -> Self {
+        Self {
+            heartbeat,
+            seen_ns: 0,
+            processor_ns: 0,
+            found_ns: 0,
+        }
+    }
+
+    /// Looks whether the turn that runs now is too long, once for each turn.
+    fn look(&mut self) -> Option<Overdue> {
+        let (now_ns, thread) = (now_ns(), self.heartbeat.thread.load(Ordering::Relaxed));
+        if thread == 0 {
+            return None;
+        }
+        let processor_ns = processor_ns(thread);
+        let since = |then_ns: u64, now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(then_ns));
+        let ran = since(self.processor_ns, processor_ns);
+        let of = since(self.seen_ns, now_ns);
+        (self.seen_ns, self.processor_ns) = (now_ns, processor_ns);
+        let started_ns = self.heartbeat.started_ns.load(Ordering::Relaxed);
+        let running = since(started_ns, now_ns);
+        let limit = Duration::from_nanos(self.heartbeat.limit_ns);
+        if started_ns == 0 || started_ns == self.found_ns || running <= limit {
+            return None;
+        }
+        self.found_ns = started_ns;
+        if ran < of / 2 {
+            self.heartbeat.starved.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(Overdue { running, ran, of })
+    }
 }
 
 /// Watches a set of heartbeats until it is dropped.
@@ -139,23 +184,21 @@ pub(crate) struct Watcher {
 impl Watcher {
     pub(crate) fn start(heartbeats: Vec<Arc<Heartbeat>>, limit: Duration) -> std::io::Result<Self> {
         install_handler();
-        HEARTBEATS
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone_from(&heartbeats);
         let stop = Arc::new(AtomicBool::new(false));
         let interval = (limit / 2).clamp(Duration::from_millis(1), Duration::from_millis(100));
         let thread = std::thread::Builder::new().name("stalls".into()).spawn({
             let stop = stop.clone();
             move || {
+                let mut watched: Vec<_> = heartbeats.into_iter().map(Watched::new).collect();
                 let mut next_ns = 0;
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::park_timeout(interval);
-                    if now_ns() >= next_ns
-                        && let Some(late) = heartbeats.iter().find(|heartbeat| heartbeat.is_overdue())
-                    {
-                        report(late);
-                        next_ns = now_ns() + u64::try_from(REPORT_INTERVAL.as_nanos()).expect("short");
+                    for shard in &mut watched {
+                        let Some(overdue) = shard.look() else { continue };
+                        if now_ns() >= next_ns {
+                            report(&shard.heartbeat, &overdue);
+                            next_ns = now_ns() + u64::try_from(REPORT_INTERVAL.as_nanos()).expect("short");
+                        }
                     }
                 }
             }
@@ -228,13 +271,11 @@ fn install_handler() {
     });
 }
 
-fn report(late: &Heartbeat) {
-    let started_ns = late.started_ns.load(Ordering::Relaxed);
-    late.reported_ns.store(started_ns, Ordering::Relaxed);
-    let running = Duration::from_nanos(now_ns().saturating_sub(started_ns));
+fn report(late: &Heartbeat, overdue: &Overdue) {
     let limit = Duration::from_nanos(late.limit_ns);
+    let Overdue { running, ran, of } = overdue;
     eprintln!(
-        "stall: shard {} has run one task for {running:?}, the limit is {limit:?}\n{}",
+        "stall: shard {} has run one task for {running:?}, the limit is {limit:?}; it had a processor for {ran:?} of the last {of:?}\n{}",
         late.shard,
         frames(late)
     );

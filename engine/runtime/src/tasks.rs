@@ -7,7 +7,7 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use env::TaskClass;
+use env::{TaskClass, TurnStats};
 use glommio::{Latency, Shares, TaskQueueHandle};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -120,6 +120,10 @@ impl env::Tasks for TaskQueues {
 
     fn need_yield(&self) -> bool {
         self.0.beat.heartbeat.running() > SLICE
+    }
+
+    fn turn_stats(&self) -> TurnStats {
+        self.0.beat.heartbeat.stats()
     }
 }
 

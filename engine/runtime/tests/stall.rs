@@ -2,7 +2,7 @@
 #![cfg(not(loom))]
 
 use core::time::Duration;
-use corelane_runtime::{GlommioEnv, RingMailbox, RuntimeConfig, run_shards, stalls};
+use corelane_runtime::{GlommioEnv, RingMailbox, RuntimeConfig, run_shards};
 use env::{Clock as _, Env as _, Tasks as _};
 
 #[test]
@@ -27,12 +27,12 @@ fn a_task_that_keeps_its_thread_is_counted_and_reported() {
             hold(Duration::from_millis(4));
             env.tasks().yield_now().await;
         }
-        let before = stalls()[0].stalls;
+        let before = env.tasks().turn_stats().stalls;
         hold(2 * limit);
         assert!(env.tasks().need_yield());
         env.tasks().yield_now().await;
         assert!(!env.tasks().need_yield());
-        let after = stalls()[0];
+        let after = env.tasks().turn_stats();
         assert_eq!(after.stalls, before + 1);
         assert!(after.turn_max >= 2 * limit, "{after:?}");
         Ok::<(), String>(())

@@ -145,13 +145,28 @@ impl<E: Env, H: Handler<Socket<E>>> Receiver<E, H> {
         self.link.state.borrow_mut().on_resumed(inner.env.clock().now());
     }
 
-    /// Receives once.
+    /// Receives once. A connection that waits with nothing unread holds no buffer: the shard keeps a few for all.
     async fn fill(&mut self) -> Result<(), CloseReason> {
-        let mut room = self.inbox.spare();
-        if base::misbehave!("transport: small receive") {
-            room = room.split_at_mut(1).0;
-        }
-        let bytes = self.reader.read(room).await?;
+        let bytes = loop {
+            let inner = &self.transport.0;
+            if let Some(buffer) = self.inbox.take_buffer() {
+                inner.keep_buffer(buffer);
+            }
+            self.reader.readable().await?;
+            if !self.inbox.has_buffer()
+                && let Some(buffer) = inner.buffers.borrow_mut().pop()
+            {
+                self.inbox.lend_buffer(buffer);
+            }
+            let mut room = self.inbox.spare();
+            if base::misbehave!("transport: small receive") {
+                room = room.split_at_mut(1).0;
+            }
+            match self.reader.try_read(room)? {
+                Some(bytes) => break bytes,
+                None => base::sometimes!("transport: woken to read nothing"),
+            }
+        };
         if bytes == 0 {
             let cut = self.inbox.is_mid_frame();
             return Err(if cut {

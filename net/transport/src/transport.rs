@@ -12,7 +12,7 @@ use std::rc::Rc;
 use wire::frame::{Frame, HELLO_BYTES_MAX};
 use wire::reply::ErrorReply;
 use wire::request::ArchivedHello;
-use wire::{FrameReader, Message, WireError};
+use wire::{FrameBuffer, FrameReader, Message, WireError};
 
 pub(crate) type Socket<E> = <<E as Env>::Net as Net>::Socket;
 pub(crate) type ReaderOf<E> = <<E as Env>::Net as Net>::Reader;
@@ -106,10 +106,24 @@ pub(crate) struct Inner<E: Env, H> {
     /// The list of the last flush, kept for its memory.
     flushing: RefCell<Vec<Rc<Link<WriterOf<E>>>>>,
     pub(crate) counters: RefCell<Counters>,
+    /// Memory to receive into that no connection uses now.
+    pub(crate) buffers: RefCell<Vec<FrameBuffer>>,
     /// Bytes of replies that wait to be sent, over all connections.
     unsent_bytes: Cell<usize>,
     /// Whether the task that looks at time-outs runs.
     sweeping: Cell<bool>,
+}
+
+/// Buffers kept for connections that have something to receive.
+const BUFFERS_SPARE_MAX: usize = 16;
+
+impl<E: Env, H> Inner<E, H> {
+    pub(crate) fn keep_buffer(&self, buffer: FrameBuffer) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < BUFFERS_SPARE_MAX {
+            buffers.push(buffer);
+        }
+    }
 }
 
 impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
@@ -127,6 +141,7 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
             touched: RefCell::default(),
             flushing: RefCell::default(),
             counters: RefCell::default(),
+            buffers: RefCell::default(),
             unsent_bytes: Cell::new(0),
             sweeping: Cell::new(false),
         })))

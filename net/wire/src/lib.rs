@@ -31,4 +31,4 @@ pub use decode::{ReplyRef, RequestRef, WireError, decode_reply, decode_request};
 pub use frame::{Frame, FrameError, Kind};
 pub use outbox::{EncodeError, Message, Outbox};
 pub use page::{PageBuilder, Row};
-pub use reader::FrameReader;
+pub use reader::{FrameBuffer, FrameReader};

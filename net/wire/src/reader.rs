@@ -17,8 +17,14 @@ use rkyv::util::AlignedVec;
 
 /// What a reader holds when it holds little: room for a batch of small requests.
 const BASE_BYTES: usize = 16 << 10;
+/// A buffer longer than this is not kept when it is empty.
+const KEEP_BYTES: usize = 4 * BASE_BYTES;
 /// Receiving pays off only with so much room.
 const SPARE_BYTES_MIN: usize = 2 << 10;
+
+/// The memory that a reader receives into, while no reader uses it.
+#[derive(Debug)]
+pub struct FrameBuffer(AlignedVec<FRAME_ALIGN>);
 
 /// Cuts a byte stream into frames.
 #[derive(Debug)]
@@ -63,7 +69,7 @@ impl FrameReader {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
-            if self.buf.len() > BASE_BYTES * 4 {
+            if self.buf.len() > KEEP_BYTES {
                 self.buf = AlignedVec::new();
             }
         }
@@ -83,6 +89,30 @@ impl FrameReader {
             self.end - self.start
         );
         self.buf.as_mut_slice().split_at_mut(self.end).1
+    }
+
+    /// Takes the buffer away when nothing is unread in it: a connection that waits needs none. `None` when something is
+    /// unread, or there is no buffer that is worth keeping.
+    pub fn take_buffer(&mut self) -> Option<FrameBuffer> {
+        if self.start < self.end || self.buf.is_empty() || self.buf.len() > KEEP_BYTES {
+            return None;
+        }
+        self.start = 0;
+        self.end = 0;
+        Some(FrameBuffer(core::mem::take(&mut self.buf)))
+    }
+
+    /// Lends a buffer, unless there is one.
+    pub fn lend_buffer(&mut self, buffer: FrameBuffer) {
+        if self.buf.is_empty() {
+            self.buf = buffer.0;
+        }
+    }
+
+    /// Whether [`Self::spare`] would have to allocate.
+    #[must_use]
+    pub fn has_buffer(&self) -> bool {
+        !self.buf.is_empty()
     }
 
     /// Takes in the first `bytes` of what [`Self::spare`] gave.

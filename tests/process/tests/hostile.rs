@@ -17,7 +17,7 @@ const SILENT: usize = 2000;
 /// Peers of each other kind.
 const EACH: u64 = 20;
 /// What all hostile peers together may cost: about 8 KiB for each.
-const GROWTH_MAX: u64 = 32 << 20;
+const GROWTH_MAX: u64 = 16 << 20;
 
 struct Target {
     node: Node,
@@ -77,6 +77,21 @@ impl Target {
             .iter()
             .filter_map(|shard| shard["closed"][name].as_u64())
             .sum()
+    }
+
+    /// Waits until all shards together have taken up so many connections beside our own.
+    fn wait_for_connections(&self, count: u64) {
+        let began = Instant::now();
+        loop {
+            let status: serde_json::Value = serde_json::from_str(&self.db.status().unwrap()).unwrap();
+            let shards = status["shards"].as_array().unwrap();
+            let open: u64 = shards.iter().filter_map(|s| s["connections"].as_u64()).sum();
+            if open > count {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{open} connections of {count}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn wait_for(&self, name: &str, count: u64) {
@@ -233,6 +248,7 @@ fn slow_and_silent_peers_are_timed_out_while_others_are_served() {
     for mut peer in &slow_frame {
         peer.write_all(&[hello(), announced.clone()].concat()).unwrap();
     }
+    target.wait_for_connections(SILENT as u64 + 2 * EACH);
     let with_all = target.node.resident_bytes().unwrap().saturating_sub(before);
     assert!(
         with_all < GROWTH_MAX,

@@ -4,7 +4,7 @@ use crate::trace::Fault;
 use crate::world::{Process, World};
 use core::future::poll_fn;
 use core::task::Poll;
-use env::{TaskClass, Tasks};
+use env::{TaskClass, Tasks, TurnStats};
 use std::rc::Rc;
 
 /// What a yield costs once there have been many at one instant, so that a task which spins sees time go on.
@@ -58,5 +58,9 @@ impl Tasks for SimTasks {
             core.trace.fault(Fault::TaskYield);
         }
         says_yes
+    }
+
+    fn turn_stats(&self) -> TurnStats {
+        TurnStats::default()
     }
 }

@@ -33,8 +33,18 @@ impl Connection {
 /// The half that receives.
 pub struct SocketReader {
     connection: Rc<Connection>,
-    /// The last receive got all there was.
-    drained: bool,
+    level: Level,
+}
+
+/// What is known of the bytes that wait in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// There may be some: a receive is worth it.
+    Unknown,
+    /// The last receive got all there was, or none has been tried: without an event there is nothing.
+    Drained,
+    /// A receive found nothing: only an event changes that, also after a hang-up.
+    Dry,
 }
 
 /// The half that sends.
@@ -46,7 +56,7 @@ impl SocketReader {
     pub(super) fn new(connection: Rc<Connection>) -> Self {
         Self {
             connection,
-            drained: false,
+            level: Level::Drained,
         }
     }
 
@@ -67,27 +77,38 @@ impl SocketReader {
 }
 
 impl env::Reader for SocketReader {
-    async fn read(&mut self, buf: &mut [u8]) -> Result<usize, NetError> {
+    fn try_read(&mut self, buf: &mut [u8]) -> Result<Option<usize>, NetError> {
         let source = &self.connection.watched.source;
-        let mut waits_first = self.drained;
-        loop {
-            if !core::mem::take(&mut waits_first) || source.has_hung_up() {
-                match call::receive(source.raw_fd(), buf)? {
-                    Some(bytes) => {
-                        self.drained = bytes < buf.len();
-                        return Ok(bytes);
-                    }
-                    None if source.is_broken() => {
-                        return Err(NetError {
-                            what: "receive",
-                            kind: ErrorKind::Other,
-                        });
-                    }
-                    None => {}
-                }
+        if self.level != Level::Unknown && !source.take_input() {
+            return Ok(None);
+        }
+        let received = call::receive(source.raw_fd(), buf)?;
+        self.level = match received {
+            Some(bytes) if bytes == buf.len() => Level::Unknown,
+            Some(_) => Level::Drained,
+            None if source.is_broken() => {
+                return Err(NetError {
+                    what: "receive",
+                    kind: ErrorKind::Other,
+                });
             }
+            None => Level::Dry,
+        };
+        Ok(received)
+    }
+
+    async fn readable(&mut self) -> Result<(), NetError> {
+        let source = &self.connection.watched.source;
+        let waits = match self.level {
+            Level::Unknown => false,
+            Level::Drained => !source.has_hung_up(),
+            Level::Dry => true,
+        };
+        if waits {
             poll_fn(|context| source.poll_input(context)).await;
         }
+        self.level = Level::Unknown;
+        Ok(())
     }
 }
 

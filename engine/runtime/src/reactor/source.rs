@@ -124,6 +124,11 @@ impl Source {
         self.output.poll(context)
     }
 
+    /// Whether a read is worth a try without waiting; takes the hint.
+    pub(crate) fn take_input(&self) -> bool {
+        self.input.ready.replace(false) || self.hung_up.get() || self.broken.get()
+    }
+
     /// Whether a read must not wait before it has tried.
     pub(crate) fn has_hung_up(&self) -> bool {
         self.hung_up.get()

@@ -5,7 +5,7 @@ use core::future::poll_fn;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use env::{Address, Clock, Instant, Listener, Net, NetError, Reader, TaskClass, Tasks, Writer};
+use env::{Address, Clock, Instant, Listener, Net, NetError, Reader, TaskClass, Tasks, TurnStats, Writer};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -138,6 +138,10 @@ impl Tasks for ImageTasks {
     fn need_yield(&self) -> bool {
         false
     }
+
+    fn turn_stats(&self) -> TurnStats {
+        TurnStats::default()
+    }
 }
 
 /// There is no network: every call is refused.
@@ -191,7 +195,11 @@ impl Listener for Never {
 }
 
 impl Reader for Never {
-    async fn read(&mut self, _buf: &mut [u8]) -> Result<usize, NetError> {
+    fn try_read(&mut self, _buf: &mut [u8]) -> Result<Option<usize>, NetError> {
+        match *self {}
+    }
+
+    async fn readable(&mut self) -> Result<(), NetError> {
         match *self {}
     }
 }

@@ -230,23 +230,29 @@ impl Drop for SimListener {
 }
 
 impl Reader for SimReader {
-    async fn read(&mut self, buf: &mut [u8]) -> Result<usize, NetError> {
+    fn try_read(&mut self, buf: &mut [u8]) -> Result<Option<usize>, NetError> {
+        let of = self.0.socket();
+        let net = &self.0.net;
+        let core = &mut *net.world.core.borrow_mut();
+        if !core.is_alive(net.process) {
+            return Ok(None);
+        }
+        let read = core
+            .net
+            .try_read(of, buf, core.now, &mut core.timeline, &mut core.trace);
+        read.map_err(error("read"))
+    }
+
+    async fn readable(&mut self) -> Result<(), NetError> {
         let of = self.0.socket();
         let net = &self.0.net;
         poll_fn(|context| {
             let core = &mut *net.world.core.borrow_mut();
-            if !core.is_alive(net.process) {
-                return Poll::Pending;
+            if core.is_alive(net.process) && core.net.is_readable(of, context.waker()) {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
             }
-            let read = core.net.read(
-                of,
-                buf,
-                context.waker(),
-                core.now,
-                &mut core.timeline,
-                &mut core.trace,
-            );
-            read.map_or(Poll::Pending, |read| Poll::Ready(read.map_err(error("read"))))
         })
         .await
     }

@@ -30,30 +30,36 @@ impl NetState {
         }
     }
 
-    pub(crate) fn read(
+    /// Whether a read gives something; otherwise the waker is called when it may.
+    pub(crate) fn is_readable(&mut self, (id, end): EndId, waker: &Waker) -> bool {
+        let Some(this) = self.end(id, end) else {
+            return true;
+        };
+        let readable = !this.inbox.is_empty() || this.error.is_some() || this.saw_fin || this.is_closed;
+        if !readable {
+            this.reader = Some(waker.clone());
+        }
+        readable
+    }
+
+    pub(crate) fn try_read(
         &mut self,
         (id, end): EndId,
         buf: &mut [u8],
-        waker: &Waker,
         now: u64,
         timeline: &mut Timeline,
         trace: &mut Trace,
-    ) -> Option<Result<usize, ErrorKind>> {
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return Some(Err(ErrorKind::ConnectionReset));
-        };
+    ) -> Result<Option<usize>, ErrorKind> {
+        let connection = self.connections.get_mut(&id).ok_or(ErrorKind::ConnectionReset)?;
         let [a, b] = &mut connection.ends;
         let (this, peer) = if end == 0 { (a, b) } else { (b, a) };
         let available = this.inbox.len().min(buf.len());
         if available == 0 && !buf.is_empty() {
-            if let Some(kind) = this.error {
-                return Some(Err(kind));
-            }
-            if this.saw_fin || this.is_closed {
-                return Some(Ok(0));
-            }
-            this.reader = Some(waker.clone());
-            return None;
+            return match this.error {
+                Some(kind) => Err(kind),
+                None if this.saw_fin || this.is_closed => Ok(Some(0)),
+                None => Ok(None),
+            };
         }
         let count = if this.is_drip {
             available.min(1)
@@ -73,7 +79,7 @@ impl NetState {
         } else {
             peer.unread -= count;
         }
-        Some(Ok(count))
+        Ok(Some(count))
     }
 
     pub(crate) fn try_write(
