@@ -154,9 +154,18 @@ impl<E: Env> Log<E> {
         let shell = start(env, dir, config, coverage, &replay).await?;
         shell.write_bare(BatchKind::Opening);
         shell.persisted_beyond(replay.last).await?;
-        if let Some((segment, bytes)) = shorten_tail(env, &replay).await? {
-            shell.state.borrow_mut().coverage.shortened(segment, bytes);
+        let shortened = shorten_tail(env, &replay).await?;
+        {
+            let state = &mut *shell.state.borrow_mut();
+            if let Some((segment, bytes)) = shortened {
+                state.coverage.shortened(segment, bytes);
+            }
+            state.opening = false;
+            if state.shrink() {
+                state.writer.submit();
+            }
         }
+        shell.start_writes();
         shell.prepare();
         Ok((Self { shell }, recovered))
     }

@@ -33,6 +33,8 @@ pub(crate) struct State<E: Env> {
     pub(crate) files: BTreeMap<u32, Rc<FileOf<E>>>,
     pub(crate) stats: LogStats,
     pub(crate) failure: Option<LogError>,
+    /// [`crate::Log::open`] still works on the segments of the log that it found: none is dropped.
+    pub(crate) opening: bool,
     pub(crate) closing: bool,
     pub(crate) dropped: VecDeque<Dropped>,
     /// Slots whose old content is void for certain, to be made spares or removed.
@@ -59,6 +61,7 @@ impl<E: Env> State<E> {
             files: BTreeMap::new(),
             stats: LogStats::default(),
             failure: None,
+            opening: true,
             closing: false,
             dropped: VecDeque::new(),
             freed: VecDeque::new(),
@@ -101,6 +104,9 @@ impl<E: Env> State<E> {
     /// Drops what can be dropped from the front, and stages again what must outlive it.
     /// True when something was staged.
     pub(crate) fn shrink(&mut self) -> bool {
+        if self.opening {
+            return false;
+        }
         let before = self.writer.staged_bytes();
         for (range, state) in self.coverage.relocate() {
             base::sometimes!("log: wrote a hard state again");

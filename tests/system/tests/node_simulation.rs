@@ -19,6 +19,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
     ),
     (1003, "maintenance flushed a range without anything new for ever"),
     (104, "a write held back by a full log stayed so when room came"),
+    (
+        100_944,
+        "a segment was dropped and removed while opening the log shortened it",
+    ),
 ];
 
 fn number(name: &str, default: u64) -> u64 {
