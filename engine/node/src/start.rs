@@ -20,7 +20,7 @@ use crate::shard::{Front, FrontShard, Shard};
 use crate::state::{Counts, Group, Message, Slot, State};
 use base::collections::FastMap;
 use base::key::Span;
-use base::{Hlc, Index, NodeId, RangeId, ShardId};
+use base::{Hlc, Index, NodeId, RangeId, ShardId, Timestamp};
 use core::cell::OnceCell;
 use core::future::Future;
 use core::task::Poll;
@@ -184,7 +184,10 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_turns()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_maintenance()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_timer()));
-    shard.reach_clock(assembled.clock).await;
+    // Nothing is served before the bound covers the present: what is issued below it looks as old as the bound, and is
+    // forgotten as such.
+    let present = Timestamp::new(env.clock().wall_ns(), 0);
+    shard.reach_clock(assembled.clock.max(present)).await;
     shard.with_state(|state| state.stage_clock_bound(0));
     shard.maintenance.notify();
     let this: Rc<dyn FrontShard<E>> = shard.clone();

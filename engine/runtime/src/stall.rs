@@ -23,6 +23,9 @@ use std::sync::{Arc, Once};
 
 /// At most one report in this time: on a machine that is short of processors every turn may be late.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How seldom the watcher looks when it finds no turn running: idle shards cost next to nothing. A stall right after such a
+/// time may go without a report; it is counted all the same.
+const INTERVAL_MAX: Duration = Duration::from_millis(50);
 /// Frames that a report holds.
 const FRAMES_MAX: usize = 48;
 /// The signal that asks a shard's thread for its frames. Its default is to be ignored, so a late one does no harm.
@@ -123,17 +126,20 @@ fn processor_ns(thread: i32) -> u64 {
 /// A shard with what the watcher saw of it last.
 struct Watched {
     heartbeat: Arc<Heartbeat>,
+    /// The start of the turn that ran at the last look; zero when none did.
+    started_ns: u64,
+    /// When that turn was first seen, and the processor time that the thread had had by then.
     seen_ns: u64,
     processor_ns: u64,
-    /// The start of the turn that was found too long last, so that each is found once.
-    found_ns: u64,
+    /// It has been found too long already.
+    found: bool,
 }
 
 /// A turn that is too long.
 struct Overdue {
     /// So far.
     running: Duration,
-    /// The processor time that the thread has had since the watcher looked last.
+    /// The processor time that the thread has had since the watcher first saw the turn.
     ran: Duration,
     /// How long ago that was.
     of: Duration,
@@ -143,30 +149,41 @@ impl Watched {
     fn new(heartbeat: Arc<Heartbeat>) -> Self {
         Self {
             heartbeat,
+            started_ns: 0,
             seen_ns: 0,
             processor_ns: 0,
-            found_ns: 0,
+            found: false,
         }
     }
 
-    /// Looks whether the turn that runs now is too long, once for each turn.
+    /// Whether a turn ran at the last look.
+    fn is_busy(&self) -> bool {
+        self.started_ns != 0
+    }
+
+    /// Looks whether the turn that runs now is too long; says so once for each turn.
     fn look(&mut self) -> Option<Overdue> {
-        let (now_ns, thread) = (now_ns(), self.heartbeat.thread.load(Ordering::Relaxed));
-        if thread == 0 {
-            return None;
-        }
-        let processor_ns = processor_ns(thread);
-        let since = |then_ns: u64, now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(then_ns));
-        let ran = since(self.processor_ns, processor_ns);
-        let of = since(self.seen_ns, now_ns);
-        (self.seen_ns, self.processor_ns) = (now_ns, processor_ns);
         let started_ns = self.heartbeat.started_ns.load(Ordering::Relaxed);
-        let running = since(started_ns, now_ns);
-        let limit = Duration::from_nanos(self.heartbeat.limit_ns);
-        if started_ns == 0 || started_ns == self.found_ns || running <= limit {
+        if started_ns == 0 {
+            self.started_ns = 0;
             return None;
         }
-        self.found_ns = started_ns;
+        let (now_ns, thread) = (now_ns(), self.heartbeat.thread.load(Ordering::Relaxed));
+        if started_ns != self.started_ns {
+            self.started_ns = started_ns;
+            (self.seen_ns, self.processor_ns) = (now_ns, processor_ns(thread));
+            self.found = false;
+        }
+        let since = |then_ns: u64, now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(then_ns));
+        let running = since(started_ns, now_ns);
+        if self.found || running <= Duration::from_nanos(self.heartbeat.limit_ns) {
+            return None;
+        }
+        self.found = true;
+        let (ran, of) = (
+            since(self.processor_ns, processor_ns(thread)),
+            since(self.seen_ns, now_ns),
+        );
         if ran < of / 2 {
             self.heartbeat.starved.fetch_add(1, Ordering::Relaxed);
         }
@@ -185,16 +202,21 @@ impl Watcher {
     pub(crate) fn start(heartbeats: Vec<Arc<Heartbeat>>, limit: Duration) -> std::io::Result<Self> {
         install_handler();
         let stop = Arc::new(AtomicBool::new(false));
-        let interval = (limit / 2).clamp(Duration::from_millis(1), Duration::from_millis(100));
+        let interval_min = (limit / 2).clamp(Duration::from_millis(1), INTERVAL_MAX);
         let thread = std::thread::Builder::new().name("stalls".into()).spawn({
             let stop = stop.clone();
             move || {
                 let mut watched: Vec<_> = heartbeats.into_iter().map(Watched::new).collect();
-                let mut next_ns = 0;
+                let (mut next_ns, mut interval) = (0, interval_min);
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::park_timeout(interval);
+                    interval = (interval * 2).min(INTERVAL_MAX);
                     for shard in &mut watched {
-                        let Some(overdue) = shard.look() else { continue };
+                        let overdue = shard.look();
+                        if shard.is_busy() {
+                            interval = interval_min;
+                        }
+                        let Some(overdue) = overdue else { continue };
                         if now_ns() >= next_ns {
                             report(&shard.heartbeat, &overdue);
                             next_ns = now_ns() + u64::try_from(REPORT_INTERVAL.as_nanos()).expect("short");

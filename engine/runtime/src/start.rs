@@ -164,7 +164,12 @@ impl Shard {
         self.heartbeat.attach();
         let heartbeat = self.heartbeat.clone();
         let outcome = executor.run(async move {
-            let reactor = Reactor::new(self.parker.clone()).map_err(|error| error.to_string())?;
+            let spin = if self.config.dedicated {
+                self.config.spin
+            } else {
+                Duration::ZERO
+            };
+            let reactor = Reactor::new(self.parker.clone(), spin).map_err(|error| error.to_string())?;
             let tasks = TaskQueues::new(self.heartbeat.clone(), reactor.clone());
             let mailbox = RingMailbox::new(seat);
             reactor.add_inputs(mailbox.inputs());
@@ -174,8 +179,13 @@ impl Shard {
             reactor.add_inputs(blocking.clone());
             let disk = DiskFs::new(reactor.clone(), blocking, &self.config.data_dir);
             let env = GlommioEnv::new(reactor.clone(), disk, TcpNet::new(reactor.clone()), tasks.clone());
+            let ending = reactor.clone();
             let outcome = tasks
-                .run(async move { make(env, mailbox).await.map_err(|error| error.to_string()) })
+                .run(async move {
+                    let outcome = make(env, mailbox).await.map_err(|error| error.to_string());
+                    ending.end();
+                    outcome
+                })
                 .await;
             tasks.stop();
             reactor.quiesce().await;
@@ -196,11 +206,6 @@ impl Shard {
             .preempt_timer(PREEMPT)
             // Never beside the shard on its processor if there is another one.
             .blocking_thread_pool_placement(PoolPlacement::Unbound(1));
-        let builder = if self.config.dedicated {
-            builder.spin_before_park(self.config.spin)
-        } else {
-            builder
-        };
         builder.make().map_err(|error| RuntimeError::Start {
             shard: self.index,
             reason: error.to_string(),

@@ -1,6 +1,6 @@
 //! Two glommio task queues, and the heartbeat around every poll.
 
-use crate::reactor::Reactor;
+use crate::reactor::{Quiet, Reactor};
 use crate::stall::Heartbeat;
 use core::cell::Cell;
 use core::future::Future;
@@ -18,8 +18,6 @@ const FOREGROUND_SHARES: usize = 1000;
 const BACKGROUND_SHARES: usize = 100;
 /// What a task may run before it should yield.
 const SLICE: Duration = Duration::from_micros(500);
-/// Polls after which the driver gets a turn, even if no task has asked for anything.
-const POLLS_PER_TURN: u32 = 64;
 
 /// Tasks of one shard.
 #[derive(Clone)]
@@ -28,14 +26,14 @@ pub struct TaskQueues(Rc<Queues>);
 struct Queues {
     foreground: TaskQueueHandle,
     background: TaskQueueHandle,
+    reactor: Rc<Reactor>,
     beat: Rc<Beat>,
 }
 
 /// What happens around every poll.
 struct Beat {
     heartbeat: Arc<Heartbeat>,
-    reactor: Rc<Reactor>,
-    polls: Cell<u32>,
+    quiet: Rc<Quiet>,
     /// The shard has ended: its tasks are not polled any more, so that none keeps the executor from seeing that.
     stopped: Cell<bool>,
 }
@@ -50,25 +48,31 @@ impl TaskQueues {
         let background = queue(BACKGROUND_SHARES, "background");
         let beat = Beat {
             heartbeat,
-            reactor,
-            polls: Cell::new(0),
+            quiet: Rc::default(),
             stopped: Cell::new(false),
         };
         Self(Rc::new(Queues {
             foreground,
             background,
+            reactor,
             beat: Rc::new(beat),
         }))
     }
 
-    /// Runs the driver.
+    /// Runs the driver, and the sentinel that it asks.
     pub(crate) fn drive(&self) -> glommio::Task<()> {
-        let driver = Beating {
+        let Beat { heartbeat, quiet, .. } = &*self.0.beat;
+        let inner = |task| Beating {
             beat: self.0.beat.clone(),
-            is_driver: true,
-            task: self.0.beat.reactor.clone().drive(),
+            is_inner: true,
+            task,
         };
-        start(self.0.foreground, driver)
+        let standing_by = quiet.clone();
+        let sentinel: Inner = Box::pin(async move { standing_by.stand_by().await });
+        start(self.0.background, inner(sentinel)).detach();
+        let reactor = self.0.reactor.clone();
+        let driver: Inner = Box::pin(reactor.drive(quiet.clone(), heartbeat.clone()));
+        start(self.0.foreground, inner(driver))
     }
 
     /// Runs `task` and gives its result.
@@ -77,13 +81,13 @@ impl TaskQueues {
             self.0.foreground,
             Beating {
                 beat: self.0.beat.clone(),
-                is_driver: false,
+                is_inner: false,
                 task,
             },
         )
     }
 
-    /// Polls no task but the driver from now on.
+    /// Polls no task but driver and sentinel from now on.
     pub(crate) fn stop(&self) {
         self.0.beat.stopped.set(true);
     }
@@ -104,7 +108,7 @@ impl env::Tasks for TaskQueues {
             queue,
             Beating {
                 beat: self.0.beat.clone(),
-                is_driver: false,
+                is_inner: false,
                 task,
             },
         )
@@ -112,9 +116,7 @@ impl env::Tasks for TaskQueues {
     }
 
     async fn yield_now(&self) {
-        // The driver gets a turn too: otherwise tasks that only ever yield would keep completions waiting. And the queue is
-        // left, so that the scheduler can give the other one its share.
-        self.0.beat.reactor.kick();
+        // The queue is left, so that the scheduler can give the other one its share.
         glommio::executor().yield_task_queue_now().await;
     }
 
@@ -127,10 +129,14 @@ impl env::Tasks for TaskQueues {
     }
 }
 
+/// A task of the runtime's own.
+type Inner = Pin<Box<dyn Future<Output = ()>>>;
+
 /// A task whose polls are timed and counted.
 struct Beating<F> {
     beat: Rc<Beat>,
-    is_driver: bool,
+    /// Driver or sentinel.
+    is_inner: bool,
     task: F,
 }
 
@@ -139,16 +145,15 @@ impl<F: Future> Future for Beating<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         // SAFETY: `task` is pinned with `self`: it is not moved out, and there is no `Drop` or `Unpin` that could.
-        let (beat, is_driver, task) = unsafe {
+        let (beat, is_inner, task) = unsafe {
             let this = self.get_unchecked_mut();
-            (&this.beat, this.is_driver, Pin::new_unchecked(&mut this.task))
+            (&this.beat, this.is_inner, Pin::new_unchecked(&mut this.task))
         };
-        if beat.stopped.get() && !is_driver {
-            return Poll::Pending;
-        }
-        beat.polls.set(beat.polls.get().wrapping_add(1));
-        if beat.polls.get().is_multiple_of(POLLS_PER_TURN) {
-            beat.reactor.kick();
+        if !is_inner {
+            if beat.stopped.get() {
+                return Poll::Pending;
+            }
+            beat.quiet.polled();
         }
         beat.heartbeat.enter();
         let poll = task.poll(context);

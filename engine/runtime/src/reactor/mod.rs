@@ -4,44 +4,43 @@
 //!   tasks ── push entry ──► submission queue ─┐
 //!     ▲                                       │ one io_uring_enter per turn submits all of them
 //!     │ wake                                  ▼
-//!   driver ◄── completion queue ◄────────── kernel ──(only while parked)──► eventfd ──► glommio's reactor
+//!   driver ◄── completion queue ◄────────── kernel ◄── a bell (eventfd) that other threads ring while the shard is parked
 //! ```
 //!
-//! The driver is a task like any other. While there is work it alternates with the tasks it wakes: reap, let them run, submit
-//! what they asked for, reap again, without a detour through glommio's reactor. When a turn finds nothing it parks: it turns
-//! the completion signal on, looks once more, and awaits the eventfd through glommio. The same eventfd is the bell that other
-//! shards ring ([`crate::mailbox::wake`]).
+//! The driver is a task like any other, and always ready. While there is work it alternates with the tasks it wakes: reap, let
+//! them run, submit what they asked for, reap again. When a turn finds nothing and no task is ready ([`quiet`]), the thread
+//! sleeps in the ring until a completion, the bell or the nearest timer ends that.
 //!
-//! glommio's executor must be kept from events that tell it nothing: when one arrives between its reactor and its first task,
-//! 0.9.0 takes the empty round for idleness and parks with tasks ready, for ever if nothing else comes. Its preemption timer
-//! is such an event (found here with a timer of 1 ms on a busy machine: one start in fifteen hung), a late answer of its
-//! blocking thread another. So the timer is set to a day, timers and blocking work are our own, tasks yield their queue by
-//! themselves, and the one event that glommio's reactor ever sees is the bell, which always wakes the driver.
+//! So glommio's own reactor is never entered while a shard lives. That saves its memory barrier across all processors, three
+//! system calls and an eventfd for each sleep, and keeps its executor from events that tell it nothing: when one arrives
+//! between its reactor and its first task, 0.9.0 takes the empty round for idleness and parks with tasks ready, for ever if
+//! nothing else comes. (Found here with its preemption timer at 1 ms on a busy machine: one start in fifteen hung. The timer is
+//! set to a day; timers and blocking work are our own.)
 //!
 //! Sockets use one multishot poll each, armed once: data that arrives costs a completion and a `recv`, no submission.
 //! Buffers and descriptors of an operation belong to the reactor until the kernel is done with them, whatever happens to the
 //! future that waits for it.
 
 mod operation;
+mod quiet;
 mod source;
 mod timer;
 
 pub(crate) use operation::{Done, Operation, Payload};
+pub(crate) use quiet::Quiet;
 pub(crate) use source::Source;
 
 use crate::mailbox::wake::Parker;
 use crate::mailbox::{EventBell, Inputs};
-use crate::stall::now_ns;
-use core::cell::{Cell, RefCell, UnsafeCell};
+use crate::stall::{Heartbeat, now_ns};
+use core::cell::{Cell, RefCell};
 use core::future::{Future, poll_fn};
-use core::pin::{Pin, pin};
 use core::task::{Context, Poll, Waker};
-use glommio::io::BufferedFile;
+use core::time::Duration;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use operation::Slots;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::FromRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use timer::Timers;
@@ -63,54 +62,44 @@ pub(crate) struct Reactor {
     /// Entries pushed since the last submission.
     unsubmitted: Cell<bool>,
     parker: Arc<Parker<EventBell>>,
+    /// How long to poll before the thread sleeps.
+    spin: Duration,
     inputs: RefCell<Vec<Rc<dyn Inputs>>>,
-    /// The driver, while it is parked.
-    driver: RefCell<Option<Waker>>,
-    kicked: Cell<bool>,
+    /// The shard's main task has ended: the thread does not sleep any more.
+    ending: Cell<bool>,
     /// The driver is to end.
     stopping: Cell<bool>,
     timers: RefCell<Timers>,
-    /// The deadline that the kernel was told, if it was.
-    armed_ns: Cell<Option<u64>>,
-    /// That deadline as the kernel reads it, when the entry is submitted.
-    armed: Box<UnsafeCell<types::Timespec>>,
 }
 
 impl Reactor {
     /// A reactor for the calling thread.
-    pub(crate) fn new(parker: Arc<Parker<EventBell>>) -> io::Result<Rc<Self>> {
-        let ring = build_ring()?;
-        ring.submitter().register_eventfd(parker.bell().as_raw_fd())?;
-        let mut reactor = Self {
-            ring: RefCell::new(ring),
+    pub(crate) fn new(parker: Arc<Parker<EventBell>>, spin: Duration) -> io::Result<Rc<Self>> {
+        let reactor = Self {
+            ring: RefCell::new(build_ring()?),
             slots: RefCell::default(),
             backlog: RefCell::default(),
             unsubmitted: Cell::new(false),
             parker,
+            spin,
             inputs: RefCell::default(),
-            driver: RefCell::default(),
-            kicked: Cell::new(false),
+            ending: Cell::new(false),
             stopping: Cell::new(false),
             timers: RefCell::default(),
-            armed_ns: Cell::new(None),
-            armed: Box::default(),
         };
-        reactor.ring.get_mut().completion().disable_eventfd();
+        reactor.watch_bell();
         Ok(Rc::new(reactor))
+    }
+
+    /// Completes, once for each ring of the bell, until the ring closes.
+    fn watch_bell(&self) {
+        let bell = source::poll_entry(self.parker.bell().as_raw_fd());
+        self.push(bell.user_data(operation::BELL));
     }
 
     /// Looks at `inputs` in each turn from now on.
     pub(crate) fn add_inputs(&self, inputs: Rc<dyn Inputs>) {
         self.inputs.borrow_mut().push(inputs);
-    }
-
-    /// Makes the driver take a turn after the tasks that are ready now.
-    pub(crate) fn kick(&self) {
-        if !self.kicked.replace(true)
-            && let Some(driver) = self.driver.take()
-        {
-            driver.wake();
-        }
     }
 
     /// Hands an entry to the kernel at the end of this turn. What it points to must live in its slot.
@@ -122,8 +111,6 @@ impl Reactor {
             backlog.push_back(entry);
         }
         self.unsubmitted.set(true);
-        drop((ring, backlog));
-        self.kick();
     }
 
     /// Submits, reaps, and wakes whoever has something to do. Says whether anything happened.
@@ -189,15 +176,12 @@ impl Reactor {
         let mut ring = self.ring.borrow_mut();
         let mut slots = self.slots.borrow_mut();
         let mut rearm = Vec::new();
-        let mut busy = false;
+        let (mut busy, mut silent) = (false, false);
         for completion in ring.completion() {
             busy = true;
             let more = cqueue::more(completion.flags());
-            if completion.user_data() == operation::TIMEOUT {
-                // Cancelled means that a nearer one has taken its place.
-                if completion.result() != -libc::ECANCELED {
-                    self.armed_ns.set(None);
-                }
+            if completion.user_data() == operation::BELL {
+                silent |= !more;
                 continue;
             }
             if let Some(source) = slots.complete(completion.user_data(), completion.result(), more) {
@@ -205,6 +189,9 @@ impl Reactor {
             }
         }
         drop((ring, slots));
+        if silent {
+            self.watch_bell();
+        }
         for source in rearm {
             base::sometimes!("reactor: a poll ended and was armed again");
             self.watch(&source);
@@ -247,7 +234,6 @@ impl Reactor {
     /// Completes when the kernel holds no file operation of this shard any more.
     pub(crate) async fn quiesce(&self) {
         while self.slots.borrow().operations() > 0 {
-            self.kick();
             // The driver lives in another task queue: a task that only yields within its own would keep it from running.
             glommio::executor().yield_task_queue_now().await;
         }
@@ -267,10 +253,6 @@ impl Reactor {
             self.timers
                 .borrow_mut()
                 .set(deadline_ns, sleeper.id, context.waker());
-            // A parked driver knows of the deadlines before its park only.
-            if self.armed_ns.get().is_none_or(|armed_ns| deadline_ns < armed_ns) {
-                self.kick();
-            }
             Poll::Pending
         })
         .await;
@@ -290,47 +272,18 @@ impl Reactor {
         true
     }
 
-    /// Tells the kernel when the park must end at the latest.
-    fn arm_timeout(&self) {
-        let Some(deadline_ns) = self.timers.borrow().nearest_ns() else {
-            return;
-        };
-        if self
-            .armed_ns
-            .get()
-            .is_some_and(|armed_ns| armed_ns <= deadline_ns)
-        {
-            return;
-        }
-        if self.armed_ns.replace(Some(deadline_ns)).is_some() {
-            self.push(
-                opcode::TimeoutRemove::new(operation::TIMEOUT)
-                    .build()
-                    .user_data(operation::IGNORED),
-            );
-        }
-        let nanoseconds = u32::try_from(deadline_ns % 1_000_000_000).expect("below 10^9");
-        let timespec = types::Timespec::new()
-            .sec(deadline_ns / 1_000_000_000)
-            .nsec(nanoseconds);
-        // SAFETY: the kernel reads it during a submission, which this thread makes, so nobody reads it now.
-        unsafe { *self.armed.get() = timespec };
-        let timeout = opcode::Timeout::new(self.armed.get()).flags(types::TimeoutFlags::ABS);
-        self.push(timeout.build().user_data(operation::TIMEOUT));
-        self.submit();
+    /// The shard's main task has ended: what is left is to let the kernel finish.
+    pub(crate) fn end(&self) {
+        self.ending.set(true);
     }
 
     /// Lets the driver end. (Cancelling its task instead does not always wake who waits for the end, in glommio 0.9.0.)
     pub(crate) fn stop(&self) {
         self.stopping.set(true);
-        self.kick();
     }
 
     /// The driver: runs until [`Self::stop`].
-    pub(crate) async fn drive(self: Rc<Self>) {
-        // SAFETY: a duplicate of the bell, owned by this file alone.
-        let bell = unsafe { BufferedFile::from_raw_fd(libc::dup(self.parker.bell().as_raw_fd())) };
-        let mut rung = pin!(None);
+    pub(crate) async fn drive(self: Rc<Self>, quiet: Rc<Quiet>, heartbeat: Arc<Heartbeat>) {
         loop {
             let mut turns = 0_u32;
             while self.turn() {
@@ -345,51 +298,78 @@ impl Reactor {
             if self.stopping.get() {
                 return;
             }
-            self.arm_timeout();
-            self.parker.park();
-            self.ring.borrow_mut().completion().enable_eventfd();
-            // The kernel publishes first and looks at the flag second; we do the opposite.
-            core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
-            if self.has_input() {
-                base::sometimes!("reactor: something came between the last look and the park");
-            } else {
-                if rung.is_none() {
-                    rung.set(Some(bell.read_at(0, 8)));
+            if quiet.no_task_is_ready().await && !self.ending.get() {
+                heartbeat.leave();
+                if !self.spin_for_input() {
+                    self.sleep();
                 }
-                let bell_rang =
-                    poll_fn(|context| self.poll_parked(rung.as_mut().as_pin_mut(), context)).await;
-                if bell_rang {
-                    rung.set(None);
-                }
+                heartbeat.enter();
             }
-            self.ring.borrow_mut().completion().disable_eventfd();
-            self.parker.awake();
-            self.kicked.set(false);
         }
     }
 
-    /// Whether a completion or another shard's message is there. Also gives the inputs their last look before the park.
+    /// Polls for a while, and says whether something came.
+    fn spin_for_input(&self) -> bool {
+        if self.spin.is_zero() {
+            return false;
+        }
+        let end_ns = now_ns().saturating_add(u64::try_from(self.spin.as_nanos()).unwrap_or(u64::MAX));
+        while now_ns() < end_ns {
+            if self.has_input() {
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        false
+    }
+
+    /// Sleeps until there is something to do. No wake-up is lost: see [`crate::mailbox::wake`].
+    fn sleep(&self) {
+        self.parker.park();
+        if self.has_input() {
+            base::sometimes!("reactor: something came between the last look and the park");
+        } else {
+            let nearest_ns = self.timers.borrow().nearest_ns();
+            let wait_ns = nearest_ns.map(|nearest_ns| nearest_ns.saturating_sub(now_ns()));
+            if wait_ns != Some(0) {
+                self.wait(wait_ns);
+            }
+        }
+        self.parker.awake();
+    }
+
+    /// Waits in the ring for a completion. Coming back without one, for whatever reason, does no harm.
+    fn wait(&self, wait_ns: Option<u64>) {
+        let ring = self.ring.borrow();
+        let timespec = wait_ns.map(|ns| {
+            let nanoseconds = u32::try_from(ns % 1_000_000_000).expect("below 10^9");
+            types::Timespec::new().sec(ns / 1_000_000_000).nsec(nanoseconds)
+        });
+        let mut arguments = types::SubmitArgs::new();
+        if let Some(timespec) = &timespec {
+            arguments = arguments.timespec(timespec);
+        }
+        let waited = ring.submitter().submit_with_args(1, &arguments);
+        if let Err(error) = waited {
+            let harmless = [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN];
+            assert!(
+                error.raw_os_error().is_some_and(|code| harmless.contains(&code)),
+                "io_uring_enter failed on a ring that has worked: {error}"
+            );
+        }
+    }
+
+    /// Whether a completion, another thread's message or a timer is there. Also gives the inputs their last look before the
+    /// park.
     fn has_input(&self) -> bool {
         let mut ring = self.ring.borrow_mut();
         let waiting = !ring.completion().is_empty() || ring.submission().taskrun() || self.unsubmitted.get();
         drop(ring);
-        let mut woke = false;
+        let mut woke = self.fire_timers();
         for inputs in self.inputs.borrow().iter() {
             woke |= inputs.look();
         }
         waiting || woke
-    }
-
-    /// Ready when the bell rang (true) or a task of this shard kicked (false).
-    fn poll_parked<F: Future>(&self, rung: Option<Pin<&mut F>>, context: &mut Context<'_>) -> Poll<bool> {
-        if self.kicked.get() {
-            return Poll::Ready(false);
-        }
-        if rung.is_some_and(|rung| rung.poll(context).is_ready()) {
-            return Poll::Ready(true);
-        }
-        self.driver.replace(Some(context.waker().clone()));
-        Poll::Pending
     }
 }
 

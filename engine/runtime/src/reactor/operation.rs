@@ -7,8 +7,8 @@ use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 use std::rc::Rc;
 
-/// The token of the timeout that ends a park.
-pub(super) const TIMEOUT: u64 = u64::MAX - 1;
+/// The token of the poll of the bell.
+pub(super) const BELL: u64 = u64::MAX - 1;
 /// The token of entries whose completion nobody waits for.
 pub(super) const IGNORED: u64 = u64::MAX;
 
