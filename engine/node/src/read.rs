@@ -5,11 +5,11 @@ use crate::refusal::{Refusal, check_key};
 use crate::shard::Shard;
 use crate::state::{GetTask, Job, Message, Route, Slot, State};
 use base::Timestamp;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use env::{Env, Instant, Mailbox};
 use std::rc::Rc;
-use storage::{NeedsIo, Tablet};
+use storage::{NeedsIo, Tablet, interleave};
 use wire::Code;
 use wire::reply::GetReply;
 use wire::request::ArchivedGet;
@@ -86,50 +86,20 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    /// Looks up the reads of this turn.
+    /// Looks up the reads of this turn, several at a time.
     pub(crate) fn answer_gets(&mut self) {
         if self.gets.is_empty() {
             return;
         }
         let mut gets = core::mem::take(&mut self.gets);
         let keys = core::mem::take(&mut self.get_keys);
-        let missing = self.now().into();
-        for task in gets.drain(..) {
-            let key = &keys[task.key_start as usize..task.key_end as usize];
-            let tablet = match &self.slots[task.slot as usize] {
-                Slot::Live(local) => local.tablet.clone(),
-                Slot::Free | Slot::Opening(..) => unreachable!("reads are answered before a slot changes"),
-            };
-            let answered = tablet.get_cached(key, Timestamp::MAX, |found| {
-                let reply = match found {
-                    Some((ts, value)) => GetReply {
-                        value: Some(value),
-                        ts: ts.into(),
-                    },
-                    None => GetReply {
-                        value: None,
-                        ts: missing,
-                    },
-                };
-                self.reply(task.origin, &reply);
-            });
-            if let Err(NeedsIo) = answered {
-                base::sometimes!("node: read from disk");
-                let (received, _) = self.clock();
-                let deadline = Instant(u64::MAX);
-                let (origin, key) = (task.origin, key.to_vec());
-                self.jobs.push(Job::Get {
-                    origin,
-                    key,
-                    read_ts: None,
-                    received,
-                    deadline,
-                });
-            }
-        }
-        self.gets = gets;
-        self.get_keys = keys;
-        self.get_keys.clear();
+        let missing = self.now();
+        let me = RefCell::new(self);
+        interleave(gets.drain(..).map(|task| answer_get(&me, task, &keys, missing)));
+        let me = me.into_inner();
+        me.gets = gets;
+        me.get_keys = keys;
+        me.get_keys.clear();
     }
 
     /// Begins a read of the range at map position `position`: chooses or checks the timestamp.
@@ -175,6 +145,37 @@ impl<E: Env, B> State<E, B> {
             return Err(NotYet::Wait);
         }
         Ok((local.tablet.clone(), read_ts, ReadGuard::new(&local.reads)))
+    }
+}
+
+/// Looks up one of the reads of a turn.
+async fn answer_get<E: Env, B>(
+    state: &RefCell<&mut State<E, B>>,
+    task: GetTask,
+    keys: &[u8],
+    missing: Timestamp,
+) {
+    let key = &keys[task.key_start as usize..task.key_end as usize];
+    let tablet = match &state.borrow().slots[task.slot as usize] {
+        Slot::Live(local) => local.tablet.clone(),
+        Slot::Free | Slot::Opening(..) => unreachable!("reads are answered before a slot changes"),
+    };
+    let reply = |found: Option<(Timestamp, &[u8])>| {
+        let (ts, value) = found.map_or((missing, None), |(ts, value)| (ts, Some(value)));
+        let reply = GetReply { value, ts: ts.into() };
+        state.borrow_mut().reply(task.origin, &reply);
+    };
+    if let Err(NeedsIo) = tablet.get_interleaved(key, Timestamp::MAX, reply).await {
+        base::sometimes!("node: read from disk");
+        let mut state = state.borrow_mut();
+        let (received, _) = state.clock();
+        state.jobs.push(Job::Get {
+            origin: task.origin,
+            key: key.to_vec(),
+            read_ts: None,
+            received,
+            deadline: Instant(u64::MAX),
+        });
     }
 }
 

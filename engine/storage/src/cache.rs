@@ -12,6 +12,8 @@
 //!
 //! Source: Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP 2023 (S3-FIFO).
 
+use crate::hash_index::HashIndex;
+use crate::prefetch::prefetch;
 use crate::sstable::format::Block;
 use base::collections::{FastHash, HashTable};
 use core::cell::Cell;
@@ -53,8 +55,8 @@ pub struct CacheStats {
 pub(crate) struct Cache {
     bytes_max: usize,
     hasher: FastHash,
-    /// Positions in `slots`, by the hash of the block's name.
-    table: HashTable<u32>,
+    /// Positions in `slots` and one, by the hash of the block's name.
+    table: HashIndex,
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     small: VecDeque<u32>,
@@ -69,12 +71,29 @@ pub(crate) struct Cache {
     evictions: u64,
 }
 
+/// The part of a hash that the table uses.
+#[inline]
+fn short(hash: u64) -> u32 {
+    u32::try_from(hash >> 32).expect("32 bits")
+}
+
+/// The table's name for a position in `slots`.
+#[inline]
+fn item_of(at: u32) -> u32 {
+    at + 1
+}
+
+#[inline]
+fn at_of(item: u32) -> usize {
+    item as usize - 1
+}
+
 impl Cache {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self {
             bytes_max,
             hasher: FastHash::default(),
-            table: HashTable::new(),
+            table: HashIndex::default(),
             slots: Vec::new(),
             free: Vec::new(),
             small: VecDeque::new(),
@@ -103,13 +122,38 @@ impl Cache {
         self.hasher.hash_one((id.uid, id.offset))
     }
 
+    /// The first step towards a block, for a [`Self::get`] soon: asks for the table's line.
+    #[inline]
+    pub(crate) fn prefetch_index(&self, id: BlockId) {
+        self.table.prefetch(short(self.hash(id)));
+    }
+
+    /// The second one: asks for the slot.
+    #[inline]
+    pub(crate) fn prefetch_slot(&self, id: BlockId) {
+        if let Some(item) = self.table.guess(short(self.hash(id))) {
+            prefetch(&self.slots[at_of(item)]);
+        }
+    }
+
+    /// The third one: asks for the block's count of references and its head.
+    #[inline]
+    pub(crate) fn prefetch_block(&self, id: BlockId) {
+        if let Some(item) = self.table.guess(short(self.hash(id)))
+            && let Some(slot) = &self.slots[at_of(item)]
+        {
+            prefetch(&*slot.block);
+            prefetch(&slot.block.layout);
+        }
+    }
+
     /// The block, and a note that it was wanted.
     #[inline]
     pub(crate) fn get(&self, id: BlockId) -> Option<Rc<Block>> {
-        let found = self.table.find(self.hash(id), |&at| {
-            self.slots[at as usize].as_ref().is_some_and(|s| s.id == id)
+        let found = self.table.find(short(self.hash(id)), |item| {
+            self.slots[at_of(item)].as_ref().is_some_and(|s| s.id == id)
         });
-        let Some(slot) = found.and_then(|&at| self.slots[at as usize].as_ref()) else {
+        let Some(slot) = found.and_then(|item| self.slots[at_of(item)].as_ref()) else {
             self.misses.set(self.misses.get() + 1);
             return None;
         };
@@ -141,15 +185,7 @@ impl Cache {
             self.slots.push(slot);
             u32::try_from(self.slots.len() - 1).expect("fewer blocks than 2^32")
         };
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let rehash = |&at: &u32| {
-            let id = slots[at as usize]
-                .as_ref()
-                .expect("the table names live slots")
-                .id;
-            hasher.hash_one((id.uid, id.offset))
-        };
-        self.table.insert_unique(hash, at, rehash);
+        self.table.insert(short(hash), item_of(at));
         if self.ghost_set.find(hash, |&known| known == hash).is_some() {
             base::sometimes!("storage: a block came back from the ghost queue");
             self.main.push_back(at);
@@ -223,9 +259,7 @@ impl Cache {
     }
 
     fn drop_slot(&mut self, at: u32, hash: u64) {
-        if let Ok(entry) = self.table.find_entry(hash, |&found| found == at) {
-            entry.remove();
-        }
+        self.table.remove(short(hash), item_of(at));
         self.slots[at as usize] = None;
         self.free.push(at);
         self.evictions += 1;

@@ -8,7 +8,7 @@ use base::{Prng, Timestamp};
 use core::cell::{Cell, RefCell, RefMut};
 use core::hash::{BuildHasher, Hasher};
 use env::{Disk, Env};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 /// How urgently the shard's memtables must shrink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,20 +33,12 @@ pub struct Shared<E: Env> {
     gc_threshold: Cell<Timestamp>,
     /// Files that no version refers to any more.
     garbage: RefCell<Vec<String>>,
-    prefetches: RefCell<Prefetches>,
-    /// A buffer for one version key at a time.
-    scratch: Cell<Vec<u8>>,
+    /// Buffers for version keys.
+    scratch: RefCell<Vec<Vec<u8>>>,
 }
 
-/// Lookups whose first cache miss was started and whose second waits for it to come back.
-#[derive(Debug, Default)]
-struct Prefetches {
-    ring: [Option<(Weak<MemtableCell>, u32)>; PREFETCH_DEPTH],
-    next: usize,
-}
-
-/// How many other lookups are started between the two misses of one.
-const PREFETCH_DEPTH: usize = 8;
+/// Buffers kept for lookups: as many as take turns.
+const SCRATCH_MAX: usize = 16;
 
 /// A memtable and its share of the shard's budget, given back when the last handle goes.
 #[derive(Debug)]
@@ -94,8 +86,7 @@ impl<E: Env> Shared<E> {
             prng,
             gc_threshold: Cell::default(),
             garbage: RefCell::default(),
-            prefetches: RefCell::default(),
-            scratch: Cell::default(),
+            scratch: RefCell::default(),
         })
     }
 
@@ -192,29 +183,19 @@ impl<E: Env> Shared<E> {
         (hasher.finish() >> 32) as u32
     }
 
-    /// Starts the first miss of a lookup, and the second one of a lookup that was started a little earlier.
+    /// Lends a buffer, empty.
     #[inline]
-    pub(crate) fn prefetch(&self, cell: &Rc<MemtableCell>, hash: u32) {
-        cell.memtable.borrow().prefetch_index(hash);
-        let mut prefetches = self.prefetches.borrow_mut();
-        let at = prefetches.next;
-        prefetches.next = (at + 1) % PREFETCH_DEPTH;
-        let earlier = prefetches.ring[at].replace((Rc::downgrade(cell), hash));
-        drop(prefetches);
-        if let Some((cell, hash)) = earlier
-            && let Some(cell) = cell.upgrade()
-        {
-            cell.memtable.borrow().prefetch_record(hash);
-        }
+    pub(crate) fn take_scratch(&self) -> Vec<u8> {
+        self.scratch.borrow_mut().pop().unwrap_or_default()
     }
 
-    /// Lends the scratch buffer, empty.
+    /// Takes a lent buffer back.
     #[inline]
-    pub(crate) fn with_scratch<R>(&self, f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        let mut scratch = self.scratch.take();
-        scratch.clear();
-        let result = f(&mut scratch);
-        self.scratch.set(scratch);
-        result
+    pub(crate) fn put_scratch(&self, mut scratch: Vec<u8>) {
+        let mut kept = self.scratch.borrow_mut();
+        if kept.len() < SCRATCH_MAX {
+            scratch.clear();
+            kept.push(scratch);
+        }
     }
 }

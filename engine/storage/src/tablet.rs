@@ -14,6 +14,7 @@
 //! - The flushed index moves only after the tables that hold its writes, and then the manifest, are durable.
 //! - After a failed or abandoned write the tablet refuses every further one until it is opened again.
 
+use crate::interleave::{alone, pause};
 use crate::manifest::edit::{Description, VersionEdit};
 use crate::manifest::file::Manifest;
 use crate::read::get::{self, Seen};
@@ -243,11 +244,12 @@ impl<E: Env> Tablet<E> {
         *applied = index;
     }
 
-    /// Starts the cache misses of a coming [`Self::get_cached`]: call it for all lookups of a loop turn before the first.
+    /// Starts the first cache miss of a coming lookup.
     #[inline]
     pub fn prefetch(&self, key: &[u8]) {
         let state = self.0.state.borrow();
-        self.0.shared.prefetch(&state.active, self.0.shared.hash(key));
+        let memtable = state.active.memtable.borrow();
+        memtable.prefetch_index(self.0.shared.hash(key));
     }
 
     /// Looks `key` up as of `read_ts` without waiting, and hands timestamp and value to `f`; `None` when it has no value.
@@ -258,14 +260,60 @@ impl<E: Env> Tablet<E> {
     ///
     /// # Panics
     /// When `key` lies outside the span.
-    #[inline]
     pub fn get_cached<R>(
         &self,
         key: &[u8],
         read_ts: Timestamp,
         f: impl FnOnce(Option<(Timestamp, &[u8])>) -> R,
     ) -> Result<R, NeedsIo> {
-        self.see(key, read_ts, |seen| f(seen.and_then(Seen::live)))
+        alone(self.get_interleaved(key, read_ts, f))
+    }
+
+    /// As [`Self::get_cached`], but pauses where a cache miss is due: for [`crate::interleave`].
+    ///
+    /// # Errors
+    /// As [`Self::get_cached`].
+    ///
+    /// # Panics
+    /// As [`Self::get_cached`].
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn get_interleaved<R>(
+        &self,
+        key: &[u8],
+        read_ts: Timestamp,
+        f: impl FnOnce(Option<(Timestamp, &[u8])>) -> R,
+    ) -> Result<R, NeedsIo> {
+        self.see(key, read_ts, |seen| f(seen.and_then(Seen::live))).await
+    }
+
+    /// Looks `key` up in memory; only pauses.
+    async fn see<R>(
+        &self,
+        key: &[u8],
+        read_ts: Timestamp,
+        f: impl FnOnce(Option<Seen<'_>>) -> R,
+    ) -> Result<R, NeedsIo> {
+        let hash = self.0.shared.hash(key);
+        {
+            let state = self.0.state.borrow();
+            state.active.memtable.borrow().prefetch_record(hash);
+        }
+        pause().await;
+        let (version, f) = {
+            let state = self.0.state.borrow();
+            if read_ts < state.version.gc_threshold {
+                return Err(NeedsIo);
+            }
+            match state.see_in_memory(hash, key, read_ts, f) {
+                Ok(result) => return Ok(result),
+                Err(f) => (state.version.clone(), f),
+            }
+        };
+        get::in_cached_tables(&self.0.shared, &version, key, read_ts, f)
+            .await
+            .ok_or(NeedsIo)
     }
 
     /// Looks `key` up as of `read_ts`.
@@ -295,7 +343,7 @@ impl<E: Env> Tablet<E> {
     /// # Panics
     /// When `key` lies outside the span.
     pub fn newest_ts(&self, key: &[u8]) -> Result<Option<Timestamp>, NeedsIo> {
-        self.see(key, Timestamp::MAX, |seen| seen.map(|seen| seen.ts))
+        alone(self.see(key, Timestamp::MAX, |seen| seen.map(|seen| seen.ts)))
     }
 
     /// The timestamp of the newest write to `key`, deletes included.
@@ -313,23 +361,6 @@ impl<E: Env> Tablet<E> {
             .await
     }
 
-    #[inline]
-    fn see<R>(
-        &self,
-        key: &[u8],
-        read_ts: Timestamp,
-        f: impl FnOnce(Option<Seen<'_>>) -> R,
-    ) -> Result<R, NeedsIo> {
-        let state = self.0.state.borrow();
-        if read_ts < state.version.gc_threshold {
-            return Err(NeedsIo);
-        }
-        match state.see_in_memory(&self.0.shared, key, read_ts, f) {
-            Ok(result) => Ok(result),
-            Err(f) => get::in_cached_tables(&self.0.shared, &state.version, key, read_ts, f).ok_or(NeedsIo),
-        }
-    }
-
     async fn load<R>(
         &self,
         key: &[u8],
@@ -339,7 +370,7 @@ impl<E: Env> Tablet<E> {
         let (version, f) = {
             let state = self.0.state.borrow();
             check_gc_threshold(&state.version, read_ts)?;
-            match state.see_in_memory(&self.0.shared, key, read_ts, f) {
+            match state.see_in_memory(self.0.shared.hash(key), key, read_ts, f) {
                 Ok(result) => return Ok(result),
                 Err(f) => (state.version.clone(), f),
             }
@@ -460,13 +491,12 @@ impl<E: Env> State<E> {
     #[inline]
     fn see_in_memory<R, F: FnOnce(Option<Seen<'_>>) -> R>(
         &self,
-        shared: &Shared<E>,
+        hash: u32,
         key: &[u8],
         read_ts: Timestamp,
         mut f: F,
     ) -> Result<R, F> {
         assert!(self.span.contains(key), "{key:?} lies outside {:?}", self.span);
-        let hash = shared.hash(key);
         for cell in self.memtables() {
             match get::in_memtable(cell, hash, key, read_ts, f) {
                 Ok(result) => return Ok(result),

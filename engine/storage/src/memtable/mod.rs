@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             hash of the key                              order of the keys
-//!                  │ hash.rs                                    │ ordered.rs
+//!                  │ HashIndex                                   │ ordered.rs
 //!                  ▼                                            ▼
 //!   ┌───────────────────────┐ prev  ┌──────────────────────────────┐
 //!   │ newest record of key  │──────►│ … ──► first record (the node) │      records in an arena (arena.rs)
@@ -21,14 +21,13 @@
 //! - A [`Limit`] taken before an entry hides everything that the entry and later ones write.
 
 mod arena;
-mod hash;
 mod ordered;
 
+use crate::hash_index::HashIndex;
 use crate::mvcc::tombstone::RangeTombstones;
 use arena::{Addr, Arena};
 use base::Timestamp;
 use base::api::WriteOp;
-use hash::HashIndex;
 use ordered::{Keys, OrderedIndex, Place};
 
 /// What a record says of its key.
@@ -253,7 +252,10 @@ impl Memtable {
         );
         let value_len = u32::try_from(value_bytes.len()).expect("a value is at most 16 MiB");
         let records = &self.records;
-        let newest = self.newest.find(hash, |addr| records.key(addr) == key);
+        let newest = self
+            .newest
+            .find(hash, |addr| records.key(Addr(addr)) == key)
+            .map(Addr);
         let (addr, bytes) = self.records.0.alloc(HEADER_BYTES + key.len() + value_bytes.len());
         bytes[HEADER_BYTES..HEADER_BYTES + key.len()].copy_from_slice(key);
         bytes[HEADER_BYTES + key.len()..].copy_from_slice(value_bytes);
@@ -269,7 +271,7 @@ impl Memtable {
         };
         let Some(newest) = newest else {
             self.records.set_header(addr, &header);
-            self.newest.insert(hash, addr);
+            self.newest.insert(hash, addr.0);
             self.ordered.insert(&self.records, addr);
             return addr;
         };
@@ -292,15 +294,17 @@ impl Memtable {
         let (node, _) = self.records.header(header.node);
         self.records
             .set_header(header.node, &Header { head: addr, ..node });
-        self.newest.replace(hash, newest, addr);
+        self.newest.replace(hash, newest.0, addr.0);
         addr
     }
 
     /// The newest version of `key` at or below `read_ts`.
     #[inline]
     pub(crate) fn get(&self, hash: u32, key: &[u8], read_ts: Timestamp) -> Option<Version<'_>> {
-        let newest = self.newest.find(hash, |addr| self.records.key(addr) == key)?;
-        self.visible(newest, read_ts, Limit::NONE)
+        let newest = self
+            .newest
+            .find(hash, |addr| self.records.key(Addr(addr)) == key)?;
+        self.visible(Addr(newest), read_ts, Limit::NONE)
     }
 
     #[inline]
@@ -326,7 +330,7 @@ impl Memtable {
     #[inline]
     pub(crate) fn prefetch_record(&self, hash: u32) {
         if let Some(addr) = self.newest.guess(hash) {
-            crate::prefetch::prefetch_lines(self.records.0.at(addr), 3);
+            crate::prefetch::prefetch_lines(self.records.0.at(Addr(addr)), 3);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Point lookups.
 
 use crate::cache::BlockId;
+use crate::interleave::alone;
 use crate::memtable::Version as Newest;
 use crate::mvcc::key;
 use crate::shared::MemtableCell;
@@ -62,16 +63,16 @@ pub(crate) fn in_memtable<R, F: FnOnce(Option<Seen<'_>>) -> R>(
 }
 
 /// Looks a key up in the tables of a version. `Err` names the block that must be loaded first.
-fn in_tables<E: Env, R, F: FnOnce(Option<Seen<'_>>) -> R>(
+async fn in_tables<E: Env, R, F: FnOnce(Option<Seen<'_>>) -> R>(
     version: &Version<E>,
-    blocks: &mut impl Blocks,
+    blocks: &impl Blocks,
     probe: &Probe<'_>,
     read_ts: Timestamp,
     f: F,
 ) -> Result<R, (usize, Missing, F)> {
     for (at, table) in version.tables.iter().enumerate() {
         let tombstone = table.tombstones().covering(probe.key, read_ts);
-        match (table.find(blocks, probe), tombstone) {
+        match (table.find(blocks, probe).await, tombstone) {
             (Ok(Some(hit)), tombstone) => {
                 return Ok(f(Some(Seen::new(hit.ts, hit.deleted, hit.value(), tombstone))));
             }
@@ -87,8 +88,20 @@ fn in_tables<E: Env, R, F: FnOnce(Option<Seen<'_>>) -> R>(
 struct Cached<'a, E: Env>(&'a Shared<E>);
 
 impl<E: Env> Blocks for Cached<'_, E> {
-    fn block(&mut self, id: BlockId) -> Option<Rc<Block>> {
+    fn block(&self, id: BlockId) -> Option<Rc<Block>> {
         self.0.cache().get(id)
+    }
+
+    fn prefetch_index(&self, id: BlockId) {
+        self.0.cache().prefetch_index(id);
+    }
+
+    fn prefetch_slot(&self, id: BlockId) {
+        self.0.cache().prefetch_slot(id);
+    }
+
+    fn prefetch_block(&self, id: BlockId) {
+        self.0.cache().prefetch_block(id);
     }
 }
 
@@ -100,15 +113,20 @@ struct Held<'a, E: Env> {
 }
 
 impl<E: Env> Blocks for Held<'_, E> {
-    fn block(&mut self, id: BlockId) -> Option<Rc<Block>> {
+    fn block(&self, id: BlockId) -> Option<Rc<Block>> {
         let held = self.loaded.iter().find(|(loaded, _)| *loaded == id);
         held.map(|(_, block)| block.clone())
             .or_else(|| self.shared.cache().get(id))
     }
+
+    // A lookup that waits for the disk has time.
+    fn prefetch_index(&self, _id: BlockId) {}
+    fn prefetch_slot(&self, _id: BlockId) {}
+    fn prefetch_block(&self, _id: BlockId) {}
 }
 
-/// Looks a key up in the tables of a version without waiting; `None` when a block must be loaded first.
-pub(crate) fn in_cached_tables<E: Env, R>(
+/// Looks a key up in the tables of a version without waiting; `None` when a block must be loaded first. Only pauses.
+pub(crate) async fn in_cached_tables<E: Env, R>(
     shared: &Shared<E>,
     version: &Version<E>,
     key: &[u8],
@@ -118,16 +136,17 @@ pub(crate) fn in_cached_tables<E: Env, R>(
     if version.tables.is_empty() {
         return Some(f(None));
     }
-    shared.with_scratch(|target| {
-        key::encode(target, key, read_ts);
-        let user_len = target.len() - Timestamp::ENCODED_LEN;
-        let probe = Probe {
-            key,
-            target,
-            user_len,
-        };
-        in_tables(version, &mut Cached(shared), &probe, read_ts, f).ok()
-    })
+    let mut target = shared.take_scratch();
+    key::encode(&mut target, key, read_ts);
+    let user_len = target.len() - Timestamp::ENCODED_LEN;
+    let probe = Probe {
+        key,
+        target: &target,
+        user_len,
+    };
+    let seen = in_tables(version, &Cached(shared), &probe, read_ts, f).await;
+    shared.put_scratch(target);
+    seen.ok()
 }
 
 /// Looks a key up in the tables of a version, reading blocks as needed.
@@ -148,16 +167,11 @@ pub(crate) async fn load_from_tables<E: Env, R>(
     };
     let (mut loaded, mut f) = (Vec::new(), f);
     loop {
-        match in_tables(
-            version,
-            &mut Held {
-                shared,
-                loaded: &loaded,
-            },
-            &probe,
-            read_ts,
-            f,
-        ) {
+        let held = Held {
+            shared,
+            loaded: &loaded,
+        };
+        match alone(in_tables(version, &held, &probe, read_ts, f)) {
             Ok(result) => return Ok(result),
             Err((at, missing, unused)) => {
                 let table: &Table<E> = &version.tables[at];

@@ -11,7 +11,7 @@
 //! before.
 
 use super::codec::{Decoder, put_varint};
-use crate::prefetch::prefetch_lines;
+use crate::prefetch::{prefetch, prefetch_lines};
 use core::cmp::Ordering;
 use core::ops::Range;
 
@@ -19,6 +19,9 @@ pub(crate) const RESTART_INTERVAL: usize = 8;
 
 /// Up to so many restarts are compared without a search by halves.
 const ANCHORS_FEW: usize = 64;
+/// Anchors side by side in a cache line, and lines of them that a search asks for at once.
+const ANCHORS_PER_LINE: usize = 64 / size_of::<Anchor>();
+const ANCHOR_LINES: usize = 8;
 /// Cache lines that a search asks for at once where it begins to walk: eight entries of a hundred bytes.
 const RUN_LINES: usize = 16;
 
@@ -141,6 +144,12 @@ struct Entry<'a> {
     value: &'a [u8],
 }
 
+/// The entries from a restart on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    offset: usize,
+}
+
 /// What a search found: the first entry at or above the target.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found<'a> {
@@ -180,6 +189,24 @@ impl Found<'_> {
 
 #[inline]
 fn entry<'a>(decoder: &mut Decoder<'a>) -> Option<Entry<'a>> {
+    // Most often all four numbers have one byte each.
+    if let Some((&[shared, rest_len, tag, value_len], after)) = decoder.0.split_first_chunk()
+        && (shared | rest_len | tag | value_len) < 0x80
+    {
+        let (rest, after) = after.split_at_checked(rest_len.into())?;
+        let (value, after) = after.split_at_checked(value_len.into())?;
+        decoder.0 = after;
+        return Some(Entry {
+            shared: shared.into(),
+            rest,
+            tag,
+            value,
+        });
+    }
+    long_entry(decoder)
+}
+
+fn long_entry<'a>(decoder: &mut Decoder<'a>) -> Option<Entry<'a>> {
     let shared = decoder.length()?;
     let rest_len = decoder.length()?;
     let tag = u8::try_from(decoder.varint()?).ok()?;
@@ -307,21 +334,35 @@ impl Layout {
         }
     }
 
-    /// Where to begin to walk for `target`: every restart before the last one below it is below it too.
+    /// Asks for what [`Self::run`] will look at.
     #[inline]
-    fn run<'a>(&self, data: &'a [u8], target: &[u8]) -> Decoder<'a> {
+    pub(crate) fn prefetch(&self, data: &[u8]) {
+        for anchors in self.anchors.chunks(ANCHORS_PER_LINE).take(ANCHOR_LINES) {
+            prefetch(anchors);
+        }
+        prefetch(&data[self.entries.start..]);
+    }
+
+    /// Where to begin to walk for `target`, which is asked for: every restart before the last one below it is below it too.
+    #[inline]
+    pub(crate) fn run(&self, data: &[u8], target: &[u8]) -> Run {
         let below = self.anchors_below(data, target);
         let last = below
             .checked_sub(1)
             .map(|last| self.anchors[last].offset as usize);
-        let decoder = self.at(data, last.unwrap_or(0));
-        prefetch_lines(decoder.0, RUN_LINES);
-        decoder
+        let offset = last.unwrap_or(0);
+        prefetch_lines(self.at(data, offset).0, RUN_LINES);
+        Run { offset }
     }
 
     /// The first entry whose key is at or above `target`.
     pub(crate) fn seek<'a>(&self, data: &'a [u8], target: &[u8]) -> Option<Found<'a>> {
-        let mut decoder = self.run(data, target);
+        self.walk(data, &self.run(data, target), target)
+    }
+
+    /// The first entry whose key is at or above `target`, from where its run begins.
+    pub(crate) fn walk<'a>(&self, data: &'a [u8], run: &Run, target: &[u8]) -> Option<Found<'a>> {
+        let mut decoder = self.at(data, run.offset);
         let (mut agrees, mut number) = (0, 0usize);
         while !decoder.is_empty() {
             let Entry {

@@ -62,6 +62,15 @@ pub(crate) fn build(hashes: &[u64]) -> Vec<u8> {
     filter
 }
 
+/// Asks for the line that [`may_contain`] will look at.
+#[inline]
+pub(crate) fn prefetch(filter: &[u8], hash: u64) {
+    let lines = filter.len() / LINE_BYTES;
+    if lines > 0 {
+        crate::prefetch::prefetch(&filter[line(hash, lines) * LINE_BYTES]);
+    }
+}
+
 /// False when the key with this hash is surely not among those the filter was built of.
 #[inline]
 pub(crate) fn may_contain(filter: &[u8], hash: u64) -> bool {

@@ -6,6 +6,7 @@ use super::format::{
     Block, FOOTER_BYTES, Footer, Handle, Kind, Mismatch, Properties, decode_tombstones, unseal,
 };
 use crate::cache::BlockId;
+use crate::interleave::pause;
 use crate::mvcc::tombstone::RangeTombstones;
 use crate::{Corruption, Shared, StorageError};
 use base::Timestamp;
@@ -87,7 +88,16 @@ pub(crate) struct Missing {
 
 /// Where a lookup finds blocks without waiting.
 pub(crate) trait Blocks {
-    fn block(&mut self, id: BlockId) -> Option<Rc<Block>>;
+    fn block(&self, id: BlockId) -> Option<Rc<Block>>;
+
+    /// Asks for what [`Self::block`] will look at first.
+    fn prefetch_index(&self, id: BlockId);
+
+    /// Asks for what it will look at next.
+    fn prefetch_slot(&self, id: BlockId);
+
+    /// Asks for the block itself.
+    fn prefetch_block(&self, id: BlockId);
 }
 
 impl<E: Env> Table<E> {
@@ -268,7 +278,8 @@ impl<E: Env> Table<E> {
     }
 
     /// The newest version of the probe's key at or below its timestamp; `Err` names the block that must be loaded first.
-    pub(crate) fn find(&self, blocks: &mut impl Blocks, probe: &Probe<'_>) -> Result<Option<Hit>, Missing> {
+    /// Pauses where a cache miss is due.
+    pub(crate) async fn find(&self, blocks: &impl Blocks, probe: &Probe<'_>) -> Result<Option<Hit>, Missing> {
         let within = |(first, last): &(Box<[u8]>, Box<[u8]>)| **first <= *probe.key && *probe.key <= **last;
         if !self.properties.keys.as_ref().is_some_and(within) {
             return Ok(None);
@@ -276,15 +287,24 @@ impl<E: Env> Table<E> {
         let Some(top) = self.top.layout.seek(&self.top.data, probe.target) else {
             return Ok(None);
         };
-        let partition = self.wanted(blocks, top.value, Kind::Partition)?;
-        if !filter::may_contain(partition.filter(), filter::hash(self.meta.uid, probe.key)) {
+        let partition = self.wanted(blocks, top.value, Kind::Partition).await?;
+        let hash = filter::hash(self.meta.uid, probe.key);
+        filter::prefetch(partition.filter(), hash);
+        pause().await;
+        if !filter::may_contain(partition.filter(), hash) {
             return Ok(None);
         }
-        let Some(index) = partition.layout.seek(&partition.data, probe.target) else {
+        let run = partition.layout.run(&partition.data, probe.target);
+        pause().await;
+        let Some(index) = partition.layout.walk(&partition.data, &run, probe.target) else {
             return Ok(None);
         };
-        let data = self.wanted(blocks, index.value, Kind::Data)?;
-        let Some(found) = data.layout.seek(&data.data, probe.target) else {
+        let data = self.wanted(blocks, index.value, Kind::Data).await?;
+        data.layout.prefetch(&data.data);
+        pause().await;
+        let run = data.layout.run(&data.data, probe.target);
+        pause().await;
+        let Some(found) = data.layout.walk(&data.data, &run, probe.target) else {
             return Ok(None);
         };
         if found.agrees < probe.user_len || found.key_len() != probe.target.len() {
@@ -301,9 +321,16 @@ impl<E: Env> Table<E> {
         }))
     }
 
-    fn wanted(&self, blocks: &mut impl Blocks, handle: &[u8], kind: Kind) -> Result<Rc<Block>, Missing> {
-        let handle = Handle::decode(handle, self.blocks_end).expect("checked when the index was loaded");
-        blocks.block(self.id(handle)).ok_or(Missing { handle, kind })
+    async fn wanted(&self, blocks: &impl Blocks, handle: &[u8], kind: Kind) -> Result<Rc<Block>, Missing> {
+        let handle = self.handle(handle);
+        let id = self.id(handle);
+        blocks.prefetch_index(id);
+        pause().await;
+        blocks.prefetch_slot(id);
+        pause().await;
+        blocks.prefetch_block(id);
+        pause().await;
+        blocks.block(id).ok_or(Missing { handle, kind })
     }
 
     /// A handle of this table's top or partition block.
