@@ -61,7 +61,11 @@ impl<E: Env, B> State<E, B> {
             Slot::Free => unreachable!("routes lead to taken slots"),
         };
         match local.replica.admit(&id, conditions.clone(), ops.clone()) {
-            Admission::Propose => self.propose(slot, &id, ops, raw),
+            Admission::Propose => {
+                // It is applied a device write later: by then the line is here.
+                local.tablet.prefetch(first.key());
+                self.propose(slot, &id, ops, raw);
+            }
             Admission::Evaluate => self.evaluate(slot, &id, conditions, ops, raw),
             Admission::Wait => local.replica.park(raw.to_owned()),
             Admission::Applied(ts) => {

@@ -111,7 +111,7 @@ impl<E: Env> Tablet<E> {
         let (mut nodes, mut last): (Vec<Node>, Option<Vec<u8>>) = (Vec::new(), None);
         loop {
             {
-                let memtable = cell.memtable.borrow();
+                let memtable = &mut *cell.memtable.borrow_mut();
                 nodes.clear();
                 memtable.nodes(
                     last.as_deref().map_or(From::AtOrAbove(&[]), From::Above),

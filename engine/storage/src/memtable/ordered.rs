@@ -107,6 +107,22 @@ impl OrderedIndex {
         Place { leaf, slot: low }
     }
 
+    /// Adds nodes whose keys are not there yet, and empties the list. In order, so that neighbours find each other's memory
+    /// at hand.
+    pub(crate) fn extend(&mut self, keys: &impl Keys, nodes: &mut Vec<Addr>) {
+        let mut sorted: Vec<(u128, Addr)> = nodes
+            .drain(..)
+            .map(|node| (self.prefix(keys.key(node)), node))
+            .collect();
+        sorted.sort_unstable_by(|(a_prefix, a), (b_prefix, b)| {
+            let by_key = || keys.key(*a).cmp(keys.key(*b));
+            a_prefix.cmp(b_prefix).then_with(by_key)
+        });
+        for (_, node) in sorted {
+            self.insert(keys, node);
+        }
+    }
+
     /// Adds a node whose key is not there yet.
     ///
     /// # Panics

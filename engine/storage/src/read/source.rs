@@ -134,7 +134,7 @@ impl<E: Env> Source<E> {
 
 impl MemtableSource {
     fn advance(&mut self, view: &View, row: &mut Row) -> bool {
-        let memtable = self.cell.memtable.borrow();
+        let memtable = &mut *self.cell.memtable.borrow_mut();
         loop {
             if self.at == self.nodes.len() {
                 self.at = 0;

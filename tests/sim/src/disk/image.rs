@@ -46,6 +46,24 @@ impl DiskImage {
         Some(bytes)
     }
 
+    /// Changes bytes as a script of any content says, which a fuzzer writes: file (1 byte, counted round), offset (3 bytes,
+    /// counted round), length (1 byte, of which 4 bits count), the bytes; again and again.
+    pub fn patch(&mut self, mut script: &[u8]) {
+        let names: Vec<String> = self.files().map(str::to_owned).collect();
+        while let Some((&[file, a, b, c, len], rest)) = script.split_first_chunk()
+            && let Some(name) = names.get(usize::from(file) % names.len().max(1))
+        {
+            let (bytes, rest) = rest.split_at(rest.len().min(usize::from(len % 16) + 1));
+            script = rest;
+            let Some(mut content) = self.read(name) else { return };
+            let offset = u32::from_le_bytes([a, b, c, 0]) as usize % content.len().max(1);
+            for (to, from) in content[offset..].iter_mut().zip(bytes) {
+                *to = *from;
+            }
+            self.write(name, &content);
+        }
+    }
+
     /// Puts a file there, with the directories above it, padded with zeros to a whole block.
     pub fn write(&mut self, path: &str, bytes: &[u8]) {
         let mut padded = bytes.to_vec();
