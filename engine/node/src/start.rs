@@ -148,11 +148,8 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
         listener = Some(listen(&env, config.listen)?);
     }
     let address = listener.as_ref().map(Listener::address);
-    let (assembled, early) = assemble(&env, &mailbox, &storage, &mut found, address).await?;
+    let (assembled, early) = assemble(&env, &mailbox, &storage, identity, &mut found, address).await?;
     drop_twins(&env, me, &assembled.map, &mut found).await?;
-    if me == ShardId(0) && identity.shards != shards {
-        Identity { shards, ..identity }.write(&env).await?;
-    }
 
     let front = Rc::new(Front {
         shard: OnceCell::new(),
@@ -260,6 +257,7 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
     env: &E,
     mailbox: &B,
     storage: &Rc<Shared<E>>,
+    identity: Identity,
     found: &mut Found<E>,
     address: Option<env::Address>,
 ) -> Result<(Assembled, Early<E>), NodeError> {
@@ -316,6 +314,12 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         clock,
         listen,
     };
+    // The shards that are gone have been emptied by now, and the new ones get ranges as soon as they hear of the map: in between
+    // is the one moment at which their number can change. A start that knows too few would not look at all directories.
+    let shards = mailbox.shards();
+    if identity.shards != shards {
+        Identity { shards, ..identity }.write(env).await?;
+    }
     for shard in 1..mailbox.shards() {
         send(
             mailbox,

@@ -179,7 +179,11 @@ impl Memtable {
     /// Bytes of memory held.
     pub(crate) fn bytes(&self) -> usize {
         let unordered = self.unordered.capacity() * size_of::<Addr>();
-        self.records.0.bytes() + self.newest.bytes() + self.ordered.bytes() + unordered + self.tombstones.bytes()
+        self.records.0.bytes()
+            + self.newest.bytes()
+            + self.ordered.bytes()
+            + unordered
+            + self.tombstones.bytes()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

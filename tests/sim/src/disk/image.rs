@@ -55,7 +55,9 @@ impl DiskImage {
         {
             let (bytes, rest) = rest.split_at(rest.len().min(usize::from(len % 16) + 1));
             script = rest;
-            let Some(mut content) = self.read(name) else { return };
+            let Some(mut content) = self.read(name) else {
+                return;
+            };
             let offset = u32::from_le_bytes([a, b, c, 0]) as usize % content.len().max(1);
             for (to, from) in content[offset..].iter_mut().zip(bytes) {
                 *to = *from;
