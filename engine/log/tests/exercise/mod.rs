@@ -93,9 +93,13 @@ pub(crate) fn patched(script: &[u8]) {
         log.submit();
         log.close().await.expect("the disk does not fail");
     });
-    let (is_damaged, _) = read(&machine.image()).expect("a log that was opened is of our version");
-    assert!(
-        !is_damaged,
-        "a log that was opened, written to and closed is damaged"
-    );
+    let after = read(&machine.image());
+    // Where checksums mean nothing, what an earlier use left in a slot looks like a batch of this one.
+    if !cfg!(fuzzing) {
+        let (is_damaged, _) = after.expect("a log that was opened is of our version");
+        assert!(
+            !is_damaged,
+            "a log that was opened, written to and closed is damaged"
+        );
+    }
 }
