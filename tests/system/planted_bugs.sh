@@ -23,6 +23,7 @@ bugs=(
   "storage-flush-skips-sync 500"
   "storage-merge-drops-newest 50"
   "storage-range-tombstone-ignored 50"
+  "storage-row-of-another-version 500"
 )
 
 target=${CARGO_TARGET_DIR:-target}/bugs

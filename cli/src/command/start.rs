@@ -66,6 +66,9 @@ pub(crate) struct StartArgs {
     /// Memory of each shard for blocks of tables, for example 256MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     cache: Option<u64>,
+    /// Memory of each shard for single rows of tables that were read, for example 128MiB; 0 keeps none
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    rows: Option<u64>,
     /// Log of each shard beyond which memory is flushed to tables: bounds the time of a restart
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     log_max: Option<u64>,
@@ -115,6 +118,9 @@ fn node_config(args: &StartArgs, listen: SocketAddr) -> Result<NodeConfig, CliEr
     }
     if let Some(cache) = args.cache {
         config.storage.cache_bytes_max = fits(cache)?;
+    }
+    if let Some(rows) = args.rows {
+        config.storage.rows_bytes_max = fits(rows)?;
     }
     config.log_bytes_max = args.log_max.unwrap_or(config.log_bytes_max);
     config.retention = args.retention.unwrap_or(config.retention);

@@ -94,6 +94,7 @@ fn main() {
         memtable_bytes_max,
         memory_bytes_max,
         cache_bytes_max,
+        rows_bytes_max: 0,
         ..StorageConfig::default()
     };
     let shared = Shared::new(machine.env(), config);

@@ -18,6 +18,8 @@ pub struct StorageConfig {
     pub memory_bytes_max: usize,
     /// The shard's block cache.
     pub cache_bytes_max: usize,
+    /// The shard's row cache, without its index of about a tenth of that; zero for none.
+    pub rows_bytes_max: usize,
     /// A data block is closed at this size, before compression.
     pub block_bytes: usize,
     /// How data blocks are compressed.
@@ -36,6 +38,7 @@ impl Default for StorageConfig {
             memtable_bytes_max: 32 << 20,
             memory_bytes_max: 256 << 20,
             cache_bytes_max: 256 << 20,
+            rows_bytes_max: 128 << 20,
             block_bytes: 16 << 10,
             compression: Compression::Lz4,
             tables_merge_min: 4,

@@ -1,7 +1,7 @@
 //! One range replica's tablet: a small LSM tree of memtables and sorted tables, multi-versioned by HLC timestamps.
 //!
 //! ```text
-//!   Shared (per shard): block cache, memory budget, configuration
+//!   Shared (per shard): block and row cache, memory budget, configuration
 //!     │
 //!   Tablet (per range replica)
 //!     ├─ active memtable ◄── apply(index, ts, operations)          the shard's log has them durably already
@@ -14,7 +14,7 @@
 //! - Storage never reads a clock: timestamps and indexes come in as arguments.
 //! - Nothing here is written twice for durability: what a tablet lost by a crash is in the log, above its flushed index.
 //! - No byte from the disk is used before its checksum, and its length or count, was checked.
-//! - Memory is bounded: memtables by the shard's budget, blocks by its cache, a merge or scan by its windows.
+//! - Memory is bounded: memtables by the shard's budget, blocks and rows by its caches, a merge or scan by its windows.
 //!
 //! Deliberately absent: levels, value separation, intents. Block kinds and edit tags leave room for them.
 
@@ -31,6 +31,7 @@ mod memtable;
 mod mvcc;
 mod prefetch;
 mod read;
+mod rows;
 mod shared;
 mod split;
 mod sstable;

@@ -1,8 +1,9 @@
-//! What the tablets of one shard share: configuration, block cache, memory budget, and the files to remove.
+//! What the tablets of one shard share: configuration, block and row cache, memory budget, and the files to remove.
 
 use crate::StorageConfig;
 use crate::cache::{Cache, CacheStats};
 use crate::memtable::Memtable;
+use crate::rows::RowCache;
 use base::collections::FastHash;
 use base::{Prng, Timestamp};
 use core::cell::{Cell, RefCell, RefMut};
@@ -26,6 +27,9 @@ pub struct Shared<E: Env> {
     env: E,
     config: StorageConfig,
     cache: RefCell<Cache>,
+    rows: RefCell<RowCache>,
+    /// The number of the last version made.
+    version: Cell<u64>,
     /// Bytes of all memtables.
     memory: Rc<Cell<usize>>,
     hasher: FastHash,
@@ -77,10 +81,13 @@ impl<E: Env> Shared<E> {
         config.validate();
         let prng = RefCell::new(env.prng());
         let cache = RefCell::new(Cache::new(config.cache_bytes_max));
+        let rows = RefCell::new(RowCache::new(config.rows_bytes_max));
         Rc::new(Self {
             env,
             config,
             cache,
+            rows,
+            version: Cell::new(0),
             memory: Rc::default(),
             hasher: FastHash::default(),
             prng,
@@ -153,6 +160,16 @@ impl<E: Env> Shared<E> {
 
     pub(crate) fn cache(&self) -> RefMut<'_, Cache> {
         self.cache.borrow_mut()
+    }
+
+    pub(crate) fn rows(&self) -> &RefCell<RowCache> {
+        &self.rows
+    }
+
+    /// A number that no other version of the shard has or had.
+    pub(crate) fn number_version(&self) -> u64 {
+        self.version.set(self.version.get() + 1);
+        self.version.get()
     }
 
     pub(crate) fn discard(&self, path: String) {

@@ -214,7 +214,7 @@ impl<E: Env> Tablet<E> {
     /// The right side's own files take the place of what it shared with the left.
     fn adopt(&self, manifest: Manifest<E>, linked: &[Rc<Table<E>>], inherited: usize) {
         let mut state = self.0.state.borrow_mut();
-        state.version = Rc::new(Version::new(manifest.description(), linked, &[]));
+        state.version = Rc::new(Version::new(&self.0.shared, manifest.description(), linked, &[]));
         state.frozen.drain(..inherited);
         drop(state);
         self.0.next_table.set(manifest.description().next_table);

@@ -135,7 +135,7 @@ impl<E: Env> Tablet<E> {
             split_from: description.split_from,
             active: shared.new_memtable(shared_prefix(&description.span)),
             frozen: VecDeque::new(),
-            version: Rc::new(Version::new(description, tables, &[])),
+            version: Rc::new(Version::new(shared, description, tables, &[])),
             splits: VecDeque::new(),
             flushes: 0,
             merges: 0,
@@ -249,7 +249,11 @@ impl<E: Env> Tablet<E> {
     pub fn prefetch(&self, key: &[u8]) {
         let state = self.0.state.borrow();
         let memtable = state.active.memtable.borrow();
-        memtable.prefetch_index(self.0.shared.hash(key));
+        let hash = self.0.shared.hash(key);
+        memtable.prefetch_index(hash);
+        if !state.version.tables.is_empty() {
+            self.0.shared.rows().borrow().prefetch_index(hash);
+        }
     }
 
     /// Looks `key` up as of `read_ts` without waiting, and hands timestamp and value to `f`; `None` when it has no value.
@@ -299,6 +303,9 @@ impl<E: Env> Tablet<E> {
         {
             let state = self.0.state.borrow();
             state.active.memtable.borrow().prefetch_record(hash);
+            if !state.version.tables.is_empty() {
+                self.0.shared.rows().borrow().prefetch_row(hash);
+            }
         }
         pause().await;
         let (version, f) = {
@@ -311,6 +318,11 @@ impl<E: Env> Tablet<E> {
                 Err(f) => (state.version.clone(), f),
             }
         };
+        let f = match get::in_rows(&self.0.shared, &version, hash, key, read_ts, f) {
+            Ok(result) => return Ok(result),
+            Err(f) => f,
+        };
+        let f = get::noting_row(&self.0.shared, &version, hash, key, read_ts, f);
         get::in_cached_tables(&self.0.shared, &version, key, read_ts, f)
             .await
             .ok_or(NeedsIo)
@@ -367,14 +379,16 @@ impl<E: Env> Tablet<E> {
         read_ts: Timestamp,
         f: impl FnOnce(Option<Seen<'_>>) -> R,
     ) -> Result<R, StorageError> {
+        let hash = self.0.shared.hash(key);
         let (version, f) = {
             let state = self.0.state.borrow();
             check_gc_threshold(&state.version, read_ts)?;
-            match state.see_in_memory(self.0.shared.hash(key), key, read_ts, f) {
+            match state.see_in_memory(hash, key, read_ts, f) {
                 Ok(result) => return Ok(result),
                 Err(f) => (state.version.clone(), f),
             }
         };
+        let f = get::noting_row(&self.0.shared, &version, hash, key, read_ts, f);
         get::load_from_tables(&self.0.shared, &version, key, read_ts, f).await
     }
 
@@ -430,7 +444,12 @@ impl<E: Env> Tablet<E> {
         manifest.append(edit).await?;
         let mut state = self.0.state.borrow_mut();
         let old = state.version.clone();
-        state.version = Rc::new(Version::new(manifest.description(), &old.tables, opened));
+        state.version = Rc::new(Version::new(
+            &self.0.shared,
+            manifest.description(),
+            &old.tables,
+            opened,
+        ));
         for table in old
             .tables
             .iter()

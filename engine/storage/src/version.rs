@@ -3,6 +3,7 @@
 //! A version never changes. Reads take a handle and keep it as long as they need; a flush or a merge installs the next one.
 //! A table's file is removed when no version refers to it any more.
 
+use crate::Shared;
 use crate::manifest::edit::Description;
 use crate::sstable::reader::Table;
 use base::Timestamp;
@@ -12,6 +13,8 @@ use std::rc::Rc;
 
 /// The tables of a tablet at one moment.
 pub(crate) struct Version<E: Env> {
+    /// Unlike every other version's of the shard, past ones included: rows in the cache name it.
+    pub(crate) number: u64,
     /// The span that the manifest states: wider than the tablet's between a split and its completion.
     pub(crate) span: Span,
     /// No read below it is served.
@@ -25,7 +28,12 @@ impl<E: Env> Version<E> {
     ///
     /// # Panics
     /// When a table is missing there.
-    pub(crate) fn new(description: &Description, known: &[Rc<Table<E>>], added: &[Rc<Table<E>>]) -> Self {
+    pub(crate) fn new(
+        shared: &Shared<E>,
+        description: &Description,
+        known: &[Rc<Table<E>>],
+        added: &[Rc<Table<E>>],
+    ) -> Self {
         let find = |number| {
             let found = known
                 .iter()
@@ -35,6 +43,7 @@ impl<E: Env> Version<E> {
         };
         let tables = description.tables.iter().map(|meta| find(meta.number)).collect();
         Self {
+            number: shared.number_version(),
             span: description.span.clone(),
             gc_threshold: description.gc_threshold,
             tables,

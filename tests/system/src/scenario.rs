@@ -202,7 +202,7 @@ fn pick<T: Copy>(prng: &mut Prng, values: &[T]) -> T {
 fn node_config(prng: &mut Prng) -> NodeConfig {
     let memtable = pick(prng, &[512, 2 << 10, 16 << 10, 64 << 10, 1 << 20]);
     let merge_min = 2 + prng.index(3);
-    NodeConfig {
+    let mut config = NodeConfig {
         listen: Address::from(([0, 0, 0, 0], PORT)),
         log: LogConfig {
             segment_bytes: pick(prng, &[32 << 10, 48 << 10, 64 << 10]),
@@ -230,6 +230,7 @@ fn node_config(prng: &mut Prng) -> NodeConfig {
             tables_merge_min: merge_min,
             tables_max: merge_min + prng.index(8),
             manifest_bytes_max: pick(prng, &[1, 4 << 10, 256 << 10]),
+            ..StorageConfig::default()
         },
         log_bytes_max: pick(prng, &[64 << 10, 256 << 10, 1 << 20]),
         retention: Duration::from_millis(pick(prng, &[1_000, 5_000, 60_000])),
@@ -239,7 +240,9 @@ fn node_config(prng: &mut Prng) -> NodeConfig {
         connections_max: 10_000,
         requests_max: pick(prng, &[64, 4096]),
         maintenance_interval: Duration::from_millis(pick(prng, &[5, 50, 250])),
-    }
+    };
+    config.storage.rows_bytes_max = config.storage.cache_bytes_max;
+    config
 }
 
 impl Mix {

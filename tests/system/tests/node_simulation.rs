@@ -138,6 +138,8 @@ const PROBES: &[&str] = &[
     "replica: retry of an applied write",
     "replica: write waits for a conditional write",
     "storage: a block came back from the ghost queue",
+    "storage: a row came from the row cache",
+    "storage: a row that was read stayed in the row cache",
     "storage: a file left over from a crash was removed",
     "storage: a merge left nothing",
     "storage: a scan yielded",

@@ -4,6 +4,7 @@ use crate::cache::BlockId;
 use crate::interleave::alone;
 use crate::memtable::Version as Newest;
 use crate::mvcc::key;
+use crate::rows::Row;
 use crate::shared::MemtableCell;
 use crate::sstable::format::Block;
 use crate::sstable::reader::{Blocks, Missing, Probe, Table};
@@ -59,6 +60,48 @@ pub(crate) fn in_memtable<R, F: FnOnce(Option<Seen<'_>>) -> R>(
         }
         (None, Some(tombstone)) => Ok(f(Some(Seen::tombstone(tombstone)))),
         (None, None) => Err(f),
+    }
+}
+
+/// Looks for what the row cache knows of a key and a version; gives `f` back when that is nothing.
+pub(crate) fn in_rows<E: Env, R, F: FnOnce(Option<Seen<'_>>) -> R>(
+    shared: &Shared<E>,
+    version: &Version<E>,
+    hash: u32,
+    key: &[u8],
+    read_ts: Timestamp,
+    f: F,
+) -> Result<R, F> {
+    if version.tables.is_empty() {
+        return Err(f);
+    }
+    match shared.rows().borrow_mut().get(version.number, hash, key, read_ts) {
+        Some(Row { ts, value }) => {
+            base::sometimes!("storage: a row came from the row cache");
+            Ok(f(Some(Seen::new(ts, false, value, None))))
+        }
+        None => Err(f),
+    }
+}
+
+/// `f`, which is to learn what the tables of `version` say about a key, and before that a note of it in the row cache if
+/// the read sees everything.
+pub(crate) fn noting_row<E: Env, R>(
+    shared: &Shared<E>,
+    version: &Version<E>,
+    hash: u32,
+    key: &[u8],
+    read_ts: Timestamp,
+    f: impl FnOnce(Option<Seen<'_>>) -> R,
+) -> impl FnOnce(Option<Seen<'_>>) -> R {
+    move |seen| {
+        if read_ts == Timestamp::MAX
+            && let Some((ts, value)) = seen.and_then(Seen::live)
+        {
+            let mut rows = shared.rows().borrow_mut();
+            rows.insert(version.number, hash, key, Row { ts, value });
+        }
+        f(seen)
     }
 }
 
