@@ -69,6 +69,10 @@ id!(
     RangeId, u64, "r"
 );
 id!(
+    /// A copy of a range. Never reused: a copy that comes back to a node is another replica.
+    ReplicaId, u64, "p"
+);
+id!(
     /// A Raft term.
     Term, u64, "t"
 );

@@ -18,6 +18,6 @@ pub mod probe;
 pub mod timestamp;
 
 pub use hlc::Hlc;
-pub use ids::{ClientId, Index, NodeId, RangeId, RequestId, Seqno, ShardId, Term};
+pub use ids::{ClientId, Index, NodeId, RangeId, ReplicaId, RequestId, Seqno, ShardId, Term};
 pub use prng::Prng;
 pub use timestamp::Timestamp;
