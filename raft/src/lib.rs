@@ -1,10 +1,24 @@
 //! Consensus for one group, as plain state machines: no I/O, no clock, no randomness of its own.
 //!
-//! What is here so far: [`Membership`], who takes part and how that changes, and the quorums that it asks for. Elections and
-//! replication are not there yet.
+//! [`Raft`] is one replica. Inputs are calls; after them [`Raft::ready`] says what to write, send and apply.
+//!
+//! Here: elections with pre-vote and check-quorum, batched and pipelined replication, asynchronous persistence, snapshots,
+//! joint changes of the members, learners, transfer of leadership.
+//! Not there yet: leases and reads, witnesses, liveness from outside, repair of damaged entries, forced recovery.
 
+mod config;
+mod leader;
+mod log;
 mod membership;
+mod message;
+mod progress;
 mod quorum;
+mod raft;
+mod ready;
 
+pub use config::Config;
 pub use membership::{MemberChange, Membership, MembershipError};
+pub use message::{Body, Content, Entry, HardState, Mark, Message, Payload, Snapshot};
 pub use quorum::{VoteResult, committed, joint_committed, joint_vote_result, majority, vote_result};
+pub use raft::{ProposeError, Raft, Restored};
+pub use ready::{PersistMark, Ready};

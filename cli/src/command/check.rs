@@ -69,7 +69,7 @@ pub(crate) fn run(global: &Global, args: &CheckArgs) -> Outcome {
     Err(CliError::new(
         code::DAMAGE_FOUND,
         Exit::Data,
-        format!("{damaged} damaged places in {}", args.dir.display()),
+        format!("{damaged} damaged {} in {}", if damaged == 1 { "place" } else { "places" }, args.dir.display()),
     )
     .help(found.map_or("", |entry| entry.2)))
 }
