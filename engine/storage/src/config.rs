@@ -18,7 +18,7 @@ pub struct StorageConfig {
     pub memory_bytes_max: usize,
     /// The shard's block cache.
     pub cache_bytes_max: usize,
-    /// The shard's row cache, without its index of about a tenth of that; zero for none.
+    /// The rows in the shard's row cache; zero for none. Its index has 12 to 24 bytes more for each.
     pub rows_bytes_max: usize,
     /// A data block is closed at this size, before compression.
     pub block_bytes: usize,

@@ -257,7 +257,7 @@ impl<E: Env> Tablet<E> {
     }
 
     /// Looks `key` up as of `read_ts` without waiting, and hands timestamp and value to `f`; `None` when it has no value.
-    /// `f` must not write to this tablet.
+    /// `f` must neither write to this tablet nor look anything up in a tablet of the shard.
     ///
     /// # Errors
     /// [`NeedsIo`] when the answer is not in memory or there is an error to report: [`Self::get`] gives it.
