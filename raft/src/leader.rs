@@ -71,16 +71,29 @@ impl Raft {
     /// Hands leadership to `to`: no proposal is taken until it leads or an election's time has passed.
     ///
     /// # Errors
-    /// [`ProposeError`] when this is not the leader, or a transfer is under way. `to` must be a voter, else nothing happens.
+    /// [`ProposeError`] when this is not the leader, a transfer is under way, or `to` does not vote.
     pub fn transfer_leadership(&mut self, to: ReplicaId) -> Result<(), ProposeError> {
         self.check_leads()?;
-        if to != self.id() && self.log.membership().is_voter(to) {
-            if let Some((leadership, _)) = self.leadership() {
-                leadership.transfer = Some((to, 0));
-            }
+        if !self.log.membership().is_voter(to) {
+            return Err(ProposeError::NotVoter(to));
+        }
+        if to != self.id()
+            && let Some((leadership, _)) = self.leadership()
+        {
+            leadership.transfer = Some((to, 0));
             self.finish_transfer();
         }
         Ok(())
+    }
+
+    /// The state that `to` was to get did not arrive: it is asked again what it has. Harmless when that is not so.
+    pub fn snapshot_failed(&mut self, to: ReplicaId) {
+        if let Some((leadership, _)) = self.leadership()
+            && let Some(peer) = leadership.peers.get_mut(&to)
+            && let Sending::Snapshot(_) = peer.sending
+        {
+            peer.probe(peer.matched.next());
+        }
     }
 
     /// Lets the next leader begin when it has everything.
@@ -190,13 +203,9 @@ impl Raft {
     }
 
     pub(crate) fn on_appended(&mut self, from: ReplicaId, matched: Index) {
-        let Some((peer, log)) = self.peer(from) else {
+        let Some((peer, _)) = self.peer(from) else {
             return;
         };
-        assert!(
-            matched <= log.last().index,
-            "{from} has {matched}, which is not there"
-        );
         if peer.appended(matched) {
             self.commit_by_quorum();
             self.finish_transfer();
@@ -229,14 +238,7 @@ impl Raft {
         let Some((peer, log)) = self.peer(from) else {
             return;
         };
-        // It lives: a lost probe goes again, and so does what seems lost of a window or a snapshot.
-        match peer.sending {
-            Sending::Probe { .. } | Sending::Snapshot(_) => peer.probe(peer.next),
-            Sending::Replicate if peer.matched < log.last().index => {
-                peer.probe(peer.matched.next());
-            }
-            Sending::Replicate => {}
-        }
+        peer.lives(log.last().index);
     }
 
     /// Commits what a quorum has, if it is of this term.
@@ -259,12 +261,10 @@ impl Raft {
         }
     }
 
-    /// Entries go out to be applied: changes of the members that they complete.
-    pub(crate) fn on_delivered(&mut self, entries: &[Entry]) {
-        let changed = entries
-            .iter()
-            .any(|entry| matches!(entry.content, Content::Membership(_)));
-        if !changed || !self.is_leader() || self.log.membership_index() > self.log.committed() {
+    /// What a committed change of the members still asks of the leader, whoever began it: to leave a joint configuration, and
+    /// to step down when it is no voter any more.
+    pub(crate) fn complete_members(&mut self) {
+        if !self.is_leader() || self.log.membership_index() > self.log.committed() {
             return;
         }
         let membership = self.log.membership();
@@ -273,6 +273,8 @@ impl Raft {
             self.append(Content::Membership(next));
             self.follow_members();
         } else if !membership.is_voter(self.id()) {
+            // So that the others know that it is committed.
+            self.heartbeat();
             self.become_follower(self.term, None);
         }
     }

@@ -276,10 +276,6 @@ impl Log {
         }
     }
 
-    pub(crate) fn has_work(&self) -> bool {
-        self.handed < self.last().index || self.delivered < self.committed.min(self.persisted)
-    }
-
     /// Forgets entries up to `index`, which were delivered.
     pub(crate) fn compact(&mut self, index: Index) {
         assert!(

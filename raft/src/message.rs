@@ -3,7 +3,7 @@
 //! | message | source | where it departs |
 //! |---|---|---|
 //! | `Vote`, `VoteReply` | Ongaro (2014), figure 3.1, section 3.4 | `pre`: section 9.6; `transfer`: section 3.10 |
-//! | `Append`, `AppendReply` | section 3.5 | a refusal names the term that conflicts and its first index (end of section 5.3 of the paper of 2014) |
+//! | `Append`, `Appended`, `Refused` | section 3.5 | a refusal names the term that conflicts and its first index (end of section 5.3 of the paper of 2014) |
 //! | `Heartbeat`, `HeartbeatReply` | section 3.4 | apart from `Append`: it carries no entries and never waits for a write |
 //! | `Snapshot` | figure 5.3 | names the state only; the caller carries the state itself |
 //! | `Campaign` | section 3.10 | – |

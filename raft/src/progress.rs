@@ -35,6 +35,8 @@ pub(crate) struct Progress {
     in_flight: VecDeque<Index>,
     /// Heard of since the last check of the quorum.
     pub(crate) active: bool,
+    /// Something was acknowledged since the last sign of life.
+    acknowledged: bool,
 }
 
 impl Progress {
@@ -45,6 +47,7 @@ impl Progress {
             sending: Sending::Probe { waits: false },
             in_flight: VecDeque::new(),
             active: true,
+            acknowledged: false,
         }
     }
 
@@ -72,6 +75,7 @@ impl Progress {
     /// The peer has everything up to `matched`. Says whether that is news.
     pub(crate) fn appended(&mut self, matched: Index) -> bool {
         let news = matched > self.matched;
+        self.acknowledged |= news;
         self.matched = self.matched.max(matched);
         self.next = self.next.max(self.matched.next());
         while self.in_flight.front().is_some_and(|last| *last <= self.matched) {
@@ -99,6 +103,19 @@ impl Progress {
         if expected {
             self.probe(next.max(self.matched.next()));
         }
+    }
+
+    /// The peer answered a heartbeat. A probe goes again; so does the window, if nothing of it was acknowledged since the last
+    /// such answer although entries up to `last` are outstanding: then a message was lost, or the peer's disk is slow.
+    pub(crate) fn lives(&mut self, last: Index) {
+        match self.sending {
+            Sending::Probe { .. } => self.probe(self.next),
+            Sending::Replicate if self.matched < last && !self.acknowledged => {
+                self.probe(self.matched.next());
+            }
+            Sending::Replicate | Sending::Snapshot(_) => {}
+        }
+        self.acknowledged = false;
     }
 
     /// Back to one message at a time.

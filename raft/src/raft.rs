@@ -15,21 +15,43 @@ use std::collections::BTreeMap;
 pub struct Restored {
     /// Term and vote.
     pub hard_state: HardState,
-    /// What the log follows: the state's mark and members; the default before any entry, with the first members.
+    /// What the log follows: the state's mark and members. The default is a replica that waits to be told everything.
     pub snapshot: Snapshot,
     /// The log after it.
     pub entries: Vec<Entry>,
+}
+
+impl Restored {
+    /// How the first members of a new group begin: all of them with the same voters.
+    ///
+    /// The group begins after entry 1, which is not in any log. So whoever joins later needs the state, and with it the first
+    /// members, of whom no entry tells.
+    #[must_use]
+    pub fn first(voters: impl IntoIterator<Item = ReplicaId>) -> Self {
+        let last = Mark {
+            term: Term::ZERO,
+            index: Index(1),
+        };
+        let membership = Membership::of_voters(voters);
+        Self {
+            snapshot: Snapshot { last, membership },
+            ..Self::default()
+        }
+    }
 }
 
 /// Why a proposal was not taken. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// Ask the leader, if it is known.
-    #[error("not the leader; the leader is {0:?}")]
+    #[error("not the leader; {}", .0.map_or("no leader is known".to_owned(), |id| format!("the leader is {id}")))]
     NotLeader(Option<ReplicaId>),
     /// Leadership is being handed over: ask again soon.
     #[error("leadership is being handed to {0}")]
     Transferring(ReplicaId),
+    /// Only a voter can lead.
+    #[error("{0} does not vote, so it cannot lead")]
+    NotVoter(ReplicaId),
     /// One change of the members at a time, and none before the leader has committed an entry of its term.
     #[error("another change of the members is under way, or this leader has committed nothing yet")]
     ChangePending,
@@ -37,6 +59,19 @@ pub enum ProposeError {
     #[error(transparent)]
     Membership(#[from] MembershipError),
 }
+
+/// A message that no replica of this group sends. Nothing has changed: count it and drop the connection that brought it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed message from {from}: {what}")]
+pub struct Malformed {
+    /// The sender.
+    pub from: ReplicaId,
+    /// What is wrong with it.
+    pub what: &'static str,
+}
+
+/// No run reaches higher terms or indexes: arithmetic on what a message says stays below 64 bits.
+const COUNTER_MAX: u64 = u64::MAX / 2;
 
 #[derive(Debug)]
 pub(crate) enum Role {
@@ -87,7 +122,7 @@ impl Raft {
     /// A replica as it was when it stopped. Timeouts are drawn from `prng`.
     ///
     /// # Panics
-    /// When `config` is not valid.
+    /// When `config` is not valid, or when `restored` has members before the first entry, or entries and no members.
     #[must_use]
     pub fn new(config: Config, prng: Prng, restored: Restored) -> Self {
         config.validate();
@@ -96,6 +131,12 @@ impl Raft {
             snapshot,
             entries,
         } = restored;
+        let begun = snapshot.last.index > Index::ZERO;
+        assert!(
+            begun != snapshot.membership.voters().is_empty(),
+            "members are known from entry 1 on"
+        );
+        assert!(begun || entries.is_empty(), "entries follow no state");
         let mut raft = Self {
             config,
             prng,
@@ -173,7 +214,8 @@ impl Raft {
         }
     }
 
-    /// Asks for an election now, as if the leader had not been heard of for long.
+    /// Asks for an election now, as if the leader had not been heard of for long. Nothing to do for a leader, and for a replica
+    /// without a vote.
     pub fn campaign_now(&mut self) {
         if !self.is_leader() && self.log.may_lead(self.id()) {
             self.campaign(true, false);
@@ -211,7 +253,79 @@ impl Raft {
     }
 
     /// Takes a message from another replica of the group.
-    pub fn step(&mut self, from: ReplicaId, message: Message) {
+    ///
+    /// # Errors
+    /// [`Malformed`]. A message that is old, or that nothing was waiting for, is not.
+    pub fn step(&mut self, from: ReplicaId, message: Message) -> Result<(), Malformed> {
+        if let Some(what) = self.fault_of(&message) {
+            return Err(Malformed { from, what });
+        }
+        self.step_checked(from, message);
+        Ok(())
+    }
+
+    /// What is wrong with a message, if anything.
+    fn fault_of(&self, Message { term, body }: &Message) -> Option<&'static str> {
+        let leads = self.is_leader() && *term == self.term;
+        let too_large = |mark: &Mark| mark.index.0 > COUNTER_MAX || mark.term > *term;
+        let leaves_nobody = |entry: &Entry| match &entry.content {
+            Content::Membership(membership) => membership.voters().is_empty(),
+            Content::Empty | Content::Command(_) => false,
+        };
+        let fault = |holds: bool, what| holds.then_some(what);
+        fault(term.0 > COUNTER_MAX, "its term is out of bounds").or_else(|| match body {
+            Body::Vote { last, .. } => fault(too_large(last), "its last entry is out of bounds"),
+            Body::Append { prev, entries, .. } => {
+                let mut last = *prev;
+                let follows = entries.iter().all(|entry| {
+                    let follows =
+                        entry.index.0.checked_sub(1) == Some(last.index.0) && entry.term >= last.term;
+                    last = entry.mark();
+                    follows
+                });
+                fault(leads, "two leaders in one term")
+                    .or(fault(
+                        prev.index == Index::ZERO,
+                        "its entries are of before the group",
+                    ))
+                    .or(fault(too_large(prev), "the entry before is out of bounds"))
+                    .or(fault(!follows, "its entries do not follow each other"))
+                    .or(fault(too_large(&last), "its entries are of a later term"))
+                    .or(fault(
+                        entries.iter().any(leaves_nobody),
+                        "a change of the members leaves no voter",
+                    ))
+            }
+            Body::Heartbeat { .. } => fault(leads, "two leaders in one term"),
+            Body::Snapshot(snapshot) => fault(leads, "two leaders in one term")
+                .or(fault(
+                    too_large(&snapshot.last),
+                    "its last entry is out of bounds",
+                ))
+                .or(fault(
+                    snapshot.last.index == Index::ZERO,
+                    "its state is of before the group",
+                ))
+                .or(fault(
+                    snapshot.membership.voters().is_empty(),
+                    "its state has no voters",
+                )),
+            Body::Appended { matched } => fault(
+                leads && *matched > self.log.last().index,
+                "it has what was never sent",
+            ),
+            Body::Refused { prev, conflict, last } => {
+                let marks = [*prev, *last, conflict.map_or(*prev, |mark| mark.index)];
+                fault(
+                    marks.iter().any(|index| index.0 > COUNTER_MAX),
+                    "an index is out of bounds",
+                )
+            }
+            Body::VoteReply { .. } | Body::HeartbeatReply | Body::Campaign => None,
+        })
+    }
+
+    fn step_checked(&mut self, from: ReplicaId, message: Message) {
         let Message { term, body } = message;
         if term > self.term {
             match &body {
@@ -319,7 +433,7 @@ impl Raft {
         let Role::Candidate { pre: asked, votes } = &mut self.role else {
             return;
         };
-        if *asked != pre {
+        if *asked != pre || !self.log.membership().is_voter(from) {
             return;
         }
         votes.entry(from).or_insert(granted);
@@ -333,7 +447,8 @@ impl Raft {
             self.term = self.term.next();
             self.vote = Some(self.id());
         }
-        let votes = BTreeMap::from([(self.id(), true)]);
+        // A vote counts when it cannot be forgotten, its own too: else a group of one could have two leaders in a term.
+        let votes = pre.then(|| (self.id(), true)).into_iter().collect();
         self.role = Role::Candidate { pre, votes };
         let message = Message {
             term: if pre { self.term.next() } else { self.term },
@@ -438,26 +553,23 @@ impl Raft {
     /// Returns whether there is anything.
     pub fn ready(&mut self, ready: &mut Ready) -> bool {
         ready.clear();
+        self.complete_members();
         self.send_appends();
-        let hard_state = HardState {
-            term: self.term,
-            vote: self.vote,
-        };
+        let hard_state = self.hard_state();
         ready.snapshot = self.snapshot.take();
         self.log.hand_out(&mut ready.entries);
-        self.writes += 1;
+        let write = self.writes + 1;
         if hard_state != self.hard_state_handed {
             self.hard_state_handed = hard_state;
-            self.hard_state_write = self.writes;
+            self.hard_state_write = write;
             ready.hard_state = Some(hard_state);
         }
-        // Nothing is said in a term that could be forgotten.
-        let forgettable = self.hard_state_write > self.durable_writes;
         core::mem::swap(
             &mut ready.messages_after_persist,
             &mut self.messages_after_persist,
         );
-        if forgettable {
+        if self.is_forgettable() {
+            // Nothing is said in a term that could be forgotten.
             ready.messages_after_persist.append(&mut self.messages);
         } else {
             core::mem::swap(&mut ready.messages, &mut self.messages);
@@ -465,30 +577,29 @@ impl Raft {
         let writes = ready.snapshot.is_some() || ready.hard_state.is_some() || !ready.entries.is_empty();
         let waits = !ready.messages_after_persist.is_empty() && self.log.is_writing();
         if writes || waits {
-            self.log.write_begins(self.writes);
-            ready.mark = Some(PersistMark(self.writes));
+            self.writes = write;
+            self.log.write_begins(write);
+            ready.mark = Some(PersistMark(write));
         } else {
-            self.writes -= 1;
             ready.messages.append(&mut ready.messages_after_persist);
         }
         self.log
             .deliver(self.config.deliver_bytes_max, &mut ready.committed);
-        self.on_delivered(&ready.committed);
-        writes || !ready.messages.is_empty() || !ready.committed.is_empty() || ready.mark.is_some()
-    }
-
-    /// Whether [`Self::ready`] would say anything but messages that a leader has not made yet.
-    #[must_use]
-    pub fn has_work(&self) -> bool {
-        self.log.has_work() || !self.messages.is_empty() || !self.messages_after_persist.is_empty()
+        ready.mark.is_some() || !ready.messages.is_empty() || !ready.committed.is_empty()
     }
 
     /// The write that `mark` names, and every earlier one, is durable.
     pub fn persisted(&mut self, mark: PersistMark) {
         self.durable_writes = self.durable_writes.max(mark.0);
         self.log.write_ended(mark.0);
-        if self.is_leader() {
-            self.commit_by_quorum();
+        let forgettable = self.is_forgettable();
+        match &mut self.role {
+            Role::Leader(_) => self.commit_by_quorum(),
+            Role::Candidate { pre: false, votes } if !forgettable => {
+                votes.insert(self.config.id, true);
+                self.count_votes();
+            }
+            Role::Candidate { .. } | Role::Follower { .. } => {}
         }
     }
 
@@ -504,6 +615,18 @@ impl Raft {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.log.snapshot()
+    }
+
+    fn hard_state(&self) -> HardState {
+        HardState {
+            term: self.term,
+            vote: self.vote,
+        }
+    }
+
+    /// Whether term or vote would be lost in a crash now.
+    fn is_forgettable(&self) -> bool {
+        self.hard_state() != self.hard_state_handed || self.hard_state_write > self.durable_writes
     }
 
     /// Sends when everything before it is durable.

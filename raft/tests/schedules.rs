@@ -10,44 +10,34 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says where by its backtrace")]
 
+mod fixtures;
+
 use base::{Index, Prng, ReplicaId, Term};
-use corelane_raft::{
-    Config, Content, Entry, MemberChange, Membership, Message, PersistMark, Raft, Ready, Restored, Snapshot,
-};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use corelane_raft::{Body, Config, Content, Entry, MemberChange, Message, Raft, Ready, Restored};
+use fixtures::{Messages, Node};
+use std::collections::{BTreeMap, BTreeSet};
 
 const TICKS_TO_HEAL: u32 = 300;
 const STEPS: u32 = 3_000;
 
-struct Write {
-    mark: PersistMark,
-    ready: Ready,
-}
-
+/// A replica, and what was seen of it since it started.
 #[derive(Default)]
-struct Node {
-    /// What is durable.
-    disk: Restored,
-    /// The state that the log's start needs, by its index: here, only that it was there.
-    writes: VecDeque<Write>,
-    /// `None`: down.
-    raft: Option<Raft>,
+struct Watched {
+    node: Node,
     commit: Index,
     applied: Index,
 }
 
 struct World {
     prng: Prng,
-    nodes: BTreeMap<ReplicaId, Node>,
+    nodes: BTreeMap<ReplicaId, Watched>,
     net: Vec<(ReplicaId, ReplicaId, Message)>,
     cut: BTreeSet<(ReplicaId, ReplicaId)>,
     lossy: bool,
     committed: BTreeMap<Index, Entry>,
     leaders: BTreeMap<Term, ReplicaId>,
-    first: Membership,
     config: Config,
     proposed: u32,
-    ready: Ready,
 }
 
 impl World {
@@ -55,8 +45,6 @@ impl World {
         let mut prng = Prng::new(seed);
         let count = [3, 5, 7][prng.index(3)];
         let spare = prng.below(3);
-        let ids = (1..=count).map(ReplicaId);
-        let first = Membership::of_voters(ids);
         let config = Config {
             election_ticks: 5,
             heartbeat_ticks: 1,
@@ -74,15 +62,13 @@ impl World {
             lossy: true,
             committed: BTreeMap::new(),
             leaders: BTreeMap::new(),
-            first,
             config,
             proposed: 0,
-            ready: Ready::default(),
         };
         for id in (1..=count + spare).map(ReplicaId) {
-            let mut node = Node::default();
-            if world.first.contains(id) {
-                node.disk.snapshot.membership = world.first.clone();
+            let mut node = Watched::default();
+            if id.0 <= count {
+                node.node.disk = Restored::first((1..=count).map(ReplicaId));
             }
             world.nodes.insert(id, node);
             world.start(id);
@@ -96,24 +82,25 @@ impl World {
             ..self.config.clone()
         };
         let prng = self.prng.fork();
-        let node = self.nodes.get_mut(&id).unwrap();
-        node.raft = Some(Raft::new(config, prng, node.disk.clone()));
-        node.commit = node.disk.snapshot.last.index;
-        node.applied = node.commit;
+        let watched = self.nodes.get_mut(&id).unwrap();
+        watched.node.start(config, prng);
+        watched.commit = watched.node.disk.snapshot.last.index;
+        watched.applied = watched.commit;
         self.drain(id);
     }
 
     fn crash(&mut self, id: ReplicaId) {
-        let node = self.nodes.get_mut(&id).unwrap();
-        node.raft = None;
-        // Some of the writes made it, in order, without anybody hearing of it.
+        let node = &mut self.nodes.get_mut(&id).unwrap().node;
         let kept = self.prng.index(node.writes.len() + 1);
-        for write in node.writes.drain(..).take(kept) {
-            apply_write(&mut node.disk, &write.ready);
-        }
+        node.crash(kept);
     }
 
-    fn send(&mut self, from: ReplicaId, messages: Vec<(ReplicaId, Message)>) {
+    /// A replica that is up.
+    fn raft(&mut self, id: ReplicaId) -> &mut Raft {
+        self.nodes.get_mut(&id).unwrap().node.raft.as_mut().unwrap()
+    }
+
+    fn send(&mut self, from: ReplicaId, messages: Messages) {
         for (to, message) in messages {
             if self.cut.contains(&(from, to)) || (self.lossy && self.prng.chance(0.05)) {
                 continue;
@@ -128,35 +115,40 @@ impl World {
     /// Does what a replica wants, and checks it.
     fn drain(&mut self, id: ReplicaId) {
         loop {
-            let mut ready = core::mem::take(&mut self.ready);
-            let node = self.nodes.get_mut(&id).unwrap();
-            let Some(raft) = &mut node.raft else { return };
+            let mut ready = Ready::default();
+            let watched = self.nodes.get_mut(&id).unwrap();
+            let Some(raft) = &mut watched.node.raft else {
+                return;
+            };
             raft.assert_invariants();
             let more = raft.ready(&mut ready);
             raft.assert_invariants();
             assert!(
-                raft.commit_index() >= node.commit,
+                raft.commit_index() >= watched.commit,
                 "the commit index of {id} went back"
             );
-            node.commit = raft.commit_index();
+            watched.commit = raft.commit_index();
             if raft.is_leader() {
                 let leader = *self.leaders.entry(raft.term()).or_insert(id);
                 assert_eq!(leader, id, "two leaders in {}", raft.term());
             }
             if let Some(snapshot) = &ready.snapshot {
-                let known = &self.committed[&snapshot.last.index];
-                assert_eq!(known.mark(), snapshot.last, "a snapshot of something else");
-                node.applied = snapshot.last.index;
+                // Entry 1 is where the group begins.
+                if snapshot.last.index > Index(1) {
+                    let known = &self.committed[&snapshot.last.index];
+                    assert_eq!(known.mark(), snapshot.last, "a snapshot of something else");
+                }
+                watched.applied = snapshot.last.index;
             }
             for entry in core::mem::take(&mut ready.committed) {
-                assert_eq!(entry.index, node.applied.next(), "{id} applies out of order");
-                node.applied = entry.index;
+                assert_eq!(entry.index, watched.applied.next(), "{id} applies out of order");
+                watched.applied = entry.index;
                 let known = self.committed.entry(entry.index).or_insert_with(|| entry.clone());
                 assert_eq!(*known, entry, "{id} applies something else");
             }
             let messages = core::mem::take(&mut ready.messages);
             if let Some(mark) = ready.mark {
-                node.writes.push_back(Write { mark, ready });
+                watched.node.writes.push_back((mark, ready));
             } else {
                 assert!(ready.messages_after_persist.is_empty());
             }
@@ -168,15 +160,10 @@ impl World {
     }
 
     fn end_write(&mut self, id: ReplicaId) {
-        let node = self.nodes.get_mut(&id).unwrap();
-        let Some(write) = node.writes.pop_front() else {
-            return;
-        };
-        apply_write(&mut node.disk, &write.ready);
-        let raft = node.raft.as_mut().unwrap();
-        raft.persisted(write.mark);
-        self.send(id, write.ready.messages_after_persist);
-        self.drain(id);
+        if let Some(messages) = self.nodes.get_mut(&id).unwrap().node.persist() {
+            self.send(id, messages);
+            self.drain(id);
+        }
     }
 
     fn deliver(&mut self) {
@@ -185,9 +172,20 @@ impl World {
         }
         let at = self.prng.index(self.net.len());
         let (from, to, message) = self.net.swap_remove(at);
-        if let Some(raft) = self.nodes.get_mut(&to).and_then(|node| node.raft.as_mut()) {
-            raft.step(from, message);
+        let snapshot = matches!(message.body, Body::Snapshot(_));
+        if let Some(raft) = &mut self.nodes.get_mut(&to).unwrap().node.raft {
+            raft.step(from, message).unwrap();
             self.drain(to);
+        } else if snapshot {
+            self.snapshot_failed(from, to);
+        }
+    }
+
+    /// Whoever carries the state says that it did not arrive, rightly or not.
+    fn snapshot_failed(&mut self, from: ReplicaId, to: ReplicaId) {
+        if let Some(raft) = &mut self.nodes.get_mut(&from).unwrap().node.raft {
+            raft.snapshot_failed(to);
+            self.drain(from);
         }
     }
 
@@ -199,14 +197,7 @@ impl World {
     fn propose(&mut self, id: ReplicaId) {
         self.proposed += 1;
         let payload = self.proposed.to_le_bytes().as_slice().into();
-        let _ = self
-            .nodes
-            .get_mut(&id)
-            .unwrap()
-            .raft
-            .as_mut()
-            .unwrap()
-            .propose(payload);
+        let _ = self.raft(id).propose(payload);
         self.drain(id);
     }
 
@@ -222,41 +213,33 @@ impl World {
                 }
             })
             .collect();
-        let raft = self.nodes.get_mut(&id).unwrap().raft.as_mut().unwrap();
-        let _ = raft.propose_members(&changes);
+        let _ = self.raft(id).propose_members(&changes);
         self.drain(id);
     }
 
     fn compact(&mut self, id: ReplicaId) {
-        let node = self.nodes.get_mut(&id).unwrap();
-        let raft = node.raft.as_mut().unwrap();
+        let Watched { node, applied, .. } = self.nodes.get_mut(&id).unwrap();
         // Only what is durable, and nothing newer than it says.
-        if node.writes.is_empty() && node.applied > raft.snapshot().last.index {
-            raft.compact(node.applied);
-            let snapshot: Snapshot = raft.snapshot();
-            node.disk
-                .entries
-                .retain(|entry| entry.index > snapshot.last.index);
-            node.disk.snapshot = snapshot;
+        if node.writes.is_empty() {
+            node.compact(*applied);
         }
     }
 
     fn step(&mut self) {
         let id = self.random_id();
-        let up = self.nodes[&id].raft.is_some();
+        let up = self.nodes[&id].node.raft.is_some();
         match self.prng.below(1_000) {
             0..500 => self.deliver(),
             500..720 if up => self.end_write(id),
             720..800 if up => {
-                self.nodes.get_mut(&id).unwrap().raft.as_mut().unwrap().tick();
+                self.raft(id).tick();
                 self.drain(id);
             }
             800..860 if up => self.propose(id),
             860..868 if up => self.change_members(id),
             868..880 if up => {
                 let to = self.random_id();
-                let raft = self.nodes.get_mut(&id).unwrap().raft.as_mut().unwrap();
-                let _ = raft.transfer_leadership(to);
+                let _ = self.raft(id).transfer_leadership(to);
                 self.drain(id);
             }
             880..900 if up => self.compact(id),
@@ -269,14 +252,12 @@ impl World {
             960..970 => self.cut.clear(),
             // Elections that nobody needed.
             970..990 if up => {
-                self.nodes
-                    .get_mut(&id)
-                    .unwrap()
-                    .raft
-                    .as_mut()
-                    .unwrap()
-                    .campaign_now();
+                self.raft(id).campaign_now();
                 self.drain(id);
+            }
+            990..1_000 => {
+                let to = self.random_id();
+                self.snapshot_failed(id, to);
             }
             _ => {}
         }
@@ -285,46 +266,36 @@ impl World {
     fn heal(&mut self) {
         self.lossy = false;
         self.cut.clear();
-        let down: Vec<_> = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| node.raft.is_none())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in down {
-            self.start(id);
+        let ids: Vec<_> = self.nodes.keys().copied().collect();
+        for &id in &ids {
+            if self.nodes[&id].node.raft.is_none() {
+                self.start(id);
+            }
+            for &to in &ids {
+                self.snapshot_failed(id, to);
+            }
         }
         let goal = self.committed.keys().next_back().copied().unwrap_or_default();
-        let ids: Vec<_> = self.nodes.keys().copied().collect();
         for _ in 0..TICKS_TO_HEAL {
             for &id in &ids {
-                self.nodes.get_mut(&id).unwrap().raft.as_mut().unwrap().tick();
+                self.raft(id).tick();
                 self.drain(id);
-                if self.nodes[&id].raft.as_ref().unwrap().is_leader() {
+                if self.raft(id).is_leader() {
                     self.propose(id);
                 }
             }
-            while !self.net.is_empty() || self.nodes.values().any(|node| !node.writes.is_empty()) {
+            while !self.net.is_empty() || self.nodes.values().any(|watched| !watched.node.writes.is_empty()) {
                 self.deliver();
                 for &id in &ids {
                     self.end_write(id);
                 }
             }
-            let leader = self
-                .nodes
-                .values()
-                .filter_map(|node| node.raft.as_ref())
-                .find(|raft| raft.is_leader());
-            let Some(leader) = leader else { continue };
-            let last = leader.commit_index();
-            let caught_up =
-                |id: ReplicaId| self.nodes[&id].raft.as_ref().unwrap().commit_index().0 + 5 >= last.0;
-            if last > goal && leader.membership().members().all(caught_up) {
+            if self.is_healthy(goal) {
                 return;
             }
         }
-        for (id, node) in &self.nodes {
-            let raft = node.raft.as_ref().unwrap();
+        for (id, watched) in &self.nodes {
+            let raft = watched.node.raft.as_ref().unwrap();
             println!(
                 "{id}: {}, leader {:?}, last {:?}, commit {}, {}",
                 raft.term(),
@@ -334,27 +305,27 @@ impl World {
                 raft.membership()
             );
         }
-        panic!("no leader, no commit or a member behind after {TICKS_TO_HEAL} ticks without faults");
+        panic!("unhealthy after {TICKS_TO_HEAL} ticks without faults");
     }
-}
 
-fn apply_write(disk: &mut Restored, ready: &Ready) {
-    if let Some(snapshot) = &ready.snapshot {
-        disk.snapshot = snapshot.clone();
-        disk.entries.clear();
+    /// Somebody leads and has committed beyond `goal`, no change of the members is half made, and all members follow.
+    fn is_healthy(&self, goal: Index) -> bool {
+        let raft = |id: ReplicaId| self.nodes[&id].node.raft.as_ref().unwrap();
+        let leader = self
+            .nodes
+            .keys()
+            .map(|id| raft(*id))
+            .find(|raft| raft.is_leader());
+        leader.is_some_and(|leader| {
+            let last = leader.commit_index();
+            last > goal
+                && !leader.membership().is_joint()
+                && leader
+                    .membership()
+                    .members()
+                    .all(|id| raft(id).commit_index().0 + 5 >= last.0)
+        })
     }
-    if let Some(hard_state) = ready.hard_state {
-        disk.hard_state = hard_state;
-    }
-    if let Some(first) = ready.entries.first() {
-        disk.entries.retain(|entry| entry.index < first.index);
-        disk.entries.extend(ready.entries.iter().cloned());
-    }
-    let next = disk.snapshot.last.index.next();
-    assert!(
-        disk.entries.first().is_none_or(|entry| entry.index == next),
-        "a gap on disk"
-    );
 }
 
 fn run(seed: u64) -> (usize, usize) {

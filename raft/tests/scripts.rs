@@ -13,10 +13,11 @@
 //! | `settle` | writes end and messages arrive until nothing is left |
 //! | `status`, `net` | prints each replica; prints what is under way |
 
+mod fixtures;
+
 use base::{Index, Prng, ReplicaId};
-use corelane_raft::{
-    Config, Content, Entry, MemberChange, Membership, Message, PersistMark, Raft, Ready, Restored,
-};
+use corelane_raft::{Config, Content, Entry, MemberChange, Message, Raft, Ready, Restored};
+use fixtures::{Messages, Node};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::fmt::Write as _;
@@ -24,13 +25,6 @@ use std::fmt::Write as _;
 test_each_file::test_each_path! { in "raft/tests/scripts" as scripts => |path: &std::path::Path| {
     goldenscript::run(&mut Group::default(), path).expect("the script runs");
 }}
-
-#[derive(Default)]
-struct Node {
-    disk: Restored,
-    writes: VecDeque<(PersistMark, Ready)>,
-    raft: Option<Raft>,
-}
 
 #[derive(Default)]
 struct Group {
@@ -59,11 +53,11 @@ impl Group {
 
     fn start(&mut self, id: ReplicaId) -> Outcome {
         let node = self.nodes.get_mut(&id).ok_or("no such replica")?;
-        node.raft = Some(Raft::new(Config::new(id), Prng::new(id.0), node.disk.clone()));
+        node.start(Config::new(id), Prng::new(id.0));
         self.drain(id)
     }
 
-    fn send(&mut self, from: ReplicaId, messages: Vec<(ReplicaId, Message)>) {
+    fn send(&mut self, from: ReplicaId, messages: Messages) {
         for (to, message) in messages {
             if !self.cut.contains(&(from, to)) {
                 self.net.entry((from, to)).or_default().push_back(message);
@@ -97,19 +91,8 @@ impl Group {
 
     fn persist(&mut self, id: ReplicaId) -> Outcome {
         let node = self.nodes.get_mut(&id).ok_or("no such replica")?;
-        let (mark, ready) = node.writes.pop_front().ok_or("nothing is being written")?;
-        let disk = &mut node.disk;
-        if let Some(snapshot) = ready.snapshot {
-            disk.snapshot = snapshot;
-            disk.entries.clear();
-        }
-        disk.hard_state = ready.hard_state.unwrap_or(disk.hard_state);
-        if let Some(first) = ready.entries.first() {
-            disk.entries.retain(|entry| entry.index < first.index);
-            disk.entries.extend(ready.entries.iter().cloned());
-        }
-        self.raft(id)?.persisted(mark);
-        self.send(id, ready.messages_after_persist);
+        let messages = node.persist().ok_or("nothing is being written")?;
+        self.send(id, messages);
         self.drain(id)
     }
 
@@ -119,7 +102,7 @@ impl Group {
         if self.nodes[&to].raft.is_none() {
             return Ok(());
         }
-        self.raft(to)?.step(from, message);
+        self.raft(to)?.step(from, message)?;
         self.drain(to)
     }
 
@@ -168,7 +151,7 @@ impl Group {
                 for id in (1..=voters + spare).map(ReplicaId) {
                     let mut node = Node::default();
                     if id.0 <= voters {
-                        node.disk.snapshot.membership = Membership::of_voters((1..=voters).map(ReplicaId));
+                        node.disk = Restored::first((1..=voters).map(ReplicaId));
                     }
                     self.nodes.insert(id, node);
                     self.start(id)?;
@@ -211,12 +194,8 @@ impl Group {
             }
             "compact" => {
                 let index = Index(number(1)?);
-                let raft = self.raft(id(0)?)?;
-                raft.compact(index);
-                let snapshot = raft.snapshot();
-                let disk = &mut self.nodes.get_mut(&id(0)?).ok_or("no such replica")?.disk;
-                disk.entries.retain(|entry| entry.index > index);
-                disk.snapshot = snapshot;
+                let node = self.nodes.get_mut(&id(0)?).ok_or("no such replica")?;
+                node.compact(index);
             }
             "persist" => return self.persist(id(0)?),
             "deliver" => return self.deliver(id(0)?, id(1)?),
@@ -236,8 +215,7 @@ impl Group {
             }
             "crash" => {
                 let node = self.nodes.get_mut(&id(0)?).ok_or("no such replica")?;
-                node.raft = None;
-                node.writes.clear();
+                node.crash(0);
                 return Ok(());
             }
             "start" => return self.start(id(0)?),
