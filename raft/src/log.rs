@@ -16,6 +16,7 @@
 use crate::membership::Membership;
 use crate::message::{Content, Entry, Mark, Snapshot};
 use base::{Index, ReplicaId};
+use core::hash::{Hash, Hasher};
 use std::collections::VecDeque;
 
 /// A write that was handed out and is not known to be durable.
@@ -26,7 +27,14 @@ struct Write {
     last: Index,
 }
 
-#[derive(Debug)]
+/// Its number is its place among those under way: two replicas that wrote different amounts before are not told apart.
+impl Hash for Write {
+    fn hash<H: Hasher>(&self, into: &mut H) {
+        self.last.hash(into);
+    }
+}
+
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Log {
     /// The entry before the first one kept.
     start: Mark,

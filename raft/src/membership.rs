@@ -52,7 +52,7 @@ pub enum MembershipError {
 }
 
 /// Who takes part in a group.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Membership {
     voters: Vec<ReplicaId>,
     outgoing: Vec<ReplicaId>,

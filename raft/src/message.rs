@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub type Payload = Arc<[u8]>;
 
 /// An entry's term and index: with log matching, the name of everything up to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct Mark {
     /// Of the entry. The more recent of two logs is the one whose last mark is greater.
     pub term: Term,
@@ -25,7 +25,7 @@ pub struct Mark {
 }
 
 /// What an entry says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Content {
     /// Nothing: a leader's first entry, by which it commits what came before.
     Empty,
@@ -36,7 +36,7 @@ pub enum Content {
 }
 
 /// One position of a group's log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The leader's that made it.
     pub term: Term,
@@ -69,7 +69,7 @@ impl Entry {
 }
 
 /// What must survive a crash beside the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct HardState {
     /// The latest term seen.
     pub term: Term,
@@ -78,7 +78,7 @@ pub struct HardState {
 }
 
 /// State that replaces the log up to a mark.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Snapshot {
     /// The last entry that it covers.
     pub last: Mark,
@@ -87,7 +87,7 @@ pub struct Snapshot {
 }
 
 /// A message; its sender's term comes with each.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Message {
     /// The sender's term; of a `pre` vote, the term that it would start.
     pub term: Term,
@@ -96,7 +96,7 @@ pub struct Message {
 }
 
 /// What a message says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Body {
     /// Asks for a vote.
     Vote {

@@ -13,7 +13,7 @@
 use base::Index;
 use std::collections::VecDeque;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Sending {
     /// `waits`: a probe is under way.
     Probe {
@@ -24,7 +24,7 @@ pub(crate) enum Sending {
     Snapshot(Index),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Progress {
     /// Known to be in the peer's log, durably.
     pub(crate) matched: Index,

@@ -8,10 +8,11 @@ use crate::progress::{Progress, Sending};
 use crate::quorum::VoteResult;
 use crate::ready::{PersistMark, Ready};
 use base::{Index, Prng, ReplicaId, Term};
+use core::hash::{Hash, Hasher};
 use std::collections::BTreeMap;
 
 /// What a replica starts with: all of it durable.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub struct Restored {
     /// Term and vote.
     pub hard_state: HardState,
@@ -73,7 +74,7 @@ pub struct Malformed {
 /// No run reaches higher terms or indexes: arithmetic on what a message says stays below 64 bits.
 const COUNTER_MAX: u64 = u64::MAX / 2;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) enum Role {
     Follower {
         leader: Option<ReplicaId>,
@@ -86,7 +87,7 @@ pub(crate) enum Role {
     Leader(Leadership),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(crate) struct Leadership {
     pub(crate) peers: BTreeMap<ReplicaId, Progress>,
     /// Who shall lead next, and ticks since that was asked.
@@ -97,7 +98,7 @@ pub(crate) struct Leadership {
 }
 
 /// One replica of a group.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Raft {
     pub(crate) config: Config,
     prng: Prng,
@@ -645,6 +646,32 @@ impl Raft {
         let base = u64::from(self.config.election_ticks);
         let drawn = self.prng.between(base, 2 * base - 1);
         self.timeout = u32::try_from(drawn).expect("twice a number of ticks");
+    }
+
+    /// Feeds `into` all by which this replica could ever act otherwise than another one does, given equal inputs from now on:
+    /// for a search of all states. The timeout that it drew is left out, so such a search calls for elections itself.
+    pub fn fingerprint(&self, into: &mut impl Hasher) {
+        let Self {
+            config,
+            prng: _,
+            term,
+            vote,
+            hard_state_handed,
+            hard_state_write,
+            log,
+            role,
+            elapsed,
+            timeout: _,
+            writes: _,
+            durable_writes,
+            snapshot,
+            messages,
+            messages_after_persist,
+        } = self;
+        (config.id, term, vote, hard_state_handed, log, role, elapsed).hash(into);
+        (snapshot, messages, messages_after_persist).hash(into);
+        // Numbers of writes matter only by their order.
+        hard_state_write.saturating_sub(*durable_writes).hash(into);
     }
 
     /// Panics when an invariant is broken. Cheap: call it after every input.

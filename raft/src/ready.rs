@@ -4,7 +4,7 @@ use crate::message::{Entry, HardState, Message, Snapshot};
 use base::ReplicaId;
 
 /// Names a write. Writes end in the order in which they were handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PersistMark(pub(crate) u64);
 
 /// What a replica wants done; the caller keeps one and drains it each time.
@@ -12,7 +12,7 @@ pub struct PersistMark(pub(crate) u64);
 /// Contract: write `snapshot`, then `hard_state` and `entries`, and call [`persisted`](crate::Raft::persisted) with `mark` when
 /// that and everything before it is durable. `messages` may leave at once, `messages_after_persist` when the write of
 /// `mark` is durable. Several may be under way. Apply `committed` in order.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub struct Ready {
     /// May leave now.
     pub messages: Vec<(ReplicaId, Message)>,
