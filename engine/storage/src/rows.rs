@@ -28,8 +28,6 @@ const GRAIN: usize = 16;
 const GRAINS_MAX: usize = CHUNK_BYTES / GRAIN;
 const HEADER_BYTES: usize = 32;
 const READ_AT: usize = 30;
-/// The index is many small ones: none takes long to double.
-const PARTS: usize = 64;
 
 /// What is known of a key and a version of its tablet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +40,7 @@ pub(crate) struct Row<'a> {
 pub(crate) struct RowCache {
     chunk_bytes: usize,
     chunks_max: usize,
-    index: Box<[HashIndex]>,
+    index: HashIndex,
     chunks: Vec<Box<[u8]>>,
     /// The chunk that takes rows, and where its free part begins.
     head: usize,
@@ -95,10 +93,6 @@ fn place_of(item: u32) -> (usize, usize) {
     (grain / GRAINS_MAX, grain % GRAINS_MAX * GRAIN)
 }
 
-fn part_of(hash: u32) -> usize {
-    hash as usize % PARTS
-}
-
 impl RowCache {
     /// A cache of at most `bytes_max` bytes of rows, beside its index. Zero keeps nothing.
     pub(crate) fn new(bytes_max: usize) -> Self {
@@ -107,7 +101,7 @@ impl RowCache {
         Self {
             chunk_bytes,
             chunks_max: chunks_max.min(u32::MAX as usize / GRAINS_MAX - 1),
-            index: (0..PARTS).map(|_| HashIndex::default()).collect(),
+            index: HashIndex::default(),
             chunks: Vec::new(),
             head: 0,
             free_at: 0,
@@ -117,13 +111,13 @@ impl RowCache {
     /// The first step towards a row, for a [`Self::get`] soon: asks for the index's line.
     #[inline]
     pub(crate) fn prefetch_index(&self, hash: u32) {
-        self.index[part_of(hash)].prefetch(hash);
+        self.index.prefetch(hash);
     }
 
     /// The second one: asks for the row.
     #[inline]
     pub(crate) fn prefetch_row(&self, hash: u32) {
-        if let Some(item) = self.index[part_of(hash)].guess(hash) {
+        if let Some(item) = self.index.guess(hash) {
             let (chunk, at) = place_of(item);
             prefetch_lines(&self.chunks[chunk][at..], 3);
         }
@@ -151,7 +145,7 @@ impl RowCache {
     }
 
     fn find(&self, hash: u32, key: &[u8]) -> Option<u32> {
-        self.index[part_of(hash)].find(hash, |item| {
+        self.index.find(hash, |item| {
             let (chunk, at) = place_of(item);
             let bytes = &self.chunks[chunk][at..];
             let key_len = usize::from(u16::from_le_bytes([bytes[28], bytes[29]]));
@@ -192,8 +186,8 @@ impl RowCache {
         let item = item_of(chunk, at);
         // The row that was known may have gone while room was made, so it is looked for only now; not at its own place.
         match self.find(hash, key) {
-            Some(old) => self.index[part_of(hash)].replace(hash, old, item),
-            None => self.index[part_of(hash)].insert(hash, item),
+            Some(old) => self.index.replace(hash, old, item),
+            None => self.index.insert(hash, item),
         }
     }
 
@@ -214,7 +208,7 @@ impl RowCache {
         while let Some(header) = Header::decode(&self.chunks[self.head][at..]) {
             let bytes = header.row_bytes();
             let (hash, old) = (header.hash, item_of(self.head, at));
-            let index = &mut self.index[part_of(hash)];
+            let index = &mut self.index;
             let known = index.find(hash, |item| item == old).is_some();
             if known && header.read && self.free_at + bytes <= self.chunk_bytes / 2 {
                 base::sometimes!("storage: a row that was read stayed in the row cache");
@@ -234,7 +228,7 @@ impl RowCache {
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.index.iter().map(HashIndex::len).sum()
+        self.index.len()
     }
 }
 
