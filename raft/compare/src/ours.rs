@@ -1,0 +1,215 @@
+//! corelane-raft as a [`Replica`].
+
+use crate::{Change, Members, Position, Replica, Says};
+use base::{Index, Prng, ReplicaId, Term};
+use corelane_raft::{Body, Config, Content, Entry, MemberChange, Message, Raft, Ready, Restored};
+
+/// Ticks that never come.
+const NEVER: u32 = 1 << 30;
+
+/// A replica of corelane-raft. Its log is in the core, so nothing else keeps entries; [`Ours::with_disk`] does too.
+pub struct Ours {
+    raft: Raft,
+    ready: Ready,
+    /// What survives a crash, when anybody will crash.
+    disk: Option<Restored>,
+    applied: u64,
+}
+
+fn config(id: u64) -> Config {
+    Config {
+        election_ticks: NEVER,
+        heartbeat_ticks: 1,
+        ..Config::new(ReplicaId(id))
+    }
+}
+
+fn start(id: u64, disk: Restored) -> Raft {
+    Raft::new(config(id), Prng::new(id), disk)
+}
+
+fn position(entry: &Entry) -> Position {
+    Position {
+        term: entry.term.0,
+        index: entry.index.0,
+        says: match &entry.content {
+            Content::Empty => Says::Empty,
+            Content::Command(payload) => Says::Command(payload.to_vec()),
+            Content::Membership(_) => Says::Members,
+        },
+    }
+}
+
+impl Ours {
+    /// One that can crash.
+    #[must_use]
+    pub fn with_disk(id: u64, voters: u64) -> Self {
+        let disk = if id <= voters {
+            Restored::first((1..=voters).map(ReplicaId))
+        } else {
+            Restored::default()
+        };
+        Self {
+            raft: start(id, disk.clone()),
+            ready: Ready::default(),
+            applied: disk.snapshot.last.index.0,
+            disk: Some(disk),
+        }
+    }
+
+    fn disk(&self) -> &Restored {
+        self.disk.as_ref().expect("it was made with a disk")
+    }
+
+    fn write(disk: &mut Restored, ready: &Ready) {
+        if let Some(snapshot) = &ready.snapshot {
+            disk.snapshot = snapshot.clone();
+            disk.entries.clear();
+        }
+        disk.hard_state = ready.hard_state.unwrap_or(disk.hard_state);
+        if let Some(first) = ready.entries.first() {
+            disk.entries.retain(|entry| entry.index < first.index);
+            disk.entries.extend(ready.entries.iter().cloned());
+        }
+    }
+}
+
+impl Replica for Ours {
+    type Message = Message;
+
+    const NAME: &'static str = "corelane-raft";
+
+    fn new(id: u64, voters: u64) -> Self {
+        Self {
+            disk: None,
+            ..Self::with_disk(id, voters)
+        }
+    }
+
+    fn propose(&mut self, payload: &[u8]) -> bool {
+        self.raft.propose(payload.into()).is_ok()
+    }
+
+    fn change(&mut self, changes: &[Change]) -> bool {
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|change| match *change {
+                Change::Voter(id) => MemberChange::Voter(ReplicaId(id)),
+                Change::Learner(id) => MemberChange::Learner(ReplicaId(id)),
+                Change::Remove(id) => MemberChange::Remove(ReplicaId(id)),
+            })
+            .collect();
+        self.raft.propose_members(&changes).is_ok()
+    }
+
+    fn campaign(&mut self, term: u64) {
+        let from = self.raft.id();
+        for (term, body) in [(term - 1, Body::HeartbeatReply), (term - 1, Body::Campaign)] {
+            let term = Term(term);
+            self.raft.step(from, Message { term, body }).expect("well formed");
+        }
+    }
+
+    fn beat(&mut self) {
+        if self.raft.is_leader() {
+            self.raft.tick();
+        }
+    }
+
+    fn step(&mut self, from: u64, message: Message) {
+        self.raft.step(ReplicaId(from), message).expect("well formed");
+    }
+
+    fn turn(&mut self, out: &mut Vec<(u64, Message)>, mut applied: Option<&mut Vec<Position>>) -> u64 {
+        let (mut count, ready) = (0, &mut self.ready);
+        while self.raft.ready(ready) {
+            if let Some(disk) = &mut self.disk {
+                Self::write(disk, ready);
+            }
+            if let Some(mark) = ready.mark {
+                self.raft.persisted(mark);
+            }
+            if let Some(snapshot) = &ready.snapshot {
+                self.applied = snapshot.last.index.0;
+            }
+            let messages = ready.messages.drain(..);
+            let messages = messages.chain(ready.messages_after_persist.drain(..));
+            out.extend(messages.map(|(to, message)| (to.0, message)));
+            count += ready.committed.len() as u64;
+            if let Some(last) = ready.committed.last() {
+                self.applied = last.index.0;
+            }
+            if let Some(applied) = &mut applied {
+                applied.extend(ready.committed.iter().map(position));
+            }
+        }
+        count
+    }
+
+    fn crash(&mut self, writes: bool) {
+        let mut disk = self.disk.take().expect("it was made with a disk");
+        // No write is under way: those before are durable.
+        self.raft.ready(&mut self.ready);
+        if writes {
+            Self::write(&mut disk, &self.ready);
+        }
+        self.raft = start(self.raft.id().0, disk.clone());
+        self.applied = disk.snapshot.last.index.0;
+        self.disk = Some(disk);
+    }
+
+    fn compact(&mut self, keep: u64) {
+        let Some(index) = self.applied.checked_sub(keep) else {
+            return;
+        };
+        self.raft.compact(Index(index));
+        if let Some(disk) = &mut self.disk {
+            disk.snapshot = self.raft.snapshot();
+            let start = disk.snapshot.last.index;
+            disk.entries.retain(|entry| entry.index > start);
+        }
+    }
+
+    fn snapshot_failed(&mut self, to: u64) {
+        self.raft.snapshot_failed(ReplicaId(to));
+    }
+
+    fn leads(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    fn term(&self) -> u64 {
+        self.raft.term().0
+    }
+
+    fn commit(&self) -> u64 {
+        self.raft.commit_index().0
+    }
+
+    fn log(&self) -> (u64, Vec<Position>) {
+        let disk = self.disk();
+        (
+            disk.snapshot.last.index.0,
+            disk.entries.iter().map(position).collect(),
+        )
+    }
+
+    fn members(&self) -> Members {
+        let members = self.raft.membership();
+        let lists = [
+            members.voters(),
+            members.outgoing(),
+            members.learners(),
+            members.learners_next(),
+        ];
+        lists.map(|list| list.iter().map(|id| id.0).collect())
+    }
+
+    fn is_election(message: &Message) -> bool {
+        matches!(message.body, Body::Vote { .. } | Body::VoteReply { .. })
+    }
+
+    fn is_snapshot(message: &Message) -> bool {
+        matches!(message.body, Body::Snapshot(_))
+    }
+}
