@@ -52,6 +52,49 @@ fn values_are_put_read_listed_and_deleted() {
 }
 
 #[test]
+fn a_start_says_what_it_replayed() {
+    let dir = scratch();
+    let data = dir.path().join("data");
+    let mut node = Node::start(&data);
+    node.ok(&["put", "a", "1"]);
+    node.kill_and_restart();
+    let status: Value = serde_json::from_str(&node.ok(&["status", "--json"])).unwrap();
+    let replayed = |shard: usize, name: &str| status["shards"][shard]["replayed"][name].as_u64().unwrap();
+    assert_eq!(replayed(0, "entries") + replayed(1, "entries"), 1);
+    assert!(
+        replayed(0, "bytes") > 0 && replayed(0, "segments") > 0,
+        "{status}"
+    );
+
+    // For people it is a line on standard error.
+    node.kill();
+    let mut again = std::process::Command::new(common::CORELANE);
+    again
+        .args([
+            "start",
+            "--no-pin",
+            "--shards",
+            "2",
+            "--listen",
+            "127.0.0.1:0",
+            "--data",
+        ])
+        .arg(&data)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped());
+    let mut again = again.spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(again.stderr.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    again.kill().unwrap();
+    again.wait().unwrap();
+    assert!(line.starts_with("replayed: shard 0 read 1 entries, "), "{line}");
+}
+
+#[test]
 fn binary_keys_travel_as_hexadecimal_digits() {
     let dir = scratch();
     let node = Node::start(&dir.path().join("data"));

@@ -70,7 +70,12 @@ fn a_data_directory_that_is_none() {
     let dir = scratch();
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();
-    told(&start(&file, &[]), 78, "C6005");
+    for data in [file.clone(), file.join("data")] {
+        let ended = start(&data, &[]);
+        told(&ended, 78, "C6005");
+        let said = format!("{} is a file, not a directory", file.display());
+        assert!(ended.err.contains(&said), "{}", ended.err);
+    }
     told(
         &corelane(&["check", dir.path().join("nothing").to_str().unwrap()]),
         64,

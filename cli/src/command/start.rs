@@ -8,10 +8,11 @@
 use crate::args::{Global, parse_duration};
 use crate::command::start_error;
 use crate::error::{CliError, Exit, Outcome, code};
-use crate::output::{Object, Output};
+use crate::output::{Object, Output, grouped, size};
 use clap::Args;
-use node::{NodeConfig, NodeError, ShardMessage, run_shard};
+use node::{NodeConfig, NodeError, Replayed, ShardMessage, run_shard};
 use runtime::RuntimeConfig;
+use serde_json::Value;
 use std::io::Read as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -136,7 +137,7 @@ fn serve(global: &Global, config: &RuntimeConfig, node: &NodeConfig) -> Outcome 
         json: global.json,
         shards: config.shards,
         data: config.data_dir.clone(),
-        waiting: Arc::new(Mutex::new(config.shards)),
+        replayed: Arc::new(Mutex::new(vec![None; usize::from(config.shards)])),
     };
     let ended = runtime::run_shards::<ShardMessage<runtime::Socket>, _, _, _>(config, move |env, mailbox| {
         let (failed, ready) = (failed.clone(), ready.clone());
@@ -144,7 +145,7 @@ fn serve(global: &Global, config: &RuntimeConfig, node: &NodeConfig) -> Outcome 
             env,
             mailbox,
             node.clone(),
-            move |address| ready.shard(address),
+            move |said| ready.shard(&said),
             runtime::shutdown_requested(),
         );
         async move {
@@ -175,17 +176,25 @@ struct Ready {
     json: bool,
     shards: u16,
     data: PathBuf,
-    /// Shards that are not ready yet.
-    waiting: Arc<Mutex<u16>>,
+    /// What each shard's start read from the log; `None` before the shard is ready.
+    replayed: Arc<Mutex<Vec<Option<Replayed>>>>,
 }
 
 impl Ready {
-    fn shard(&self, address: SocketAddr) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        *waiting = waiting.saturating_sub(1);
-        if *waiting > 0 {
-            return;
+    fn shard(&self, said: &node::Ready) {
+        let node::Ready {
+            shard,
+            address,
+            replayed,
+        } = *said;
+        if !self.json && replayed.entries > 0 {
+            eprintln!("replayed: shard {} {}", shard.0, replay_text(&replayed));
         }
+        let mut all = self.replayed.lock().unwrap_or_else(PoisonError::into_inner);
+        all[usize::from(shard.0)] = Some(replayed);
+        let Some(all) = all.iter().copied().collect::<Option<Vec<Replayed>>>() else {
+            return;
+        };
         let (shards, data, pid) = (self.shards, self.data.display(), std::process::id());
         let mut out = Output::new();
         let said = if self.json {
@@ -193,7 +202,9 @@ impl Ready {
                 .set("event", "ready")
                 .set("address", address.to_string())
                 .set("shards", shards);
-            out.line(json.set("data", data.to_string()).set("pid", pid).build())
+            let json = json.set("data", data.to_string()).set("pid", pid);
+            let replayed: Vec<_> = all.iter().map(replay_json).collect();
+            out.line(json.set("replayed", replayed).build())
         } else {
             out.line(format_args!(
                 "corelane ready: listening on {address}, {shards} shards, data in {data}, pid {pid}"
@@ -202,6 +213,32 @@ impl Ready {
         // A supervisor that closed our output is none of the clients' business.
         let _ = said.and_then(|()| out.flush());
     }
+}
+
+/// What a start read from the log, for people.
+fn replay_text(replayed: &Replayed) -> String {
+    format!(
+        "read {} entries, {} in {} segments of log, in {:.2} s ({} MB/s)",
+        grouped(replayed.entries),
+        size(replayed.bytes),
+        replayed.segments,
+        replayed.took.as_secs_f64(),
+        replayed.megabytes_per_second()
+    )
+}
+
+/// The same for programs, with the names that `status` has.
+fn replay_json(replayed: &Replayed) -> Value {
+    Object::new()
+        .set("segments", replayed.segments)
+        .set("entries", replayed.entries)
+        .set("bytes", replayed.bytes)
+        .set(
+            "took_us",
+            u64::try_from(replayed.took.as_micros()).unwrap_or(u64::MAX),
+        )
+        .set("megabytes_per_second", replayed.megabytes_per_second())
+        .build()
 }
 
 /// The first address that `text` stands for.
@@ -263,6 +300,21 @@ mod tests {
         for bad in ["", "MiB", "1.5GiB", "1XB", "99999999999GiB"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_replay_is_said_with_its_speed() {
+        let replayed = Replayed {
+            segments: 8,
+            entries: 1_200_000,
+            bytes: 500_000_000,
+            took: Duration::from_millis(2_000),
+        };
+        assert_eq!(
+            replay_text(&replayed),
+            "read 1,200,000 entries, 476.8 MiB in 8 segments of log, in 2.00 s (250 MB/s)"
+        );
+        assert_eq!(Replayed::default().megabytes_per_second(), 0);
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub(crate) fn of_preflight(error: &PreflightError) -> CliError {
         | PreflightError::IoUringMissing { .. }
         | PreflightError::IoUringTooOld { .. } => Code::IoUringForbidden,
         PreflightError::LockedMemory { .. } => Code::MemlockTooLow,
-        PreflightError::DataDir { .. } => Code::DataDirectoryUnwritable,
+        PreflightError::DataDir { .. } | PreflightError::NotADirectory { .. } => {
+            Code::DataDirectoryUnwritable
+        }
         PreflightError::DataDirInUse { .. } => Code::DataDirectoryInUse,
         PreflightError::Full { .. } => Code::DiskFull,
     };

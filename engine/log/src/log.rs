@@ -15,7 +15,8 @@ use crate::{LogConfig, Position, Record};
 use base::limits::BLOCK_BYTES;
 use base::{Index, RangeId, Seqno, Timestamp};
 use core::fmt;
-use env::{Disk, Env, File, OpenMode};
+use core::time::Duration;
+use env::{Clock, Disk, Env, File, OpenMode};
 use std::rc::Rc;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -60,6 +61,8 @@ pub struct Recovered {
     pub incarnation: u64,
     /// Where an unacknowledged tail was cut, if there was one.
     pub cut: Option<Cut>,
+    /// How long it took to read all that and show it.
+    pub took: Duration,
 }
 
 /// Where recovery cut a tail that was never acknowledged.
@@ -139,10 +142,12 @@ impl<E: Env> Log<E> {
         config.check()?;
         env.disk().create_dir(dir).await?;
         let mut coverage = Coverage::default();
+        let started = env.clock().now();
         let replay = replay(env, dir, config.shard, &mut |found| {
             take_in(&mut coverage, found, visit);
         })
         .await?;
+        let took = env.clock().now().since(started);
         for &at in &replay.unproven {
             env.disk()
                 .open(&replay.slots[at].path, OpenMode::Write)
@@ -150,7 +155,7 @@ impl<E: Env> Log<E> {
                 .sync()
                 .await?;
         }
-        let recovered = recovered(&replay);
+        let recovered = recovered(&replay, took);
         let shell = start(env, dir, config, coverage, &replay).await?;
         shell.write_bare(BatchKind::Opening);
         shell.persisted_beyond(replay.last).await?;
@@ -285,7 +290,7 @@ fn take_in(coverage: &mut Coverage, found: Found<'_>, visit: &mut dyn FnMut(Posi
     }
 }
 
-fn recovered<F: File>(replay: &Replay<F>) -> Recovered {
+fn recovered<F: File>(replay: &Replay<F>, took: Duration) -> Recovered {
     // The end of a log that was closed in order, or that lost nothing, is no cut: nothing is there.
     let cut = replay.end.as_ref().filter(|end| !end.flaw.is_nothing());
     base::sometimes!("log: cut an unacknowledged tail", cut.is_some());
@@ -298,6 +303,7 @@ fn recovered<F: File>(replay: &Replay<F>) -> Recovered {
         last: replay.last,
         incarnation: replay.marks.incarnation,
         cut: cut.cloned().map(Cut::from),
+        took,
     }
 }
 

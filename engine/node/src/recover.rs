@@ -7,6 +7,7 @@ use crate::split::split_local;
 use crate::state::Local;
 use base::{Index, RangeId, ShardId, Timestamp};
 use core::cell::Cell;
+use core::time::Duration;
 use env::{Disk, DiskError, Env};
 use log::{Log, LogConfig, LogError, Position, Record};
 use replica::replica::{Replay, StateError};
@@ -25,6 +26,37 @@ pub(crate) struct Found<E: Env> {
     pub(crate) clock: Timestamp,
     /// The greatest range id seen.
     pub(crate) range_max: RangeId,
+    pub(crate) replayed: Replayed,
+}
+
+/// What a shard's start read from its log, and from the logs of shards that are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Replayed {
+    /// Segments that held the log.
+    pub segments: u64,
+    /// Entries read, also those that tables hold already.
+    pub entries: u64,
+    /// Bytes read, padding included.
+    pub bytes: u64,
+    /// How long it took to read and apply them.
+    pub took: Duration,
+}
+
+impl Replayed {
+    fn add(&mut self, other: &Self) {
+        self.segments += other.segments;
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.took += other.took;
+    }
+
+    /// Whole megabytes (10^6 bytes) in a second; zero when nothing was read.
+    #[must_use]
+    pub fn megabytes_per_second(&self) -> u64 {
+        // Bytes in a microsecond are megabytes in a second.
+        let rate = u128::from(self.bytes) / self.took.as_micros().max(1);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    }
 }
 
 /// The data directory could not be recovered. Nothing was changed beyond what recovery may change.
@@ -120,6 +152,7 @@ pub(crate) async fn recover_dir<E: Env>(
         shard,
         locals: BTreeMap::new(),
         marked: marked.clone(),
+        entries: 0,
         error: None,
     };
     for &range in marked.iter().filter(|range| tablets.contains(range)) {
@@ -143,6 +176,12 @@ pub(crate) async fn recover_dir<E: Env>(
         "node: unacknowledged tail of the log cut",
         recovered.cut.is_some()
     );
+    let replayed = Replayed {
+        segments: recovered.segments,
+        entries: replay.entries,
+        bytes: recovered.bytes,
+        took: recovered.took,
+    };
     let mut clock = recovered.hlc_bound;
     let range_max = marked.iter().chain(&tablets).copied().max().unwrap_or_default();
     let locals: Vec<_> = replay.locals.into_values().collect();
@@ -162,6 +201,7 @@ pub(crate) async fn recover_dir<E: Env>(
         locals,
         clock,
         range_max,
+        replayed,
     })
 }
 
@@ -208,6 +248,7 @@ pub(crate) async fn retire_dir<E: Env>(
     remove_retired_log(env, old).await?;
     found.clock = found.clock.max(gone.clock);
     found.range_max = found.range_max.max(gone.range_max);
+    found.replayed.add(&gone.replayed);
     found.locals.append(&mut gone.locals);
     Ok(())
 }
@@ -229,6 +270,8 @@ struct Replaying<E: Env> {
     shard: ShardId,
     locals: BTreeMap<RangeId, Local<E>>,
     marked: Vec<RangeId>,
+    /// Seen so far.
+    entries: u64,
     error: Option<RecoverError>,
 }
 
@@ -261,7 +304,10 @@ impl<E: Env> Replaying<E> {
                 index,
                 payload,
                 ..
-            } => self.replay(position, range, index, payload),
+            } => {
+                self.entries += 1;
+                self.replay(position, range, index, payload)
+            }
             Record::HardState { .. } | Record::Truncate { .. } | Record::Forget { .. } => Ok(()),
         };
         self.error = result.err();

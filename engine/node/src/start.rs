@@ -15,7 +15,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::marker;
 use crate::message::{Assembled, Recovered, ShardMessage};
 use crate::range_map::{RangeEntry, RangeMap};
-use crate::recover::{Found, RecoverError, recover_dir, retire_dir};
+use crate::recover::{Found, RecoverError, Replayed, recover_dir, retire_dir};
 use crate::shard::{Front, FrontShard, Shard};
 use crate::state::{Counts, Group, Message, Slot, State};
 use base::collections::FastMap;
@@ -81,9 +81,20 @@ impl From<log::LogError> for NodeError {
     }
 }
 
+/// What a shard says when clients can connect to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// Which shard it is.
+    pub shard: ShardId,
+    /// Where.
+    pub address: env::Address,
+    /// What its start read from the log.
+    pub replayed: Replayed,
+}
+
 /// Runs one shard of a node: recovers, serves until `stop` completes, then seals the log.
 ///
-/// `ready` is called once, with the address, when clients can connect to this shard.
+/// `ready` is called once, when clients can connect to this shard.
 ///
 /// # Errors
 /// [`NodeError`] when the shard cannot start, or when it stops because its disk failed. The other shards must stop too.
@@ -94,7 +105,7 @@ pub async fn run_shard<E: Env, B: Mailbox<Message<E>>>(
     env: E,
     mailbox: B,
     config: NodeConfig,
-    ready: impl FnOnce(env::Address),
+    ready: impl FnOnce(Ready),
     stop: impl Future<Output = ()>,
 ) -> Result<(), NodeError> {
     let mut stop = core::pin::pin!(stop);
@@ -128,7 +139,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     env: E,
     mailbox: B,
     config: NodeConfig,
-    ready: impl FnOnce(env::Address),
+    ready: impl FnOnce(Ready),
 ) -> Result<Rc<Shard<E, B>>, NodeError> {
     let me = mailbox.shard();
     let identity = share_identity(&env, &mailbox).await?;
@@ -203,7 +214,11 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
             async move { transport.serve(listener).await },
         );
     }
-    ready(assembled.listen);
+    ready(Ready {
+        shard: me,
+        address: assembled.listen,
+        replayed: shard.with_state(|state| state.replayed),
+    });
     shard.clone().balance();
     Ok(shard)
 }
@@ -438,6 +453,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         ring_out: Vec::new(),
         jobs: Vec::new(),
         counts: Counts::default(),
+        replayed: found.replayed,
         damage: BTreeMap::new(),
         failed: None,
         wake_maintenance: false,

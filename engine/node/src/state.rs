@@ -4,6 +4,7 @@ use crate::config::NodeConfig;
 use crate::identity::Identity;
 use crate::message::{Answer, OwnedRequest, PageAsk, Replies, ShardMessage};
 use crate::range_map::{RangeEntry, RangeMap};
+use crate::recover::Replayed;
 use crate::{Front, message::Origin};
 use base::collections::FastMap;
 use base::{Hlc, RangeId, Seqno, ShardId, Timestamp};
@@ -237,6 +238,7 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) ring_out: Vec<(ShardId, Message<E>)>,
     pub(crate) jobs: Vec<Job<E>>,
     pub(crate) counts: Counts,
+    pub(crate) replayed: Replayed,
     /// Ranges whose tables are damaged, with what was found: reads of the damage are refused, merges left alone.
     pub(crate) damage: BTreeMap<RangeId, String>,
     /// Set when the node must stop.

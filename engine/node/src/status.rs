@@ -43,6 +43,8 @@ pub struct ShardStatus {
     pub turns: BTreeMap<&'static str, u64>,
     /// The log, by name.
     pub log: BTreeMap<&'static str, u64>,
+    /// What the start read from the log, by name.
+    pub replayed: BTreeMap<&'static str, u64>,
     /// Memtables and tables, by name.
     pub storage: BTreeMap<&'static str, u64>,
     /// Bytes, frames and sends, by name.
@@ -98,6 +100,16 @@ impl<E: Env, B> State<E, B> {
                 ("segments_live", log.segments_live),
                 ("segments_spare", log.segments_spare),
                 ("segments_recycled", log.segments_recycled),
+            ]),
+            replayed: BTreeMap::from([
+                ("segments", self.replayed.segments),
+                ("entries", self.replayed.entries),
+                ("bytes", self.replayed.bytes),
+                (
+                    "took_us",
+                    u64::try_from(self.replayed.took.as_micros()).unwrap_or(u64::MAX),
+                ),
+                ("megabytes_per_second", self.replayed.megabytes_per_second()),
             ]),
             storage: BTreeMap::from([
                 ("memtable_bytes", self.storage.memory_bytes() as u64),

@@ -110,8 +110,12 @@ impl Heartbeat {
     }
 }
 
-/// The processor time that a thread of this process has had, or zero when it has ended.
+/// The processor time that a thread of this process has had, or zero when it has ended or not begun.
 fn processor_ns(thread: i32) -> u64 {
+    if thread == 0 {
+        // To the kernel it would be the calling thread.
+        return 0;
+    }
     // Per-thread, scheduler's clock: the encoding is the kernel's (`include/linux/posix-timers.h`).
     let clock = (!thread << 3) | 0b110;
     let mut ts = libc::timespec {
@@ -128,9 +132,10 @@ struct Watched {
     heartbeat: Arc<Heartbeat>,
     /// The start of the turn that ran at the last look; zero when none did.
     started_ns: u64,
-    /// When that turn was first seen, and the processor time that the thread had had by then.
-    seen_ns: u64,
+    /// The processor time that the thread had had at the last look.
     processor_ns: u64,
+    /// The same at the last look before that turn started.
+    before_ns: u64,
     /// It has been found too long already.
     found: bool,
 }
@@ -139,10 +144,9 @@ struct Watched {
 struct Overdue {
     /// So far.
     running: Duration,
-    /// The processor time that the thread has had since the watcher first saw the turn.
+    /// The processor time that the thread has had in it, at most: what it had since the last look before the turn, since a
+    /// turn may be too long already when it is first seen.
     ran: Duration,
-    /// How long ago that was.
-    of: Duration,
 }
 
 impl Watched {
@@ -150,8 +154,8 @@ impl Watched {
         Self {
             heartbeat,
             started_ns: 0,
-            seen_ns: 0,
             processor_ns: 0,
+            before_ns: 0,
             found: false,
         }
     }
@@ -164,30 +168,27 @@ impl Watched {
     /// Looks whether the turn that runs now is too long; says so once for each turn.
     fn look(&mut self) -> Option<Overdue> {
         let started_ns = self.heartbeat.started_ns.load(Ordering::Relaxed);
-        if started_ns == 0 {
-            self.started_ns = 0;
-            return None;
-        }
-        let (now_ns, thread) = (now_ns(), self.heartbeat.thread.load(Ordering::Relaxed));
+        let processor_ns = processor_ns(self.heartbeat.thread.load(Ordering::Relaxed));
+        let last_ns = core::mem::replace(&mut self.processor_ns, processor_ns);
         if started_ns != self.started_ns {
             self.started_ns = started_ns;
-            (self.seen_ns, self.processor_ns) = (now_ns, processor_ns(thread));
+            self.before_ns = last_ns;
             self.found = false;
         }
-        let since = |then_ns: u64, now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(then_ns));
-        let running = since(started_ns, now_ns);
-        if self.found || running <= Duration::from_nanos(self.heartbeat.limit_ns) {
+        if started_ns == 0 {
+            return None;
+        }
+        let running_ns = now_ns().saturating_sub(started_ns);
+        if self.found || running_ns <= self.heartbeat.limit_ns {
             return None;
         }
         self.found = true;
-        let (ran, of) = (
-            since(self.processor_ns, processor_ns(thread)),
-            since(self.seen_ns, now_ns),
-        );
-        if ran < of / 2 {
+        let ran_ns = processor_ns.saturating_sub(self.before_ns).min(running_ns);
+        if ran_ns < running_ns / 2 {
             self.heartbeat.starved.fetch_add(1, Ordering::Relaxed);
         }
-        Some(Overdue { running, ran, of })
+        let (running, ran) = (Duration::from_nanos(running_ns), Duration::from_nanos(ran_ns));
+        Some(Overdue { running, ran })
     }
 }
 
@@ -295,9 +296,9 @@ fn install_handler() {
 
 fn report(late: &Heartbeat, overdue: &Overdue) {
     let limit = Duration::from_nanos(late.limit_ns);
-    let Overdue { running, ran, of } = overdue;
+    let Overdue { running, ran } = overdue;
     eprintln!(
-        "stall: shard {} has run one task for {running:?}, the limit is {limit:?}; it had a processor for {ran:?} of the last {of:?}\n{}",
+        "stall: shard {} has run one task for {running:?}, the limit is {limit:?}; it had a processor for at most {ran:?} of it\n{}",
         late.shard,
         frames(late)
     );
@@ -355,4 +356,30 @@ fn describe(addresses: &[*mut c_void]) -> String {
         }
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_is_too_long_when_first_seen_has_had_a_processor() {
+        let heartbeat = Heartbeat::new(0, Duration::ZERO);
+        heartbeat.attach();
+        let thread = heartbeat.thread.load(Ordering::Relaxed);
+        let mut watched = Watched::new(heartbeat.clone());
+        assert!(watched.look().is_none());
+        heartbeat.enter();
+        let before_ns = processor_ns(thread);
+        while processor_ns(thread) < before_ns + 1_000_000 {}
+        let overdue = watched.look().expect("it is too long");
+        let wanted = Duration::from_millis(1)..=overdue.running;
+        assert!(
+            wanted.contains(&overdue.ran),
+            "{:?} of {:?}",
+            overdue.ran,
+            overdue.running
+        );
+        assert!(watched.look().is_none(), "said once");
+    }
 }

@@ -251,7 +251,7 @@ fn an_unwritable_directory_is_named() {
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, "not a directory").unwrap();
     let error = preflight(&file).unwrap_err();
-    assert!(matches!(error, PreflightError::DataDir { .. }), "{error:?}");
+    assert_eq!(error, PreflightError::NotADirectory { path: file });
 }
 
 #[test]

@@ -36,6 +36,10 @@ pub(super) fn create(path: &Path) -> Result<(), PreflightError> {
     if path.is_dir() {
         return Ok(());
     }
+    // The system says no more than that something exists, or is no directory, and not which part of the path it is.
+    if let Some(file) = path.ancestors().find(|part| part.exists() && !part.is_dir()) {
+        return Err(PreflightError::NotADirectory { path: file.into() });
+    }
     fs::create_dir_all(path).map_err(failed(path, "create"))?;
     let absolute = path.canonicalize().map_err(failed(path, "find"))?;
     for parent in absolute.ancestors().skip(1) {

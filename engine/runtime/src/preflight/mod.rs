@@ -83,6 +83,12 @@ pub enum PreflightError {
         /// What the system said.
         kind: ErrorKind,
     },
+    /// Where the data directory should be is something else.
+    #[error("{} is a file, not a directory\nName a directory for the data; it is made when missing.", .path.display())]
+    NotADirectory {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another process has the data directory.
     #[error(
         "the data directory {} is in use by {}\nStop that process, or give this node a directory of its own.",
