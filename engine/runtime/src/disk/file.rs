@@ -63,7 +63,7 @@ impl DiskFile {
 
     /// One read into `buffer[from..]`.
     async fn read_some(&self, mut buffer: Buffer, offset: u64, from: usize) -> Done {
-        let len = (buffer.len() - from).min(TRANSFER_BYTES_MAX);
+        let len = (buffer.capacity() - from).min(TRANSFER_BYTES_MAX);
         let len = u32::try_from(len).expect("bounded above");
         // SAFETY: `from` is below the length.
         let at = unsafe { buffer.as_mut_ptr().add(from) };
@@ -110,16 +110,19 @@ impl env::File for DiskFile {
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Buffer, DiskError> {
         self.check(offset, len);
-        let mut buffer = Buffer::new(len);
+        // SAFETY: it leaves this function when `from` has reached its end, or what follows `from` was zeroed.
+        let mut buffer = unsafe { Buffer::unfilled(len) };
         let mut from = 0;
         while from < len {
             let done = self.read_some(buffer, offset, from).await;
             buffer = done.buffer.expect("a read gives its buffer back");
             match transferred(done.result) {
-                // The end of the file: what follows reads as zero, and the buffer was zeroed.
-                Ok(0) => break,
-                // A last block that is not whole ends the file; going on from an odd offset would be refused.
-                Ok(bytes) if !bytes.is_multiple_of(BLOCK_BYTES) => break,
+                // The end of the file, or a last block that is not whole, after which an odd offset would be refused: what
+                // follows reads as zero.
+                Ok(bytes) if bytes == 0 || !bytes.is_multiple_of(BLOCK_BYTES) => {
+                    buffer.zero_from(from + bytes);
+                    break;
+                }
                 Ok(bytes) => from += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.error(DiskOp::Read, Some(offset + from as u64), &error)),
