@@ -61,7 +61,8 @@ pub(crate) struct StartArgs {
     /// Do not bind shards to cores
     #[arg(long)]
     no_pin: bool,
-    /// Memory of each shard for recent writes, for example 256MiB
+    /// Memory of each shard for recent writes, for example 256MiB, which is also the default; one range fills up to an eighth
+    /// of it before it is flushed to a table. Has little effect much beyond --log-max
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     memory: Option<u64>,
     /// Memory of each shard for blocks of tables, for example 256MiB
@@ -70,7 +71,7 @@ pub(crate) struct StartArgs {
     /// Memory of each shard for single rows of tables that were read, for example 128MiB; 0 keeps none
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     rows: Option<u64>,
-    /// Log of each shard beyond which memory is flushed to tables: bounds the time of a restart
+    /// Log of each shard beyond which memory is flushed to tables: bounds the time of a restart. 256MiB unless given
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     log_max: Option<u64>,
     /// How far back reads of the past reach
@@ -114,8 +115,7 @@ fn node_config(args: &StartArgs, listen: SocketAddr) -> Result<NodeConfig, CliEr
         usize::try_from(size).map_err(|_| CliError::usage(format!("{size} bytes is more than memory can be")))
     };
     if let Some(memory) = args.memory {
-        config.storage.memory_bytes_max = fits(memory)?;
-        config.storage.memtable_bytes_max = config.storage.memtable_bytes_max.min(fits(memory)? / 2);
+        config.storage.set_memory(fits(memory)?);
     }
     if let Some(cache) = args.cache {
         config.storage.cache_bytes_max = fits(cache)?;

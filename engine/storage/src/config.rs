@@ -12,7 +12,7 @@ pub enum Compression {
 /// The tunables of a shard's storage. Formats do not depend on them: they may change between two starts.
 #[derive(Debug, Clone)]
 pub struct StorageConfig {
-    /// When a tablet's active memtable should be frozen.
+    /// When a tablet's active memtable should be frozen; see [`Self::set_memory`].
     pub memtable_bytes_max: usize,
     /// All memtables of the shard: writes stop here.
     pub memory_bytes_max: usize,
@@ -48,7 +48,19 @@ impl Default for StorageConfig {
     }
 }
 
+/// A smaller memtable makes many small tables; a larger one takes long to flush.
+const MEMTABLE_BYTES: core::ops::RangeInclusive<usize> = 4 << 20..=1 << 30;
+
 impl StorageConfig {
+    /// Bounds the shard's memtables to so many bytes together, and each one to an eighth of them (between 4 MiB and 1 GiB, but
+    /// never more than half): one is written while others are being flushed.
+    pub fn set_memory(&mut self, bytes: usize) {
+        self.memory_bytes_max = bytes;
+        self.memtable_bytes_max = (bytes / 8)
+            .clamp(*MEMTABLE_BYTES.start(), *MEMTABLE_BYTES.end())
+            .min(bytes / 2);
+    }
+
     /// Panics unless the tunables make sense together.
     ///
     /// # Panics
@@ -74,5 +86,30 @@ impl StorageConfig {
             "tables_max {} is below tables_merge_min",
             self.tables_max
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memtable_grows_with_the_memory() {
+        let default = StorageConfig::default();
+        for (memory, memtable) in [
+            (default.memory_bytes_max, default.memtable_bytes_max),
+            (1 << 20, 512 << 10),
+            (16 << 20, 4 << 20),
+            (1 << 30, 128 << 20),
+            (64 << 30, 1 << 30),
+        ] {
+            let mut config = StorageConfig::default();
+            config.set_memory(memory);
+            assert_eq!(
+                (config.memory_bytes_max, config.memtable_bytes_max),
+                (memory, memtable)
+            );
+            config.validate();
+        }
     }
 }
