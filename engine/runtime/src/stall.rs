@@ -3,8 +3,9 @@
 //! A shard notes when each poll of a task starts and ends (two clock reads), so the longest turn and the number of stalls
 //! are exact. One watcher thread looks at all shards a few times per `stall_max`; when a poll is overdue it signals that
 //! thread, whose handler records where it stands, and prints the backtrace, at most one a second. The names come from the
-//! debug information of the binary, which the first report reads and keeps: some tens of MiB. glommio's own detector costs
-//! two timer system calls and an allocation for every run of a task queue, which is why it stays off.
+//! debug information of the binary, which a report reads, and which is given back when no other report has followed for a
+//! while: about 100 MiB. glommio's own detector costs two timer system calls and an allocation for every run of a task queue,
+//! which is why it stays off.
 //!
 //! A thread that the kernel does not run cannot do better: the watcher also samples how much processor time each shard has
 //! had, says it in the report, and counts those stalls apart.
@@ -23,6 +24,8 @@ use std::sync::{Arc, Once};
 
 /// At most one report in this time: on a machine that is short of processors every turn may be late.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the names for backtraces are kept after a report: to read them takes a good part of a second.
+const SYMBOLS_KEPT: Duration = Duration::from_secs(10);
 /// How seldom the watcher looks when it finds no turn running: idle shards cost next to nothing. A stall right after such a
 /// time may go without a report; it is counted all the same.
 const INTERVAL_MAX: Duration = Duration::from_millis(50);
@@ -208,7 +211,9 @@ impl Watcher {
             let stop = stop.clone();
             move || {
                 let mut watched: Vec<_> = heartbeats.into_iter().map(Watched::new).collect();
+                let nanos = |time: Duration| u64::try_from(time.as_nanos()).expect("short");
                 let (mut next_ns, mut interval) = (0, interval_min);
+                let mut symbols_until_ns = None;
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::park_timeout(interval);
                     interval = (interval * 2).min(INTERVAL_MAX);
@@ -220,8 +225,13 @@ impl Watcher {
                         let Some(overdue) = overdue else { continue };
                         if now_ns() >= next_ns {
                             report(&shard.heartbeat, &overdue);
-                            next_ns = now_ns() + u64::try_from(REPORT_INTERVAL.as_nanos()).expect("short");
+                            next_ns = now_ns() + nanos(REPORT_INTERVAL);
+                            symbols_until_ns = Some(now_ns() + nanos(SYMBOLS_KEPT));
                         }
+                    }
+                    if symbols_until_ns.is_some_and(|until_ns| now_ns() >= until_ns) {
+                        backtrace::clear_symbol_cache();
+                        symbols_until_ns = None;
                     }
                 }
             }
