@@ -17,8 +17,21 @@ pub(crate) struct Session {
 impl Session {
     /// Connects to the node that the command line names.
     pub(crate) fn open(global: &Global) -> Result<Self, CliError> {
+        Self::open_with(global, options(global))
+    }
+
+    /// The same for a single request: the range map would be larger than the answer.
+    pub(crate) fn open_for_one(global: &Global) -> Result<Self, CliError> {
+        let options = corelane::Options {
+            map_at_connect: false,
+            ..options(global)
+        };
+        Self::open_with(global, options)
+    }
+
+    fn open_with(global: &Global, options: corelane::Options) -> Result<Self, CliError> {
         let runtime = runtime()?;
-        let db = runtime.block_on(connect(global, &global.connect))?;
+        let db = runtime.block_on(connect(options, &global.connect))?;
         Ok(Self {
             runtime,
             db,
@@ -62,8 +75,8 @@ pub(crate) fn options(global: &Global) -> corelane::Options {
 }
 
 /// Connects to `address`.
-async fn connect(global: &Global, address: &str) -> Result<corelane::Db, CliError> {
-    corelane::connect_with(address, options(global))
+async fn connect(options: corelane::Options, address: &str) -> Result<corelane::Db, CliError> {
+    corelane::connect_with(address, options)
         .await
         .map_err(|error| explain(error, address))
 }

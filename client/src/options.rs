@@ -85,6 +85,9 @@ pub struct Options {
     pub backoff_max: Duration,
     /// Unanswered requests per connection; further calls wait. In `1..=65_536`.
     pub requests_max: usize,
+    /// Whether connecting asks for the range map, some 50 bytes for each range. Without it the first requests may take a detour
+    /// inside the node: right for a program that sends one and ends.
+    pub map_at_connect: bool,
 }
 
 impl Default for Options {
@@ -95,6 +98,7 @@ impl Default for Options {
             backoff_min: Duration::from_millis(2),
             backoff_max: Duration::from_millis(250),
             requests_max: 1024,
+            map_at_connect: true,
         }
     }
 }

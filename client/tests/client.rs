@@ -180,6 +180,20 @@ async fn fill(db: &Db, count: u32) {
     }
 }
 
+#[tokio::test]
+async fn one_split_asks_for_no_range_map() {
+    let server = Server::start().await;
+    let options = Options {
+        map_at_connect: false,
+        ..options(2_000)
+    };
+    let db = connect_with(&server.address, options).await.unwrap();
+    db.split("k00100").await.unwrap();
+    server.with(|world| assert_eq!((world.ranges.len(), world.maps_asked), (2, 0)));
+    db.put("k00200", "1").await.unwrap();
+    assert_eq!(db.get("k00200").await.unwrap(), Some(b"1".to_vec()));
+}
+
 /// Three ranges on two shards.
 async fn split_up(server: &Server, db: &Db) {
     db.split("k00100").await.unwrap();

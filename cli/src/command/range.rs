@@ -66,7 +66,7 @@ pub(crate) fn run(global: &Global, args: RangeArgs) -> Outcome {
         Action::Ls => list(global),
         Action::Split { key } => {
             let key = global.bytes(key)?;
-            let session = Session::open(global)?;
+            let session = Session::open_for_one(global)?;
             let split = session.wait(session.db.split(&key))?;
             let json = Object::new()
                 .set("left", split.left.0)
@@ -85,7 +85,7 @@ pub(crate) fn run(global: &Global, args: RangeArgs) -> Outcome {
             Ok(Exit::Ok)
         }
         Action::Move { range, shard } => {
-            let session = Session::open(global)?;
+            let session = Session::open_for_one(global)?;
             let moved = session.wait(session.db.move_range(range, shard))?;
             let json = Object::new()
                 .set("range", moved.range.0)

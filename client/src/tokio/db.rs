@@ -45,7 +45,9 @@ pub async fn connect_with(address: &str, options: Options) -> Result<Db, Error> 
     let deadline = Instant::now() + options.deadline;
     let pool = Arc::new(Pool::new(address.parse()?, options)?);
     pool.connection(ShardId(0), deadline).await?;
-    pool.refresh_ranges(0, deadline).await?;
+    if pool.options.map_at_connect {
+        pool.refresh_ranges(0, deadline).await?;
+    }
     Ok(Db { pool })
 }
 
@@ -333,8 +335,11 @@ impl Db {
         }
     }
 
-    /// Takes in the range map of `version`: routing works without it, only slower.
+    /// Takes in the range map of `version`: routing works without it, only slower. A client that has none yet goes on without.
     async fn catch_up(&self, version: u64) {
+        if self.pool.ranges().version() == 0 {
+            return;
+        }
         let deadline = Instant::now() + self.pool.options.deadline;
         let _ = self.pool.refresh_ranges(version, deadline).await;
     }
