@@ -1,42 +1,68 @@
-//! What a group is told.
+//! What a group is told. One value serves all groups of a process.
 
-use base::ReplicaId;
-
-/// The tunables of one replica of a group.
-#[derive(Debug, Clone)]
+/// The tunables of a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Config {
-    /// This replica.
-    pub id: ReplicaId,
     /// Ticks without a leader before a follower asks for votes; drawn anew each time from this up to twice this. Also how long
     /// a leader goes on without a quorum. Default 10; hostile: 2.
     pub election_ticks: u32,
     /// Ticks between heartbeats; less than `election_ticks`. Default 2.
     pub heartbeat_ticks: u32,
+    /// Ticks that a leader's lease lasts, from the sending of the heartbeat that a quorum answered; 0: no leases by ticks. Less
+    /// than `election_ticks` by as much as two replicas may count apart in that time, and by one for the tick that is under
+    /// way. Default 7.
+    pub lease_ticks: u32,
+    /// Who tells whether nodes live. Default [`Liveness::Ticks`].
+    pub liveness: Liveness,
     /// Entries of one message. Default 4,096; hostile: 1.
     pub append_entries_max: usize,
     /// Bytes of the entries of one message, except that one entry always fits. Default 1 MiB; hostile: 1.
     pub append_bytes_max: usize,
     /// Messages with entries under way to one follower. Default 64; hostile: 1.
     pub in_flight_max: usize,
-    /// Bytes of committed entries in one [`Ready`](crate::Ready), except that one entry always fits. Default 4 MiB; hostile: 1.
+    /// Bytes of entries under way to one follower, except that one message always fits. Default 8 MiB; hostile: 1.
+    pub in_flight_bytes_max: usize,
+    /// Bytes of committed entries that are delivered and not applied, except that one entry always fits. Default 4 MiB;
+    /// hostile: 1.
     pub deliver_bytes_max: usize,
+    /// Bytes of a leader's entries that are not committed; more proposals are refused. Default 64 MiB; hostile: 1.
+    pub uncommitted_bytes_max: usize,
+    /// Bytes of delivered entries that a leader keeps in memory for followers that lag. Default 1 MiB; hostile: 0.
+    pub cache_bytes_max: usize,
+    /// Reads of a leader, and of a follower, that wait for their index; more are refused. Default 65,536; hostile: 1.
+    pub reads_max: usize,
 }
 
-impl Config {
-    /// The defaults, for replica `id`.
-    #[must_use]
-    pub fn new(id: ReplicaId) -> Self {
+/// How a replica learns that another one is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Liveness {
+    /// By heartbeats and ticks of the group itself.
+    Ticks,
+    /// By what the caller tells of the nodes: see [`Raft::liveness`](crate::Raft::liveness). An idle group sends nothing and
+    /// needs no tick.
+    External,
+}
+
+impl Default for Config {
+    fn default() -> Self {
         Self {
-            id,
             election_ticks: 10,
             heartbeat_ticks: 2,
+            lease_ticks: 7,
+            liveness: Liveness::Ticks,
             append_entries_max: 4096,
             append_bytes_max: 1 << 20,
             in_flight_max: 64,
+            in_flight_bytes_max: 8 << 20,
             deliver_bytes_max: 4 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            cache_bytes_max: 1 << 20,
+            reads_max: 1 << 16,
         }
     }
+}
 
+impl Config {
     /// Panics unless the tunables make sense together.
     ///
     /// # Panics
@@ -47,7 +73,12 @@ impl Config {
             self.election_ticks > self.heartbeat_ticks,
             "election_ticks is not above heartbeat_ticks"
         );
+        assert!(
+            self.election_ticks > self.lease_ticks,
+            "election_ticks is not above lease_ticks"
+        );
         assert!(self.append_entries_max > 0, "append_entries_max is zero");
         assert!(self.in_flight_max > 0, "in_flight_max is zero");
+        assert!(self.reads_max > 0, "reads_max is zero");
     }
 }

@@ -1,30 +1,44 @@
 //! What a leader does.
 
+use crate::event::Event;
 use crate::log::Log;
+use crate::membership::Membership;
 use crate::message::{Body, Content, Entry, Mark, Message};
 use crate::progress::{Progress, Sending};
 use crate::quorum::VoteResult;
 use crate::raft::{Leadership, ProposeError, Raft, Role};
+use crate::ready::Fetch;
 use base::{Index, ReplicaId};
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 impl Raft {
     pub(crate) fn become_leader(&mut self) {
-        let next = self.log.last().index.next();
+        let first = self.log.last().index.next();
         let leadership = Leadership {
-            peers: BTreeMap::new(),
+            peers: Vec::new(),
             transfer: None,
+            released: false,
             heartbeat_elapsed: 0,
-            first: next,
+            first,
+            ticks: 0,
+            round: 0,
+            rounds: VecDeque::new(),
+            confirmed: None,
+            reads: VecDeque::new(),
         };
-        self.role = Role::Leader(leadership);
+        self.role = Role::Leader(Box::new(leadership));
         self.elapsed = 0;
+        self.event(Event::Leads {
+            term: self.hard.term,
+            first,
+        });
         self.append(Content::Empty);
         self.follow_members();
         self.heartbeat();
     }
 
-    fn leadership(&mut self) -> Option<(&mut Leadership, &mut Log)> {
+    pub(crate) fn leadership(&mut self) -> Option<(&mut Leadership, &mut Log)> {
         match &mut self.role {
             Role::Leader(leadership) => Some((leadership, &mut self.log)),
             Role::Follower { .. } | Role::Candidate { .. } => None,
@@ -32,29 +46,33 @@ impl Raft {
     }
 
     /// Keeps exactly the members under watch.
-    pub(crate) fn follow_members(&mut self) {
+    fn follow_members(&mut self) {
         let me = self.id();
         let Some((leadership, log)) = self.leadership() else {
             return;
         };
         let membership = log.membership();
-        leadership.peers.retain(|id, _| membership.contains(*id));
+        let peers = &mut leadership.peers;
+        peers.retain(|peer| membership.contains(peer.id));
         for id in membership.members().filter(|id| *id != me) {
-            leadership
-                .peers
-                .entry(id)
-                .or_insert_with(|| Progress::new(log.last().index));
+            if let Err(at) = peers.binary_search_by_key(&id, |peer| peer.id) {
+                peers.insert(at, Progress::new(id, log.last().index));
+            }
         }
     }
 
     pub(crate) fn append(&mut self, content: Content) -> Mark {
-        let entry = Entry {
-            term: self.term,
+        let mark = Mark {
+            term: self.hard.term,
             index: self.log.last().index.next(),
-            content,
         };
-        let mark = entry.mark();
-        self.log.push(entry);
+        self.log.push(Entry::new(self.log.last_chain(), mark, content));
+        mark
+    }
+
+    pub(crate) fn append_members(&mut self, membership: Membership) -> Mark {
+        let mark = self.append(Content::Membership(Arc::new(membership)));
+        self.follow_members();
         mark
     }
 
@@ -68,19 +86,22 @@ impl Raft {
         }
     }
 
-    /// Hands leadership to `to`: no proposal is taken until it leads or an election's time has passed.
+    /// Hands leadership to `to`: no proposal is taken until it leads or an election's time has passed. From the moment at which
+    /// it is told to start, no lease holds in this term any more.
     ///
     /// # Errors
-    /// [`ProposeError`] when this is not the leader, a transfer is under way, or `to` does not vote.
+    /// [`ProposeError`] when this is not the leader, a transfer is under way, or `to` cannot lead.
     pub fn transfer_leadership(&mut self, to: ReplicaId) -> Result<(), ProposeError> {
         self.check_leads()?;
-        if !self.log.membership().is_voter(to) {
-            return Err(ProposeError::NotVoter(to));
+        let membership = self.log.membership();
+        if !membership.is_voter(to) || membership.is_witness(to) {
+            return Err(ProposeError::CannotLead(to));
         }
         if to != self.id()
             && let Some((leadership, _)) = self.leadership()
         {
             leadership.transfer = Some((to, 0));
+            self.event(Event::Transfers { to });
             self.finish_transfer();
         }
         Ok(())
@@ -89,7 +110,7 @@ impl Raft {
     /// The state that `to` was to get did not arrive: it is asked again what it has. Harmless when that is not so.
     pub fn snapshot_failed(&mut self, to: ReplicaId) {
         if let Some((leadership, _)) = self.leadership()
-            && let Some(peer) = leadership.peers.get_mut(&to)
+            && let Some(peer) = leadership.peer(to)
             && let Sending::Snapshot(_) = peer.sending
         {
             peer.probe(peer.matched.next());
@@ -105,7 +126,8 @@ impl Raft {
         let Some((to, _)) = leadership.transfer else {
             return;
         };
-        if leadership.peers.get(&to).is_some_and(|peer| peer.matched == last) {
+        if leadership.peer(to).is_some_and(|peer| peer.matched == last) {
+            leadership.released = true;
             self.send_now(to, Body::Campaign);
         }
     }
@@ -117,9 +139,10 @@ impl Raft {
         if checks_quorum {
             self.elapsed = 0;
         }
-        let Some((leadership, log)) = self.leadership() else {
+        let Role::Leader(leadership) = &mut self.role else {
             return;
         };
+        leadership.ticks += 1;
         if let Some((_, elapsed)) = &mut leadership.transfer {
             *elapsed += 1;
             if *elapsed >= election_ticks {
@@ -129,75 +152,211 @@ impl Raft {
         leadership.heartbeat_elapsed += 1;
         let beats = leadership.heartbeat_elapsed >= heartbeat_ticks;
         if checks_quorum {
-            let active = |id| Some(id == me || leadership.peers.get(&id).is_some_and(|peer| peer.active));
-            if log.membership().vote_result(active) != VoteResult::Won {
-                self.become_follower(self.term, None);
+            let supports = &self.supports;
+            let active = |id| {
+                let answers = |peer: &Progress| peer.id == id && (peer.active || supports.holds(peer));
+                Some(id == me || leadership.peers.iter().any(answers))
+            };
+            if self.log.membership().vote_result(active) != VoteResult::Won {
+                let term = self.hard.term;
+                self.event(Event::QuorumLost { term });
+                self.become_follower(term, None);
                 return;
             }
-            for peer in leadership.peers.values_mut() {
+            for peer in &mut leadership.peers {
                 peer.active = false;
             }
+            self.abdicate();
         }
         if beats {
             self.heartbeat();
         }
     }
 
-    fn heartbeat(&mut self) {
-        let term = self.term;
-        let committed = self.log.committed();
+    /// Hands over to a follower that is preferred and has everything.
+    fn abdicate(&mut self) {
+        let (rank, last, committed) = (self.rank, self.log.last().index, self.log.committed());
+        let membership = Arc::clone(self.log.membership());
+        let Some((leadership, _)) = self.leadership() else {
+            return;
+        };
+        let can_lead = |peer: &&Progress| {
+            peer.rank < rank
+                && peer.round > 0
+                && peer.matched == last
+                && membership.is_voter(peer.id)
+                && !membership.is_witness(peer.id)
+        };
+        if committed >= leadership.first
+            && leadership.transfer.is_none()
+            && let Some(to) = leadership
+                .peers
+                .iter()
+                .filter(can_lead)
+                .min_by_key(|peer| peer.rank)
+                .map(|peer| peer.id)
+        {
+            let _refused = self.transfer_leadership(to);
+        }
+    }
+
+    /// A round of heartbeats to whoever needs one.
+    pub(crate) fn heartbeat(&mut self) {
+        let (term, external) = (self.hard.term, self.is_external());
+        let (committed, last) = (self.log.committed(), self.log.last().index);
         let Role::Leader(leadership) = &mut self.role else {
             return;
         };
         leadership.heartbeat_elapsed = 0;
-        for (&to, peer) in &mut leadership.peers {
-            let commit = committed.min(peer.matched);
-            let body = Body::Heartbeat { commit };
-            self.messages.push((to, Message { term, body }));
+        leadership.round += 1;
+        let round = leadership.round;
+        if leadership
+            .rounds
+            .back()
+            .is_none_or(|(_, at)| *at != leadership.ticks)
+        {
+            leadership.rounds.push_back((round, leadership.ticks));
         }
+        let mut messages = Vec::new();
+        for peer in &mut leadership.peers {
+            let is_quiet = peer.matched == last && peer.knows == committed && self.supports.holds(peer);
+            let idles =
+                external && leadership.reads.is_empty() && (is_quiet || self.supports.is_down(peer.id));
+            if !idles {
+                let commit = peer.tell(committed, round);
+                messages.push((
+                    peer.id,
+                    Message {
+                        term,
+                        body: Body::Heartbeat { commit, round },
+                    },
+                ));
+            }
+        }
+        self.out().messages.append(&mut messages);
+        self.confirm();
     }
 
     /// Sends to each follower what it lacks and its window allows.
     pub(crate) fn send_appends(&mut self) {
-        let (term, config) = (self.term, &self.config);
+        let term = self.hard.term;
         let Role::Leader(leadership) = &mut self.role else {
             return;
         };
-        let log = &self.log;
+        let (log, config) = (&self.log, &*self.config);
         let last = log.last().index;
-        for (&to, peer) in &mut leadership.peers {
-            while peer.may_send(config.in_flight_max) {
+        let mut outbox = self.outbox.take().unwrap_or_default();
+        for peer in &mut leadership.peers {
+            while peer.may_send(config) {
                 let probes = matches!(peer.sending, Sending::Probe { .. });
                 if !probes && peer.next > last {
                     break;
                 }
                 let before = peer.next.prev().expect("entries are numbered from one");
-                let body = if let Some(prev) = log.mark(before) {
-                    let entries = if probes {
-                        Vec::new()
-                    } else {
-                        log.from(peer.next, config.append_entries_max, config.append_bytes_max)
-                    };
-                    peer.sent(entries.last().map_or(before, |entry| entry.index));
-                    let commit = log.committed();
-                    Body::Append {
-                        prev,
-                        entries,
-                        commit,
-                    }
-                } else {
+                let Some(prev) = log.mark(before) else {
                     let snapshot = log.snapshot();
                     peer.sending = Sending::Snapshot(snapshot.last.index);
-                    Body::Snapshot(snapshot)
+                    outbox.events.push(Event::SendsSnapshot {
+                        peer: peer.id,
+                        last: snapshot.last,
+                    });
+                    let body = Body::Snapshot(snapshot);
+                    outbox.messages.push((peer.id, Message { term, body }));
+                    break;
                 };
-                self.messages.push((to, Message { term, body }));
+                if !probes && log.is_on_disk_only(peer.next) {
+                    peer.fetching = true;
+                    outbox.fetches.push(Fetch {
+                        peer: peer.id,
+                        first: peer.next,
+                        last: log.kept(),
+                        bytes_max: config.append_bytes_max,
+                    });
+                    break;
+                }
+                let (entries, bytes) = if probes {
+                    (Vec::new(), 0)
+                } else {
+                    let headers = log.membership().is_witness(peer.id);
+                    log.from(
+                        peer.next,
+                        config.append_entries_max,
+                        config.append_bytes_max,
+                        headers,
+                    )
+                };
+                peer.sent(entries.last().map_or(before, |entry| entry.index), bytes);
+                let body = Body::Append {
+                    prev,
+                    entries,
+                    commit: log.committed(),
+                };
+                outbox.messages.push((peer.id, Message { term, body }));
             }
+        }
+        self.outbox = Some(outbox);
+    }
+
+    /// Entries that were asked for, from the first on; as many as there are. Entries that nobody waits for are dropped.
+    ///
+    /// # Panics
+    /// When they are not those of this log: then the disk lied, and nothing it says can be trusted.
+    pub fn fetched(&mut self, fetch: Fetch, mut entries: Vec<Entry>) {
+        let term = self.hard.term;
+        let commit = self.log.committed();
+        let Role::Leader(leadership) = &mut self.role else {
+            return;
+        };
+        let log = &self.log;
+        let Some(peer) = leadership.peer(fetch.peer) else {
+            return;
+        };
+        if !peer.fetching || peer.next != fetch.first {
+            return;
+        }
+        peer.fetching = false;
+        let before = peer.next.prev().expect("entries are numbered from one");
+        let Some(prev) = log.mark(before).filter(|_| !entries.is_empty()) else {
+            return;
+        };
+        let mut next = fetch.first;
+        for entry in &entries {
+            assert!(
+                entry.index == next && log.mark(next) == Some(entry.mark()),
+                "fetched {}@{} for {next}",
+                entry.index,
+                entry.term
+            );
+            next = next.next();
+        }
+        if log.membership().is_witness(peer.id) {
+            entries = entries.iter().map(Entry::header).collect();
+        }
+        let bytes = entries.iter().map(Entry::bytes).sum();
+        peer.sent(next.prev().expect("there is an entry"), bytes);
+        let body = Body::Append {
+            prev,
+            entries,
+            commit,
+        };
+        let to = peer.id;
+        self.out().messages.push((to, Message { term, body }));
+    }
+
+    /// What was asked for cannot be read. Compact the log up to what is applied, so that the follower gets the state instead;
+    /// else the same is asked for again.
+    pub fn fetch_failed(&mut self, fetch: Fetch) {
+        if let Some((leadership, _)) = self.leadership()
+            && let Some(peer) = leadership.peer(fetch.peer)
+            && peer.next == fetch.first
+        {
+            peer.fetching = false;
         }
     }
 
-    fn peer(&mut self, id: ReplicaId) -> Option<(&mut Progress, &mut Log)> {
+    pub(crate) fn peer(&mut self, id: ReplicaId) -> Option<(&mut Progress, &mut Log)> {
         let (leadership, log) = self.leadership()?;
-        let peer = leadership.peers.get_mut(&id)?;
+        let peer = leadership.peer(id)?;
         peer.active = true;
         Some((peer, log))
     }
@@ -231,29 +390,25 @@ impl Raft {
             }
             None => last.next(),
         };
-        peer.refused(prev, next.min(prev).max(Index(1)));
-    }
-
-    pub(crate) fn on_heartbeat_reply(&mut self, from: ReplicaId) {
-        let Some((peer, log)) = self.peer(from) else {
-            return;
-        };
-        peer.lives(log.last().index);
+        if peer.refused(prev, next.min(prev).max(Index(1))) {
+            let next = peer.next;
+            self.event(Event::Probes { peer: from, next });
+        }
     }
 
     /// Commits what a quorum has, if it is of this term.
     pub(crate) fn commit_by_quorum(&mut self) {
-        let (me, term) = (self.id(), self.term);
+        let (me, term) = (self.id(), self.hard.term);
         let Some((leadership, log)) = self.leadership() else {
             return;
         };
         let persisted = log.persisted();
         let reached = |id| {
             if id == me {
-                persisted
-            } else {
-                leadership.peers.get(&id).map_or(Index::ZERO, |peer| peer.matched)
+                return persisted;
             }
+            let peer = leadership.peers.iter().find(|peer| peer.id == id);
+            peer.map_or(Index::ZERO, |peer| peer.matched)
         };
         let index = log.membership().committed(reached).unwrap_or_default();
         if index > log.committed() && log.mark(index).is_some_and(|mark| mark.term == term) {
@@ -262,7 +417,7 @@ impl Raft {
     }
 
     /// What a committed change of the members still asks of the leader, whoever began it: to leave a joint configuration, and
-    /// to step down when it is no voter any more.
+    /// to step down when it cannot lead any more.
     pub(crate) fn complete_members(&mut self) {
         if !self.is_leader() || self.log.membership_index() > self.log.committed() {
             return;
@@ -270,12 +425,26 @@ impl Raft {
         let membership = self.log.membership();
         if membership.is_joint() && membership.leaves_by_itself() {
             let next = membership.leave_joint().expect("it is joint");
-            self.append(Content::Membership(next));
-            self.follow_members();
+            self.append_members(next);
         } else if !membership.is_voter(self.id()) {
-            // So that the others know that it is committed.
+            self.leave();
+        }
+    }
+
+    /// Steps down once a quorum of the others knows that this replica is no voter any more: else they could wait for it.
+    fn leave(&mut self) {
+        let (committed, changed) = (self.log.committed(), self.log.membership_index());
+        let Role::Leader(leadership) = &self.role else {
+            return;
+        };
+        let knows = |id| {
+            let peer = leadership.peers.iter().find(|peer| peer.id == id);
+            peer.map_or(Index::ZERO, |peer| peer.knows)
+        };
+        if self.log.membership().committed(knows) >= Some(changed) {
+            self.become_follower(self.hard.term, None);
+        } else if leadership.peers.iter().any(|peer| peer.is_untold(committed)) {
             self.heartbeat();
-            self.become_follower(self.term, None);
         }
     }
 }

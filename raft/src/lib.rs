@@ -1,28 +1,30 @@
 //! Consensus for one group, as plain state machines: no I/O, no clock, no randomness of its own.
-//!
-//! [`Raft`] is one replica. Inputs are calls; after them [`Raft::ready`] says what to write, send and apply.
-//!
-//! Here: elections with pre-vote and check-quorum, batched and pipelined replication, asynchronous persistence, snapshots,
-//! joint changes of the members, learners, transfer of leadership.
-//!
-//! Not there yet: leases and reads, witnesses, liveness from outside, repair of damaged entries, forced recovery, a hash chain
-//! over entries, priorities, a window by bytes, leaving a joint configuration by hand, trace events.
-//! Bounds that the caller must keep meanwhile: proposals that are not committed, and entries since the last compaction, are all
-//! kept in memory.
 
+mod check;
 mod config;
+pub mod damage;
+mod election;
+mod event;
 mod leader;
+mod liveness;
 mod log;
 mod membership;
 mod message;
+mod payload;
 mod progress;
 mod quorum;
 mod raft;
+mod read;
 mod ready;
+mod step;
 
-pub use config::Config;
+pub use config::{Config, Liveness};
+pub use event::{Event, Withheld};
+pub use liveness::Support;
 pub use membership::{MemberChange, Membership, MembershipError};
-pub use message::{Body, Content, Entry, HardState, Mark, Message, Payload, Snapshot};
+pub use message::{Body, Content, Entry, Epoch, HardState, Mark, Message, ReadToken, Snapshot};
+pub use payload::Payload;
 pub use quorum::{VoteResult, committed, joint_committed, joint_vote_result, majority, vote_result};
 pub use raft::{Malformed, ProposeError, Raft, Restored};
-pub use ready::{PersistMark, Ready};
+pub use read::ReadError;
+pub use ready::{Fetch, PersistMark, Read, Ready};

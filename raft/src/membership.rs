@@ -11,13 +11,17 @@
 //! Invariants, checked after every change:
 //! - A replica is an incoming voter or a learner, never both.
 //! - Whoever waits in `learners_next` votes in the outgoing set, and is neither an incoming voter nor a learner.
+//! - Whoever is a witness votes, in either set; not all incoming voters are witnesses.
 //! - Only a joint configuration has an outgoing set, someone waiting, or leaves by itself.
 //! - Lists are sorted and have nobody twice.
+//!
+//! A *witness* votes and has only the headers of commands: it takes the place of a voter where a third copy is too dear. It
+//! cannot lead, and never becomes anything else: it has no state to start from. Remove it, and add it anew by another id.
 //!
 //! Source: Ongaro, "Consensus: Bridging Theory and Practice" (2014), sections 4.1 to 4.3.
 
 use crate::quorum::{self, VoteResult};
-use base::{Index, ReplicaId};
+use base::{Index, ReplicaId, checksum};
 use core::fmt;
 
 /// One wish of a change. A change is a list of them; later ones about the same replica win.
@@ -27,6 +31,8 @@ pub enum MemberChange {
     Voter(ReplicaId),
     /// Shall get the log and not vote.
     Learner(ReplicaId),
+    /// Shall vote and have only the headers of commands.
+    Witness(ReplicaId),
     /// Shall have no part. No effect on a replica that has none.
     Remove(ReplicaId),
 }
@@ -43,12 +49,16 @@ pub enum MembershipError {
     /// A group without voters cannot agree on a joint change.
     #[error("a configuration without voters cannot become joint")]
     NoVotersBefore,
-    /// The change would leave nobody to vote.
-    #[error("the change leaves no voter")]
+    /// The change would leave nobody to vote, or only witnesses.
+    #[error("the change leaves no voter that could lead")]
     NoVotersLeft,
     /// A simple change may add or remove one voter, so that old and new majorities meet. Use a joint one.
     #[error("the change adds or removes {0} voters: more than one needs a joint change")]
     SeveralVoters(usize),
+    /// A witness has no state, so it cannot become anything else; and a replica that has one is not made a witness. Remove it
+    /// first, then add it by another id.
+    #[error("{0} cannot change between a witness and a full member: remove it, and add it by another id")]
+    Witness(ReplicaId),
 }
 
 /// Who takes part in a group.
@@ -58,6 +68,7 @@ pub struct Membership {
     outgoing: Vec<ReplicaId>,
     learners: Vec<ReplicaId>,
     learners_next: Vec<ReplicaId>,
+    witnesses: Vec<ReplicaId>,
     auto_leave: bool,
 }
 
@@ -113,6 +124,12 @@ impl Membership {
         &self.learners_next
     }
 
+    /// Voters that have only the headers of commands. Sorted.
+    #[must_use]
+    pub fn witnesses(&self) -> &[ReplicaId] {
+        &self.witnesses
+    }
+
     /// Whether a joint change is under way.
     #[must_use]
     pub fn is_joint(&self) -> bool {
@@ -131,6 +148,12 @@ impl Membership {
         has(&self.voters, id) || has(&self.outgoing, id)
     }
 
+    /// Whether `id` votes and has only headers.
+    #[must_use]
+    pub fn is_witness(&self, id: ReplicaId) -> bool {
+        has(&self.witnesses, id)
+    }
+
     /// Whether `id` gets the log, voting or not.
     #[must_use]
     pub fn contains(&self, id: ReplicaId) -> bool {
@@ -147,6 +170,30 @@ impl Membership {
 
     fn sets(&self) -> [&[ReplicaId]; 2] {
         [&self.voters, &self.outgoing]
+    }
+
+    /// The highest number that a quorum has reached; `None` without voters.
+    pub(crate) fn reached(&self, number: impl Fn(ReplicaId) -> u64) -> Option<u64> {
+        self.committed(|id| Index(number(id))).map(|index| index.0)
+    }
+
+    /// Tells it apart from others in the chain of a log.
+    pub(crate) fn checksum(&self) -> u32 {
+        let lists = [
+            &self.voters,
+            &self.outgoing,
+            &self.learners,
+            &self.learners_next,
+            &self.witnesses,
+        ];
+        let mut checksum = u32::from(self.auto_leave);
+        for list in lists {
+            checksum = checksum::extend(checksum, &(list.len() as u64).to_le_bytes());
+            for id in list {
+                checksum = checksum::extend(checksum, &id.0.to_le_bytes());
+            }
+        }
+        checksum
     }
 
     /// The highest index that a quorum has reached; `None` without voters.
@@ -215,6 +262,8 @@ impl Membership {
         for &id in &self.learners_next {
             put(&mut next.learners, id);
         }
+        let stays = |id: &&ReplicaId| has(&next.voters, **id);
+        next.witnesses = self.witnesses.iter().filter(stays).copied().collect();
         next.assert_invariants();
         Ok(next)
     }
@@ -222,6 +271,16 @@ impl Membership {
     fn change(&mut self, changes: &[MemberChange]) -> Result<(), MembershipError> {
         for &change in changes {
             match change {
+                MemberChange::Voter(id) | MemberChange::Learner(id) if self.is_witness(id) => {
+                    return Err(MembershipError::Witness(id));
+                }
+                MemberChange::Witness(id) if self.contains(id) && !self.is_witness(id) => {
+                    return Err(MembershipError::Witness(id));
+                }
+                MemberChange::Witness(id) => {
+                    put(&mut self.witnesses, id);
+                    put(&mut self.voters, id);
+                }
                 MemberChange::Voter(id) => {
                     take(&mut self.learners, id);
                     take(&mut self.learners_next, id);
@@ -238,7 +297,7 @@ impl Membership {
                 MemberChange::Remove(id) => self.remove(id),
             }
         }
-        if self.voters.is_empty() {
+        if self.voters.iter().all(|id| self.is_witness(*id)) {
             return Err(MembershipError::NoVotersLeft);
         }
         Ok(())
@@ -249,6 +308,9 @@ impl Membership {
         take(&mut self.voters, id);
         take(&mut self.learners, id);
         take(&mut self.learners_next, id);
+        if !has(&self.outgoing, id) {
+            take(&mut self.witnesses, id);
+        }
     }
 
     /// Panics when an invariant of the module is broken.
@@ -256,7 +318,13 @@ impl Membership {
     /// # Panics
     /// Never, unless there is a bug here.
     pub fn assert_invariants(&self) {
-        for list in [&self.voters, &self.outgoing, &self.learners, &self.learners_next] {
+        for list in [
+            &self.voters,
+            &self.outgoing,
+            &self.learners,
+            &self.learners_next,
+            &self.witnesses,
+        ] {
             assert!(
                 list.is_sorted_by(|a, b| a < b),
                 "{list:?} is not sorted, or has someone twice"
@@ -271,6 +339,9 @@ impl Membership {
                 "{id} waits and is no outgoing voter in {self}"
             );
             assert!(!has(&self.voters, id), "{id} waits and is a voter in {self}");
+        }
+        for &id in &self.witnesses {
+            assert!(self.is_voter(id), "{id} is a witness without a vote in {self}");
         }
         if !self.is_joint() {
             assert!(
@@ -301,6 +372,7 @@ impl fmt::Display for Membership {
         for (name, ids) in [
             ("learners", &self.learners),
             ("learners_next", &self.learners_next),
+            ("witnesses", &self.witnesses),
         ] {
             if !ids.is_empty() {
                 write!(f, " {name}=")?;

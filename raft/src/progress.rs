@@ -7,10 +7,12 @@
 //!       └──── appended ────┘ └◄─────────────────── installed, or failed ────────┘
 //! ```
 //! - *Probe*: one message at a time, until it is known where the logs part.
-//! - *Replicate*: `next` runs ahead of what is acknowledged, up to a window of messages.
+//! - *Replicate*: `next` runs ahead of what is acknowledged, up to a window of messages and bytes.
 //! - *Snapshot*: nothing is sent until the state has arrived or failed.
 
-use base::Index;
+use crate::config::Config;
+use crate::message::Epoch;
+use base::{Index, ReplicaId};
 use std::collections::VecDeque;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,48 +26,81 @@ pub(crate) enum Sending {
     Snapshot(Index),
 }
 
+#[derive(Debug, Clone, Copy, Hash)]
+struct Sent {
+    last: Index,
+    bytes: usize,
+}
+
 #[derive(Debug, Clone, Hash)]
 pub(crate) struct Progress {
+    pub(crate) id: ReplicaId,
     /// Known to be in the peer's log, durably.
     pub(crate) matched: Index,
     /// The next entry to send.
     pub(crate) next: Index,
     pub(crate) sending: Sending,
-    /// The last index of each message that is not acknowledged, oldest first.
-    in_flight: VecDeque<Index>,
+    /// Messages that are not acknowledged, oldest first.
+    in_flight: VecDeque<Sent>,
+    in_flight_bytes: usize,
+    /// Entries from `next` on were asked for from disk.
+    pub(crate) fetching: bool,
     /// Heard of since the last check of the quorum.
     pub(crate) active: bool,
     /// Something was acknowledged since the last sign of life.
     acknowledged: bool,
+    /// The latest round of heartbeats that it answered.
+    pub(crate) round: u64,
+    /// The latest commit index that a heartbeat told it, and the first round that did.
+    told: (Index, u64),
+    /// What it is known to know as committed.
+    pub(crate) knows: Index,
+    /// It follows as long as its node supports this one's at this epoch.
+    pub(crate) fortified: Option<Epoch>,
+    /// Its place among those who would lead.
+    pub(crate) rank: u8,
 }
 
 impl Progress {
-    pub(crate) fn new(next: Index) -> Self {
+    pub(crate) fn new(id: ReplicaId, next: Index) -> Self {
         Self {
+            id,
             matched: Index::ZERO,
             next,
             sending: Sending::Probe { waits: false },
             in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            fetching: false,
             active: true,
             acknowledged: false,
+            round: 0,
+            told: (Index::ZERO, 0),
+            knows: Index::ZERO,
+            fortified: None,
+            rank: 0,
         }
     }
 
     /// Whether a message may be sent now.
-    pub(crate) fn may_send(&self, window: usize) -> bool {
+    pub(crate) fn may_send(&self, config: &Config) -> bool {
         match self.sending {
             Sending::Probe { waits } => !waits,
-            Sending::Replicate => self.in_flight.len() < window,
+            Sending::Replicate => {
+                !self.fetching
+                    && self.in_flight.len() < config.in_flight_max
+                    && (self.in_flight.is_empty() || self.in_flight_bytes < config.in_flight_bytes_max)
+            }
             Sending::Snapshot(_) => false,
         }
     }
 
     /// Entries up to `last` were sent.
-    pub(crate) fn sent(&mut self, last: Index) {
+    pub(crate) fn sent(&mut self, last: Index, bytes: usize) {
         match self.sending {
             Sending::Probe { .. } => self.sending = Sending::Probe { waits: true },
             Sending::Replicate => {
-                self.in_flight.push_back(last);
+                self.in_flight.push_back(Sent { last, bytes });
+                self.in_flight_bytes += bytes;
                 self.next = last.next();
             }
             Sending::Snapshot(_) => unreachable!("nothing is sent meanwhile"),
@@ -77,8 +112,12 @@ impl Progress {
         let news = matched > self.matched;
         self.acknowledged |= news;
         self.matched = self.matched.max(matched);
-        self.next = self.next.max(self.matched.next());
-        while self.in_flight.front().is_some_and(|last| *last <= self.matched) {
+        if self.next <= self.matched {
+            self.next = self.matched.next();
+            self.fetching = false;
+        }
+        while let Some(sent) = self.in_flight.front().filter(|sent| sent.last <= self.matched) {
+            self.in_flight_bytes -= sent.bytes;
             self.in_flight.pop_front();
         }
         match self.sending {
@@ -92,8 +131,8 @@ impl Progress {
         news
     }
 
-    /// The peer lacks `prev`; `next` is a better guess.
-    pub(crate) fn refused(&mut self, prev: Index, next: Index) {
+    /// The peer lacks `prev`; `next` is a better guess. Says whether that is taken.
+    pub(crate) fn refused(&mut self, prev: Index, next: Index) -> bool {
         let expected = match self.sending {
             Sending::Probe { .. } => prev.next() == self.next,
             // Whatever is acknowledged was not refused: the refusal is old.
@@ -103,6 +142,7 @@ impl Progress {
         if expected {
             self.probe(next.max(self.matched.next()));
         }
+        expected
     }
 
     /// The peer answered a heartbeat. A probe goes again; so does the window, if nothing of it was acknowledged since the last
@@ -110,7 +150,7 @@ impl Progress {
     pub(crate) fn lives(&mut self, last: Index) {
         match self.sending {
             Sending::Probe { .. } => self.probe(self.next),
-            Sending::Replicate if self.matched < last && !self.acknowledged => {
+            Sending::Replicate if self.matched < last && !self.acknowledged && !self.fetching => {
                 self.probe(self.matched.next());
             }
             Sending::Replicate | Sending::Snapshot(_) => {}
@@ -118,10 +158,49 @@ impl Progress {
         self.acknowledged = false;
     }
 
+    /// A heartbeat of `round` tells it what is committed, as far as it has that.
+    pub(crate) fn tell(&mut self, committed: Index, round: u64) -> Index {
+        let commit = committed.min(self.matched);
+        if commit > self.told.0 {
+            self.told = (commit, round);
+        }
+        commit
+    }
+
+    /// Whether it has, or could be told, that everything up to `index` is committed, and was not.
+    pub(crate) fn is_untold(&self, index: Index) -> bool {
+        self.matched >= index && self.told.0 < index
+    }
+
+    /// It answered a heartbeat of `round`.
+    pub(crate) fn answered(&mut self, round: u64) {
+        self.round = self.round.max(round);
+        if self.told.1 > 0 && round >= self.told.1 {
+            self.knows = self.told.0;
+        }
+    }
+
     /// Back to one message at a time.
     pub(crate) fn probe(&mut self, next: Index) {
         self.next = next;
         self.in_flight.clear();
+        self.in_flight_bytes = 0;
+        self.fetching = false;
         self.sending = Sending::Probe { waits: false };
+    }
+
+    /// Gives back what an idle peer does not need.
+    pub(crate) fn shrink(&mut self) {
+        self.in_flight.shrink_to_fit();
+    }
+
+    pub(crate) fn assert_invariants(&self, last: Index) {
+        assert!(self.matched < self.next, "{self:?}");
+        assert!(self.matched <= last, "{self:?}");
+        if let Sending::Snapshot(index) = self.sending {
+            assert!(index > self.matched, "{self:?}");
+        }
+        let bytes: usize = self.in_flight.iter().map(|sent| sent.bytes).sum();
+        assert!(bytes == self.in_flight_bytes, "{self:?}");
     }
 }

@@ -1,25 +1,36 @@
-//! One replica of a group: dispatch by role, and what the roles share.
+//! One replica of a group: its inputs, and what its roles share. `step` dispatches messages.
 
-use crate::config::Config;
+use crate::config::{Config, Liveness};
+use crate::event::Event;
+use crate::liveness::Supports;
 use crate::log::Log;
 use crate::membership::{MemberChange, Membership, MembershipError};
-use crate::message::{Body, Content, Entry, HardState, Mark, Message, Payload, Snapshot};
-use crate::progress::{Progress, Sending};
-use crate::quorum::VoteResult;
-use crate::ready::{PersistMark, Ready};
+use crate::message::{Body, Content, Entry, Epoch, HardState, Mark, Message, Snapshot};
+use crate::payload::Payload;
+use crate::progress::Progress;
+use crate::read::PendingRead;
+use crate::ready::{Fetch, PersistMark, Read, Ready};
 use base::{Index, Prng, ReplicaId, Term};
 use core::hash::{Hash, Hasher};
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// What a replica starts with: all of it durable.
-#[derive(Debug, Clone, Default, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Restored {
     /// Term and vote.
     pub hard_state: HardState,
-    /// What the log follows: the state's mark and members. The default is a replica that waits to be told everything.
+    /// What the log follows: the mark, the chain and the members there. The default is a replica that waits to be told
+    /// everything.
     pub snapshot: Snapshot,
-    /// The log after it.
+    /// The log after it. Empty after what is damaged.
     pub entries: Vec<Entry>,
+    /// What the state has of them.
+    pub applied: Index,
+    /// The first entry that was lost, when there may have been more: see [`judge`](crate::damage::judge).
+    pub damaged: Option<Index>,
+    /// Who was cut off by [`Restored::force`].
+    pub forced: Vec<ReplicaId>,
 }
 
 impl Restored {
@@ -29,13 +40,23 @@ impl Restored {
     /// members, of whom no entry tells.
     #[must_use]
     pub fn first(voters: impl IntoIterator<Item = ReplicaId>) -> Self {
+        Self::first_of(Membership::of_voters(voters))
+    }
+
+    /// How a new group begins whose members are not all voters.
+    #[must_use]
+    pub fn first_of(membership: Membership) -> Self {
         let last = Mark {
             term: Term::ZERO,
             index: Index(1),
         };
-        let membership = Membership::of_voters(voters);
         Self {
-            snapshot: Snapshot { last, membership },
+            snapshot: Snapshot {
+                last,
+                chain: membership.checksum(),
+                membership: Arc::new(membership),
+            },
+            applied: last.index,
             ..Self::default()
         }
     }
@@ -50,9 +71,17 @@ pub enum ProposeError {
     /// Leadership is being handed over: ask again soon.
     #[error("leadership is being handed to {0}")]
     Transferring(ReplicaId),
-    /// Only a voter can lead.
-    #[error("{0} does not vote, so it cannot lead")]
-    NotVoter(ReplicaId),
+    /// Only a voter with all of the log can lead.
+    #[error("{0} cannot lead: it does not vote, or has only headers")]
+    CannotLead(ReplicaId),
+    /// Too much is proposed and not committed: ask again when something is.
+    #[error("{uncommitted} bytes are proposed and not committed; the limit is {limit}")]
+    Full {
+        /// Bytes that wait.
+        uncommitted: usize,
+        /// [`Config::uncommitted_bytes_max`].
+        limit: usize,
+    },
     /// One change of the members at a time, and none before the leader has committed an entry of its term.
     #[error("another change of the members is under way, or this leader has committed nothing yet")]
     ChangePending,
@@ -71,9 +100,6 @@ pub struct Malformed {
     pub what: &'static str,
 }
 
-/// No run reaches higher terms or indexes: arithmetic on what a message says stays below 64 bits.
-const COUNTER_MAX: u64 = u64::MAX / 2;
-
 #[derive(Debug, Clone, Hash)]
 pub(crate) enum Role {
     Follower {
@@ -82,55 +108,95 @@ pub(crate) enum Role {
     /// `pre`: only asks whether an election would succeed; the term has not changed.
     Candidate {
         pre: bool,
-        votes: BTreeMap<ReplicaId, bool>,
+        votes: Vec<(ReplicaId, bool)>,
     },
-    Leader(Leadership),
+    Leader(Box<Leadership>),
 }
 
 #[derive(Debug, Clone, Hash)]
 pub(crate) struct Leadership {
-    pub(crate) peers: BTreeMap<ReplicaId, Progress>,
+    /// In the order of their ids.
+    pub(crate) peers: Vec<Progress>,
     /// Who shall lead next, and ticks since that was asked.
     pub(crate) transfer: Option<(ReplicaId, u32)>,
+    /// Somebody was told to start an election: no lease holds in this term any more.
+    pub(crate) released: bool,
     pub(crate) heartbeat_elapsed: u32,
     /// The leader's first entry.
     pub(crate) first: Index,
+    /// Since it leads.
+    pub(crate) ticks: u64,
+    /// Of heartbeats, the latest sent.
+    pub(crate) round: u64,
+    /// When rounds were sent that no quorum has answered: the first of each tick.
+    pub(crate) rounds: VecDeque<(u64, u64)>,
+    /// When the latest round was sent that a quorum has answered.
+    pub(crate) confirmed: Option<u64>,
+    /// They wait for a round to be answered.
+    pub(crate) reads: VecDeque<PendingRead>,
+}
+
+impl Leadership {
+    pub(crate) fn peer(&mut self, id: ReplicaId) -> Option<&mut Progress> {
+        self.peers.iter_mut().find(|peer| peer.id == id)
+    }
+}
+
+/// What was asked for and not yet handed out.
+#[derive(Debug, Clone, Default, Hash)]
+pub(crate) struct Outbox {
+    pub(crate) messages: Vec<(ReplicaId, Message)>,
+    pub(crate) messages_after_persist: Vec<(ReplicaId, Message)>,
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) reads: Vec<Read>,
+    pub(crate) fetches: Vec<Fetch>,
+    pub(crate) events: Vec<Event>,
 }
 
 /// One replica of a group.
 #[derive(Debug, Clone)]
 pub struct Raft {
-    pub(crate) config: Config,
+    id: ReplicaId,
+    pub(crate) config: Arc<Config>,
     prng: Prng,
-    pub(crate) term: Term,
-    vote: Option<ReplicaId>,
-    /// Term and vote as of the last write handed out, and the first write that holds them all.
-    hard_state_handed: HardState,
-    hard_state_write: u64,
+    pub(crate) hard: HardState,
+    /// It differs from what was handed out last; else, the write that holds it.
+    hard_changed: bool,
+    hard_write: u64,
     pub(crate) log: Log,
     pub(crate) role: Role,
     /// Ticks since the leader was heard of, or since votes were asked for; of a leader, since the quorum was checked.
     pub(crate) elapsed: u32,
     timeout: u32,
+    /// Ticks since any leader was heard of; a promise not to elect another one, of whatever term.
+    pub(crate) heard: u32,
+    /// The same, as long as this node supports that leader's at that epoch.
+    pub(crate) promise: Option<(ReplicaId, Epoch)>,
+    pub(crate) supports: Supports,
+    pub(crate) rank: u8,
     writes: u64,
     durable_writes: u64,
-    snapshot: Option<Snapshot>,
-    pub(crate) messages: Vec<(ReplicaId, Message)>,
-    messages_after_persist: Vec<(ReplicaId, Message)>,
+    pub(crate) outbox: Option<Box<Outbox>>,
 }
 
 impl Raft {
     /// A replica as it was when it stopped. Timeouts are drawn from `prng`.
     ///
+    /// What it promised leaders before is kept: in [`Liveness::Ticks`] it elects nobody for `election_ticks`; in
+    /// [`Liveness::External`] the caller makes sure that support of before the stop has ended and is not renewed.
+    ///
     /// # Panics
     /// When `config` is not valid, or when `restored` has members before the first entry, or entries and no members.
     #[must_use]
-    pub fn new(config: Config, prng: Prng, restored: Restored) -> Self {
+    pub fn new(id: ReplicaId, config: Arc<Config>, prng: Prng, restored: Restored) -> Self {
         config.validate();
         let Restored {
             hard_state,
             snapshot,
             entries,
+            applied,
+            damaged,
+            forced,
         } = restored;
         let begun = snapshot.last.index > Index::ZERO;
         assert!(
@@ -138,23 +204,38 @@ impl Raft {
             "members are known from entry 1 on"
         );
         assert!(begun || entries.is_empty(), "entries follow no state");
+        let is_new = hard_state.term == Term::ZERO;
+        let promises = config.lease_ticks > 0 && !is_new;
         let mut raft = Self {
-            config,
+            id,
             prng,
-            term: hard_state.term,
-            vote: hard_state.vote,
-            hard_state_handed: hard_state,
-            hard_state_write: 0,
-            log: Log::new(snapshot, entries),
+            hard: hard_state,
+            hard_changed: false,
+            hard_write: 0,
+            log: Log::new(snapshot, entries, applied),
             role: Role::Follower { leader: None },
             elapsed: 0,
             timeout: 0,
+            heard: if promises { 0 } else { config.election_ticks },
+            promise: None,
+            supports: Supports::default(),
+            rank: 0,
             writes: 0,
             durable_writes: 0,
-            snapshot: None,
-            messages: Vec::new(),
-            messages_after_persist: Vec::new(),
+            outbox: None,
+            config,
         };
+        if let Some(first) = damaged {
+            assert!(
+                first > raft.log.last().index,
+                "entry {first} is damaged and there"
+            );
+            raft.begin_repair(first);
+        }
+        if !forced.is_empty() {
+            let from = raft.log.last();
+            raft.event(Event::Forced { from, lost: forced });
+        }
         raft.draw_timeout();
         raft
     }
@@ -162,13 +243,13 @@ impl Raft {
     /// This replica.
     #[must_use]
     pub fn id(&self) -> ReplicaId {
-        self.config.id
+        self.id
     }
 
     /// The latest term it has seen.
     #[must_use]
     pub fn term(&self) -> Term {
-        self.term
+        self.hard.term
     }
 
     /// Who leads in this term, as far as it knows.
@@ -177,7 +258,7 @@ impl Raft {
         match &self.role {
             Role::Follower { leader } => *leader,
             Role::Candidate { .. } => None,
-            Role::Leader(_) => Some(self.id()),
+            Role::Leader(_) => Some(self.id),
         }
     }
 
@@ -199,27 +280,62 @@ impl Raft {
         self.log.last()
     }
 
+    /// The chain up to its last entry.
+    #[must_use]
+    pub fn last_chain(&self) -> u32 {
+        self.log.last_chain()
+    }
+
     /// Who takes part, as of its last entry.
     #[must_use]
     pub fn membership(&self) -> &Membership {
         self.log.membership()
     }
 
-    /// A logical tick has passed.
+    /// Whether it lost entries that it may have acknowledged, and does not have them back.
+    #[must_use]
+    pub fn is_repairing(&self) -> bool {
+        self.hard.repairing.is_some()
+    }
+
+    /// Its place among those who would lead: the least rank is preferred. A replica of a higher rank waits longer before it asks
+    /// for votes, and hands over to one of a lower rank that has everything. Default 0.
+    pub fn set_rank(&mut self, rank: u8) {
+        self.rank = rank;
+        self.draw_timeout();
+    }
+
+    /// A logical tick has passed. Leases count on it that ticks of two replicas do not differ by more than `election_ticks` allow
+    /// beyond `lease_ticks`; whoever was held up makes up for all ticks first.
     pub fn tick(&mut self) {
-        self.elapsed += 1;
+        self.elapsed = self.elapsed.saturating_add(1);
+        self.heard = self.heard.saturating_add(1);
         if self.is_leader() {
             self.tick_leader();
-        } else if self.elapsed >= self.timeout && self.log.may_lead(self.id()) {
+        } else if self.keeps_promise() {
+            self.tick_bound();
+        } else if self.elapsed >= self.timeout && self.may_campaign() {
             self.campaign(true, false);
         }
     }
 
-    /// Asks for an election now, as if the leader had not been heard of for long. Nothing to do for a leader, and for a replica
-    /// without a vote.
+    /// Whether it could lead, if it were elected.
+    fn may_campaign(&self) -> bool {
+        self.hard.repairing.is_none() && self.log.may_lead(self.id)
+    }
+
+    /// Asks for an election now, as if the leader had not been heard of for long. Nothing to do for a leader, for a replica that
+    /// cannot lead, and while a leader lives: use [`transfer_leadership`](Self::transfer_leadership) then.
     pub fn campaign_now(&mut self) {
-        if !self.is_leader() && self.log.may_lead(self.id()) {
+        if !self.is_leader() && !self.hears_a_leader() && self.may_campaign() {
             self.campaign(true, false);
+        }
+    }
+
+    /// The leader wants this replica to lead.
+    pub(crate) fn on_campaign(&mut self) {
+        if matches!(self.role, Role::Follower { .. }) && self.may_campaign() {
+            self.campaign(false, true);
         }
     }
 
@@ -229,7 +345,17 @@ impl Raft {
     /// [`ProposeError`] says whom to ask, or why not now.
     pub fn propose(&mut self, payload: Payload) -> Result<Mark, ProposeError> {
         self.check_leads()?;
+        self.check_room()?;
         Ok(self.append(Content::Command(payload)))
+    }
+
+    fn check_room(&self) -> Result<(), ProposeError> {
+        let (uncommitted, limit) = (self.log.uncommitted_bytes(), self.config.uncommitted_bytes_max);
+        if uncommitted < limit {
+            Ok(())
+        } else {
+            Err(ProposeError::Full { uncommitted, limit })
+        }
     }
 
     /// Proposes a change of the members: at once if it touches one voter at most, else by way of a joint configuration that is
@@ -238,316 +364,42 @@ impl Raft {
     /// # Errors
     /// [`ProposeError`].
     pub fn propose_members(&mut self, changes: &[MemberChange]) -> Result<Mark, ProposeError> {
-        let first = self.check_leads()?.first;
-        let committed = self.log.committed();
-        if committed < first || committed < self.log.membership_index() {
-            return Err(ProposeError::ChangePending);
-        }
+        self.check_change()?;
         let membership = self.log.membership();
         let next = match membership.simple(changes) {
             Err(MembershipError::SeveralVoters(_)) => membership.enter_joint(changes, true)?,
             other => other?,
         };
-        let mark = self.append(Content::Membership(next));
-        self.follow_members();
-        Ok(mark)
+        Ok(self.append_members(next))
     }
 
-    /// Takes a message from another replica of the group.
+    /// Proposes a joint configuration that stays until [`propose_leave`](Self::propose_leave).
     ///
     /// # Errors
-    /// [`Malformed`]. A message that is old, or that nothing was waiting for, is not.
-    pub fn step(&mut self, from: ReplicaId, message: Message) -> Result<(), Malformed> {
-        if let Some(what) = self.fault_of(&message) {
-            return Err(Malformed { from, what });
-        }
-        self.step_checked(from, message);
-        Ok(())
+    /// [`ProposeError`].
+    pub fn propose_joint(&mut self, changes: &[MemberChange]) -> Result<Mark, ProposeError> {
+        self.check_change()?;
+        let next = self.log.membership().enter_joint(changes, false)?;
+        Ok(self.append_members(next))
     }
 
-    /// What is wrong with a message, if anything.
-    fn fault_of(&self, Message { term, body }: &Message) -> Option<&'static str> {
-        let leads = self.is_leader() && *term == self.term;
-        let too_large = |mark: &Mark| mark.index.0 > COUNTER_MAX || mark.term > *term;
-        let leaves_nobody = |entry: &Entry| match &entry.content {
-            Content::Membership(membership) => membership.voters().is_empty(),
-            Content::Empty | Content::Command(_) => false,
-        };
-        let fault = |holds: bool, what| holds.then_some(what);
-        fault(term.0 > COUNTER_MAX, "its term is out of bounds").or_else(|| match body {
-            Body::Vote { last, .. } => fault(too_large(last), "its last entry is out of bounds"),
-            Body::Append { prev, entries, .. } => {
-                let mut last = *prev;
-                let follows = entries.iter().all(|entry| {
-                    let follows =
-                        entry.index.0.checked_sub(1) == Some(last.index.0) && entry.term >= last.term;
-                    last = entry.mark();
-                    follows
-                });
-                fault(leads, "two leaders in one term")
-                    .or(fault(
-                        prev.index == Index::ZERO,
-                        "its entries are of before the group",
-                    ))
-                    .or(fault(too_large(prev), "the entry before is out of bounds"))
-                    .or(fault(!follows, "its entries do not follow each other"))
-                    .or(fault(too_large(&last), "its entries are of a later term"))
-                    .or(fault(
-                        entries.iter().any(leaves_nobody),
-                        "a change of the members leaves no voter",
-                    ))
-            }
-            Body::Heartbeat { .. } => fault(leads, "two leaders in one term"),
-            Body::Snapshot(snapshot) => fault(leads, "two leaders in one term")
-                .or(fault(
-                    too_large(&snapshot.last),
-                    "its last entry is out of bounds",
-                ))
-                .or(fault(
-                    snapshot.last.index == Index::ZERO,
-                    "its state is of before the group",
-                ))
-                .or(fault(
-                    snapshot.membership.voters().is_empty(),
-                    "its state has no voters",
-                )),
-            Body::Appended { matched } => fault(
-                leads && *matched > self.log.last().index,
-                "it has what was never sent",
-            ),
-            Body::Refused { prev, conflict, last } => {
-                let marks = [*prev, *last, conflict.map_or(*prev, |mark| mark.index)];
-                fault(
-                    marks.iter().any(|index| index.0 > COUNTER_MAX),
-                    "an index is out of bounds",
-                )
-            }
-            Body::VoteReply { .. } | Body::HeartbeatReply | Body::Campaign => None,
-        })
+    /// Proposes to leave the joint configuration.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub fn propose_leave(&mut self) -> Result<Mark, ProposeError> {
+        self.check_change()?;
+        let next = self.log.membership().leave_joint()?;
+        Ok(self.append_members(next))
     }
 
-    fn step_checked(&mut self, from: ReplicaId, message: Message) {
-        let Message { term, body } = message;
-        if term > self.term {
-            match &body {
-                Body::Vote { transfer, .. } if !transfer && self.hears_a_leader() => return,
-                // Nobody has begun that term yet.
-                Body::Vote { pre: true, .. }
-                | Body::VoteReply {
-                    pre: true,
-                    granted: true,
-                } => {}
-                Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot(_) => {
-                    self.become_follower(term, Some(from));
-                }
-                Body::Vote { pre: false, .. }
-                | Body::VoteReply { .. }
-                | Body::Appended { .. }
-                | Body::Refused { .. }
-                | Body::HeartbeatReply
-                | Body::Campaign => self.become_follower(term, None),
-            }
-        } else if term < self.term {
-            match &body {
-                // A leader or candidate of an old term: let it know.
-                Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot(_) => {
-                    self.send_durably(from, Body::HeartbeatReply);
-                }
-                Body::Vote { pre, .. } => {
-                    let pre = *pre;
-                    self.send_durably(from, Body::VoteReply { pre, granted: false });
-                }
-                Body::VoteReply { .. }
-                | Body::Appended { .. }
-                | Body::Refused { .. }
-                | Body::HeartbeatReply
-                | Body::Campaign => {}
-            }
-            return;
-        }
-        self.step_in_term(from, term, body);
-    }
-
-    fn step_in_term(&mut self, from: ReplicaId, term: Term, body: Body) {
-        match body {
-            Body::Vote {
-                last,
-                pre,
-                transfer: _,
-            } => self.on_vote(from, term, last, pre),
-            Body::VoteReply { pre, granted } => self.on_vote_reply(from, pre, granted),
-            Body::Append {
-                prev,
-                entries,
-                commit,
-            } => {
-                self.hear_leader(from);
-                self.on_append(from, prev, entries, commit);
-            }
-            Body::Heartbeat { commit } => {
-                self.hear_leader(from);
-                self.log.commit(commit);
-                self.send_now(from, Body::HeartbeatReply);
-            }
-            Body::Snapshot(snapshot) => {
-                self.hear_leader(from);
-                self.on_snapshot(from, snapshot);
-            }
-            Body::Appended { matched } => self.on_appended(from, matched),
-            Body::Refused { prev, conflict, last } => self.on_refused(from, prev, conflict, last),
-            Body::HeartbeatReply => self.on_heartbeat_reply(from),
-            Body::Campaign => {
-                if matches!(self.role, Role::Follower { .. }) && self.log.may_lead(self.id()) {
-                    self.campaign(false, true);
-                }
-            }
-        }
-    }
-
-    /// A leader was heard of lately, or is this one: elections are not needed.
-    fn hears_a_leader(&self) -> bool {
-        self.leader().is_some() && self.elapsed < self.config.election_ticks
-    }
-
-    fn on_vote(&mut self, from: ReplicaId, term: Term, last: Mark, pre: bool) {
-        let free = if pre {
-            term > self.term
-        } else {
-            self.leader().is_none() && self.vote.is_none_or(|vote| vote == from)
-        };
-        let granted = free && last >= self.log.last();
-        if pre {
-            // The answer carries the term asked about when it is yes, so that it is not taken for an old one.
-            let term = if granted { term } else { self.term };
-            let body = Body::VoteReply { pre, granted };
-            self.messages.push((from, Message { term, body }));
-            return;
-        }
-        if granted {
-            self.vote = Some(from);
-            self.elapsed = 0;
-        }
-        self.send_durably(from, Body::VoteReply { pre, granted });
-    }
-
-    fn on_vote_reply(&mut self, from: ReplicaId, pre: bool, granted: bool) {
-        let Role::Candidate { pre: asked, votes } = &mut self.role else {
-            return;
-        };
-        if *asked != pre || !self.log.membership().is_voter(from) {
-            return;
-        }
-        votes.entry(from).or_insert(granted);
-        self.count_votes();
-    }
-
-    pub(crate) fn campaign(&mut self, pre: bool, transfer: bool) {
-        self.elapsed = 0;
-        self.draw_timeout();
-        if !pre {
-            self.term = self.term.next();
-            self.vote = Some(self.id());
-        }
-        // A vote counts when it cannot be forgotten, its own too: else a group of one could have two leaders in a term.
-        let votes = pre.then(|| (self.id(), true)).into_iter().collect();
-        self.role = Role::Candidate { pre, votes };
-        let message = Message {
-            term: if pre { self.term.next() } else { self.term },
-            body: Body::Vote {
-                last: self.log.last(),
-                pre,
-                transfer,
-            },
-        };
-        let membership = self.log.membership();
-        let (me, out) = (self.config.id, &mut self.messages_after_persist);
-        let voters = membership
-            .members()
-            .filter(|id| *id != me && membership.is_voter(*id));
-        out.extend(voters.map(|to| (to, message.clone())));
-        self.count_votes();
-    }
-
-    fn count_votes(&mut self) {
-        let Role::Candidate { pre, votes } = &self.role else {
-            return;
-        };
-        let (pre, result) = (
-            *pre,
-            self.log.membership().vote_result(|id| votes.get(&id).copied()),
-        );
-        match result {
-            VoteResult::Pending => {}
-            VoteResult::Lost => self.become_follower(self.term, None),
-            VoteResult::Won if pre => self.campaign(false, false),
-            VoteResult::Won => self.become_leader(),
-        }
-    }
-
-    pub(crate) fn become_follower(&mut self, term: Term, leader: Option<ReplicaId>) {
-        if term > self.term {
-            self.term = term;
-            self.vote = None;
-        }
-        self.role = Role::Follower { leader };
-        self.elapsed = 0;
-        self.draw_timeout();
-    }
-
-    /// A leader of this term sent something.
-    fn hear_leader(&mut self, leader: ReplicaId) {
-        assert!(
-            !self.is_leader(),
-            "{leader} and {} lead in {}",
-            self.id(),
-            self.term
-        );
-        if self.leader() != Some(leader) {
-            self.role = Role::Follower { leader: Some(leader) };
-        }
-        self.elapsed = 0;
-    }
-
-    fn on_append(&mut self, from: ReplicaId, prev: Mark, entries: Vec<Entry>, commit: Index) {
+    fn check_change(&self) -> Result<(), ProposeError> {
+        let first = self.check_leads()?.first;
         let committed = self.log.committed();
-        if prev.index < committed {
-            // Old: all of what is committed is the leader's too. What follows comes again, from there.
-            if self.log.persisted() >= committed {
-                self.send_now(from, Body::Appended { matched: committed });
-            } else {
-                self.send_durably(from, Body::Appended { matched: committed });
-            }
-            return;
+        if committed < first || committed < self.log.membership_index() {
+            return Err(ProposeError::ChangePending);
         }
-        match self.log.mark(prev.index) {
-            Some(known) if known.term == prev.term => {}
-            other => {
-                let conflict = other.map(|known| self.log.first_of_term(known));
-                let last = self.log.last().index;
-                let prev = prev.index;
-                self.send_now(from, Body::Refused { prev, conflict, last });
-                return;
-            }
-        }
-        let matched = entries.last().map_or(prev.index, |entry| entry.index);
-        self.log.merge(entries);
-        self.log.commit(commit.min(matched));
-        self.send_durably(from, Body::Appended { matched });
-    }
-
-    fn on_snapshot(&mut self, from: ReplicaId, snapshot: Snapshot) {
-        let last = snapshot.last;
-        if last.index > self.log.committed() {
-            if self.log.mark(last.index).is_some_and(|known| known == last) {
-                // Nothing is missing but the news that it is committed.
-                self.log.commit(last.index);
-            } else {
-                self.log.reset(snapshot.clone());
-                self.snapshot = Some(snapshot);
-            }
-        }
-        let matched = self.log.committed();
-        self.send_durably(from, Body::Appended { matched });
+        Ok(())
     }
 
     /// Says what is to be done, in place of what `ready` held. Call it after inputs, and do all of it: nothing is said twice.
@@ -555,25 +407,31 @@ impl Raft {
     pub fn ready(&mut self, ready: &mut Ready) -> bool {
         ready.clear();
         self.complete_members();
+        self.send_reads();
         self.send_appends();
-        let hard_state = self.hard_state();
-        ready.snapshot = self.snapshot.take();
         self.log.hand_out(&mut ready.entries);
-        let write = self.writes + 1;
-        if hard_state != self.hard_state_handed {
-            self.hard_state_handed = hard_state;
-            self.hard_state_write = write;
-            ready.hard_state = Some(hard_state);
-        }
-        core::mem::swap(
-            &mut ready.messages_after_persist,
-            &mut self.messages_after_persist,
-        );
-        if self.is_forgettable() {
+        let forgettable = self.is_forgettable();
+        if let Some(outbox) = &mut self.outbox {
+            ready.snapshot = outbox.snapshot.take();
+            ready
+                .messages_after_persist
+                .append(&mut outbox.messages_after_persist);
             // Nothing is said in a term that could be forgotten.
-            ready.messages_after_persist.append(&mut self.messages);
-        } else {
-            core::mem::swap(&mut ready.messages, &mut self.messages);
+            let messages = if forgettable {
+                &mut ready.messages_after_persist
+            } else {
+                &mut ready.messages
+            };
+            messages.append(&mut outbox.messages);
+            ready.reads.append(&mut outbox.reads);
+            ready.fetches.append(&mut outbox.fetches);
+            ready.events.append(&mut outbox.events);
+        }
+        let write = self.writes + 1;
+        if self.hard_changed {
+            self.hard_changed = false;
+            self.hard_write = write;
+            ready.hard_state = Some(self.hard);
         }
         let writes = ready.snapshot.is_some() || ready.hard_state.is_some() || !ready.entries.is_empty();
         let waits = !ready.messages_after_persist.is_empty() && self.log.is_writing();
@@ -586,92 +444,171 @@ impl Raft {
         }
         self.log
             .deliver(self.config.deliver_bytes_max, &mut ready.committed);
-        ready.mark.is_some() || !ready.messages.is_empty() || !ready.committed.is_empty()
+        self.evict();
+        ready.mark.is_some()
+            || !ready.messages.is_empty()
+            || !ready.committed.is_empty()
+            || !ready.reads.is_empty()
+            || !ready.fetches.is_empty()
+            || !ready.events.is_empty()
+    }
+
+    /// Lets go of entries that are on disk and that nobody is likely to ask for.
+    fn evict(&mut self) {
+        let wanted = match &self.role {
+            Role::Leader(leadership) => {
+                let matched = leadership.peers.iter().map(|peer| peer.matched);
+                matched.min().unwrap_or(Index(u64::MAX))
+            }
+            Role::Follower { .. } | Role::Candidate { .. } => Index(u64::MAX),
+        };
+        self.log.evict(wanted, self.config.cache_bytes_max);
     }
 
     /// The write that `mark` names, and every earlier one, is durable.
     pub fn persisted(&mut self, mark: PersistMark) {
         self.durable_writes = self.durable_writes.max(mark.0);
         self.log.write_ended(mark.0);
+        self.end_repair();
         let forgettable = self.is_forgettable();
         match &mut self.role {
             Role::Leader(_) => self.commit_by_quorum(),
             Role::Candidate { pre: false, votes } if !forgettable => {
-                votes.insert(self.config.id, true);
+                if votes.iter().all(|(voter, _)| *voter != self.id) {
+                    votes.push((self.id, true));
+                }
                 self.count_votes();
             }
             Role::Candidate { .. } | Role::Follower { .. } => {}
         }
     }
 
-    /// State up to `index`, which was applied, is durable without the log: its entries may go.
+    /// Everything up to `index` is applied.
     ///
     /// # Panics
     /// When `index` was not delivered yet.
-    pub fn compact(&mut self, index: Index) {
-        self.log.compact(index);
+    pub fn applied(&mut self, index: Index) {
+        self.log.apply(index);
     }
 
-    /// What a snapshot of the state must be of to follow on: the mark before the log's first entry, and the members there.
+    /// State up to `index`, which was applied, is durable without the log: its entries may go. `chain` is that of the entry at
+    /// `index`, as it was delivered.
+    ///
+    /// # Panics
+    /// When `index` was not applied yet.
+    pub fn compact(&mut self, index: Index, chain: u32) {
+        self.log.compact(index, chain);
+    }
+
+    /// What a snapshot of the state must be of to follow on: the mark before the log's first entry, the chain and the members
+    /// there.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.log.snapshot()
     }
 
-    fn hard_state(&self) -> HardState {
-        HardState {
-            term: self.term,
-            vote: self.vote,
+    /// What a state that covers the log up to `index` is of: `chain` is that of the entry there. To send a follower in place of
+    /// the older one that [`Body::Snapshot`] names, when that is what the caller has.
+    ///
+    /// # Panics
+    /// When `index` is not applied, or compacted.
+    #[must_use]
+    pub fn snapshot_at(&self, index: Index, chain: u32) -> Snapshot {
+        self.log.snapshot_at(index, chain)
+    }
+
+    /// Gives back memory that an idle replica does not need. For a caller that has many, when one was idle for a while.
+    pub fn shrink(&mut self) {
+        self.log.shrink();
+        if let Role::Leader(leadership) = &mut self.role {
+            leadership.peers.iter_mut().for_each(Progress::shrink);
+            leadership.peers.shrink_to_fit();
+            leadership.reads.shrink_to_fit();
+            leadership.rounds.shrink_to_fit();
+        }
+        let is_empty = |outbox: &Outbox| {
+            outbox.messages.is_empty()
+                && outbox.messages_after_persist.is_empty()
+                && outbox.snapshot.is_none()
+                && outbox.reads.is_empty()
+                && outbox.fetches.is_empty()
+                && outbox.events.is_empty()
+        };
+        if self.outbox.as_deref().is_some_and(is_empty) {
+            self.outbox = None;
         }
     }
 
     /// Whether term or vote would be lost in a crash now.
-    fn is_forgettable(&self) -> bool {
-        self.hard_state() != self.hard_state_handed || self.hard_state_write > self.durable_writes
+    pub(crate) fn is_forgettable(&self) -> bool {
+        self.hard_changed || self.hard_write > self.durable_writes
+    }
+
+    /// Term, vote or repair change: to be written.
+    pub(crate) fn change_hard_state(&mut self) -> &mut HardState {
+        self.hard_changed = true;
+        &mut self.hard
+    }
+
+    pub(crate) fn out(&mut self) -> &mut Outbox {
+        self.outbox.get_or_insert_default()
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.out().events.push(event);
     }
 
     /// Sends when everything before it is durable.
     pub(crate) fn send_durably(&mut self, to: ReplicaId, body: Body) {
-        let term = self.term;
-        self.messages_after_persist.push((to, Message { term, body }));
+        let term = self.hard.term;
+        self.out()
+            .messages_after_persist
+            .push((to, Message { term, body }));
     }
 
     /// Sends when term and vote are durable.
     pub(crate) fn send_now(&mut self, to: ReplicaId, body: Body) {
-        let term = self.term;
-        self.messages.push((to, Message { term, body }));
+        let term = self.hard.term;
+        self.out().messages.push((to, Message { term, body }));
     }
 
-    fn draw_timeout(&mut self) {
+    pub(crate) fn draw_timeout(&mut self) {
         let base = u64::from(self.config.election_ticks);
-        let drawn = self.prng.between(base, 2 * base - 1);
-        self.timeout = u32::try_from(drawn).expect("twice a number of ticks");
+        let longer = u64::from(self.rank) * base;
+        let drawn = longer + self.prng.between(base, 2 * base - 1);
+        self.timeout = u32::try_from(drawn).unwrap_or(u32::MAX);
+    }
+
+    pub(crate) fn is_external(&self) -> bool {
+        self.config.liveness == Liveness::External
     }
 
     /// Feeds `into` all by which this replica could ever act otherwise than another one does, given equal inputs from now on:
     /// for a search of all states. The timeout that it drew is left out, so such a search calls for elections itself.
     pub fn fingerprint(&self, into: &mut impl Hasher) {
         let Self {
-            config,
+            id,
+            config: _,
             prng: _,
-            term,
-            vote,
-            hard_state_handed,
-            hard_state_write,
+            hard,
+            hard_changed,
+            hard_write,
             log,
             role,
             elapsed,
             timeout: _,
+            heard,
+            promise,
+            supports,
+            rank,
             writes: _,
             durable_writes,
-            snapshot,
-            messages,
-            messages_after_persist,
+            outbox,
         } = self;
-        (config.id, term, vote, hard_state_handed, log, role, elapsed).hash(into);
-        (snapshot, messages, messages_after_persist).hash(into);
+        (id, hard, hard_changed, log, role).hash(into);
+        (elapsed, heard, promise, supports, rank, outbox).hash(into);
         // Numbers of writes matter only by their order.
-        hard_state_write.saturating_sub(*durable_writes).hash(into);
+        hard_write.saturating_sub(*durable_writes).hash(into);
     }
 
     /// Panics when an invariant is broken. Cheap: call it after every input.
@@ -681,20 +618,19 @@ impl Raft {
     pub fn assert_invariants(&self) {
         self.log.assert_invariants();
         self.log.membership().assert_invariants();
+        let last = self.log.last();
         assert!(
-            self.log.last().term <= self.term,
+            last.term <= self.hard.term,
             "an entry of {} in {}",
-            self.log.last().term,
-            self.term
+            last.term,
+            self.hard.term
         );
         if let Role::Leader(leadership) = &self.role {
-            assert!(self.log.last().term == self.term || leadership.first > self.log.last().index);
-            for (id, peer) in &leadership.peers {
-                assert!(peer.matched < peer.next, "{id}: {peer:?}");
-                assert!(peer.matched <= self.log.last().index, "{id}: {peer:?}");
-                if let Sending::Snapshot(index) = peer.sending {
-                    assert!(index > peer.matched, "{id}: {peer:?}");
-                }
+            assert!(last.term == self.hard.term || leadership.first > last.index);
+            assert!(self.hard.repairing.is_none());
+            for peer in &leadership.peers {
+                peer.assert_invariants(last.index);
+                assert!(peer.round <= leadership.round);
             }
         }
     }

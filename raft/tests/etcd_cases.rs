@@ -197,6 +197,7 @@ impl Group {
         let simple = command.starts_with("simple");
         let next = next.map_err(|error| {
             let text = match error {
+                MembershipError::Witness(_) => unreachable!("etcd has no witnesses"),
                 MembershipError::Joint if simple => "can't apply simple config change in joint config",
                 MembershipError::Joint => "config is already joint",
                 MembershipError::NotJoint => "can't leave a non-joint config",

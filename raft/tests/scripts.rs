@@ -3,24 +3,39 @@
 //! | command | what happens |
 //! |---|---|
 //! | `group N [M]` | N voters, and M replicas that know nothing yet |
+//! | `config NAME=N…` | of the replicas that start later; `external=1`: liveness from outside |
 //! | `tick ID [N]`, `campaign ID` | N ticks pass; an election is asked for |
-//! | `propose ID TEXT`, `members ID +4 ~3 -2`, `transfer ID TO` | as named; `+` voter, `~` learner, `-` removed |
+//! | `propose ID TEXT [N]` | proposes it, N times |
+//! | `members ID +4 ~3 -2 =5`, `joint ID …`, `leave ID` | `+` voter, `~` learner, `=` witness, `-` removed |
+//! | `transfer ID TO`, `rank ID N` | leadership goes to TO; the rank of ID |
+//! | `read ID TOKEN`, `lease ID` | asks for a read; says whether a lease holds |
+//! | `support A B EPOCH`, `withdraw A B` | A's node supports B's, or does so no more; both hear of it |
+//! | `expiry ID A=TIME…` | until when the lease of ID lasts, if its peers support it until then |
+//! | `alive ID` | whether it needs ticks |
 //! | `persist ID` | the oldest write of ID ends |
 //! | `deliver FROM TO` | the oldest message on that link arrives |
 //! | `drop FROM TO`, `cut FROM TO`, `heal` | the oldest message is lost; all later ones are; links work again |
-//! | `crash ID`, `start ID` | writes that have not ended are lost |
+//! | `crash ID [KEPT]`, `start ID` | it stops; all but the KEPT oldest writes that have not ended are lost |
+//! | `damage ID INDEX`, `lose-state ID` | while it is down: the log from INDEX on, or everything, cannot be read any more |
+//! | `force ID` | while it is down: it is the group from now on |
 //! | `compact ID INDEX` | the log up to INDEX goes |
+//! | `fetch ID [fails]` | the oldest fetch of ID ends |
+//! | `forge FROM TO index=I term=T chain=C` | an append with an entry that TO has not got from a leader |
 //! | `settle` | writes end and messages arrive until nothing is left |
 //! | `status`, `net` | prints each replica; prints what is under way |
 
 mod fixtures;
 
 use base::{Index, Prng, ReplicaId};
-use corelane_raft::{Config, Content, Entry, MemberChange, Message, Raft, Ready, Restored};
+use corelane_raft::{
+    Body, Config, Content, Entry, Epoch, Fetch, Liveness, Mark, MemberChange, Message, Raft, ReadToken,
+    Ready, Restored, Support,
+};
 use fixtures::{Messages, Node};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 test_each_file::test_each_path! { in "raft/tests/scripts" as scripts => |path: &std::path::Path| {
     goldenscript::run(&mut Group::default(), path).expect("the script runs");
@@ -31,7 +46,24 @@ struct Group {
     nodes: BTreeMap<ReplicaId, Node>,
     net: BTreeMap<(ReplicaId, ReplicaId), VecDeque<Message>>,
     cut: BTreeSet<(ReplicaId, ReplicaId)>,
+    /// Of the first node for the second.
+    supports: BTreeMap<(ReplicaId, ReplicaId), Epoch>,
+    fetches: BTreeMap<ReplicaId, VecDeque<Fetch>>,
+    config: Config,
     out: String,
+}
+
+fn changes(words: &[&str]) -> Result<Vec<MemberChange>, Box<dyn Error>> {
+    let change = |word: &&str| {
+        let of = ReplicaId(word[1..].parse()?);
+        Ok(match &word[..1] {
+            "+" => MemberChange::Voter(of),
+            "~" => MemberChange::Learner(of),
+            "=" => MemberChange::Witness(of),
+            _ => MemberChange::Remove(of),
+        })
+    };
+    words.iter().map(change).collect()
 }
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -41,6 +73,7 @@ fn show(entry: &Entry) -> String {
         Content::Empty => "empty".to_owned(),
         Content::Command(payload) => String::from_utf8_lossy(payload).into_owned(),
         Content::Membership(membership) => membership.to_string(),
+        Content::Header(_) => "header".to_owned(),
     };
     format!("{}@{} {content}", entry.index, entry.term)
 }
@@ -53,8 +86,24 @@ impl Group {
 
     fn start(&mut self, id: ReplicaId) -> Outcome {
         let node = self.nodes.get_mut(&id).ok_or("no such replica")?;
-        node.start(Config::new(id), Prng::new(id.0));
+        node.start(id, &Arc::new(self.config.clone()), Prng::new(id.0));
+        for other in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.tell(id, other)?;
+        }
         self.drain(id)
+    }
+
+    /// Tells a replica what its node knows of another's.
+    fn tell(&mut self, id: ReplicaId, other: ReplicaId) -> Outcome {
+        let support = Support {
+            given: self.supports.get(&(id, other)).copied(),
+            received: self.supports.get(&(other, id)).copied(),
+        };
+        if self.nodes[&id].raft.is_some() {
+            self.raft(id)?.liveness(other, support);
+            self.drain(id)?;
+        }
+        Ok(())
     }
 
     fn send(&mut self, from: ReplicaId, messages: Messages) {
@@ -71,8 +120,23 @@ impl Group {
             let raft = self.raft(id)?;
             let more = raft.ready(&mut ready);
             raft.assert_invariants();
+            for event in &ready.events {
+                writeln!(self.out, "{id} {event}")?;
+            }
             for entry in ready.committed.drain(..) {
                 writeln!(self.out, "{id} applies {}", show(&entry))?;
+                self.raft(id)?.applied(entry.index);
+            }
+            for read in &ready.reads {
+                writeln!(self.out, "{id} serves read {} at {}", read.token.0, read.index)?;
+            }
+            for fetch in &ready.fetches {
+                writeln!(
+                    self.out,
+                    "{id} fetches {} to {} for {}",
+                    fetch.first, fetch.last, fetch.peer
+                )?;
+                self.fetches.entry(id).or_default().push_back(*fetch);
             }
             if let Some(snapshot) = &ready.snapshot {
                 writeln!(self.out, "{id} installs the state at {}", snapshot.last.index)?;
@@ -102,7 +166,9 @@ impl Group {
         if self.nodes[&to].raft.is_none() {
             return Ok(());
         }
-        self.raft(to)?.step(from, message)?;
+        if let Err(malformed) = self.raft(to)?.step(from, message) {
+            writeln!(self.out, "{to} refuses a {malformed}")?;
+        }
         self.drain(to)
     }
 
@@ -139,6 +205,58 @@ impl Group {
         Ok(())
     }
 
+    fn configure(&mut self, word: &str) -> Outcome {
+        let (name, value) = word.split_once('=').ok_or("as in election_ticks=5")?;
+        let number: usize = value.parse()?;
+        let ticks = u32::try_from(number)?;
+        let config = &mut self.config;
+        match name {
+            "election_ticks" => config.election_ticks = ticks,
+            "heartbeat_ticks" => config.heartbeat_ticks = ticks,
+            "lease_ticks" => config.lease_ticks = ticks,
+            "external" => config.liveness = Liveness::External,
+            "append_entries_max" => config.append_entries_max = number,
+            "append_bytes_max" => config.append_bytes_max = number,
+            "in_flight_max" => config.in_flight_max = number,
+            "in_flight_bytes_max" => config.in_flight_bytes_max = number,
+            "deliver_bytes_max" => config.deliver_bytes_max = number,
+            "uncommitted_bytes_max" => config.uncommitted_bytes_max = number,
+            "cache_bytes_max" => config.cache_bytes_max = number,
+            "reads_max" => config.reads_max = number,
+            other => return Err(format!("unknown tunable {other}").into()),
+        }
+        Ok(())
+    }
+
+    /// An append that no leader sent, with one entry.
+    fn forge(&mut self, from: ReplicaId, to: ReplicaId, words: &[&str]) -> Outcome {
+        let raft = self.raft(to)?;
+        let (term, last) = (raft.term(), raft.last());
+        let mut mark = Mark {
+            term,
+            index: last.index.next(),
+        };
+        let mut chain = None;
+        for word in words {
+            let (name, value) = word.split_once('=').ok_or("as in index=3")?;
+            match name {
+                "index" => mark.index = Index(value.parse()?),
+                "term" => mark.term = base::Term(value.parse()?),
+                "chain" => chain = Some(value.parse()?),
+                other => return Err(format!("unknown field {other}").into()),
+            }
+        }
+        let mut entry = Entry::new(0, mark, Content::Command(b"forged".as_slice().into()));
+        entry.chain = chain.unwrap_or(entry.chain);
+        let body = Body::Append {
+            prev: last,
+            entries: vec![entry],
+            commit: Index::ZERO,
+        };
+        self.send(from, vec![(to, Message { term, body })]);
+        Ok(())
+    }
+
     fn command(&mut self, name: &str, words: &[&str]) -> Outcome {
         let number = |at: usize| -> Result<u64, Box<dyn Error>> {
             Ok(words.get(at).ok_or("an argument is missing")?.parse()?)
@@ -165,26 +283,84 @@ impl Group {
                 }
                 return Ok(());
             }
+            "config" => {
+                for word in words {
+                    self.configure(word)?;
+                }
+                return Ok(());
+            }
             "campaign" => self.raft(id(0)?)?.campaign_now(),
             "propose" => {
                 let text = *words.get(1).ok_or("what?")?;
-                if let Err(error) = self.raft(id(0)?)?.propose(text.as_bytes().into()) {
+                for _ in 0..if words.len() > 2 { number(2)? } else { 1 } {
+                    if let Err(error) = self.raft(id(0)?)?.propose(text.as_bytes().into()) {
+                        writeln!(self.out, "refused: {error}")?;
+                    }
+                }
+            }
+            "members" | "joint" | "leave" => {
+                let changes = changes(&words[1..])?;
+                let raft = self.raft(id(0)?)?;
+                let proposed = match name {
+                    "members" => raft.propose_members(&changes),
+                    "joint" => raft.propose_joint(&changes),
+                    _ => raft.propose_leave(),
+                };
+                if let Err(error) = proposed {
                     writeln!(self.out, "refused: {error}")?;
                 }
             }
-            "members" => {
-                let mut changes = Vec::new();
-                for word in &words[1..] {
-                    let of = ReplicaId(word[1..].parse()?);
-                    changes.push(match &word[..1] {
-                        "+" => MemberChange::Voter(of),
-                        "~" => MemberChange::Learner(of),
-                        _ => MemberChange::Remove(of),
-                    });
-                }
-                if let Err(error) = self.raft(id(0)?)?.propose_members(&changes) {
+            "rank" => {
+                let rank = u8::try_from(number(1)?)?;
+                self.raft(id(0)?)?.set_rank(rank);
+            }
+            "read" => {
+                let token = ReadToken(number(1)?);
+                if let Err(error) = self.raft(id(0)?)?.read_index(token) {
                     writeln!(self.out, "refused: {error}")?;
                 }
+            }
+            "lease" => {
+                let holds = self.raft(id(0)?)?.has_lease();
+                writeln!(self.out, "{}", if holds { "it holds" } else { "none" })?;
+                return Ok(());
+            }
+            "expiry" => {
+                let mut times = BTreeMap::new();
+                for word in &words[1..] {
+                    let (of, time) = word.split_once('=').ok_or("as in 2=100")?;
+                    times.insert(ReplicaId(of.parse()?), time.parse::<u64>()?);
+                }
+                let me = id(0)?;
+                let supports = self.supports.clone();
+                let expiry = |of, epoch| {
+                    let supported = supports.get(&(of, me)) == Some(&epoch);
+                    times.get(&of).copied().filter(|_| supported)
+                };
+                match self.raft(me)?.lease_until(expiry) {
+                    Some(until) => writeln!(self.out, "until {until}")?,
+                    None => writeln!(self.out, "none")?,
+                }
+                return Ok(());
+            }
+            "alive" => {
+                let needs = self.raft(id(0)?)?.needs_tick();
+                writeln!(
+                    self.out,
+                    "{}",
+                    if needs { "it needs ticks" } else { "it is quiet" }
+                )?;
+                return Ok(());
+            }
+            "support" | "withdraw" => {
+                let (from, to) = (id(0)?, id(1)?);
+                if name == "support" {
+                    self.supports.insert((from, to), Epoch(number(2)?));
+                } else {
+                    self.supports.remove(&(from, to));
+                }
+                self.tell(to, from)?;
+                return self.tell(from, to);
             }
             "transfer" => {
                 let to = id(1)?;
@@ -195,7 +371,36 @@ impl Group {
             "compact" => {
                 let index = Index(number(1)?);
                 let node = self.nodes.get_mut(&id(0)?).ok_or("no such replica")?;
-                node.compact(index);
+                node.compact(index, index);
+            }
+            "fetch" => {
+                let me = id(0)?;
+                let fetches = self.fetches.entry(me).or_default();
+                let fetch = fetches.pop_front().ok_or("nothing is being fetched")?;
+                let entries = self.nodes[&me].fetch(fetch);
+                if words.get(1) == Some(&"fails") {
+                    self.raft(me)?.fetch_failed(fetch);
+                } else {
+                    self.raft(me)?.fetched(fetch, entries);
+                }
+            }
+            "damage" | "lose-state" => {
+                let node = self.nodes.get_mut(&id(0)?).ok_or("no such replica")?;
+                let first = if name == "damage" { number(1)? } else { 1 };
+                if !node.damage(Index(first), name == "damage") {
+                    writeln!(self.out, "nothing that matters is lost")?;
+                }
+                return Ok(());
+            }
+            "force" => {
+                let me = id(0)?;
+                let node = self.nodes.get_mut(&me).ok_or("no such replica")?;
+                node.disk = core::mem::take(&mut node.disk).force(me);
+                return Ok(());
+            }
+            "forge" => {
+                let (from, to) = (id(0)?, id(1)?);
+                return self.forge(from, to, &words[2..]);
             }
             "persist" => return self.persist(id(0)?),
             "deliver" => return self.deliver(id(0)?, id(1)?),
@@ -214,8 +419,10 @@ impl Group {
                 return Ok(());
             }
             "crash" => {
+                let kept = if words.len() > 1 { number(1)? } else { 0 };
                 let node = self.nodes.get_mut(&id(0)?).ok_or("no such replica")?;
-                node.crash(0);
+                node.crash(usize::try_from(kept)?);
+                self.fetches.remove(&id(0)?);
                 return Ok(());
             }
             "start" => return self.start(id(0)?),

@@ -1,0 +1,157 @@
+//! Liveness from outside: one failure detector between two nodes serves all groups that they share.
+//!
+//! The detector's contract, for nodes A and B:
+//! - A *supports* B at an epoch until an expiry, and extends it as long as B answers. The promise is kept whatever happens: A
+//!   withdraws support only after the expiry has passed by A's clock, and an epoch that was withdrawn never comes back.
+//! - B knows of an epoch's expiry at most what A promised.
+//! - Support that A gave before A stopped has expired before A takes part in anything again, and is not renewed.
+//!
+//! A replica that answers its leader names the epoch at which its node supports the leader's, and then elects nobody else until
+//! its caller says that this support is withdrawn. So the leader's lease holds until the support of a quorum expires
+//! ([`lease_until`](crate::Raft::lease_until)), no heartbeats are needed, and an idle group needs no tick. A leader that stops
+//! leading while its node lives on says so when a bound follower asks; who answers for a replica that is gone must say so too,
+//! by withdrawing [`Support::given`].
+//!
+//! Source: the idea is that of leases on the liveness of nodes rather than of ranges, as in CockroachDB's leader leases (2024).
+
+use crate::message::{Body, Epoch};
+use crate::progress::{Progress, Sending};
+use crate::quorum::VoteResult;
+use crate::raft::{Raft, Role};
+use base::ReplicaId;
+
+/// What is known between this replica's node and another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Support {
+    /// The epoch at which this node supports the other.
+    pub given: Option<Epoch>,
+    /// The epoch at which the other supports this node. `None`: the other is thought to be down.
+    pub received: Option<Epoch>,
+}
+
+/// Of the nodes of other members.
+#[derive(Debug, Clone, Default, Hash)]
+pub(crate) struct Supports(Vec<(ReplicaId, Support)>);
+
+impl Supports {
+    fn of(&self, id: ReplicaId) -> Support {
+        let known = self.0.iter().find(|(known, _)| *known == id);
+        known.map_or(Support::default(), |(_, support)| *support)
+    }
+
+    fn set(&mut self, id: ReplicaId, support: Support) {
+        self.0.retain(|(known, _)| *known != id);
+        if support != Support::default() {
+            self.0.push((id, support));
+        }
+    }
+
+    /// Whether the follower is bound to this leader until its node's support ends.
+    pub(crate) fn holds(&self, peer: &Progress) -> bool {
+        peer.fortified.is_some() && peer.fortified == self.of(peer.id).received
+    }
+
+    pub(crate) fn is_down(&self, id: ReplicaId) -> bool {
+        self.of(id).received.is_none()
+    }
+}
+
+impl Raft {
+    /// What is known of the liveness of another member's node has changed. Say so to each replica once it starts, and whenever
+    /// an epoch begins or ends; not when an expiry is extended. Without effect in [`Liveness::Ticks`](crate::Liveness::Ticks).
+    pub fn liveness(&mut self, other: ReplicaId, support: Support) {
+        if !self.is_external() {
+            return;
+        }
+        self.supports.set(other, support);
+        if self.promise.is_some_and(|(leader, _)| leader == other) && !self.keeps_promise() {
+            self.end_promise(other);
+        }
+        if let Role::Leader(leadership) = &mut self.role
+            && support.received.is_some()
+        {
+            if let Some(peer) = leadership.peer(other)
+                && peer.fortified != support.received
+            {
+                let matched = peer.matched.next();
+                if !matches!(peer.sending, Sending::Snapshot(_)) {
+                    peer.probe(matched);
+                }
+            }
+            self.heartbeat();
+        }
+    }
+
+    fn end_promise(&mut self, leader: ReplicaId) {
+        self.promise = None;
+        self.heard = self.config.election_ticks;
+        if self.leader() == Some(leader) {
+            self.become_follower(self.term(), None);
+        }
+    }
+
+    /// Whether this replica is bound to a leader by its node's support. Nothing binds to one that the group has removed: it
+    /// knew before anybody else.
+    pub(crate) fn keeps_promise(&self) -> bool {
+        self.promise.is_some_and(|(leader, epoch)| {
+            self.supports.of(leader).given == Some(epoch) && self.log.may_lead(leader)
+        })
+    }
+
+    /// A follower is bound to this replica. Whoever follows in a term cannot lead in it any more; a candidate could.
+    pub(crate) fn on_bound(&mut self, from: ReplicaId) {
+        if let Role::Follower { .. } | Role::Candidate { pre: true, .. } = &self.role {
+            self.send_now(from, Body::Released);
+        }
+    }
+
+    pub(crate) fn on_released(&mut self, from: ReplicaId) {
+        if self.promise.is_some_and(|(leader, _)| leader == from) {
+            self.end_promise(from);
+        }
+    }
+
+    /// Asks whom it is bound to whether that one leads, when nobody is known to.
+    pub(crate) fn tick_bound(&mut self) {
+        if self.elapsed >= self.config.heartbeat_ticks {
+            self.elapsed = 0;
+            if let (Some((leader, _)), None) = (self.promise, self.leader()) {
+                self.send_now(leader, Body::Bound);
+            }
+        }
+    }
+
+    /// Binds this replica to the leader that it follows, if its node supports the leader's.
+    pub(crate) fn promise_to(&mut self, leader: ReplicaId) -> Option<Epoch> {
+        let epoch = self.supports.of(leader).given.filter(|_| self.is_external())?;
+        self.promise = Some((leader, epoch));
+        Some(epoch)
+    }
+
+    /// Whether [`tick`](Self::tick) has anything to do: always in [`Liveness::Ticks`](crate::Liveness::Ticks); else while there
+    /// is an election to hold, a follower to win or to bring up to date, or a read or transfer under way. A group that needs
+    /// none, at any of its replicas, sends nothing.
+    #[must_use]
+    pub fn needs_tick(&self) -> bool {
+        if !self.is_external() {
+            return true;
+        }
+        let Role::Leader(leadership) = &self.role else {
+            return !self.keeps_promise() || self.leader().is_none();
+        };
+        let last = self.log.last().index;
+        let is_behind = |peer: &Progress| {
+            let follows = self.supports.holds(peer) && peer.matched == last && peer.knows == last;
+            !self.supports.is_down(peer.id) && !follows
+        };
+        let bound = |id| {
+            let holds = |peer: &Progress| peer.id == id && self.supports.holds(peer);
+            Some(id == self.id() || leadership.peers.iter().any(holds))
+        };
+        leadership.transfer.is_some()
+            || !leadership.reads.is_empty()
+            || self.log.committed() < last
+            || leadership.peers.iter().any(is_behind)
+            || self.log.membership().vote_result(bound) != VoteResult::Won
+    }
+}
