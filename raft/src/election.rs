@@ -17,6 +17,7 @@ impl Raft {
     pub(crate) fn is_kept_from(&mut self, candidate: ReplicaId) -> bool {
         if let Some((leader, _)) = self.promise.filter(|_| self.keeps_promise()) {
             if leader == candidate {
+                self.end_promise(leader);
                 return false;
             }
             self.send_now(leader, Body::Bound);

@@ -443,7 +443,11 @@ impl Raft {
         };
         if self.log.membership().committed(knows) >= Some(changed) {
             self.become_follower(self.hard.term, None);
-        } else if leadership.peers.iter().any(|peer| peer.is_untold(committed)) {
+        } else if leadership
+            .peers
+            .iter()
+            .any(|peer| peer.is_untold(committed) && !(self.is_external() && self.supports.is_down(peer.id)))
+        {
             self.heartbeat();
         }
     }

@@ -19,6 +19,7 @@ use crate::progress::{Progress, Sending};
 use crate::quorum::VoteResult;
 use crate::raft::{Raft, Role};
 use base::ReplicaId;
+use std::sync::Arc;
 
 /// What is known between this replica's node and another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -82,7 +83,7 @@ impl Raft {
         }
     }
 
-    fn end_promise(&mut self, leader: ReplicaId) {
+    pub(crate) fn end_promise(&mut self, leader: ReplicaId) {
         self.promise = None;
         self.heard = self.config.election_ticks;
         if self.leader() == Some(leader) {
@@ -102,6 +103,17 @@ impl Raft {
     pub(crate) fn on_bound(&mut self, from: ReplicaId) {
         if let Role::Follower { .. } | Role::Candidate { pre: true, .. } = &self.role {
             self.send_now(from, Body::Released);
+        }
+    }
+
+    /// Whoever cannot lead does not ask for votes, by which others would see that it leads no more: it says so.
+    pub(crate) fn release_all(&mut self) {
+        if self.is_external() && self.leader().is_none() {
+            let me = self.id();
+            let membership = Arc::clone(self.log.membership());
+            for id in membership.members().filter(|id| *id != me) {
+                self.send_now(id, Body::Released);
+            }
         }
     }
 

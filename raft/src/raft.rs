@@ -314,8 +314,13 @@ impl Raft {
             self.tick_leader();
         } else if self.keeps_promise() {
             self.tick_bound();
-        } else if self.elapsed >= self.timeout && self.may_campaign() {
-            self.campaign(true, false);
+        } else if self.elapsed >= self.timeout {
+            if self.may_campaign() {
+                self.campaign(true, false);
+            } else {
+                self.elapsed = 0;
+                self.release_all();
+            }
         }
     }
 
