@@ -1,15 +1,18 @@
 //! Bytes that are shared and never copied.
 
+use base::checksum;
 use core::fmt;
 use core::ops::{Deref, Range};
 use std::sync::Arc;
 
-/// A command's bytes: a part of a buffer that others may share, for example of the frame in which it came.
-#[derive(Clone, Default)]
+/// A command's bytes: a part of a buffer that others may share, for example of the frame in which it came. Knows its checksum,
+/// which is computed once, when the bytes come in.
+#[derive(Clone)]
 pub struct Payload {
     owner: Arc<[u8]>,
     start: u32,
     len: u32,
+    checksum: u32,
 }
 
 impl Payload {
@@ -26,7 +29,31 @@ impl Payload {
         );
         let position = |at: usize| u32::try_from(at).expect("a payload lies within 4 GiB");
         let (start, len) = (position(range.start), position(range.len()));
-        Self { owner, start, len }
+        let checksum = checksum::crc32c(&owner[range]);
+        Self {
+            owner,
+            start,
+            len,
+            checksum,
+        }
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The CRC-32C of the bytes.
+    #[must_use]
+    pub fn checksum(&self) -> u32 {
+        self.checksum
     }
 }
 
