@@ -19,7 +19,6 @@ use crate::progress::{Progress, Sending};
 use crate::quorum::VoteResult;
 use crate::raft::{Raft, Role};
 use base::ReplicaId;
-use std::sync::Arc;
 
 /// What is known between this replica's node and another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -108,10 +107,10 @@ impl Raft {
 
     /// Whoever cannot lead does not ask for votes, by which others would see that it leads no more: it says so.
     pub(crate) fn release_all(&mut self) {
-        if self.is_external() && self.leader().is_none() {
-            let me = self.id();
-            let membership = Arc::clone(self.log.membership());
-            for id in membership.members().filter(|id| *id != me) {
+        if self.leader().is_none() {
+            // Not only to the members that it knows: it may have lost all it had.
+            let others: Vec<_> = self.supports.0.iter().map(|(id, _)| *id).collect();
+            for id in others {
                 self.send_now(id, Body::Released);
             }
         }
