@@ -33,7 +33,7 @@ use crate::event::Event;
 use crate::membership::Membership;
 use crate::message::{Content, Entry, Mark};
 use crate::raft::{Raft, Restored};
-use base::{Index, ReplicaId};
+use base::{Index, ReplicaId, planted_bug};
 use std::sync::Arc;
 
 /// What storage found of a replica's log.
@@ -141,8 +141,10 @@ impl Raft {
     /// Entries from `first` on may have been acknowledged and are lost.
     pub(crate) fn begin_repair(&mut self, first: Index) {
         let hard = self.change_hard_state();
-        hard.term = hard.term.next();
-        hard.vote = None;
+        if !planted_bug!("raft-repair-in-old-term") {
+            hard.term = hard.term.next();
+            hard.vote = None;
+        }
         hard.repairing = Some(hard.term);
         let until = hard.term;
         self.event(Event::Damaged { first, until });
@@ -152,7 +154,7 @@ impl Raft {
     pub(crate) fn end_repair(&mut self) {
         if let Some(until) = self.hard.repairing
             && let Some(persisted) = self.log.mark(self.log.persisted())
-            && persisted.term >= until
+            && (persisted.term >= until || planted_bug!("raft-repair-ends-early"))
         {
             self.change_hard_state().repairing = None;
             self.event(Event::Repaired);

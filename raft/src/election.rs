@@ -4,7 +4,7 @@ use crate::event::{Event, Withheld};
 use crate::message::{Body, Mark, Message};
 use crate::quorum::VoteResult;
 use crate::raft::{Raft, Role};
-use base::{ReplicaId, Term};
+use base::{ReplicaId, Term, planted_bug};
 
 impl Raft {
     /// A leader lives, or is this one: elections are not needed, and this replica promised that leader to elect no other.
@@ -31,16 +31,16 @@ impl Raft {
         let free = if pre {
             term > self.hard.term
         } else {
-            self.leader().is_none() && (given || self.hard.vote.is_none())
+            self.leader().is_none() && (given || self.hard.vote.is_none() || planted_bug!("raft-vote-twice"))
         };
         let kept = free && !given && !pre && !transfer && self.is_kept_from(from);
         let withheld = if !free {
             Some(Withheld::VotedForOther)
         } else if kept {
             Some(Withheld::LeaderLives)
-        } else if last < self.log.last() {
+        } else if last < self.log.last() && !planted_bug!("raft-vote-for-shorter-log") {
             Some(Withheld::LogBehind)
-        } else if self.hard.repairing.is_some() {
+        } else if self.hard.repairing.is_some() && !planted_bug!("raft-votes-while-repairing") {
             Some(Withheld::Repairing)
         } else {
             None
@@ -58,7 +58,7 @@ impl Raft {
         }
         if granted {
             self.elapsed = 0;
-            if self.hard.vote.is_none() {
+            if self.hard.vote.is_none() || planted_bug!("raft-vote-twice") {
                 self.change_hard_state().vote = Some(from);
                 self.event(Event::Votes {
                     candidate: from,
@@ -66,7 +66,12 @@ impl Raft {
                 });
             }
         }
-        self.send_durably(from, Body::VoteReply { pre, granted });
+        let body = Body::VoteReply { pre, granted };
+        if planted_bug!("raft-vote-before-durable") {
+            self.send_now(from, body);
+        } else {
+            self.send_durably(from, body);
+        }
     }
 
     pub(crate) fn withhold(&mut self, candidate: ReplicaId, why: Withheld) {

@@ -8,7 +8,7 @@ use crate::progress::{Progress, Sending};
 use crate::quorum::VoteResult;
 use crate::raft::{Leadership, ProposeError, Raft, Role};
 use crate::ready::Fetch;
-use base::{Index, ReplicaId};
+use base::{Index, ReplicaId, planted_bug};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -127,7 +127,7 @@ impl Raft {
             return;
         };
         if leadership.peer(to).is_some_and(|peer| peer.matched == last) {
-            leadership.released = true;
+            leadership.released = !planted_bug!("raft-lease-outlives-transfer");
             self.send_now(to, Body::Campaign);
         }
     }
@@ -247,6 +247,9 @@ impl Raft {
         let last = log.last().index;
         let mut outbox = self.outbox.take().unwrap_or_default();
         for peer in &mut leadership.peers {
+            // A witness never has a header of which this replica could lose the command: it could not be elected by it then.
+            let headers = log.membership().is_witness(peer.id);
+            let last = if headers { log.persisted() } else { last };
             while peer.may_send(config) {
                 let probes = matches!(peer.sending, Sending::Probe { .. });
                 if !probes && peer.next > last {
@@ -277,10 +280,10 @@ impl Raft {
                 let (entries, bytes) = if probes {
                     (Vec::new(), 0)
                 } else {
-                    let headers = log.membership().is_witness(peer.id);
+                    let room = usize::try_from(last.since(before)).unwrap_or(usize::MAX);
                     log.from(
                         peer.next,
-                        config.append_entries_max,
+                        config.append_entries_max.min(room),
                         config.append_bytes_max,
                         headers,
                     )
@@ -402,7 +405,11 @@ impl Raft {
         let Some((leadership, log)) = self.leadership() else {
             return;
         };
-        let persisted = log.persisted();
+        let persisted = if planted_bug!("raft-leader-counts-unwritten") {
+            log.last().index
+        } else {
+            log.persisted()
+        };
         let reached = |id| {
             if id == me {
                 return persisted;
@@ -411,7 +418,8 @@ impl Raft {
             peer.map_or(Index::ZERO, |peer| peer.matched)
         };
         let index = log.membership().committed(reached).unwrap_or_default();
-        if index > log.committed() && log.mark(index).is_some_and(|mark| mark.term == term) {
+        let current = |mark: Mark| mark.term == term || planted_bug!("raft-commit-old-term");
+        if index > log.committed() && log.mark(index).is_some_and(current) {
             log.commit(index);
         }
     }

@@ -18,7 +18,7 @@ use crate::message::{Body, Epoch};
 use crate::progress::{Progress, Sending};
 use crate::quorum::VoteResult;
 use crate::raft::{Raft, Role};
-use base::ReplicaId;
+use base::{ReplicaId, planted_bug};
 
 /// What is known between this replica's node and another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
@@ -93,14 +93,19 @@ impl Raft {
     /// Whether this replica is bound to a leader by its node's support. Nothing binds to one that the group has removed: it
     /// knew before anybody else.
     pub(crate) fn keeps_promise(&self) -> bool {
-        self.promise.is_some_and(|(leader, epoch)| {
-            self.supports.of(leader).given == Some(epoch) && self.log.may_lead(leader)
-        })
+        !planted_bug!("raft-support-promises-nothing")
+            && self.promise.is_some_and(|(leader, epoch)| {
+                self.supports.of(leader).given == Some(epoch) && self.log.may_lead(leader)
+            })
     }
 
     /// A follower is bound to this replica. Whoever follows in a term cannot lead in it any more; a candidate could.
     pub(crate) fn on_bound(&mut self, from: ReplicaId) {
-        if let Role::Follower { .. } | Role::Candidate { pre: true, .. } = &self.role {
+        let leads_never = matches!(
+            self.role,
+            Role::Follower { .. } | Role::Candidate { pre: true, .. }
+        );
+        if leads_never || planted_bug!("raft-leader-releases") {
             self.send_now(from, Body::Released);
         }
     }

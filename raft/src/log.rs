@@ -17,7 +17,7 @@
 
 use crate::membership::Membership;
 use crate::message::{Content, Entry, Mark, Snapshot};
-use base::{Index, ReplicaId, Term};
+use base::{Index, ReplicaId, Term, planted_bug};
 use core::hash::{Hash, Hasher};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -324,7 +324,7 @@ impl Log {
         let mut cut = None;
         for entry in entries {
             match self.mark(entry.index) {
-                Some(known) if known.term == entry.term => continue,
+                Some(known) if known.term == entry.term || planted_bug!("raft-conflict-kept") => continue,
                 Some(_) => {
                     self.cut(entry.index);
                     cut = Some(entry.index);
@@ -358,6 +358,9 @@ impl Log {
         let last = self.last().index;
         self.handed = self.handed.min(last);
         self.persisted = self.persisted.min(last);
+        if planted_bug!("raft-cut-write-counts") {
+            return;
+        }
         for write in &mut self.writes {
             write.last = write.last.min(last);
         }

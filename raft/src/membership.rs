@@ -21,7 +21,7 @@
 //! Source: Ongaro, "Consensus: Bridging Theory and Practice" (2014), sections 4.1 to 4.3.
 
 use crate::quorum::{self, VoteResult};
-use base::{Index, ReplicaId, checksum};
+use base::{Index, ReplicaId, checksum, planted_bug};
 use core::fmt;
 
 /// One wish of a change. A change is a list of them; later ones about the same replica win.
@@ -169,6 +169,12 @@ impl Membership {
     }
 
     fn sets(&self) -> [&[ReplicaId]; 2] {
+        if planted_bug!("raft-learner-counts") && self.outgoing.is_empty() && !self.learners.is_empty() {
+            return [&self.learners, &self.outgoing];
+        }
+        if planted_bug!("raft-joint-by-one") {
+            return [&self.voters, &[]];
+        }
         [&self.voters, &self.outgoing]
     }
 

@@ -10,7 +10,7 @@ use crate::payload::Payload;
 use crate::progress::Progress;
 use crate::read::PendingRead;
 use crate::ready::{Fetch, PersistMark, Read, Ready};
-use base::{Index, Prng, ReplicaId, Term};
+use base::{Index, Prng, ReplicaId, Term, planted_bug};
 use core::hash::{Hash, Hasher};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -205,7 +205,7 @@ impl Raft {
         );
         assert!(begun || entries.is_empty(), "entries follow no state");
         let is_new = hard_state.term == Term::ZERO;
-        let promises = config.lease_ticks > 0 && !is_new;
+        let promises = config.lease_ticks > 0 && !is_new && !planted_bug!("raft-restart-forgets-promise");
         let mut raft = Self {
             id,
             prng,
@@ -401,7 +401,8 @@ impl Raft {
     fn check_change(&self) -> Result<(), ProposeError> {
         let first = self.check_leads()?.first;
         let committed = self.log.committed();
-        if committed < first || committed < self.log.membership_index() {
+        let pending = committed < self.log.membership_index() && !planted_bug!("raft-two-changes");
+        if committed < first || pending {
             return Err(ProposeError::ChangePending);
         }
         Ok(())
@@ -415,7 +416,7 @@ impl Raft {
         self.send_reads();
         self.send_appends();
         self.log.hand_out(&mut ready.entries);
-        let forgettable = self.is_forgettable();
+        let forgettable = self.is_forgettable() && !planted_bug!("raft-vote-before-durable");
         if let Some(outbox) = &mut self.outbox {
             ready.snapshot = outbox.snapshot.take();
             ready
@@ -478,7 +479,9 @@ impl Raft {
         let forgettable = self.is_forgettable();
         match &mut self.role {
             Role::Leader(_) => self.commit_by_quorum(),
-            Role::Candidate { pre: false, votes } if !forgettable => {
+            Role::Candidate { pre: false, votes }
+                if !forgettable || planted_bug!("raft-own-vote-forgettable") =>
+            {
                 if votes.iter().all(|(voter, _)| *voter != self.id) {
                     votes.push((self.id, true));
                 }

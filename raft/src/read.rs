@@ -17,7 +17,7 @@ use crate::message::{Body, Epoch, ReadToken};
 use crate::progress::Progress;
 use crate::raft::{Raft, Role};
 use crate::ready::Read;
-use base::{Index, ReplicaId};
+use base::{Index, ReplicaId, planted_bug};
 
 /// A read that waits for a round of heartbeats.
 #[derive(Debug, Clone, Copy, Hash)]
@@ -91,14 +91,18 @@ impl Raft {
         };
         // Until the leader has committed an entry of its own term it does not know of all that is committed; but all of it is
         // before that entry.
-        let index = committed.max(leadership.first);
-        if leased {
+        let index = if planted_bug!("raft-read-without-own-entry") {
+            committed
+        } else {
+            committed.max(leadership.first)
+        };
+        if leased || planted_bug!("raft-read-unconfirmed") {
             self.serve(token, from, index);
         } else {
             leadership.reads.push_back(PendingRead {
                 token,
                 from,
-                round: leadership.round + 1,
+                round: leadership.round + u64::from(!planted_bug!("raft-read-by-earlier-round")),
                 index,
             });
         }
@@ -159,7 +163,11 @@ impl Raft {
         };
         let confirmed = self.log.membership().reached(answered).unwrap_or_default();
         while let Some(&(_, tick)) = leadership.rounds.front().filter(|(round, _)| *round <= confirmed) {
-            leadership.confirmed = Some(tick);
+            leadership.confirmed = Some(if planted_bug!("raft-lease-from-answer") {
+                leadership.ticks
+            } else {
+                tick
+            });
             leadership.rounds.pop_front();
         }
         while let Role::Leader(leadership) = &mut self.role

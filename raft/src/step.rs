@@ -3,7 +3,7 @@
 use crate::event::{Event, Withheld};
 use crate::message::{Body, Entry, Mark, Message, Snapshot};
 use crate::raft::{Malformed, Raft, Role};
-use base::{Index, ReplicaId, Term};
+use base::{Index, ReplicaId, Term, planted_bug};
 
 impl Raft {
     /// Takes a message from another replica of the group.
@@ -15,7 +15,10 @@ impl Raft {
             return Err(Malformed { from, what });
         }
         let Message { term, body } = message;
-        if term < self.hard.term {
+        let entries = matches!(body, Body::Append { .. });
+        if term < self.hard.term && entries && planted_bug!("raft-old-term-accepted") && !self.is_leader() {
+            self.step_in_term(from, term, body);
+        } else if term < self.hard.term {
             self.answer_old(from, &body);
         } else if term == self.hard.term || self.enter_term(from, term, &body) {
             self.step_in_term(from, term, body);
@@ -118,6 +121,9 @@ impl Raft {
 
     pub(crate) fn become_follower(&mut self, term: Term, leader: Option<ReplicaId>) {
         if term > self.hard.term {
+            if planted_bug!("raft-term-ends-promise") {
+                self.heard = self.config.election_ticks;
+            }
             let hard = self.change_hard_state();
             hard.term = term;
             hard.vote = None;
@@ -168,8 +174,16 @@ impl Raft {
         if let Some(first) = self.log.merge(entries) {
             self.event(Event::Cut { first });
         }
-        self.log.commit(commit.min(matched));
-        self.send_durably(from, Body::Appended { matched });
+        if planted_bug!("raft-commit-beyond-match") {
+            self.log.commit(commit);
+        } else {
+            self.log.commit(commit.min(matched));
+        }
+        if planted_bug!("raft-ack-before-durable") {
+            self.send_now(from, Body::Appended { matched });
+        } else {
+            self.send_durably(from, Body::Appended { matched });
+        }
     }
 
     fn on_snapshot(&mut self, from: ReplicaId, snapshot: Snapshot) {
@@ -184,6 +198,10 @@ impl Raft {
             }
         }
         let matched = self.log.committed();
-        self.send_durably(from, Body::Appended { matched });
+        if planted_bug!("raft-snapshot-ack-before-durable") {
+            self.send_now(from, Body::Appended { matched });
+        } else {
+            self.send_durably(from, Body::Appended { matched });
+        }
     }
 }
