@@ -177,7 +177,7 @@ impl Raft {
         }
     }
 
-    /// Whether nobody else can have been elected, by ticks: see the module's documentation. Everything that was committed is
+    /// Whether nobody else can have been elected, by ticks: see [`read`](crate::read). Everything that was committed is
     /// applied here when [`commit_index`](Self::commit_index) is, and an entry of this term is committed.
     #[must_use]
     pub fn has_lease(&self) -> bool {
