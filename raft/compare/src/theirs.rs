@@ -23,6 +23,8 @@ pub struct Store {
     members: ConfState,
     /// Index and term that the log follows.
     start: (u64, u64),
+    /// What is applied, and who takes part as of there. A snapshot is of that: nobody takes one in which he has no part.
+    applied: (u64, ConfState),
     entries: VecDeque<Entry>,
 }
 
@@ -47,17 +49,19 @@ impl Store {
         let metadata = snapshot.get_metadata();
         self.start = (metadata.index, metadata.term);
         self.members = metadata.get_conf_state().clone();
+        self.applied = (metadata.index, self.members.clone());
         self.hard_state.commit = metadata.index;
         self.entries.clear();
     }
 
-    /// Forgets everything up to `index`, when `members` took part.
-    fn compact(&mut self, index: u64, members: &ConfState) {
+    /// Forgets everything up to `keep` entries before what is applied.
+    fn compact(&mut self, keep: u64) {
+        let index = self.applied.0.saturating_sub(keep);
         if index > self.start.0 {
             let at = self.at(index);
             self.start = (index, self.entries[at].term);
             self.entries.drain(..=at);
-            self.members = members.clone();
+            self.members.clone_from(&self.applied.1);
         }
     }
 }
@@ -110,8 +114,9 @@ impl Storage for Store {
     fn snapshot(&self, _index: u64, _to: u64) -> Result<Snapshot, Error> {
         let mut snapshot = Snapshot::default();
         let metadata = snapshot.mut_metadata();
-        (metadata.index, metadata.term) = self.start;
-        metadata.set_conf_state(self.members.clone());
+        metadata.index = self.applied.0;
+        metadata.term = self.term(self.applied.0)?;
+        metadata.set_conf_state(self.applied.1.clone());
         Ok(snapshot)
     }
 }
@@ -120,12 +125,10 @@ impl Storage for Store {
 /// ones, as the other core does; it is faster by it. Else as its defaults have it.
 pub struct Theirs<const BATCHES: bool = true> {
     node: RawNode<Store>,
-    applied: u64,
-    /// As of `applied`.
-    members: ConfState,
 }
 
-fn start<const BATCHES: bool>(id: u64, store: Store) -> Theirs<BATCHES> {
+fn start<const BATCHES: bool>(id: u64, mut store: Store) -> Theirs<BATCHES> {
+    store.applied = (store.start.0, store.members.clone());
     let config = Config {
         id,
         election_tick: NEVER,
@@ -143,8 +146,6 @@ fn start<const BATCHES: bool>(id: u64, store: Store) -> Theirs<BATCHES> {
     };
     let logger = slog::Logger::root(slog::Discard, slog::o!());
     Theirs {
-        applied: store.start.0,
-        members: store.members.clone(),
         node: RawNode::new(&config, store, &logger).expect("the configuration is valid"),
     }
 }
@@ -169,14 +170,15 @@ impl<const BATCHES: bool> Theirs<BATCHES> {
             if entry.get_entry_type() == EntryType::EntryConfChangeV2 {
                 let mut change = ConfChangeV2::default();
                 change.merge_from_bytes(&entry.data).expect("it was proposed");
-                self.members = self.node.apply_conf_change(&change).expect("it was committed");
+                let members = self.node.apply_conf_change(&change).expect("it was committed");
+                self.store().applied.1 = members;
             }
             if let Some(applied) = applied {
                 applied.push(position(entry));
             }
         }
         if let Some(last) = entries.last() {
-            self.applied = last.index;
+            self.store().applied.0 = last.index;
         }
         count
     }
@@ -255,8 +257,6 @@ impl<const BATCHES: bool> Replica for Theirs<BATCHES> {
             if *ready.snapshot() != Snapshot::default() {
                 let snapshot = ready.snapshot().clone();
                 self.store().install(&snapshot);
-                self.applied = snapshot.get_metadata().index;
-                self.members = snapshot.get_metadata().get_conf_state().clone();
             }
             count += self.apply(&ready.take_committed_entries(), &mut applied);
             let entries = ready.take_entries();
@@ -292,10 +292,7 @@ impl<const BATCHES: bool> Replica for Theirs<BATCHES> {
     }
 
     fn compact(&mut self, keep: u64) {
-        if let Some(index) = self.applied.checked_sub(keep) {
-            let members = self.members.clone();
-            self.store().compact(index, &members);
-        }
+        self.store().compact(keep);
     }
 
     fn snapshot_failed(&mut self, to: u64) {
@@ -320,11 +317,12 @@ impl<const BATCHES: bool> Replica for Theirs<BATCHES> {
     }
 
     fn members(&self) -> Members {
+        let members = &self.node.store().applied.1;
         let lists = [
-            &self.members.voters,
-            &self.members.voters_outgoing,
-            &self.members.learners,
-            &self.members.learners_next,
+            &members.voters,
+            &members.voters_outgoing,
+            &members.learners,
+            &members.learners_next,
         ];
         lists.map(|list| {
             let mut list = list.clone();
