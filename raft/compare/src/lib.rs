@@ -72,7 +72,7 @@ pub trait Replica: Sized {
     fn turn(&mut self, out: &mut Vec<(u64, Self::Message)>, applied: Option<&mut Vec<Position>>) -> u64;
     /// It writes what it wants written (or nothing), and stops before anything is sent; then starts again.
     fn crash(&mut self, writes: bool);
-    /// Forgets entries up to the last one that it applied, but `keep` of them.
+    /// Forgets entries up to the last one that it applied, but `keep` of them; for corelane-raft, but those since the last call.
     fn compact(&mut self, keep: u64);
     /// Tells a leader that the state which it sent did not arrive.
     fn snapshot_failed(&mut self, to: u64);

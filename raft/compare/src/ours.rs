@@ -2,7 +2,8 @@
 
 use crate::{Change, Members, Position, Replica, Says};
 use base::{Index, Prng, ReplicaId, Term};
-use corelane_raft::{Body, Config, Content, Entry, MemberChange, Message, Raft, Ready, Restored};
+use corelane_raft::{Body, Config, Content, Entry, Fetch, MemberChange, Message, Raft, Ready, Restored};
+use std::sync::Arc;
 
 /// Ticks that never come.
 const NEVER: u32 = 1 << 30;
@@ -13,19 +14,22 @@ pub struct Ours {
     ready: Ready,
     /// What survives a crash, when anybody will crash.
     disk: Option<Restored>,
-    applied: u64,
+    /// The last entry applied, with its chain; and that at the last call to compact.
+    applied: (Index, u32),
+    mark: (Index, u32),
 }
 
-fn config(id: u64) -> Config {
-    Config {
+fn config() -> Arc<Config> {
+    Arc::new(Config {
         election_ticks: NEVER,
         heartbeat_ticks: 1,
-        ..Config::new(ReplicaId(id))
-    }
+        lease_ticks: 0,
+        ..Config::default()
+    })
 }
 
 fn start(id: u64, disk: Restored) -> Raft {
-    Raft::new(config(id), Prng::new(id), disk)
+    Raft::new(ReplicaId(id), config(), Prng::new(id), disk)
 }
 
 fn position(entry: &Entry) -> Position {
@@ -36,6 +40,7 @@ fn position(entry: &Entry) -> Position {
             Content::Empty => Says::Empty,
             Content::Command(payload) => Says::Command(payload.to_vec()),
             Content::Membership(_) => Says::Members,
+            Content::Header(_) => unreachable!("nobody is a witness"),
         },
     }
 }
@@ -49,12 +54,21 @@ impl Ours {
         } else {
             Restored::default()
         };
+        let applied = (disk.snapshot.last.index, disk.snapshot.chain);
         Self {
             raft: start(id, disk.clone()),
             ready: Ready::default(),
-            applied: disk.snapshot.last.index.0,
+            applied,
+            mark: applied,
             disk: Some(disk),
         }
+    }
+
+    /// Reads what the core no longer has in memory, for a follower that lags.
+    fn fetch(&mut self, fetch: Fetch) {
+        let wanted = |entry: &&Entry| fetch.first <= entry.index && entry.index <= fetch.last;
+        let entries = self.disk().entries.iter().filter(wanted).cloned().collect();
+        self.raft.fetched(fetch, entries);
     }
 
     fn disk(&self) -> &Restored {
@@ -64,6 +78,7 @@ impl Ours {
     fn write(disk: &mut Restored, ready: &Ready) {
         if let Some(snapshot) = &ready.snapshot {
             disk.snapshot = snapshot.clone();
+            disk.applied = snapshot.last.index;
             disk.entries.clear();
         }
         disk.hard_state = ready.hard_state.unwrap_or(disk.hard_state);
@@ -104,8 +119,13 @@ impl Replica for Ours {
 
     fn campaign(&mut self, term: u64) {
         let from = self.raft.id();
-        for (term, body) in [(term - 1, Body::HeartbeatReply), (term - 1, Body::Campaign)] {
-            let term = Term(term);
+        let stale = Body::HeartbeatReply {
+            round: 0,
+            rank: 0,
+            support: None,
+        };
+        for body in [stale, Body::Campaign] {
+            let term = Term(term - 1);
             self.raft.step(from, Message { term, body }).expect("well formed");
         }
     }
@@ -121,28 +141,33 @@ impl Replica for Ours {
     }
 
     fn turn(&mut self, out: &mut Vec<(u64, Message)>, mut applied: Option<&mut Vec<Position>>) -> u64 {
-        let (mut count, ready) = (0, &mut self.ready);
-        while self.raft.ready(ready) {
+        let (mut count, mut ready) = (0, std::mem::take(&mut self.ready));
+        while self.raft.ready(&mut ready) {
             if let Some(disk) = &mut self.disk {
-                Self::write(disk, ready);
+                Self::write(disk, &ready);
             }
             if let Some(mark) = ready.mark {
                 self.raft.persisted(mark);
             }
             if let Some(snapshot) = &ready.snapshot {
-                self.applied = snapshot.last.index.0;
+                self.applied = (snapshot.last.index, snapshot.chain);
             }
             let messages = ready.messages.drain(..);
             let messages = messages.chain(ready.messages_after_persist.drain(..));
             out.extend(messages.map(|(to, message)| (to.0, message)));
             count += ready.committed.len() as u64;
             if let Some(last) = ready.committed.last() {
-                self.applied = last.index.0;
+                self.applied = (last.index, last.chain);
+                self.raft.applied(last.index);
             }
             if let Some(applied) = &mut applied {
                 applied.extend(ready.committed.iter().map(position));
             }
+            for fetch in ready.fetches.drain(..) {
+                self.fetch(fetch);
+            }
         }
+        self.ready = ready;
         count
     }
 
@@ -154,18 +179,19 @@ impl Replica for Ours {
             Self::write(&mut disk, &self.ready);
         }
         self.raft = start(self.raft.id().0, disk.clone());
-        self.applied = disk.snapshot.last.index.0;
+        self.applied = (disk.snapshot.last.index, disk.snapshot.chain);
+        self.mark = self.applied;
         self.disk = Some(disk);
     }
 
     fn compact(&mut self, keep: u64) {
-        let Some(index) = self.applied.checked_sub(keep) else {
-            return;
-        };
-        self.raft.compact(Index(index));
+        let (index, chain) = if keep == 0 { self.applied } else { self.mark };
+        self.mark = self.applied;
+        self.raft.compact(index, chain);
         if let Some(disk) = &mut self.disk {
             disk.snapshot = self.raft.snapshot();
             let start = disk.snapshot.last.index;
+            disk.applied = self.applied.0;
             disk.entries.retain(|entry| entry.index > start);
         }
     }

@@ -21,7 +21,7 @@
 //! somebody who can is elected, and all replicas of both cores must have applied one and the same sequence.
 //!
 //! Left out, because the cores differ there by design: links cut one way (one sends entries with a probe, the other does not), members
-//! changed while links are cut (in effect when appended, or when applied), leaders that remove themselves, pre-votes and timeouts.
+//! changed while links are cut (in effect when appended, or when applied), removals (one core sends the entry by which a replica goes to that replica, the other does not), pre-votes and timeouts.
 //!
 //! `differential [FROM..TO]` runs the schedules of these seeds; the default is 0..10000.
 
@@ -48,7 +48,7 @@ enum Event {
     CampaignAndCrash { at: u64, term: u64, writes: bool },
     /// A restart at rest.
     Restart(u64),
-    /// Links that are cut from now on, both ways.
+    /// Links that are cut from now on, both ways. Leaders of old terms restart.
     Cut(BTreeSet<(u64, u64)>),
     /// A change of the members, proposed to whoever leads.
     Change(Vec<Change>),
@@ -130,7 +130,16 @@ impl<R: Replica> Group<R> {
                 self.at(*at).crash(*writes);
             }
             Event::Restart(id) => self.at(*id).crash(true),
-            Event::Cut(links) => self.cut.clone_from(links),
+            Event::Cut(links) => {
+                self.cut.clone_from(links);
+                // Else it depends on which message comes first whether entries of an old leader reach anybody more.
+                let last = self.replicas.values().map(R::term).max();
+                let old = |replica: &&mut R| replica.leads() && Some(replica.term()) < last;
+                self.replicas
+                    .values_mut()
+                    .filter(old)
+                    .for_each(|replica| replica.crash(true));
+            }
             Event::Change(changes) => {
                 for replica in self.replicas.values_mut() {
                     replica.change(changes);
@@ -150,7 +159,6 @@ impl<R: Replica> Group<R> {
             if self.net.is_empty() {
                 return;
             }
-            // Votes come in order: which of two elections wins is none of the implementation's choices.
             let at = self.prng.index(self.net.len());
             let (from, to, message) = self.net.swap_remove(at);
             let election = R::is_election(&message);
@@ -179,8 +187,11 @@ impl<R: Replica> Group<R> {
         self.begin(event);
         self.deliver(chaos);
         for _ in 0..REPAIRS {
+            let ids: Vec<_> = self.replicas.keys().copied().collect();
             for replica in self.replicas.values_mut() {
                 replica.beat();
+                // Its receipt may have been lost: no state is under way any more.
+                ids.iter().for_each(|to| replica.snapshot_failed(*to));
             }
             self.deliver(false);
         }
@@ -270,24 +281,23 @@ impl Schedule {
                 Event::Cut(self.cut.clone())
             }
             84..92 if self.cut.is_empty() => match latest {
-                Some(leader) => Event::Change(self.change(rest, leader)),
-                None => Event::Restart(at),
+                Some(leader) if votes(leader) => Event::Change(self.change(rest, leader)),
+                _ => Event::Restart(at),
             },
             _ => Event::Compact(at),
         }
     }
 
-    /// Changes that keep the leader, and more than half of the voters.
+    /// Changes that keep the leader, and two voters: a voter alone elects itself before or after its write, as the core has it.
     fn change(&mut self, rest: &BTreeMap<u64, Rest>, leader: u64) -> Vec<Change> {
         let count = 1 + self.prng.below(2);
         let mut changes = Vec::new();
         for _ in 0..count {
             let id = 1 + self.prng.below(rest.len() as u64);
-            let voters = rest[&leader].members[0].len();
-            changes.push(match self.prng.below(3) {
+            let voters = rest[&leader].members[0].len() as u64;
+            changes.push(match self.prng.below(2) {
                 _ if id == leader => continue,
-                1 if voters > 2 => Change::Remove(id),
-                2 if voters > 2 => Change::Learner(id),
+                1 if voters > count + 1 => Change::Learner(id),
                 _ => Change::Voter(id),
             });
         }
@@ -296,6 +306,12 @@ impl Schedule {
         changes.retain(|change| {
             let (Change::Voter(id) | Change::Learner(id) | Change::Remove(id)) = change;
             seen.insert(*id)
+        });
+        // One of several that says nothing new makes the change joint in one core only.
+        let voters = &rest[&leader].members[0];
+        changes.retain(|change| match change {
+            Change::Voter(id) => !voters.contains(id),
+            Change::Learner(id) | Change::Remove(id) => voters.contains(id),
         });
         if changes.is_empty() {
             changes.push(Change::Voter(leader));
@@ -365,7 +381,15 @@ fn run(seed: u64, told: bool) -> usize {
         ours.round(event, chaos);
         theirs.round(event, chaos);
         compare(&ours, &theirs, cut);
-        (ours.rest(), theirs.applied.len(), ours.applied.len())
+        let mut rest = ours.rest();
+        // Whoever restarted knows of members as of its log in one core, as of what it applied in the other, until a leader comes:
+        // no elections or changes by it.
+        for (id, replica) in &mut rest {
+            if theirs.replicas[id].members() != replica.members {
+                replica.members = Members::default();
+            }
+        }
+        (rest, theirs.applied.len(), ours.applied.len())
     };
     let mut rest = step(&Event::Campaign(1, schedule.term()), false, &schedule.cut).0;
     for _ in 1..ROUNDS {
@@ -377,7 +401,8 @@ fn run(seed: u64, told: bool) -> usize {
     // All links mended, and whoever can is elected.
     schedule.cut.clear();
     rest = step(&Event::Cut(BTreeSet::new()), false, &schedule.cut).0;
-    let mut able: Vec<_> = rest.keys().copied().collect();
+    let votes = |id: &u64| rest[id].members[..2].iter().any(|list| list.contains(id));
+    let mut able: Vec<_> = rest.keys().copied().filter(votes).collect();
     able.sort_by_key(|id| {
         let last = rest[id].log.last();
         std::cmp::Reverse(last.map_or((0, rest[id].start), |last| (last.term, last.index)))
