@@ -14,12 +14,14 @@
 //! | `alive ID` | whether it needs ticks |
 //! | `persist ID` | the oldest write of ID ends |
 //! | `deliver FROM TO` | the oldest message on that link arrives |
+//! | `talk A B` | messages between the two arrive until none is left; no write ends |
 //! | `drop FROM TO`, `cut FROM TO`, `heal` | the oldest message is lost; all later ones are; links work again |
 //! | `crash ID [KEPT]`, `start ID` | it stops; all but the KEPT oldest writes that have not ended are lost |
 //! | `damage ID INDEX`, `lose-state ID` | while it is down: the log from INDEX on, or everything, cannot be read any more |
 //! | `force ID` | while it is down: it is the group from now on |
 //! | `compact ID INDEX` | the log up to INDEX goes |
 //! | `fetch ID [fails]` | the oldest fetch of ID ends |
+//! | `snapshot-failed ID TO` | the state that ID sent to TO did not arrive |
 //! | `forge FROM TO index=I term=T chain=C` | an append with an entry that TO has not got from a leader |
 //! | `settle` | writes end and messages arrive until nothing is left |
 //! | `status`, `net` | prints each replica; prints what is under way |
@@ -170,6 +172,17 @@ impl Group {
             writeln!(self.out, "{to} refuses a {malformed}")?;
         }
         self.drain(to)
+    }
+
+    /// Messages between two arrive until none is left; no write ends.
+    fn talk(&mut self, a: ReplicaId, b: ReplicaId) -> Outcome {
+        while let Some((from, to)) = [(a, b), (b, a)]
+            .into_iter()
+            .find(|link| self.net.get(link).is_some_and(|queue| !queue.is_empty()))
+        {
+            self.deliver(from, to)?;
+        }
+        Ok(())
     }
 
     fn settle(&mut self) -> Outcome {
@@ -373,6 +386,7 @@ impl Group {
                 let node = self.nodes.get_mut(&id(0)?).ok_or("no such replica")?;
                 node.compact(index, index);
             }
+            "snapshot-failed" => self.raft(id(0)?)?.snapshot_failed(id(1)?),
             "fetch" => {
                 let me = id(0)?;
                 let fetches = self.fetches.entry(me).or_default();
@@ -404,6 +418,7 @@ impl Group {
             }
             "persist" => return self.persist(id(0)?),
             "deliver" => return self.deliver(id(0)?, id(1)?),
+            "talk" => return self.talk(id(0)?, id(1)?),
             "drop" => {
                 let link = (id(0)?, id(1)?);
                 let queue = self.net.get_mut(&link).ok_or("nothing is under way")?;
@@ -450,11 +465,12 @@ impl goldenscript::Runner for Group {
         command: &goldenscript::Command,
         _context: &goldenscript::Context,
     ) -> Result<String, Box<dyn Error>> {
-        let mut args = command.consume_args();
-        let mut words = Vec::new();
-        while let Some(word) = args.next_pos() {
-            words.push(word.to_string());
-        }
+        let word = |arg: &goldenscript::Argument| match arg {
+            goldenscript::Argument::Positional(value) => value.clone(),
+            // As it is written.
+            pair => pair.to_string(),
+        };
+        let words: Vec<String> = command.args.iter().map(word).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.command(&command.name, &words)?;
         Ok(core::mem::take(&mut self.out))
