@@ -7,7 +7,7 @@ use corelane_raft::{
     Body, Config, Content, Entry, Epoch, Liveness, Mark, Membership, Message, Raft, ReadToken, Ready,
     Restored, Snapshot, Support,
 };
-use fixtures::Node;
+use fixtures::{END, Node};
 use std::sync::Arc;
 
 /// Mostly small, so that it fits what is there; sometimes at the end of what 64 bits hold.
@@ -142,7 +142,7 @@ fn arbitrary_messages_do_no_harm() {
                     // A disk that gives back less than was acknowledged.
                     if prng.chance(0.2) && node.disk.snapshot.last.index > Index::ZERO {
                         let first = node.disk.snapshot.last.index.0 + 1 + prng.below(3);
-                        let _ = node.damage(Index(first), prng.chance(0.8));
+                        let _ = node.damage(Index(first), Index(END), prng.chance(0.8));
                     }
                     node.start(ReplicaId(1), &config, Prng::new(seed));
                     applied = node.disk.applied;

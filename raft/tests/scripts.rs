@@ -17,13 +17,13 @@
 //! | `talk A B` | messages between the two arrive until none is left; no write ends |
 //! | `drop FROM TO`, `cut FROM TO`, `heal` | the oldest message is lost; all later ones are; links work again |
 //! | `crash ID [KEPT]`, `start ID` | it stops; all but the KEPT oldest writes that have not ended are lost |
-//! | `damage ID INDEX`, `lose-state ID` | while it is down: the log from INDEX on, or everything, cannot be read any more |
+//! | `damage ID INDEX [LAST]`, `lose-state ID` | while it is down: the log from INDEX on, or up to LAST, or everything, cannot be read any more |
 //! | `force ID` | while it is down: it is the group from now on |
 //! | `compact ID INDEX` | the log up to INDEX goes |
-//! | `fetch ID [fails]` | the oldest fetch of ID ends |
+//! | `slow-log`, `fetch ID [fails]` | fetches no longer end by themselves; the oldest one of ID ends |
 //! | `snapshot-failed ID TO` | the state that ID sent to TO did not arrive |
 //! | `forge FROM TO index=I term=T chain=C` | an append with an entry that TO has not got from a leader |
-//! | `settle` | writes end and messages arrive until nothing is left |
+//! | `settle` | writes end and messages arrive until nothing is left, and fetches end |
 //! | `status`, `net` | prints each replica; prints what is under way |
 
 mod fixtures;
@@ -33,7 +33,7 @@ use corelane_raft::{
     Body, Config, Content, Entry, Epoch, Fetch, Liveness, Mark, MemberChange, Message, Raft, ReadToken,
     Ready, Restored, Support,
 };
-use fixtures::{Messages, Node};
+use fixtures::{END, Messages, Node};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::fmt::Write as _;
@@ -51,6 +51,8 @@ struct Group {
     /// Of the first node for the second.
     supports: BTreeMap<(ReplicaId, ReplicaId), Epoch>,
     fetches: BTreeMap<ReplicaId, VecDeque<Fetch>>,
+    /// Fetches end only when the script says so.
+    slow_log: bool,
     config: Config,
     out: String,
 }
@@ -185,8 +187,27 @@ impl Group {
         Ok(())
     }
 
+    /// The oldest fetch ends.
+    fn fetch(&mut self, id: ReplicaId, fails: bool) -> Outcome {
+        let fetches = self.fetches.entry(id).or_default();
+        let fetch = fetches.pop_front().ok_or("nothing is being fetched")?;
+        let entries = self.nodes[&id].fetch(fetch);
+        let raft = self.raft(id)?;
+        if fails {
+            raft.fetch_failed(fetch);
+        } else {
+            raft.fetched(fetch, entries);
+        }
+        self.drain(id)
+    }
+
     fn settle(&mut self) -> Outcome {
         loop {
+            let reader = self.fetches.iter().find(|(_, queue)| !queue.is_empty());
+            if let Some(id) = reader.map(|(id, _)| *id).filter(|_| !self.slow_log) {
+                self.fetch(id, false)?;
+                continue;
+            }
             let writer = self.nodes.iter().find(|(_, node)| !node.writes.is_empty());
             let link = self.net.iter().find(|(_, queue)| !queue.is_empty());
             match (writer.map(|(id, _)| *id), link.map(|(link, _)| *link)) {
@@ -387,21 +408,16 @@ impl Group {
                 node.compact(index, index);
             }
             "snapshot-failed" => self.raft(id(0)?)?.snapshot_failed(id(1)?),
-            "fetch" => {
-                let me = id(0)?;
-                let fetches = self.fetches.entry(me).or_default();
-                let fetch = fetches.pop_front().ok_or("nothing is being fetched")?;
-                let entries = self.nodes[&me].fetch(fetch);
-                if words.get(1) == Some(&"fails") {
-                    self.raft(me)?.fetch_failed(fetch);
-                } else {
-                    self.raft(me)?.fetched(fetch, entries);
-                }
+            "fetch" => return self.fetch(id(0)?, words.get(1) == Some(&"fails")),
+            "slow-log" => {
+                self.slow_log = true;
+                return Ok(());
             }
             "damage" | "lose-state" => {
                 let node = self.nodes.get_mut(&id(0)?).ok_or("no such replica")?;
                 let first = if name == "damage" { number(1)? } else { 1 };
-                if !node.damage(Index(first), name == "damage") {
+                let last = if words.len() > 2 { number(2)? } else { END };
+                if !node.damage(Index(first), Index(last), name == "damage") {
                     writeln!(self.out, "nothing that matters is lost")?;
                 }
                 return Ok(());
