@@ -1,6 +1,6 @@
 //! Random schedules of a group of 3, 5 or 7 replicas, from one seed each, with the safety of Raft checked after every step.
 //!
-//! Fault model: messages are lost, doubled, delayed without bound and reordered; links are cut, one way too; writes end late, in
+//! Fault model: messages are lost, doubled, delayed without bound and reordered; links are cut or slow, one way too; writes end late, in
 //! order, some disks far later than others; a crash loses every write that has not ended, at any point between handing out and
 //! sending; restarts; clocks run apart within the bound that leases allow; one disk at a time gives back less of the log than
 //! was acknowledged, or nothing of the state, until that is repaired. Members change (by simple, joint and left-by-hand changes,
@@ -67,6 +67,7 @@ struct World {
     nodes: BTreeMap<ReplicaId, Watched>,
     net: Vec<(ReplicaId, ReplicaId, Message)>,
     cut: BTreeSet<(ReplicaId, ReplicaId)>,
+    slow_links: BTreeSet<(ReplicaId, ReplicaId)>,
     /// By the first for the second.
     promises: BTreeMap<(ReplicaId, ReplicaId), Promise>,
     now: u64,
@@ -132,6 +133,7 @@ impl World {
             nodes: BTreeMap::new(),
             net: Vec::new(),
             cut: BTreeSet::new(),
+            slow_links: BTreeSet::new(),
             promises: BTreeMap::new(),
             now: 0,
             lossy: true,
@@ -156,6 +158,15 @@ impl World {
             }
             world.nodes.insert(id, node);
             world.start(id);
+        }
+        if world.prng.chance(0.3) {
+            for from in world.ids() {
+                for to in world.ids() {
+                    if world.prng.chance(0.3) {
+                        world.slow_links.insert((from, to));
+                    }
+                }
+            }
         }
         let first = ReplicaId(1 + world.prng.below(count));
         world.raft(first).campaign_now();
@@ -316,6 +327,7 @@ impl World {
                 let last = raft.last();
                 let is_new = !self.leaders.contains_key(&term);
                 let leader = *self.leaders.entry(term).or_insert(id);
+                led |= is_new;
                 assert_eq!(leader, id, "two leaders in {term}");
                 if is_new {
                     assert!(
@@ -442,6 +454,10 @@ impl World {
             return;
         }
         let at = self.prng.index(self.net.len());
+        let link = (self.net[at].0, self.net[at].1);
+        if self.lossy && self.slow_links.contains(&link) && self.prng.chance(0.95) {
+            return;
+        }
         let (from, to, message) = self.net.swap_remove(at);
         let snapshot = matches!(message.body, Body::Snapshot(_));
         if self.is_up(to) {
