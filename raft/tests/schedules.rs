@@ -109,7 +109,7 @@ impl Seen {
 impl World {
     fn new(seed: u64) -> Self {
         let mut prng = Prng::new(seed);
-        let count = [3, 5, 7][prng.index(3)];
+        let count = [3, 3, 5, 5, 7, 1][prng.index(6)];
         let spare = prng.below(3);
         let liveness = [Liveness::Ticks, Liveness::Ticks, Liveness::External][prng.index(3)];
         // Leaders change all the time, and entries travel one by one: logs part in every way.
