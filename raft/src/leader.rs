@@ -239,17 +239,31 @@ impl Raft {
 
     /// Sends to each follower what it lacks and its window allows.
     pub(crate) fn send_appends(&mut self) {
-        let term = self.hard.term;
+        let (me, term) = (self.id(), self.hard.term);
         let Role::Leader(leadership) = &mut self.role else {
             return;
         };
         let (log, config) = (&self.log, &*self.config);
         let last = log.last().index;
+        // A witness never has a header whose command no full voter has: it would elect none of them then.
+        let covered = if log.membership().witnesses().is_empty() {
+            last
+        } else {
+            let full = |id: &&ReplicaId| !log.membership().is_witness(**id);
+            let has = |id: &ReplicaId| {
+                let peer = leadership.peers.iter().find(|peer| peer.id == *id);
+                peer.map_or_else(
+                    || if *id == me { log.persisted() } else { Index::ZERO },
+                    |peer| peer.matched,
+                )
+            };
+            let voters = log.membership().voters().iter();
+            voters.filter(full).map(has).max().unwrap_or_default()
+        };
         let mut outbox = self.outbox.take().unwrap_or_default();
         for peer in &mut leadership.peers {
-            // A witness never has a header of which this replica could lose the command: it could not be elected by it then.
             let headers = log.membership().is_witness(peer.id);
-            let last = if headers { log.persisted() } else { last };
+            let last = if headers { covered } else { last };
             while peer.may_send(config) {
                 let probes = matches!(peer.sending, Sending::Probe { .. });
                 if !probes && peer.next > last {

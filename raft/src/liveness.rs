@@ -29,21 +29,42 @@ pub struct Support {
     pub received: Option<Epoch>,
 }
 
+/// What is known of one node, small: there may be many idle groups. Zero is no epoch.
+#[derive(Debug, Clone, Copy, Hash)]
+struct Known {
+    id: ReplicaId,
+    given: u64,
+    received: u64,
+}
+
 /// Of the nodes of other members.
 #[derive(Debug, Clone, Default, Hash)]
-pub(crate) struct Supports(Vec<(ReplicaId, Support)>);
+pub(crate) struct Supports(Vec<Known>);
 
 impl Supports {
     fn of(&self, id: ReplicaId) -> Support {
-        let known = self.0.iter().find(|(known, _)| *known == id);
-        known.map_or(Support::default(), |(_, support)| *support)
+        let epoch = |number: u64| Some(Epoch(number)).filter(|_| number > 0);
+        let known = self.0.iter().find(|known| known.id == id);
+        known.map_or(Support::default(), |known| Support {
+            given: epoch(known.given),
+            received: epoch(known.received),
+        })
     }
 
     fn set(&mut self, id: ReplicaId, support: Support) {
-        self.0.retain(|(known, _)| *known != id);
+        let number = |epoch: Option<Epoch>| epoch.map_or(0, |epoch| epoch.0);
+        self.0.retain(|known| known.id != id);
         if support != Support::default() {
-            self.0.push((id, support));
+            self.0.push(Known {
+                id,
+                given: number(support.given),
+                received: number(support.received),
+            });
         }
+    }
+
+    pub(crate) fn shrink(&mut self) {
+        self.0.shrink_to_fit();
     }
 
     /// Whether the follower is bound to this leader until its node's support ends.
@@ -114,7 +135,7 @@ impl Raft {
     pub(crate) fn release_all(&mut self) {
         if self.leader().is_none() {
             // Not only to the members that it knows: it may have lost all it had.
-            let others: Vec<_> = self.supports.0.iter().map(|(id, _)| *id).collect();
+            let others: Vec<_> = self.supports.0.iter().map(|known| known.id).collect();
             for id in others {
                 self.send_now(id, Body::Released);
             }

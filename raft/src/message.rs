@@ -153,7 +153,7 @@ pub struct Snapshot {
     pub membership: Arc<Membership>,
 }
 
-/// Names a promise of one node to another that lives: a node that was given up gets a new one. Zero is none.
+/// Names a promise of one node to another that lives: a node that was given up gets a new one. From 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 

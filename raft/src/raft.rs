@@ -528,6 +528,7 @@ impl Raft {
     /// Gives back memory that an idle replica does not need. For a caller that has many, when one was idle for a while.
     pub fn shrink(&mut self) {
         self.log.shrink();
+        self.supports.shrink();
         if let Role::Leader(leadership) = &mut self.role {
             leadership.peers.iter_mut().for_each(Progress::shrink);
             leadership.peers.shrink_to_fit();
