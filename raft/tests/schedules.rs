@@ -575,18 +575,23 @@ impl World {
                 && membership.voters().len() >= 3
                 && (outgoing == 0 || outgoing >= 3)
         };
+        let of_entry = |entry: &Entry| match &entry.content {
+            Content::Membership(membership) => tolerates(membership),
+            Content::Empty | Content::Command(_) | Content::Header(_) => true,
+        };
+        let under_way = self.net.iter().all(|(_, _, message)| match &message.body {
+            Body::Append { entries, .. } => entries.iter().all(of_entry),
+            _ => true,
+        });
         let begun = |watched: &&Watched| watched.node.disk.snapshot.last.index > Index::ZERO;
-        self.nodes.values().filter(begun).all(|watched| {
-            let node = &watched.node;
-            let of_entry = |entry: &Entry| match &entry.content {
-                Content::Membership(membership) => tolerates(membership),
-                Content::Empty | Content::Command(_) | Content::Header(_) => true,
-            };
-            let writes = node.writes.iter().flat_map(|(_, ready)| &ready.entries);
-            tolerates(&node.disk.snapshot.membership)
-                && node.disk.entries.iter().chain(writes).all(of_entry)
-                && node.raft.as_ref().is_none_or(|raft| tolerates(raft.membership()))
-        })
+        under_way
+            && self.nodes.values().filter(begun).all(|watched| {
+                let node = &watched.node;
+                let writes = node.writes.iter().flat_map(|(_, ready)| &ready.entries);
+                tolerates(&node.disk.snapshot.membership)
+                    && node.disk.entries.iter().chain(writes).all(of_entry)
+                    && node.raft.as_ref().is_none_or(|raft| tolerates(raft.membership()))
+            })
     }
 
     /// One disk at a time loses what it had: as many as the others can make good.
