@@ -4,8 +4,9 @@
 //! acknowledgement. A replica that forgot them and votes could elect a leader that never had them. So a replica that *had and
 //! lost* entries says so, durably, and until it has them back it neither votes nor leads:
 //!
-//! - It begins in a new term, so that no acknowledgement of before the loss counts any more, and the leader learns anew what it
-//!   has. ([`HardState::repairing`](crate::HardState::repairing) is that term.)
+//! - It begins in a new term, so that the leader of the old one steps down, no later leader counts an acknowledgement of before
+//!   the loss, and each learns anew what this replica has. ([`HardState::repairing`](crate::HardState::repairing) is that
+//!   term.) Until it hears of that, the old leader may still commit by an acknowledgement whose entry is lost.
 //! - The next leader is elected by the others alone. Any quorum by which an entry was committed shares a voter with it that is
 //!   not this replica, so the leader has the entry.
 //! - Once this replica durably has an entry of that term or a later one, its log is the leader's up to there: with everything that

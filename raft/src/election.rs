@@ -34,7 +34,9 @@ impl Raft {
             self.leader().is_none() && (given || self.hard.vote.is_none() || planted_bug!("raft-vote-twice"))
         };
         let kept = free && !given && !pre && !transfer && self.is_kept_from(from);
-        let withheld = if !free {
+        let withheld = if !free && pre {
+            Some(Withheld::TermBegun)
+        } else if !free {
             Some(Withheld::VotedForOther)
         } else if kept {
             Some(Withheld::LeaderLives)

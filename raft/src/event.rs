@@ -101,7 +101,9 @@ pub enum Event {
 pub enum Withheld {
     /// A leader was heard of lately, or its node is supported.
     LeaderLives,
-    /// This term's vote went to another.
+    /// The term that was asked about has begun already.
+    TermBegun,
+    /// This term's vote went to another, or there is a leader.
     VotedForOther,
     /// The candidate lacks entries.
     LogBehind,
@@ -125,6 +127,7 @@ impl fmt::Display for Event {
             Self::VoteWithheld { candidate, why } => {
                 let why = match why {
                     Withheld::LeaderLives => "a leader lives",
+                    Withheld::TermBegun => "that term has begun",
                     Withheld::VotedForOther => "another has its vote",
                     Withheld::LogBehind => "its log is behind",
                     Withheld::Repairing => "entries are being repaired",

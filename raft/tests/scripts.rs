@@ -20,6 +20,7 @@
 //! | `damage ID INDEX [LAST]`, `lose-state ID` | while it is down: the log from INDEX on, or up to LAST, or everything, cannot be read any more |
 //! | `force ID` | while it is down: it is the group from now on |
 //! | `compact ID INDEX` | the log up to INDEX goes |
+//! | `slow-apply`, `apply ID` | what is delivered is applied no longer by itself; ID applies what it has |
 //! | `slow-log`, `fetch ID [fails]` | fetches no longer end by themselves; the oldest one of ID ends |
 //! | `snapshot-failed ID TO` | the state that ID sent to TO did not arrive |
 //! | `forge FROM TO index=I term=T chain=C` | an append with an entry that TO has not got from a leader |
@@ -51,6 +52,9 @@ struct Group {
     /// Of the first node for the second.
     supports: BTreeMap<(ReplicaId, ReplicaId), Epoch>,
     fetches: BTreeMap<ReplicaId, VecDeque<Fetch>>,
+    /// What was delivered is applied only when the script says so.
+    slow_apply: bool,
+    delivered: BTreeMap<ReplicaId, Index>,
     /// Fetches end only when the script says so.
     slow_log: bool,
     config: Config,
@@ -129,7 +133,10 @@ impl Group {
             }
             for entry in ready.committed.drain(..) {
                 writeln!(self.out, "{id} applies {}", show(&entry))?;
-                self.raft(id)?.applied(entry.index);
+                self.delivered.insert(id, entry.index);
+                if !self.slow_apply {
+                    self.raft(id)?.applied(entry.index);
+                }
             }
             for read in &ready.reads {
                 writeln!(self.out, "{id} serves read {} at {}", read.token.0, read.index)?;
@@ -409,6 +416,14 @@ impl Group {
             }
             "snapshot-failed" => self.raft(id(0)?)?.snapshot_failed(id(1)?),
             "fetch" => return self.fetch(id(0)?, words.get(1) == Some(&"fails")),
+            "slow-apply" => {
+                self.slow_apply = true;
+                return Ok(());
+            }
+            "apply" => {
+                let index = self.delivered[&id(0)?];
+                self.raft(id(0)?)?.applied(index);
+            }
             "slow-log" => {
                 self.slow_log = true;
                 return Ok(());
