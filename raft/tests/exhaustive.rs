@@ -25,7 +25,24 @@
 //! also when that comes out later; equal entries committed, and applied in order, at equal indexes; commit indexes do not go back.
 //!
 //! `EXHAUSTIVE=full cargo test --profile sim -p corelane-raft --test exhaustive -- --nocapture` explores more than the default;
-//! `EXHAUSTIVE=proposals,crashes,writes,answers` as much as asked for.
+//! `EXHAUSTIVE=TERMS,PROPOSALS,CRASHES,WRITES,ANSWERS` as much as asked for, the last one 0 or 1.
+//!
+//! Explored to the end, without answers:
+//!
+//! | | terms | proposals | crashes | writes | states | transitions |
+//! |---|---|---|---|---|---|---|
+//! | default | 2 | 0 | 1 | 1 | 107,540 | 717,630 |
+//! | default | 2 | 1 | 0 | 1 | 125,609 | 992,894 |
+//! | full | 2 | 3 | 0 | 1 | 5,784,388 | 77,178,761 |
+//! | full | 2 | 2 | 1 | 1 | 14,978,102 | 211,345,403 |
+//! | full | 2 | 1 | 2 | 1 | 5,300,599 | 58,553,566 |
+//! | full | 2 | 0 | 1 | 2 | 10,164,840 | 35,874,754 |
+//! | full | 4 | 0 | 0 | 1 | 5,387,112 | 36,323,941 |
+//!
+//! Three proposals with a crash, and anything with answers, were not finished.
+//!
+//! Of the bugs planted in the core the default finds `vote-before-durable`, `ack-before-durable`, `conflict-kept`,
+//! `vote-for-shorter-log` and `vote-twice`; four terms find `commit-old-term`.
 
 #![expect(clippy::unwrap_used, reason = "a test says where by its backtrace")]
 
@@ -646,8 +663,16 @@ fn no_state_within_bounds_is_unsafe() {
         answers: false,
     };
     let all = match std::env::var("EXHAUSTIVE").as_deref() {
-        Err(_) => vec![bounds([2, 0, 1, 1]), bounds([2, 1, 0, 1]), bounds([2, 0, 0, 2])],
-        Ok("full") => vec![bounds([2, 1, 1, 1]), bounds([2, 0, 1, 2])],
+        Err(_) => vec![bounds([2, 0, 1, 1]), bounds([2, 1, 0, 1])],
+        Ok("full") => [
+            [2, 3, 0, 1],
+            [2, 2, 1, 1],
+            [2, 1, 2, 1],
+            [2, 0, 1, 2],
+            [4, 0, 0, 1],
+        ]
+        .map(bounds)
+        .to_vec(),
         Ok(asked) => {
             let asked: Vec<u8> = asked.split(',').map(|bound| bound.parse().unwrap()).collect();
             let [terms, proposals, crashes, writes, answers] = asked[..] else {
