@@ -17,7 +17,7 @@ fn is_too_large(mark: Mark, term: Term) -> bool {
 
 fn leaves_nobody(entry: &Entry) -> bool {
     match &entry.content {
-        Content::Membership(membership) => membership.voters().is_empty(),
+        Content::Membership(membership) => membership.has_no_leader(),
         Content::Empty | Content::Command(_) | Content::Header(_) => false,
     }
 }
@@ -51,8 +51,8 @@ impl Raft {
                     "its state is of before the group",
                 ))
                 .or(fault(
-                    snapshot.membership.voters().is_empty(),
-                    "its state has no voters",
+                    snapshot.membership.has_no_leader(),
+                    "its state has no voter that could lead",
                 )),
             Body::Appended { matched } => fault(
                 leading.is_some() && *matched > self.log.last().index,
@@ -99,7 +99,7 @@ impl Raft {
                 );
             }
             if leaves_nobody(entry) {
-                return Some("a change of the members leaves no voter");
+                return Some("a change of the members leaves no voter that could lead");
             }
             chain = Some(entry.chain);
             last = entry.mark();

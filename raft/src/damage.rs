@@ -103,8 +103,8 @@ pub fn judge(found: Found) -> Verdict {
 impl Restored {
     /// **Gives up a lost majority.** Makes `me` the only voter from here on, whatever the others had that it has not: entries
     /// that were acknowledged to users may be gone. The others must never come back into this group; add new replicas by new
-    /// ids. For an operator who has seen that the others are lost, while this replica does not run; [`Event::Forced`] tells of
-    /// it when it starts.
+    /// ids. For an operator who has seen that the others are lost, while this replica does not run. What this returns must be
+    /// durable before the replica starts with it; [`Event::Forced`] tells of it then.
     ///
     /// # Panics
     /// When this replica has no state, so that there is nothing to go on from.

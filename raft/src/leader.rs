@@ -187,7 +187,9 @@ impl Raft {
                 && membership.is_voter(peer.id)
                 && !membership.is_witness(peer.id)
         };
+        // Once in a term: one that does not take over must not hold up proposals again and again.
         if committed >= leadership.first
+            && !leadership.released
             && leadership.transfer.is_none()
             && let Some(to) = leadership
                 .peers
@@ -203,6 +205,11 @@ impl Raft {
     /// A round of heartbeats to whoever needs one.
     pub(crate) fn heartbeat(&mut self) {
         let (term, external) = (self.hard.term, self.is_external());
+        let lease_ticks = if external {
+            0
+        } else {
+            u64::from(self.config.lease_ticks)
+        };
         let (committed, last) = (self.log.committed(), self.log.last().index);
         let Role::Leader(leadership) = &mut self.role else {
             return;
@@ -210,13 +217,13 @@ impl Raft {
         leadership.heartbeat_elapsed = 0;
         leadership.round += 1;
         let round = leadership.round;
-        if leadership
-            .rounds
-            .back()
-            .is_none_or(|(_, at)| *at != leadership.ticks)
-        {
-            leadership.rounds.push_back((round, leadership.ticks));
+        let now = leadership.ticks;
+        if lease_ticks > 0 && leadership.rounds.back().is_none_or(|(_, at)| *at != now) {
+            leadership.rounds.push_back((round, now));
         }
+        // By an answer to an older one no lease would hold any more.
+        let is_over = |(_, at): &mut (u64, u64)| now - *at >= lease_ticks;
+        while leadership.rounds.pop_front_if(is_over).is_some() {}
         let mut messages = Vec::new();
         for peer in &mut leadership.peers {
             let is_quiet = peer.matched == last && peer.knows == committed && self.supports.holds(peer);
@@ -245,6 +252,12 @@ impl Raft {
         };
         let (log, config) = (&self.log, &*self.config);
         let last = log.last().index;
+        let waits = |peer: &Progress| {
+            !peer.may_send(config) || (peer.sending == Sending::Replicate && peer.next > last)
+        };
+        if leadership.peers.iter().all(waits) {
+            return;
+        }
         // A witness never has a header whose command no full voter has: it would elect none of them then.
         let covered = if log.membership().witnesses().is_empty() {
             last
@@ -331,9 +344,9 @@ impl Raft {
         if !peer.fetching || peer.next != fetch.first {
             return;
         }
-        peer.fetching = false;
         let before = peer.next.prev().expect("entries are numbered from one");
         let Some(prev) = log.mark(before).filter(|_| !entries.is_empty()) else {
+            self.fetch_failed(fetch);
             return;
         };
         let mut next = fetch.first;
@@ -350,6 +363,7 @@ impl Raft {
             entries = entries.iter().map(Entry::header).collect();
         }
         let bytes = entries.iter().map(Entry::bytes).sum();
+        peer.fetching = false;
         peer.sent(next.prev().expect("there is an entry"), bytes);
         let body = Body::Append {
             prev,
@@ -361,13 +375,19 @@ impl Raft {
     }
 
     /// What was asked for cannot be read. Compact the log up to what is applied, so that the follower gets the state instead;
-    /// else the same is asked for again.
+    /// else the same is asked for again once the follower has answered the next heartbeat.
     pub fn fetch_failed(&mut self, fetch: Fetch) {
-        if let Some((leadership, _)) = self.leadership()
+        if let Some((leadership, log)) = self.leadership()
             && let Some(peer) = leadership.peer(fetch.peer)
+            && peer.fetching
             && peer.next == fetch.first
         {
-            peer.fetching = false;
+            if log.is_on_disk_only(fetch.first) {
+                peer.probe_later();
+            } else {
+                // Compacted meanwhile: the state is next.
+                peer.probe(fetch.first);
+            }
         }
     }
 

@@ -154,6 +154,11 @@ impl Membership {
         has(&self.witnesses, id)
     }
 
+    /// Whether no incoming voter could lead: there is none, or all are witnesses.
+    pub(crate) fn has_no_leader(&self) -> bool {
+        self.voters.iter().all(|id| self.is_witness(*id))
+    }
+
     /// Whether `id` gets the log, voting or not.
     #[must_use]
     pub fn contains(&self, id: ReplicaId) -> bool {
@@ -303,7 +308,7 @@ impl Membership {
                 MemberChange::Remove(id) => self.remove(id),
             }
         }
-        if self.voters.iter().all(|id| self.is_witness(*id)) {
+        if self.has_no_leader() {
             return Err(MembershipError::NoVotersLeft);
         }
         Ok(())

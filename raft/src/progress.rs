@@ -189,6 +189,12 @@ impl Progress {
         self.sending = Sending::Probe { waits: false };
     }
 
+    /// Back to one message at a time, the first one when the peer has answered a heartbeat.
+    pub(crate) fn probe_later(&mut self) {
+        self.probe(self.next);
+        self.sending = Sending::Probe { waits: true };
+    }
+
     /// Gives back what an idle peer does not need.
     pub(crate) fn shrink(&mut self) {
         self.in_flight.shrink_to_fit();

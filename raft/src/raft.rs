@@ -25,7 +25,7 @@ pub struct Restored {
     pub snapshot: Snapshot,
     /// The log after it. Empty after what is damaged.
     pub entries: Vec<Entry>,
-    /// What the state has of them.
+    /// What the state has of them; not more than there is.
     pub applied: Index,
     /// The first entry that was lost, when there may have been more: see [`judge`](crate::damage::judge).
     pub damaged: Option<Index>,
@@ -186,7 +186,8 @@ impl Raft {
     /// [`Liveness::External`] the caller makes sure that support of before the stop has ended and is not renewed.
     ///
     /// # Panics
-    /// When `config` is not valid, or when `restored` has members before the first entry, or entries and no members.
+    /// When `config` is not valid, or when `restored` has members before the first entry, entries and no members, or a state that
+    /// is ahead of its log.
     #[must_use]
     pub fn new(id: ReplicaId, config: Arc<Config>, prng: Prng, restored: Restored) -> Self {
         config.validate();
@@ -204,6 +205,11 @@ impl Raft {
             "members are known from entry 1 on"
         );
         assert!(begun || entries.is_empty(), "entries follow no state");
+        let last = entries.last().map_or(snapshot.last.index, |entry| entry.index);
+        assert!(
+            applied <= last,
+            "the state is of {applied}, the log ends at {last}"
+        );
         let is_new = hard_state.term == Term::ZERO;
         let promises = config.lease_ticks > 0 && !is_new && !planted_bug!("raft-restart-forgets-promise");
         let mut raft = Self {

@@ -43,7 +43,8 @@ pub enum ReadError {
 
 impl Raft {
     /// Asks for a read: it comes out of a [`Ready`](crate::Ready) with the index up to which everything must be applied before it is
-    /// served. At a follower the leader is asked; question and answer may be lost, so ask again, by the same name or another.
+    /// served. At a follower the leader is asked, and question and answer may be lost; at a leader the read is dropped when it
+    /// stops to lead. So ask again after a while, by the same name or another.
     ///
     /// # Errors
     /// [`ReadError`].
