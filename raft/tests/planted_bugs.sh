@@ -11,19 +11,14 @@ limit=20000
 chunk=500
 mapfile -t bugs < <(grep -rhoE 'planted_bug!\("raft-[a-z-]+"\)' raft/src | sed 's/.*"\(.*\)".*/\1/' | sort -u)
 
-target=${CARGO_TARGET_DIR:-target}/bugs
-mkdir -p "$target"
-target=$(cd "$target" && pwd)
+source tests/system/plant.sh
 failed=0
 printf '%-34s %9s  %s\n' "planted bug" "schedules" "what was seen"
 for bug in "${bugs[@]}"; do
   if [ $# -gt 0 ] && ! printf '%s\n' "$@" | grep -qx -- "$bug"; then continue; fi
-  # A wrapper for the workspace's crates only; its name is part of what cargo remembers, so each bug is built anew.
-  wrapper="$target/rustc-$bug"
-  printf '#!/bin/sh\nrustc=$1; shift\nexec "$rustc" "$@" --cfg '"'bug=\"%s\"'"'\n' "$bug" >"$wrapper"
-  chmod +x "$wrapper"
+  plant "$bug"
   out="$target/$bug.txt"
-  export RUSTC_WORKSPACE_WRAPPER="$wrapper" CARGO_TARGET_DIR="$target" CARGO_PROFILE_DEV_OPT_LEVEL=1 RUST_BACKTRACE=0
+  export RUST_BACKTRACE=0
   cargo test --quiet -p corelane-raft --test schedules --no-run
   found='' seen=''
   for ((from = 0; from < limit; from += chunk)); do

@@ -761,7 +761,7 @@ impl World {
         }
     }
 
-    /// Somebody leads and has committed beyond `goal`, no change of the members is half made, and all members follow.
+    /// Somebody leads who stays, and has committed beyond `goal`; no change of the members is half made, and all members follow.
     fn is_healthy(&self, goal: Index) -> bool {
         let raft = |id: ReplicaId| self.nodes[&id].node.raft.as_ref().unwrap();
         let leader = self
@@ -773,6 +773,7 @@ impl World {
             let last = leader.commit_index();
             last > goal
                 && !leader.membership().is_joint()
+                && leader.membership().is_voter(leader.id())
                 && leader
                     .membership()
                     .members()

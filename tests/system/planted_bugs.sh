@@ -26,20 +26,14 @@ bugs=(
   "storage-row-of-another-version 500"
 )
 
-target=${CARGO_TARGET_DIR:-target}/bugs
-mkdir -p "$target"
-target=$(cd "$target" && pwd)
+source tests/system/plant.sh
 failed=0
 printf '%-38s %8s  %s\n' "planted bug" "seeds" "what was seen"
 for line in "${bugs[@]}"; do
   read -r bug limit <<<"$line"
   if [ $# -gt 0 ] && ! printf '%s\n' "$@" | grep -qx -- "$bug"; then continue; fi
-  # A wrapper for the workspace's crates only; its name is part of what cargo remembers, so each bug is built anew.
-  wrapper="$target/rustc-$bug"
-  printf '#!/bin/sh\nrustc=$1; shift\nexec "$rustc" "$@" --cfg '"'bug=\"%s\"'"'\n' "$bug" >"$wrapper"
-  chmod +x "$wrapper"
-  RUSTC_WORKSPACE_WRAPPER="$wrapper" CARGO_TARGET_DIR="$target" CARGO_PROFILE_DEV_OPT_LEVEL=1 \
-    cargo build --quiet -p corelane-system --bin sim
+  plant "$bug"
+  cargo build --quiet -p corelane-system --bin sim
   out="$target/$bug.txt"
   if RUST_BACKTRACE=0 "$target/debug/sim" --seeds "1..$((limit + 1))" --failures 1 >"$out" 2>/dev/null; then
     printf '%-38s %8s  %s\n' "$bug" "> $limit" "NOT FOUND"
