@@ -30,18 +30,18 @@
 //!         while raft.ready(&mut ready) {
 //!             // 1. What does not depend on the write leaves at once.
 //!             network.extend(ready.messages.drain(..).map(|(to, message)| (from, to, message)));
-//!             // 2. Here `snapshot`, `hard_state` and `entries` are written and made durable, in this order; it may take as
-//!             //    long as it takes, while more inputs come in.
+//!             // 2. Here `snapshot`, `hard_state` and `raft.entries(&ready.entries)` are written and made durable, in this
+//!             //    order; it may take as long as it takes, while more inputs come in.
 //!             if let Some(mark) = ready.mark {
 //!                 raft.persisted(mark);
 //!             }
 //!             // 3. What waited for the write.
 //!             network.extend(ready.messages_after_persist.drain(..).map(|(to, message)| (from, to, message)));
 //!             // 4. The state machine.
-//!             if let Some(last) = ready.committed.last() {
+//!             applied.extend(raft.entries(&ready.committed).cloned());
+//!             if let Some(last) = applied.last() {
 //!                 raft.applied(last.index);
 //!             }
-//!             applied.append(&mut ready.committed);
 //!             // 5. `reads` whose index is applied are served; `fetches` are read from the log; `events` are logged.
 //!         }
 //!     }

@@ -19,7 +19,8 @@ use crate::membership::Membership;
 use crate::message::{Content, Entry, Mark, Snapshot};
 use base::{Index, ReplicaId, Term, planted_bug};
 use core::hash::{Hash, Hasher};
-use std::collections::VecDeque;
+use core::ops::Range;
+use std::collections::{VecDeque, vec_deque};
 use std::sync::Arc;
 
 /// A write that was handed out and is not known to be durable.
@@ -322,7 +323,8 @@ impl Log {
     /// Adds entries of a leader, cutting what contradicts them. Returns the first index that was cut.
     pub(crate) fn merge(&mut self, entries: Vec<Entry>) -> Option<Index> {
         let mut cut = None;
-        for entry in entries {
+        let mut entries = entries.into_iter();
+        for entry in &mut entries {
             match self.mark(entry.index) {
                 Some(known) if known.term == entry.term || planted_bug!("raft-conflict-kept") => continue,
                 Some(_) => {
@@ -332,6 +334,11 @@ impl Log {
                 None if entry.index <= self.start.index => continue,
                 None => {}
             }
+            self.push(entry);
+            break;
+        }
+        // Whatever follows a new entry is new.
+        for entry in entries {
             self.push(entry);
         }
         cut
@@ -386,11 +393,23 @@ impl Log {
     }
 
     /// What was not handed out yet.
-    pub(crate) fn hand_out(&mut self, out: &mut Vec<Entry>) {
-        if let Some(at) = self.at(self.handed.next()) {
-            out.extend(self.entries.range(at..).cloned());
-        }
+    pub(crate) fn hand_out(&mut self) -> Range<Index> {
+        let first = self.handed.next();
         self.handed = self.last().index;
+        first..self.handed.next()
+    }
+
+    /// Entries that are in memory.
+    pub(crate) fn range(&self, range: &Range<Index>) -> vec_deque::Iter<'_, Entry> {
+        if range.is_empty() {
+            return self.entries.range(..0);
+        }
+        let first = self.at(range.start);
+        let last = range.end.prev().and_then(|last| self.at(last));
+        let (Some(first), Some(last)) = (first, last) else {
+            panic!("{} to {} are not in memory", range.start, range.end);
+        };
+        self.entries.range(first..=last)
     }
 
     pub(crate) fn write_begins(&mut self, number: u64) {
@@ -427,10 +446,11 @@ impl Log {
     }
 
     /// What is committed, durable here, and was not delivered yet, as long as no more than `bytes_max` waits to be applied.
-    pub(crate) fn deliver(&mut self, bytes_max: usize, out: &mut Vec<Entry>) {
+    pub(crate) fn deliver(&mut self, bytes_max: usize) -> Range<Index> {
+        let first = self.delivered.next();
         let until = self.committed.min(self.persisted);
-        let Some(at) = self.at(self.delivered.next()).filter(|_| until > self.delivered) else {
-            return;
+        let Some(at) = self.at(first).filter(|_| until >= first) else {
+            return first..first;
         };
         for entry in self.entries.range(at..) {
             let bytes = self.delivered_bytes + entry.bytes();
@@ -439,8 +459,8 @@ impl Log {
             }
             self.delivered_bytes = bytes;
             self.delivered = entry.index;
-            out.push(entry.clone());
         }
+        first..self.delivered.next()
     }
 
     /// Entries up to `index` are applied.

@@ -12,7 +12,8 @@ use crate::read::PendingRead;
 use crate::ready::{Fetch, PersistMark, Read, Ready};
 use base::{Index, Prng, ReplicaId, Term, planted_bug};
 use core::hash::{Hash, Hasher};
-use std::collections::VecDeque;
+use core::ops::Range;
+use std::collections::{VecDeque, vec_deque};
 use std::sync::Arc;
 
 /// What a replica starts with: all of it durable.
@@ -418,10 +419,11 @@ impl Raft {
     /// Returns whether there is anything.
     pub fn ready(&mut self, ready: &mut Ready) -> bool {
         ready.clear();
+        self.evict();
         self.complete_members();
         self.send_reads();
         self.send_appends();
-        self.log.hand_out(&mut ready.entries);
+        ready.entries = self.log.hand_out();
         let forgettable = self.is_forgettable() && !planted_bug!("raft-vote-before-durable");
         if let Some(outbox) = &mut self.outbox {
             ready.snapshot = outbox.snapshot.take();
@@ -454,15 +456,22 @@ impl Raft {
         } else {
             ready.messages.append(&mut ready.messages_after_persist);
         }
-        self.log
-            .deliver(self.config.deliver_bytes_max, &mut ready.committed);
-        self.evict();
+        ready.committed = self.log.deliver(self.config.deliver_bytes_max);
         ready.mark.is_some()
             || !ready.messages.is_empty()
             || !ready.committed.is_empty()
             || !ready.reads.is_empty()
             || !ready.fetches.is_empty()
             || !ready.events.is_empty()
+    }
+
+    /// The entries of a range that the last [`ready`](Self::ready) handed out.
+    ///
+    /// # Panics
+    /// When the replica has let go of them since: see [`Ready::entries`].
+    #[must_use]
+    pub fn entries(&self, range: &Range<Index>) -> vec_deque::Iter<'_, Entry> {
+        self.log.range(range)
     }
 
     /// Lets go of entries that are on disk and that nobody is likely to ask for.

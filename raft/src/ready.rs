@@ -1,8 +1,9 @@
 //! What a replica wants done. Each obligation is handed out exactly once.
 
 use crate::event::Event;
-use crate::message::{Entry, HardState, Message, ReadToken, Snapshot};
+use crate::message::{HardState, Message, ReadToken, Snapshot};
 use base::{Index, ReplicaId};
+use core::ops::Range;
 
 /// Names a write. Writes end in the order in which they were handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,10 +24,12 @@ pub struct Ready {
     pub hard_state: Option<HardState>,
     /// To install durably, in place of log and state.
     pub snapshot: Option<Snapshot>,
-    /// To write; the first takes the place of what was written at its index and after it.
-    pub entries: Vec<Entry>,
-    /// To apply.
-    pub committed: Vec<Entry>,
+    /// To write; the first takes the place of what was written at its index and after it. As long as nothing else is called
+    /// that changes the replica, but [`persisted`](crate::Raft::persisted) and [`applied`](crate::Raft::applied),
+    /// [`Raft::entries`](crate::Raft::entries) has them: whoever writes later makes a copy.
+    pub entries: Range<Index>,
+    /// To apply; found in the same way.
+    pub committed: Range<Index>,
     /// To serve when everything up to their index is applied.
     pub reads: Vec<Read>,
     /// Entries to read from the log, for followers that lag behind what is kept in memory.
@@ -66,8 +69,8 @@ impl Ready {
         self.messages_after_persist.clear();
         self.hard_state = None;
         self.snapshot = None;
-        self.entries.clear();
-        self.committed.clear();
+        self.entries = Range::default();
+        self.committed = Range::default();
         self.reads.clear();
         self.fetches.clear();
         self.events.clear();

@@ -187,11 +187,11 @@ impl Local {
                 self.raft.fetched(fetch, found);
             }
             sent.append(&mut ready.messages);
-            let committed = core::mem::take(&mut ready.committed);
+            let committed: Vec<_> = self.raft.entries(&ready.committed).cloned().collect();
             if let Some(mark) = ready.mark {
                 let write = Write {
                     hard_state: ready.hard_state,
-                    entries: ready.entries,
+                    entries: self.raft.entries(&ready.entries).cloned().collect(),
                     messages: ready.messages_after_persist,
                 };
                 self.writes.push_back((mark, write));

@@ -348,7 +348,8 @@ impl World {
                 watched.applied = snapshot.last.index;
                 self.seen.snapshots += 1;
             }
-            for entry in core::mem::take(&mut ready.committed) {
+            let committed: Vec<_> = raft.entries(&ready.committed).cloned().collect();
+            for entry in committed {
                 assert_eq!(entry.index, watched.applied.next(), "{id} applies out of order");
                 watched.applied = entry.index;
                 if self.prng.chance(0.8) {
@@ -373,11 +374,7 @@ impl World {
             }
             watched.fetches.append(&mut ready.fetches);
             let messages = core::mem::take(&mut ready.messages);
-            if let Some(mark) = ready.mark {
-                watched.node.writes.push_back((mark, ready));
-            } else {
-                assert!(ready.messages_after_persist.is_empty());
-            }
+            watched.node.write(ready);
             self.send(id, messages);
             if !more {
                 break;
@@ -589,7 +586,7 @@ impl World {
         under_way
             && self.nodes.values().filter(begun).all(|watched| {
                 let node = &watched.node;
-                let writes = node.writes.iter().flat_map(|(_, ready)| &ready.entries);
+                let writes = node.writes.iter().flat_map(|(_, write)| &write.entries);
                 tolerates(&node.disk.snapshot.membership)
                     && node.disk.entries.iter().chain(writes).all(of_entry)
                     && node.raft.as_ref().is_none_or(|raft| tolerates(raft.membership()))

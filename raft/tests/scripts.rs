@@ -131,7 +131,8 @@ impl Group {
             for event in &ready.events {
                 writeln!(self.out, "{id} {event}")?;
             }
-            for entry in ready.committed.drain(..) {
+            let committed: Vec<_> = self.raft(id)?.entries(&ready.committed).cloned().collect();
+            for entry in committed {
                 writeln!(self.out, "{id} applies {}", show(&entry))?;
                 self.delivered.insert(id, entry.index);
                 if !self.slow_apply {
@@ -154,10 +155,7 @@ impl Group {
             }
             let messages = core::mem::take(&mut ready.messages);
             self.send(id, messages);
-            if let Some(mark) = ready.mark {
-                let node = self.nodes.get_mut(&id).ok_or("no such replica")?;
-                node.writes.push_back((mark, ready));
-            }
+            self.nodes.get_mut(&id).ok_or("no such replica")?.write(ready);
             if !more {
                 return Ok(());
             }

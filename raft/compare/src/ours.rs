@@ -75,16 +75,16 @@ impl Ours {
         self.disk.as_ref().expect("it was made with a disk")
     }
 
-    fn write(disk: &mut Restored, ready: &Ready) {
+    fn write(disk: &mut Restored, raft: &Raft, ready: &Ready) {
         if let Some(snapshot) = &ready.snapshot {
             disk.snapshot = snapshot.clone();
             disk.applied = snapshot.last.index;
             disk.entries.clear();
         }
         disk.hard_state = ready.hard_state.unwrap_or(disk.hard_state);
-        if let Some(first) = ready.entries.first() {
-            disk.entries.retain(|entry| entry.index < first.index);
-            disk.entries.extend(ready.entries.iter().cloned());
+        if !ready.entries.is_empty() {
+            disk.entries.retain(|entry| entry.index < ready.entries.start);
+            disk.entries.extend(raft.entries(&ready.entries).cloned());
         }
     }
 }
@@ -144,7 +144,7 @@ impl Replica for Ours {
         let (mut count, mut ready) = (0, std::mem::take(&mut self.ready));
         while self.raft.ready(&mut ready) {
             if let Some(disk) = &mut self.disk {
-                Self::write(disk, &ready);
+                Self::write(disk, &self.raft, &ready);
             }
             if let Some(mark) = ready.mark {
                 self.raft.persisted(mark);
@@ -155,13 +155,14 @@ impl Replica for Ours {
             let messages = ready.messages.drain(..);
             let messages = messages.chain(ready.messages_after_persist.drain(..));
             out.extend(messages.map(|(to, message)| (to.0, message)));
-            count += ready.committed.len() as u64;
-            if let Some(last) = ready.committed.last() {
+            let mut committed = self.raft.entries(&ready.committed);
+            count += committed.len() as u64;
+            if let Some(applied) = &mut applied {
+                applied.extend(self.raft.entries(&ready.committed).map(position));
+            }
+            if let Some(last) = committed.next_back() {
                 self.applied = (last.index, last.chain);
                 self.raft.applied(last.index);
-            }
-            if let Some(applied) = &mut applied {
-                applied.extend(ready.committed.iter().map(position));
             }
             for fetch in ready.fetches.drain(..) {
                 self.fetch(fetch);
@@ -176,7 +177,7 @@ impl Replica for Ours {
         // No write is under way: those before are durable.
         self.raft.ready(&mut self.ready);
         if writes {
-            Self::write(&mut disk, &self.ready);
+            Self::write(&mut disk, &self.raft, &self.ready);
         }
         self.raft = start(self.raft.id().0, disk.clone());
         self.applied = (disk.snapshot.last.index, disk.snapshot.chain);

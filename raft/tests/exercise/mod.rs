@@ -213,19 +213,18 @@ pub(crate) fn messages(data: &[u8]) -> Seen {
         let mut ready = Ready::default();
         raft.ready(&mut ready);
         raft.assert_invariants();
-        if let Some(last) = ready.committed.last() {
+        if let Some(last) = raft.entries(&ready.committed).next_back() {
             applied = last.index;
             raft.applied(applied);
         }
         if let Some(snapshot) = &ready.snapshot {
             applied = applied.max(snapshot.last.index);
         }
-        for fetch in core::mem::take(&mut ready.fetches) {
+        let fetches = core::mem::take(&mut ready.fetches);
+        node.write(ready);
+        for fetch in fetches {
             let entries = node.fetch(fetch);
             node.raft.as_mut().expect("it is up").fetched(fetch, entries);
-        }
-        if let Some(mark) = ready.mark {
-            node.writes.push_back((mark, ready));
         }
     }
     seen

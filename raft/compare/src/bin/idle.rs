@@ -26,9 +26,10 @@ fn settle(group: &mut [Raft], ready: &mut Ready) {
                 let now = ready.messages.drain(..);
                 let messages = now.chain(ready.messages_after_persist.drain(..));
                 net.extend(messages.map(|(to, message)| (from, to, message)));
-                if let Some(last) = ready.committed.last() {
-                    raft.applied(last.index);
-                    raft.compact(last.index, last.chain);
+                if let Some(last) = raft.entries(&ready.committed).next_back() {
+                    let (index, chain) = (last.index, last.chain);
+                    raft.applied(index);
+                    raft.compact(index, chain);
                 }
             }
         }
