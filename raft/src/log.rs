@@ -479,17 +479,15 @@ impl Log {
     /// Lets go of entries in memory that are delivered and durable: up to `wanted`, and beyond that as many as exceed `bytes`.
     pub(crate) fn evict(&mut self, wanted: Index, bytes: usize) {
         let until = self.delivered.min(self.persisted);
-        let mut count = 0;
-        for entry in &self.entries {
-            if entry.index > until || (entry.index > wanted && self.kept_bytes <= bytes) {
-                break;
-            }
+        while self.kept < until && (self.kept < wanted || self.kept_bytes > bytes) {
+            let entry = self
+                .entries
+                .pop_front()
+                .expect("what is not evicted is in memory");
             self.kept_bytes -= entry.bytes();
             self.kept = entry.index;
             self.kept_chain = entry.chain;
-            count += 1;
         }
-        self.entries.drain(..count);
     }
 
     /// Forgets entries up to `index`, which are applied; `chain` is that of the entry there.
