@@ -59,7 +59,7 @@ pub struct Fetch {
     pub first: Index,
     /// The last one, at most.
     pub last: Index,
-    /// Bytes, as counted by [`Entry::bytes`], except that one entry always fits.
+    /// Bytes, as counted by [`Entry::bytes`](crate::Entry::bytes), except that one entry always fits.
     pub bytes_max: usize,
 }
 
