@@ -1,6 +1,6 @@
 //! Golden scripts: a small cluster whose links, clocks, writes and crashes the script controls. One story each. What a host is
 //! told is printed with the true time in milliseconds. After every step it is checked that nobody believes to be supported by
-//! one who does not support it.
+//! one who does not support it, if both clocks are within the bound.
 //!
 //! | command | what happens |
 //! |---|---|
@@ -18,6 +18,7 @@
 //! | `write A MS` | what its writes take, 0 at first |
 //! | `pause A MS` | it does nothing for that long |
 //! | `forge A B NAME=VALUE…` | a message to B that A has not sent: `session`, `heard`, `clock`, `echo`, `ask`, `until`, `granted`, `refused` |
+//! | `strict` | from now on that is checked of hosts with wrong clocks too |
 //! | `count` | prints the messages on each link since the last `count` |
 //! | `status` | prints what each host believes |
 
@@ -297,6 +298,7 @@ impl Stage {
                 self.world.host(id(0)?).paused_until = until;
             }
             "forge" => self.forge(id(0)?, id(1)?, &words[2..])?,
+            "strict" => self.world.strict = true,
             "count" => {
                 for ((from, to), count) in core::mem::take(&mut self.world.sent) {
                     writeln!(out, "{from} to {to}: {count}")?;
