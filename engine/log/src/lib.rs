@@ -16,6 +16,7 @@
 //! Invariants:
 //! - Nothing is acknowledged before it and all that precedes it is durable; nothing acknowledged is ever cut silently.
 //! - A segment's slot is reused only after a durable batch has said that the segment is not needed any more.
+//! - A segment begins only in a slot whose name is durable: nothing that an earlier process left is taken for durable.
 //! - After a failed write nothing is acknowledged any more and nothing is retried.
 //! - The log never reads a clock; it sleeps once, before sealing an idle log.
 //!

@@ -124,9 +124,9 @@ impl<E: Env> Log<E> {
     /// Recovers the log in directory `dir`, or creates it, then opens it for appending in a fresh segment. `visit` sees
     /// every surviving record in order; on an error what it saw is void.
     ///
-    /// Durability order: (1) what survives but was not known to be durable is synced; (2) the fresh segment's header, which
-    /// says where the log was cut; (3) an empty batch, so that damage to either is told from a log that was never opened.
-    /// Only then is anything of the old log shortened, reused or removed.
+    /// Durability order: (1) what survives but was not known to be durable is synced, batches, headers and the names of
+    /// slots; (2) the fresh segment's header, which says where the log was cut; (3) an empty batch, so that damage to either
+    /// is told from a log that was never opened. Only then is anything of the old log shortened, reused or removed.
     ///
     /// # Errors
     /// [`LogError::Corruption`] when something acknowledged is damaged: nothing on disk was changed.
@@ -155,6 +155,9 @@ impl<E: Env> Log<E> {
                 .sync()
                 .await?;
         }
+        // A process that was killed between creating a slot and syncing the directory left a name that a crash takes back,
+        // with all that is written there by then.
+        env.disk().sync_dir(dir).await?;
         let recovered = recovered(&replay, took);
         let shell = start(env, dir, config, coverage, &replay).await?;
         shell.write_bare(BatchKind::Opening);

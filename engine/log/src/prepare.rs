@@ -5,6 +5,9 @@
 //!                                          └─► removed    ▲
 //!                                 created, zero-filled ───┘
 //! ```
+//!
+//! Invariant: the name of a spare is durable. A created slot is offered after its directory was synced; one that was found
+//! when the log was opened may come from a process that did not get so far, so opening syncs the directory first.
 
 use crate::LogConfig;
 use crate::reader::slot_path;

@@ -67,7 +67,7 @@ pub(crate) struct Replay<F> {
     pub(crate) checksum: u32,
     /// Where the last segment of the log ends.
     pub(crate) tail_end: u64,
-    /// Slots (places in `slots`) with a batch that counts and was not known to be durable.
+    /// Slots (places in `slots`) with a header or a batch that counts and was not known to be durable.
     pub(crate) unproven: Vec<usize>,
     /// How many segments of the chain were read.
     segments: usize,
@@ -202,6 +202,10 @@ impl<F: File> Replay<F> {
             }
             let slot = &self.slots[at];
             self.segments = step + 1;
+            // A header is known to be durable when the first batch behind it is.
+            if self.last >= self.marks.persisted {
+                self.unproven.push(at);
+            }
             visit(Found::Segment {
                 slot: slot.slot,
                 file: &slot.path,

@@ -7,6 +7,7 @@
 //! wait          until everything staged is durable      sleep MS      lets time pass
 //! cover RANGE INDEX                                     close         in order
 //! crash         forgets the process, keeps the disk     damage FILE byte=N | zero=BLOCK   changes the disk
+//! kill          ends the process; the machine goes on   power         the machine loses all that is not durable
 //! verify        prints the log without opening it       state         prints counters
 //! ```
 
@@ -151,10 +152,14 @@ impl Runner {
     }
 
     fn restart(&mut self, change: impl FnOnce(&mut DiskImage)) {
-        self.log = None;
         let mut image = self.machine.image();
         change(&mut image);
-        self.machine = ImageMachine::new(&image);
+        self.go_on(ImageMachine::new(&image));
+    }
+
+    fn go_on(&mut self, machine: ImageMachine) {
+        self.log = None;
+        self.machine = machine;
         self.calls.take();
     }
 
@@ -306,6 +311,14 @@ impl goldenscript::Runner for Runner {
             }
             "crash" => {
                 self.restart(|_| {});
+                String::new()
+            }
+            "kill" => {
+                self.go_on(self.machine.killed());
+                String::new()
+            }
+            "power" => {
+                self.go_on(ImageMachine::new(&self.machine.image_least()));
                 String::new()
             }
             "damage" => {

@@ -5,12 +5,15 @@
 //! flight, every 512-byte cut of each. A sample of the recoveries is itself recorded, goes on writing, and is crashed at
 //! each of its boundaries again.
 //!
-//! `LOG_CRASH_SEEDS=N` runs N workloads instead of one (one is about 370,000 images).
+//! At every boundary the process is killed, too, and the machine goes on: the next process sees what is not durable and
+//! builds on it. Then the machine crashes at each boundary of that, and loses all that nobody synced, or one change of it.
+//!
+//! `LOG_CRASH_SEEDS=N` runs N workloads instead of one (one is about 520,000 images).
 
 mod log_support;
 
 use log_support::{Life, Opened, Promise, Workload, check, check_content, config, open, recover};
-use sim::{DiskImage, DiskTrace, ImageMachine};
+use sim::{Boundary, DiskImage, DiskTrace, ImageMachine};
 
 /// One first crash of so many gets a second life and second crashes.
 const SECOND_LIFE_EVERY: u64 = 4_999;
@@ -19,6 +22,8 @@ struct Tally {
     images: u64,
     second_lives: u64,
     second_images: u64,
+    kills: u64,
+    images_after_kills: u64,
 }
 
 fn first_life(seed: u64, turns: u64) -> (DiskTrace, Life, usize) {
@@ -40,45 +45,60 @@ fn first_life(seed: u64, turns: u64) -> (DiskTrace, Life, usize) {
     (machine.trace(), life, workload.records)
 }
 
-/// Opens an image, writes on, and crashes at every boundary of that.
-fn second_life(image: &DiskImage, first: &Life, mark: Option<u64>, seed: u64, tally: &mut Tally) {
-    let machine = ImageMachine::new(image);
+/// How the first life ended.
+struct FirstEnd<'l> {
+    life: &'l Life,
+    /// The last mark before it.
+    mark: Option<u64>,
+    /// What is found is durable.
+    settled: bool,
+}
+
+/// Opens what a first life left, writes on for so many turns, and crashes at every boundary of that.
+fn second_life(
+    machine: &ImageMachine,
+    end: &FirstEnd<'_>,
+    (seed, turns): (u64, u64),
+    images: impl Fn(&Boundary) -> Vec<DiskImage>,
+) -> u64 {
     let env = machine.env();
     machine.record();
     let mut workload = Workload::new(seed, 1_000, 2);
     let survived = machine.block_on(async {
         let (log, opened) = open(&env, config())
             .await
-            .expect("the first recovery of the same image went well");
+            .unwrap_or_else(|error| panic!("opened again after {seed}: {error}"));
         machine.mark(u64::MAX);
         workload
-            .run(&env, &log, |mark| machine.mark(mark), 4)
+            .run(&env, &log, |mark| machine.mark(mark), turns)
             .await
             .expect("the disk does not fail");
         opened.recovered.last
     });
-    let promise = mark.map_or_else(Promise::default, |mark| first.promise(mark).clone());
+    let promise = end
+        .mark
+        .map_or_else(Promise::default, |mark| end.life.promise(mark).clone());
+    assert!(survived >= promise.persisted, "{survived} after {seed}");
     // What the log holds now: what survived the first crash, then what was written since.
     let mut both = Life::default();
-    both.records.extend(
-        first
-            .records
-            .iter()
-            .filter(|(seqno, _)| *seqno <= survived)
-            .cloned(),
-    );
+    let records = end.life.records.iter();
+    both.records
+        .extend(records.filter(|(seqno, _)| *seqno <= survived).cloned());
     both.records
         .extend(workload.life.borrow().records.iter().cloned());
     let second = workload.life.borrow().clone();
-    tally.second_lives += 1;
+    let mut count = 0;
     for boundary in machine.trace().boundaries() {
-        for image in boundary.images() {
-            tally.second_images += 1;
+        for image in images(&boundary) {
+            count += 1;
             let opened = recover(&image).unwrap_or_else(|error| {
                 panic!("second crash at step {} after {seed}: {error}", boundary.step())
             });
             let mut promised = promise.clone();
-            promised.persisted = survived;
+            // An opening that has ended promises what it showed.
+            if end.settled || boundary.mark().is_some() {
+                promised.persisted = survived;
+            }
             if let Some(later) = boundary.mark().filter(|mark| *mark != u64::MAX) {
                 let later = second.promise(later);
                 promised.persisted = later.persisted.max(survived);
@@ -87,14 +107,33 @@ fn second_life(image: &DiskImage, first: &Life, mark: Option<u64>, seed: u64, ta
             let last = opened.recovered.last;
             assert!(
                 last >= promised.persisted,
-                "{last} < {} after a second crash",
-                promised.persisted
+                "{last} < {} after a second crash at step {} after {seed}",
+                promised.persisted,
+                boundary.step()
             );
             check_content(&both, &promised, last, &opened).unwrap_or_else(|problem| {
                 panic!("second crash at step {} after {seed}: {problem}", boundary.step())
             });
         }
     }
+    count
+}
+
+/// Kills the process here, goes on, and crashes the machine.
+fn killed_life(boundary: &Boundary, life: &Life, tally: &mut Tally) {
+    let end = FirstEnd {
+        life,
+        mark: boundary.mark(),
+        settled: false,
+    };
+    tally.kills += 1;
+    let images = |later: &Boundary| {
+        core::iter::once(later.image_least())
+            .chain(later.images_but_one())
+            .collect()
+    };
+    let machine = ImageMachine::after_kill(boundary);
+    tally.images_after_kills += second_life(&machine, &end, (boundary.step() as u64, 6), images);
 }
 
 fn crash_everywhere(seed: u64, turns: u64, tally: &mut Tally) {
@@ -117,9 +156,14 @@ fn crash_everywhere(seed: u64, turns: u64, tally: &mut Tally) {
             check(&life, boundary.mark(), &opened)
                 .unwrap_or_else(|problem| panic!("{}: {problem}", context()));
             if tally.images.is_multiple_of(SECOND_LIFE_EVERY) {
-                second_life(&image, &life, boundary.mark(), tally.images, tally);
+                let (life, mark, settled) = (&life, boundary.mark(), true);
+                let end = FirstEnd { life, mark, settled };
+                let all = |later: &Boundary| later.images().collect();
+                tally.second_lives += 1;
+                tally.second_images += second_life(&ImageMachine::new(&image), &end, (tally.images, 4), all);
             }
         }
+        killed_life(&boundary, &life, tally);
     }
 }
 
@@ -131,15 +175,17 @@ fn every_crash_point_of_a_thousand_records_recovers_what_was_acknowledged() {
         images: 0,
         second_lives: 0,
         second_images: 0,
+        kills: 0,
+        images_after_kills: 0,
     };
     for seed in 1..=seeds {
         crash_everywhere(seed, 360, &mut tally);
         println!(
-            "{} images, {} second lives, {} second images",
-            tally.images, tally.second_lives, tally.second_images
+            "{} images, {} second lives, {} second images, {} kills, {} images after them",
+            tally.images, tally.second_lives, tally.second_images, tally.kills, tally.images_after_kills
         );
     }
-    let total = tally.images + tally.second_images;
+    let total = tally.images + tally.second_images + tally.images_after_kills;
     assert!(total >= 100_000, "{total} images");
     let report = base::probe::finish();
     for name in [

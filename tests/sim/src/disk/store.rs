@@ -259,6 +259,29 @@ impl Store {
         }
     }
 
+    /// The process is killed and the machine goes on: writes in flight are seen from now on, and nothing is durable that was
+    /// not, until another process syncs it.
+    pub(crate) fn process_ended(&mut self) {
+        let mut ops = Vec::new();
+        for Unsettled { op, change } in &mut self.unsettled {
+            if let Change::Write {
+                durable,
+                is_complete: false,
+                ..
+            } = change
+            {
+                // Nobody waited for it to be durable.
+                *durable = false;
+                ops.push(*op);
+            }
+        }
+        for op in ops {
+            self.end_write(op, &Landed::Whole);
+        }
+        self.syncs.clear();
+        self.close_all();
+    }
+
     /// Forgets a file that nothing can reach any more, now or after a crash.
     pub(super) fn drop_unnamed(&mut self, inode: InodeId) {
         let node = Node::File(inode);

@@ -26,7 +26,7 @@ pub struct DiskTrace {
 pub struct Boundary {
     step: usize,
     mark: Option<u64>,
-    store: Store,
+    pub(crate) store: Store,
 }
 
 impl DiskTrace {
@@ -94,6 +94,14 @@ impl Boundary {
     #[must_use]
     pub fn image_most(&self) -> DiskImage {
         self.store.image(|_, _| Fate::Kept)
+    }
+
+    /// What a crash leaves that undoes one change and no other: an image for each change.
+    pub fn images_but_one(&self) -> impl Iterator<Item = DiskImage> + '_ {
+        (0..self.unsettled()).map(|lost| {
+            self.store
+                .image(|i, _| if i == lost { Fate::Lost } else { Fate::Kept })
+        })
     }
 
     /// What a crash here may leave: every subset of the last [`SUBSET_CHANGES_MAX`] unsettled changes (older ones all kept,

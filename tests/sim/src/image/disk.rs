@@ -3,7 +3,7 @@
 use super::rest::yield_once;
 use crate::disk::content::{SectorFate, block_at, blocks_of};
 use crate::disk::rule::{DiskRule, strike};
-use crate::disk::store::{InodeId, Landed, NameChange, OpId, Step, Store};
+use crate::disk::store::{Fate, InodeId, Landed, NameChange, OpId, Step, Store};
 use crate::disk::{DiskImage, DiskTrace, SECTOR_BYTES, SimBuf};
 use env::{DirEntry, Disk, DiskError, DiskOp, File, OpenMode};
 use std::cell::RefCell;
@@ -68,12 +68,16 @@ fn error(op: DiskOp, path: &str, offset: Option<u64>, kind: ErrorKind) -> DiskEr
 }
 
 impl ImageDisk {
-    pub(super) fn new(image: &DiskImage) -> Self {
+    pub(super) fn new(store: Store) -> Self {
         Self(Rc::new(RefCell::new(State {
-            store: Store::open(image),
+            store,
             recorded: None,
             rules: Vec::new(),
         })))
+    }
+
+    pub(super) fn store(&self) -> Store {
+        self.0.borrow().store.clone()
     }
 
     pub(super) fn rule(&self, rule: DiskRule) {
@@ -94,6 +98,10 @@ impl ImageDisk {
 
     pub(super) fn trace(&self) -> DiskTrace {
         self.0.borrow().recorded.clone().expect("recording was started")
+    }
+
+    pub(super) fn image_least(&self) -> DiskImage {
+        self.0.borrow().store.image(|_, _| Fate::Lost)
     }
 
     pub(super) fn image(&self) -> DiskImage {

@@ -31,7 +31,8 @@ pub use disk::{ImageDisk, ImageFile};
 pub use rest::{ImageClock, ImageNet, ImageTasks, Never};
 
 use crate::disk::rule::DiskRule;
-use crate::disk::{DiskImage, DiskTrace};
+use crate::disk::store::Store;
+use crate::disk::{Boundary, DiskImage, DiskTrace};
 use base::Prng;
 use core::pin::pin;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -73,9 +74,30 @@ impl ImageMachine {
     /// Starts on a disk that holds `image`.
     #[must_use]
     pub fn new(image: &DiskImage) -> Self {
+        Self::on(Store::open(image))
+    }
+
+    /// Starts on the disk of a machine whose process was killed at a moment of a recording. The machine went on: everything
+    /// is seen, writes that were in flight too, but a crash may still undo what was not durable.
+    #[must_use]
+    pub fn after_kill(boundary: &Boundary) -> Self {
+        let mut store = boundary.store.clone();
+        store.process_ended();
+        Self::on(store)
+    }
+
+    /// As [`ImageMachine::after_kill`], of this machine now. Drop this one: its process has ended.
+    #[must_use]
+    pub fn killed(&self) -> Self {
+        let mut store = self.env.disk.store();
+        store.process_ended();
+        Self::on(store)
+    }
+
+    fn on(store: Store) -> Self {
         let env = ImageEnv {
             clock: ImageClock::default(),
-            disk: ImageDisk::new(image),
+            disk: ImageDisk::new(store),
             net: ImageNet,
             tasks: ImageTasks::default(),
             prng: std::rc::Rc::new(RefCell::new(Prng::new(0))),
@@ -111,6 +133,12 @@ impl ImageMachine {
     #[must_use]
     pub fn trace(&self) -> DiskTrace {
         self.env.disk.trace()
+    }
+
+    /// The disk after a crash that undoes everything it may.
+    #[must_use]
+    pub fn image_least(&self) -> DiskImage {
+        self.env.disk.image_least()
     }
 
     /// The disk as programs see it now.
