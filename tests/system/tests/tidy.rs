@@ -18,6 +18,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // docs/decisions/0006-liveness-crate.md
     ("liveness", &["base"]),
     ("env", &["base"]),
+    // docs/decisions/0007-placement-crate.md
+    ("placement", &["base"]),
     ("log", &["base", "env"]),
     ("storage", &["base", "env"]),
     ("wire", &["base"]),
