@@ -100,6 +100,34 @@ impl Membership {
         membership
     }
 
+    /// A configuration as it was written: voters, outgoing, learners, learners to be, witnesses. `None` when the lists break an
+    /// invariant.
+    #[must_use]
+    pub fn of_lists(lists: [Vec<ReplicaId>; 5], auto_leave: bool) -> Option<Self> {
+        let [voters, outgoing, learners, learners_next, witnesses] = lists;
+        let membership = Self {
+            voters,
+            outgoing,
+            learners,
+            learners_next,
+            witnesses,
+            auto_leave,
+        };
+        membership.fault().is_none().then_some(membership)
+    }
+
+    /// Its lists, in the order of [`of_lists`](Self::of_lists).
+    #[must_use]
+    pub fn lists(&self) -> [&[ReplicaId]; 5] {
+        [
+            &self.voters,
+            &self.outgoing,
+            &self.learners,
+            &self.learners_next,
+            &self.witnesses,
+        ]
+    }
+
     /// Voters; the incoming ones of a joint configuration. Sorted.
     #[must_use]
     pub fn voters(&self) -> &[ReplicaId] {
@@ -190,15 +218,8 @@ impl Membership {
 
     /// Tells it apart from others in the chain of a log.
     pub(crate) fn checksum(&self) -> u32 {
-        let lists = [
-            &self.voters,
-            &self.outgoing,
-            &self.learners,
-            &self.learners_next,
-            &self.witnesses,
-        ];
         let mut checksum = u32::from(self.auto_leave);
-        for list in lists {
+        for list in self.lists() {
             checksum = checksum::extend(checksum, &(list.len() as u64).to_le_bytes());
             for id in list {
                 checksum = checksum::extend(checksum, &id.0.to_le_bytes());
@@ -324,43 +345,45 @@ impl Membership {
         }
     }
 
+    /// Which invariant of the module is broken, if any.
+    fn fault(&self) -> Option<String> {
+        let both = |list: &[ReplicaId], other: &[ReplicaId]| list.iter().any(|id| has(other, *id));
+        let waiting = &self.learners_next;
+        let faults = [
+            (
+                !self.lists().iter().all(|list| list.is_sorted_by(|a, b| a < b)),
+                "a list is not sorted, or has someone twice",
+            ),
+            (
+                self.learners.iter().any(|id| self.is_voter(*id)),
+                "someone is a voter and a learner",
+            ),
+            (
+                !waiting.iter().all(|id| has(&self.outgoing, *id)),
+                "someone waits and is no outgoing voter",
+            ),
+            (both(waiting, &self.voters), "someone waits and is a voter"),
+            (
+                !self.witnesses.iter().all(|id| self.is_voter(*id)),
+                "someone is a witness without a vote",
+            ),
+            (
+                !self.is_joint() && !waiting.is_empty(),
+                "someone waits, and it is not joint",
+            ),
+            (!self.is_joint() && self.auto_leave, "it leaves and is not joint"),
+        ];
+        let (_, what) = faults.into_iter().find(|(broken, _)| *broken)?;
+        Some(format!("{what}: {self}"))
+    }
+
     /// Panics when an invariant of the module is broken.
     ///
     /// # Panics
     /// Never, unless there is a bug here.
     pub fn assert_invariants(&self) {
-        for list in [
-            &self.voters,
-            &self.outgoing,
-            &self.learners,
-            &self.learners_next,
-            &self.witnesses,
-        ] {
-            assert!(
-                list.is_sorted_by(|a, b| a < b),
-                "{list:?} is not sorted, or has someone twice"
-            );
-        }
-        for &id in &self.learners {
-            assert!(!self.is_voter(id), "{id} is a voter and a learner in {self}");
-        }
-        for &id in &self.learners_next {
-            assert!(
-                has(&self.outgoing, id),
-                "{id} waits and is no outgoing voter in {self}"
-            );
-            assert!(!has(&self.voters, id), "{id} waits and is a voter in {self}");
-        }
-        for &id in &self.witnesses {
-            assert!(self.is_voter(id), "{id} is a witness without a vote in {self}");
-        }
-        if !self.is_joint() {
-            assert!(
-                self.learners_next.is_empty(),
-                "someone waits in {self}, which is not joint"
-            );
-            assert!(!self.auto_leave, "{self} leaves and is not joint");
-        }
+        let fault = self.fault();
+        assert!(fault.is_none(), "{}", fault.unwrap_or_default());
     }
 }
 

@@ -212,7 +212,10 @@ impl Raft {
             "the state is of {applied}, the log ends at {last}"
         );
         let is_new = hard_state.term == Term::ZERO;
-        let promises = config.lease_ticks > 0 && !is_new && !planted_bug!("raft-restart-forgets-promise");
+        let promises = config.liveness == Liveness::Ticks
+            && config.lease_ticks > 0
+            && !is_new
+            && !planted_bug!("raft-restart-forgets-promise");
         let mut raft = Self {
             id,
             prng,
