@@ -3,7 +3,7 @@
 use base::{Index, RangeId, Term};
 use corelane_bench_criterion::VALUE;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use log::{Log, LogConfig, Record};
+use log::{EntryKind, Log, LogConfig, Record};
 use sim::{DiskImage, ImageMachine};
 
 const RANGE: RangeId = RangeId(7);
@@ -32,6 +32,8 @@ fn commit(criterion: &mut Criterion) {
                         range: RANGE,
                         index,
                         term: Term(1),
+                        chain: 0,
+                        kind: EntryKind::Command,
                         payload: &VALUE,
                     });
                 }

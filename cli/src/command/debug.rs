@@ -10,8 +10,8 @@ use base::key::Span;
 use base::{RangeId, ShardId, Timestamp};
 use clap::{Args, Subcommand};
 use env::Env;
-use log::Record;
 use log::verify::Found;
+use log::{EntryKind, Record};
 use std::io::Read as _;
 use std::path::PathBuf;
 use storage::{ScanPage, Shared, StorageConfig, Tablet};
@@ -154,10 +154,17 @@ fn described(found: &Found<'_>) -> String {
                 range,
                 index,
                 term,
+                chain,
+                kind,
                 payload,
             } => {
+                let what = match kind {
+                    EntryKind::Command => "",
+                    EntryKind::Empty => " empty",
+                    EntryKind::Membership => " members",
+                };
                 format!(
-                    "    {range} entry {index} {term}: {} bytes {}",
+                    "    {range} entry {index} {term} chain {chain:08x}{what}: {} bytes {}",
                     payload.len(),
                     Hex(&payload[..payload.len().min(32)])
                 )

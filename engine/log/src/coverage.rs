@@ -11,8 +11,10 @@
 //!   └─────────┘  └─────────┘  └─────────┘
 //! ```
 
+use crate::record::HEADER_BYTES as HARD_STATE_BYTES;
 use base::collections::FastMap;
-use base::{Index, NodeId, RangeId, Seqno, Term};
+use base::limits::BLOCK_BYTES;
+use base::{Index, RangeId, ReplicaId, Seqno, Term};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What a batch means for coverage, noted when its records are staged and taken in when it gets its place.
@@ -32,7 +34,7 @@ pub(crate) enum Note {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HardState {
     pub(crate) term: Term,
-    pub(crate) vote: Option<NodeId>,
+    pub(crate) vote: Option<ReplicaId>,
     pub(crate) commit: Index,
 }
 
@@ -177,13 +179,20 @@ impl Coverage {
     }
 
     /// Hard states that alone hold the front segment, to be staged again. Handed out once.
-    pub(crate) fn relocate(&mut self) -> Vec<(RangeId, HardState)> {
-        if self.segments.len() < 2 {
-            return Vec::new();
-        }
+    ///
+    /// Not before there is a segment's worth of other bytes, and as many as hard states take in batches of `batch_bytes_max`:
+    /// they, and the seals that say what was dropped, fill segments too, and would be written round and round.
+    pub(crate) fn relocate(&mut self, batch_bytes_max: usize) -> Vec<(RangeId, HardState)> {
+        let states = self.hard_states.len();
+        let batches = states.min(states * HARD_STATE_BYTES / batch_bytes_max + 1);
+        let needed = (states * HARD_STATE_BYTES + batches * BLOCK_BYTES) as u64;
+        let used = self.used();
         let Some(front) = self.segments.front_mut() else {
             return Vec::new();
         };
+        if used <= 2 * needed + front.bytes {
+            return Vec::new();
+        }
         if !front.ends.is_empty() || front.relocating {
             return Vec::new();
         }
@@ -244,6 +253,8 @@ mod tests {
     const R1: RangeId = RangeId(1);
     const R2: RangeId = RangeId(2);
 
+    const BATCH: usize = 1 << 20;
+
     fn hard(term: u64) -> HardState {
         HardState {
             term: Term(term),
@@ -254,7 +265,7 @@ mod tests {
 
     fn two_segments(notes: &[Note]) -> Coverage {
         let mut coverage = Coverage::default();
-        coverage.push(1, 0, 1 << 16, Seqno(1));
+        coverage.push(1, 0, 4096, Seqno(1));
         coverage.stage_hard_state(R2, hard(7));
         coverage.place(Seqno(1), 4096, notes);
         coverage.push(2, 1, 1 << 16, Seqno(2));
@@ -281,14 +292,35 @@ mod tests {
     #[test]
     fn a_hard_state_holds_its_segment_until_it_is_durable_elsewhere() {
         let mut coverage = two_segments(&[Note::Entry(R2, Index(3)), Note::HardState(R2)]);
-        assert_eq!(coverage.relocate(), vec![]);
+        assert_eq!(coverage.relocate(BATCH), vec![]);
         coverage.cover(R2, Index(3));
-        assert_eq!(coverage.relocate(), vec![(R2, hard(7))]);
-        assert_eq!(coverage.relocate(), vec![], "only once");
+        assert_eq!(coverage.relocate(BATCH), vec![], "there is too little else");
+        coverage.place(Seqno(2), 4096, &[]);
+        assert_eq!(coverage.relocate(BATCH), vec![(R2, hard(7))]);
+        assert_eq!(coverage.relocate(BATCH), vec![], "only once");
         assert_eq!(coverage.drop_front(Seqno(2)), None);
         coverage.place(Seqno(3), 4096, &[Note::HardState(R2)]);
         assert_eq!(coverage.drop_front(Seqno(2)), None, "not durable yet");
         assert_eq!(coverage.drop_front(Seqno(3)).map(|live| live.number), Some(1));
+    }
+
+    #[test]
+    fn many_hard_states_are_written_again_only_when_there_is_as_much_else() {
+        let mut coverage = Coverage::default();
+        coverage.push(1, 0, 12 << 10, Seqno(1));
+        let ranges: Vec<_> = (10..210).map(RangeId).collect();
+        for &range in &ranges {
+            coverage.stage_hard_state(range, hard(1));
+            coverage.place(Seqno(1), 48, &[Note::HardState(range)]);
+        }
+        coverage.push(2, 1, 1 << 16, Seqno(2));
+        let needed = 200 * 48 + 4096;
+        let threshold = 2 * needed + (12 << 10);
+        coverage.place(Seqno(2), threshold - 200 * 48, &[Note::Entry(R1, Index(1))]);
+        assert_eq!(coverage.relocate(BATCH), vec![]);
+        coverage.place(Seqno(3), 4096, &[Note::Entry(R1, Index(2))]);
+        assert_eq!(coverage.relocate(1), vec![], "one in a batch, they take more");
+        assert_eq!(coverage.relocate(BATCH).len(), ranges.len());
     }
 
     #[test]

@@ -44,4 +44,4 @@ mod writer;
 pub use config::LogConfig;
 pub use error::{Corruption, LogError};
 pub use log::{Cut, Log, LogStats, Recovered};
-pub use record::{Position, Record};
+pub use record::{EntryKind, Position, Record};

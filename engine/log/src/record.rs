@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0  checksum of 4..48 and the payload    4  checksum of the range's record before it    8  payload bytes
-//! 12  kind  13  flags  14  zero           16  range        24  index        32  term      40  vote
+//! 12  kind  13  flags  14  zero           16  range        24  index        32  term      40  vote, or chain
 //! 48  payload, zeros up to a multiple of 16
 //! ```
 //!
@@ -11,7 +11,34 @@
 use crate::codec::{Fields, array, u32_at, u64_at};
 use base::checksum::{crc32c, extend};
 use base::limits::FRAME_BYTES_MAX;
-use base::{Index, NodeId, RangeId, Seqno, Term};
+use base::{Index, RangeId, ReplicaId, Seqno, Term};
+
+/// What an entry's payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A command of the range's state machine.
+    Command,
+    /// Nothing: a leader's first entry.
+    Empty,
+    /// Who takes part from here on.
+    Membership,
+}
+
+impl EntryKind {
+    fn flags(self) -> u8 {
+        match self {
+            Self::Command => 0,
+            Self::Empty => 1,
+            Self::Membership => 2,
+        }
+    }
+
+    fn of(flags: u8) -> Option<Self> {
+        [Self::Command, Self::Empty, Self::Membership]
+            .into_iter()
+            .find(|kind| kind.flags() == flags)
+    }
+}
 
 /// One record of the log. Payloads are borrowed: from the caller on the way in, from the read buffer on the way out, where
 /// they are 16-byte aligned.
@@ -25,7 +52,11 @@ pub enum Record<'a> {
         index: Index,
         /// The term of the leader that made it.
         term: Term,
-        /// The command. At most [`base::limits::FRAME_BYTES_MAX`] bytes.
+        /// The chain of the group's log up to it.
+        chain: u32,
+        /// What the payload is.
+        kind: EntryKind,
+        /// At most [`base::limits::FRAME_BYTES_MAX`] bytes.
         payload: &'a [u8],
     },
     /// A range's term, vote and commit index. The newest one counts; the log keeps it when its segment is dropped.
@@ -35,7 +66,7 @@ pub enum Record<'a> {
         /// The current term.
         term: Term,
         /// Who got this replica's vote in `term`.
-        vote: Option<NodeId>,
+        vote: Option<ReplicaId>,
         /// The greatest index known to be committed.
         commit: Index,
     },
@@ -97,8 +128,13 @@ pub(crate) fn encoded_len(payload: usize) -> usize {
 pub(crate) fn encode(record: &Record<'_>, previous: u32, out: &mut Vec<u8>) -> u32 {
     let (kind, flags, index, term, vote, payload): (_, _, _, _, _, &[u8]) = match *record {
         Record::Entry {
-            index, term, payload, ..
-        } => (KIND_ENTRY, 0, index, term, 0, payload),
+            index,
+            term,
+            chain,
+            kind,
+            payload,
+            ..
+        } => (KIND_ENTRY, kind.flags(), index, term, chain.into(), payload),
         Record::HardState {
             term,
             vote: Some(vote),
@@ -165,10 +201,12 @@ pub(crate) fn decode(body: &[u8]) -> Option<Decoded<'_>> {
     let term = Term(u64_at(body, 32)?);
     let vote = u64_at(body, 40)?;
     let record = match (kind, flags, payload.is_empty()) {
-        (KIND_ENTRY, 0, _) => Record::Entry {
+        (KIND_ENTRY, flags, _) => Record::Entry {
             range,
             index,
             term,
+            chain: u32::try_from(vote).ok()?,
+            kind: EntryKind::of(flags)?,
             payload,
         },
         (KIND_HARD_STATE, 0, true) => Record::HardState {
@@ -180,7 +218,7 @@ pub(crate) fn decode(body: &[u8]) -> Option<Decoded<'_>> {
         (KIND_HARD_STATE, FLAG_VOTED, true) => Record::HardState {
             range,
             term,
-            vote: Some(NodeId(vote)),
+            vote: Some(ReplicaId(vote)),
             commit: index,
         },
         (KIND_TRUNCATE, 0, true) => Record::Truncate { range, after: index },
@@ -212,12 +250,14 @@ mod tests {
                 range,
                 index,
                 term,
+                chain: u32::try_from(vote >> 32).expect("half of it"),
+                kind: [EntryKind::Command, EntryKind::Empty, EntryKind::Membership][(vote % 3) as usize],
                 payload,
             },
             1 => Record::HardState {
                 range,
                 term,
-                vote: Some(NodeId(vote)),
+                vote: Some(ReplicaId(vote)),
                 commit: index,
             },
             2 => Record::HardState {

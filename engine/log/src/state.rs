@@ -108,7 +108,7 @@ impl<E: Env> State<E> {
             return false;
         }
         let before = self.writer.staged_bytes();
-        for (range, state) in self.coverage.relocate() {
+        for (range, state) in self.coverage.relocate(self.writer.batch_bytes_max()) {
             base::sometimes!("log: wrote a hard state again");
             let HardState { term, vote, commit } = state;
             self.append(&Record::HardState {

@@ -458,6 +458,11 @@ impl Writer {
         self.statements < STATEMENTS_WANTED
     }
 
+    /// A batch takes no more records at this size.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        self.config.batch_bytes_max
+    }
+
     /// The number that the next batch will get.
     pub(crate) fn next(&self) -> Seqno {
         Seqno(self.next.0 + self.closed.len() as u64)

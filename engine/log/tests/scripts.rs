@@ -13,10 +13,10 @@
 
 mod fixtures;
 
-use base::{Index, NodeId, RangeId, Seqno, Term};
+use base::{Index, RangeId, ReplicaId, Seqno, Term};
 use core::time::Duration;
 use corelane_log::verify::{Found, verify};
-use corelane_log::{Log, LogConfig, Record};
+use corelane_log::{EntryKind, Log, LogConfig, Record};
 use env::{Clock, Env, Tasks};
 use fixtures::{Calls, RecordingEnv};
 use goldenscript::{ArgumentConsumer, Command, Context};
@@ -43,6 +43,7 @@ fn show(record: &Record<'_>) -> String {
             index,
             term,
             payload,
+            ..
         } => {
             format!("{range} entry {index} {term} {} bytes", payload.len())
         }
@@ -249,13 +250,15 @@ impl goldenscript::Runner for Runner {
                     range,
                     index,
                     term,
+                    chain: 0,
+                    kind: EntryKind::Command,
                     payload: &payload,
                 })?
             }
             "hard" => {
                 let range = RangeId(position(&mut args)?);
                 let term = Term(number(&mut args, "term", 1)?);
-                let vote = args.take_key("vote").map(str::parse).transpose()?.map(NodeId);
+                let vote = args.take_key("vote").map(str::parse).transpose()?.map(ReplicaId);
                 self.append(&Record::HardState {
                     range,
                     term,

@@ -22,6 +22,7 @@
 
 pub mod config;
 pub mod identity;
+mod local;
 mod maintenance;
 mod marker;
 pub mod message;
@@ -30,6 +31,7 @@ pub mod range_map;
 mod read;
 mod recover;
 pub mod refusal;
+mod replicate;
 mod route;
 mod scan;
 mod shard;

@@ -3,8 +3,9 @@
 //! One task of the background class, woken by steps that see a need and by a slow timer. It claims a range (`busy`), works on
 //! its tablet, and comes back with a step.
 
+use crate::local::Local;
 use crate::shard::Shard;
-use crate::state::{Local, Message, Slot, State};
+use crate::state::{Message, Slot, State};
 use base::{RangeId, Seqno, Term, Timestamp};
 use env::{Clock, Env, Mailbox};
 use log::Record;

@@ -9,19 +9,17 @@
 //! A crash before the rename is durable leaves the range where it was, one after it where it goes: in both cases complete,
 //! since nothing of it was left in the old shard's log alone.
 
+use crate::local::Local;
 use crate::marker;
 use crate::message::{Answer, Ask, MoveIn, Origin, RawRequest, ShardMessage};
 use crate::range_map::RangeEntry;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
-use crate::state::{Job, Local, Message, Slot, State};
+use crate::state::{Job, Message, Slot, State};
 use base::{Index, RangeId, ShardId, Timestamp};
-use core::cell::Cell;
 use core::time::Duration;
 use env::sync::Receiver;
 use env::{Clock, Env, Instant, Mailbox};
-use replica::Replica;
-use std::rc::Rc;
 use storage::Tablet;
 use wire::Code;
 use wire::reply::MoveReply;
@@ -172,7 +170,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         loop {
             let quiet = self.with_state(|state| {
                 let local = live_mut(state, range);
-                local.replica.in_flight() == 0 && local.reads.get() == 0
+                local.is_quiet() && local.reads.get() == 0
             });
             if quiet {
                 break;
@@ -220,18 +218,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     "its tables end at entry {found}, they were handed over at entry {flushed}"
                 ));
             }
-            let app_state = tablet.app_state();
-            let mut replica = Replica::open((range, tablet.span()), tablet.flushed_index(), &app_state)
-                .map_err(|error| error.to_string())?;
-            replica.raise_generation(entry.descriptor.generation);
-            Ok::<_, String>(Local {
-                range,
-                replica,
-                tablet,
-                reads: Rc::new(Cell::new(0)),
-                busy: Rc::new(Cell::new(false)),
-                split_open: false,
-            })
+            let groups = self.with_state(|state| state.groups.clone());
+            let mut local = Local::open(tablet, &groups).map_err(|error| error.to_string())?;
+            local.replica.raise_generation(entry.descriptor.generation);
+            Ok::<_, String>(local)
         };
         let local = match opened.await {
             Ok(local) => local,
@@ -248,7 +238,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 Slot::Free | Slot::Live(_) => unreachable!("the slot was kept for the range"),
             }
         });
-        self.step(|state| waiting.iter().for_each(|request| state.on_owned(request)));
+        self.step(|state| {
+            state.campaign(slot);
+            waiting.iter().for_each(|request| state.on_owned(request));
+        });
         let entry = self.with_state(|state| state.entry_of(slot));
         let Ok(version) = self.edit_map(vec![entry]).await else {
             return;

@@ -1,17 +1,18 @@
 //! Recovery of one shard's directory: its markers, its tablets, its log.
 
 use crate::config::NodeConfig;
+use crate::local::{Groups, Local};
 use crate::marker;
 use crate::range_map::RangeEntry;
 use crate::split::split_local;
-use crate::state::Local;
-use base::{Index, RangeId, ShardId, Timestamp};
-use core::cell::Cell;
+use base::{Index, RangeId, ReplicaId, ShardId, Term, Timestamp};
 use core::time::Duration;
 use env::{Disk, DiskError, Env};
-use log::{Log, LogConfig, LogError, Position, Record};
-use replica::replica::{Replay, StateError};
-use replica::{Applied, CommandError, Replica};
+use log::{EntryKind, Log, LogConfig, LogError, Position, Record};
+use raft::{HardState, Mark};
+use replica::group::decode_members;
+use replica::replica::{At, Replay, StateError};
+use replica::{Applied, CommandError};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use storage::{Shared, StorageError, Tablet};
@@ -19,6 +20,7 @@ use storage::{Shared, StorageError, Tablet};
 /// What a data directory holds for one shard.
 pub(crate) struct Found<E: Env> {
     pub(crate) log: Log<E>,
+    pub(crate) groups: Rc<Groups>,
     /// The bound on timestamps that the shard's own log carries.
     pub(crate) log_bound: Timestamp,
     pub(crate) locals: Vec<Local<E>>,
@@ -86,6 +88,16 @@ pub enum RecoverError {
         /// What is wrong with it.
         error: CommandError,
     },
+    /// An entry that changes the members is of another version.
+    #[error("entry {index} of range {range} at {position:?} names no members that a group can have")]
+    Members {
+        /// The range.
+        range: RangeId,
+        /// The entry.
+        index: Index,
+        /// Where it stands in the log.
+        position: Position,
+    },
     /// Entries between what the tables hold and what the log holds are missing.
     #[error(
         "range {range} is at entry {applied}, and the log goes on with entry {found}: entries are missing"
@@ -119,29 +131,12 @@ impl<E: Env> Found<E> {
     }
 }
 
-/// A tablet with its replica, as of its flushed index.
-pub(crate) fn local<E: Env>(tablet: Tablet<E>) -> Result<Local<E>, RecoverError> {
-    let range = tablet.range();
-    let replica = Replica::open(
-        (range, tablet.span()),
-        tablet.flushed_index(),
-        &tablet.app_state(),
-    )?;
-    Ok(Local {
-        range,
-        replica,
-        tablet,
-        reads: Rc::new(Cell::new(0)),
-        busy: Rc::new(Cell::new(false)),
-        split_open: false,
-    })
-}
-
 /// Recovers the directory of `shard`: afterwards everything acknowledged there is in memory or tables.
 pub(crate) async fn recover_dir<E: Env>(
     env: &E,
     storage: &Rc<Shared<E>>,
     config: &NodeConfig,
+    groups: &Rc<Groups>,
     shard: ShardId,
 ) -> Result<Found<E>, RecoverError> {
     marker::create_dir(env, shard).await?;
@@ -152,13 +147,14 @@ pub(crate) async fn recover_dir<E: Env>(
         shard,
         locals: BTreeMap::new(),
         marked: marked.clone(),
+        groups: groups.clone(),
         entries: 0,
         error: None,
     };
     for &range in marked.iter().filter(|range| tablets.contains(range)) {
         replay
             .locals
-            .insert(range, local(Tablet::open(storage, range).await?)?);
+            .insert(range, Local::open(Tablet::open(storage, range).await?, groups)?);
     }
     replay.set_unfinished_aside();
     let log_config = LogConfig {
@@ -184,8 +180,9 @@ pub(crate) async fn recover_dir<E: Env>(
     };
     let mut clock = recovered.hlc_bound;
     let range_max = marked.iter().chain(&tablets).copied().max().unwrap_or_default();
-    let locals: Vec<_> = replay.locals.into_values().collect();
-    for local in &locals {
+    let mut locals: Vec<_> = replay.locals.into_values().collect();
+    for local in &mut locals {
+        local.restart_group(groups);
         clock = clock.max(local.replica.last_ts());
         log.cover(local.range, local.tablet.flushed_index());
     }
@@ -197,6 +194,7 @@ pub(crate) async fn recover_dir<E: Env>(
     }
     Ok(Found {
         log,
+        groups: groups.clone(),
         log_bound: recovered.hlc_bound,
         locals,
         clock,
@@ -219,7 +217,7 @@ pub(crate) async fn retire_dir<E: Env>(
     found: &mut Found<E>,
 ) -> Result<(), RecoverError> {
     base::sometimes!("node: started with fewer shards");
-    let mut gone = recover_dir(env, storage, config, old).await?;
+    let mut gone = recover_dir(env, storage, config, &found.groups, old).await?;
     for local in &mut gone.locals {
         if local.split_open {
             local.tablet.complete_split().await?;
@@ -270,6 +268,7 @@ struct Replaying<E: Env> {
     shard: ShardId,
     locals: BTreeMap<RangeId, Local<E>>,
     marked: Vec<RangeId>,
+    groups: Rc<Groups>,
     /// Seen so far.
     entries: u64,
     error: Option<RecoverError>,
@@ -302,24 +301,49 @@ impl<E: Env> Replaying<E> {
             Record::Entry {
                 range,
                 index,
+                term,
+                chain,
+                kind,
                 payload,
-                ..
             } => {
                 self.entries += 1;
-                self.replay(position, range, index, payload)
+                let mark = Mark { term, index };
+                self.replay(position, range, At { mark, chain }, (kind, payload))
             }
-            Record::HardState { .. } | Record::Truncate { .. } | Record::Forget { .. } => Ok(()),
+            Record::HardState {
+                range, term, vote, ..
+            } => {
+                self.replay_hard_state(range, term, vote);
+                Ok(())
+            }
+            // Entries of a group of one are never cut.
+            Record::Truncate { .. } | Record::Forget { .. } => Ok(()),
         };
         self.error = result.err();
+    }
+
+    /// Term and vote: the log may have older ones than the tablet.
+    fn replay_hard_state(&mut self, range: RangeId, term: Term, vote: Option<ReplicaId>) {
+        if let Some(local) = self.locals.get_mut(&range) {
+            let known = local.replica.group().hard_state;
+            if (term, vote.is_some()) >= (known.term, known.vote.is_some()) {
+                local.replica.set_hard_state(HardState {
+                    term,
+                    vote,
+                    repairing: None,
+                });
+            }
+        }
     }
 
     fn replay(
         &mut self,
         position: Position,
         range: RangeId,
-        index: Index,
-        payload: &[u8],
+        at: At,
+        (kind, payload): (EntryKind, &[u8]),
     ) -> Result<(), RecoverError> {
+        let index = at.mark.index;
         let Some(local) = self.locals.get_mut(&range) else {
             // A range that has left this shard has no marker here; its entries are in its tables.
             let shard = self.shard;
@@ -340,15 +364,35 @@ impl<E: Env> Replaying<E> {
                 found: index,
             });
         }
-        let applied = local
-            .replica
-            .apply(index, payload, Replay::Yes)
-            .map_err(|error| RecoverError::Command {
-                range,
-                index,
-                position,
-                error,
-            })?;
+        assert!(
+            local.replica.group().is_alone(),
+            "{range} has other replicas: what is durable need not be committed"
+        );
+        if kind != EntryKind::Command {
+            let mut input = payload;
+            let members =
+                decode_members(&mut input).filter(|_| kind == EntryKind::Membership && input.is_empty());
+            if members.is_some() != (kind == EntryKind::Membership) {
+                return Err(RecoverError::Members {
+                    range,
+                    index,
+                    position,
+                });
+            }
+            local.replica.apply_members(at, members, Replay::Yes);
+            local.tablet.apply_nothing(index);
+            return Ok(());
+        }
+        let applied =
+            local
+                .replica
+                .apply(at, payload, Replay::Yes)
+                .map_err(|error| RecoverError::Command {
+                    range,
+                    index,
+                    position,
+                    error,
+                })?;
         match applied {
             Applied::Write { ts, ops } => {
                 local.tablet.apply(index, ts, ops.iter());
@@ -359,7 +403,7 @@ impl<E: Env> Replaying<E> {
             }
             Applied::Split { right, at } => {
                 base::sometimes!("node: split replayed from the log");
-                let new = split_local(local, index, right, at);
+                let new = split_local(local, index, right, at, &self.groups);
                 self.locals.insert(right, new);
             }
         }

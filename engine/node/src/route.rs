@@ -1,9 +1,10 @@
 //! Where a request goes: to a slot of this shard, over a ring to another, and its reply back.
 
+use crate::local::Local;
 use crate::message::{Answer, Ask, Origin, OwnedRequest, RawRequest, ShardMessage};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
-use crate::state::{Local, Message, Route, Slot, State};
+use crate::state::{Message, Route, Slot, State};
 use base::{RangeId, ShardId, Timestamp};
 use env::sync::{Receiver, oneshot};
 use env::{Clock, Env, Instant};

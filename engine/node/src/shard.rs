@@ -339,7 +339,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     pub(crate) async fn wait_applied(&self) {
         let receiver = self.with_state(|state| {
             let (sender, receiver) = oneshot();
-            let waits = !state.groups.is_empty() || !state.group.items.is_empty();
+            let waits = !state.writes.is_empty() || !state.batch.commands.is_empty();
             waits.then(|| {
                 state.apply_waiters.push(sender);
                 receiver
@@ -378,7 +378,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let mut state = self.state.borrow_mut();
         state.counts.turns += 1;
         state.answer_gets();
-        state.close_group();
+        state.close_batch();
         if base::planted_bug!("node-ack-before-durable") {
             state.on_persisted(base::Seqno(u64::MAX));
         }

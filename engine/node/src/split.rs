@@ -1,46 +1,43 @@
 //! Splitting a range online: an entry in its log, then both halves at once.
 
+use crate::local::{Groups, Local};
 use crate::marker;
 use crate::message::{Answer, Ask, Origin, RawRequest, ShardMessage};
 use crate::range_map::RangeEntry;
 use crate::refusal::{Refusal, check_key};
 use crate::shard::Shard;
-use crate::state::{Job, Local, Message, Route, SplitApplied, State, Then};
+use crate::state::{Job, Message, Route, SplitApplied, State, Then};
 use base::{Index, RangeId, ShardId};
-use core::cell::Cell;
 use core::time::Duration;
 use env::sync::{Receiver, oneshot};
 use env::{Clock, Env, Instant, Mailbox};
-use std::rc::Rc;
 use std::sync::Arc;
 use storage::Split;
 use wire::Code;
 use wire::reply::SplitReply;
 
-/// The first index of a new range's log is the one after this.
-const RIGHT_AT: Index = Index::ZERO;
-
 /// Applies a Split entry to replica and tablet, and returns the new range.
-pub(crate) fn split_local<E: Env>(local: &mut Local<E>, index: Index, right: RangeId, at: &[u8]) -> Local<E> {
+pub(crate) fn split_local<E: Env>(
+    local: &mut Local<E>,
+    index: Index,
+    right: RangeId,
+    at: &[u8],
+    groups: &Groups,
+) -> Local<E> {
     let mut right_replica = local.replica.split_off(right, at);
     let tablet = local.tablet.split(Split {
         index,
         at: at.into(),
         right,
-        right_at: RIGHT_AT,
+        right_at: right_replica.applied_index(),
         left_state: local.replica.encode_state(),
         right_state: right_replica.encode_state(),
     });
     local.split_open = true;
-    Local {
-        range: right,
-        replica: right_replica,
-        tablet,
-        reads: Rc::new(Cell::new(0)),
-        // Nobody flushes or moves the right half before the split is durable.
-        busy: Rc::new(Cell::new(true)),
-        split_open: false,
-    }
+    let right = Local::new(right_replica, tablet, groups);
+    // Nobody flushes or moves the right half before the split is durable.
+    right.busy.set(true);
+    right
 }
 
 /// What a proposed split waits for.
@@ -102,12 +99,12 @@ impl<E: Env, B> State<E, B> {
         if *local.replica.descriptor().span.start == *key {
             return Proposed::Nothing(self.entry_of(slot));
         }
-        if local.busy.get() || local.replica.is_blocked() {
+        if local.busy.get() || local.replica.is_blocked() || !local.leads() {
             return Proposed::Busy;
         }
         local.busy.set(true);
-        let start = self.group.bytes.len();
-        let index = local.replica.propose_split(ts, right, key, &mut self.group.bytes);
+        let start = self.batch.bytes.len();
+        let index = local.replica.propose_split(ts, right, key, &mut self.batch.bytes);
         let (sender, receiver) = oneshot();
         self.stage(slot, index, start, Then::Split(sender));
         Proposed::Waiting(receiver)

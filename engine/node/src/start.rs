@@ -12,15 +12,17 @@
 
 use crate::config::NodeConfig;
 use crate::identity::{Identity, IdentityError};
+use crate::local::{Groups, Local};
 use crate::marker;
 use crate::message::{Assembled, Recovered, ShardMessage};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::{Found, RecoverError, Replayed, recover_dir, retire_dir};
+use crate::replicate::Batch;
 use crate::shard::{Front, FrontShard, Shard};
-use crate::state::{Counts, Group, Message, Slot, State};
+use crate::state::{Counts, Message, Slot, State};
 use base::collections::FastMap;
 use base::key::Span;
-use base::{Hlc, Index, NodeId, RangeId, ShardId, Timestamp};
+use base::{Hlc, NodeId, RangeId, ShardId, Timestamp};
 use core::cell::OnceCell;
 use core::future::Future;
 use core::task::Poll;
@@ -146,7 +148,8 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     let config = Rc::new(config);
     let storage = Shared::new(env.clone(), config.storage.clone());
 
-    let mut found = recover_dir(&env, &storage, &config, me).await?;
+    let groups = Groups::new(env.prng());
+    let mut found = recover_dir(&env, &storage, &config, &groups, me).await?;
     let shards = mailbox.shards();
     let mut old = me.0 + shards;
     while old < identity.shards {
@@ -192,6 +195,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_turns()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_maintenance()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_timer()));
+    shard.step(State::campaign_all);
     // Nothing is served before the bound covers the present: what is issued below it looks as old as the bound, and is
     // forgotten as such.
     let present = Timestamp::new(env.clock().wall_ns(), 0);
@@ -312,7 +316,8 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         .flat_map(|recovered| recovered.entries.clone())
         .collect();
     if entries.is_empty() {
-        found.locals.push(create_first(env, storage, me).await?);
+        let groups = found.groups.clone();
+        found.locals.push(create_first(env, storage, &groups, me).await?);
         entries = found.entries(me);
     }
     found.range_max = all
@@ -370,14 +375,17 @@ async fn drop_twins<E: Env>(
 async fn create_first<E: Env>(
     env: &E,
     storage: &Rc<Shared<E>>,
+    groups: &Groups,
     me: ShardId,
-) -> Result<crate::state::Local<E>, NodeError> {
+) -> Result<Local<E>, NodeError> {
     // A start that was cut short may have left a half-made tablet; no marker says that it counts.
     Tablet::destroy(env, FIRST_RANGE).await?;
-    let initial = Replica::<()>::initial_state();
-    let tablet = Tablet::create(storage, FIRST_RANGE, Span::all(), Index::ZERO, initial).await?;
+    let group = replica::Group::alone();
+    let initial = Replica::<()>::initial_state(&group);
+    let begins_at = group.applied.last.index;
+    let tablet = Tablet::create(storage, FIRST_RANGE, Span::all(), begins_at, initial).await?;
     marker::create(env, me, FIRST_RANGE).await?;
-    Ok(crate::recover::local(tablet)?)
+    Ok(Local::open(tablet, groups).map_err(RecoverError::from)?)
 }
 
 async fn send<M: Send + 'static, B: Mailbox<M>>(mailbox: &B, to: ShardId, message: M) {
@@ -438,9 +446,12 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         departed: Vec::new(),
         gets: Vec::new(),
         get_keys: Vec::new(),
-        group: Group::default(),
-        groups: VecDeque::new(),
-        group_spare: Vec::new(),
+        batch: Batch::default(),
+        writes: VecDeque::new(),
+        groups: found.groups,
+        dirty: Vec::new(),
+        ready: raft::Ready::default(),
+        committed: Vec::new(),
         stalled: VecDeque::new(),
         apply_waiters: Vec::new(),
         scans: FastMap::default(),

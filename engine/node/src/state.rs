@@ -2,9 +2,11 @@
 
 use crate::config::NodeConfig;
 use crate::identity::Identity;
+use crate::local::{Groups, Local};
 use crate::message::{Answer, OwnedRequest, PageAsk, Replies, ShardMessage};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::Replayed;
+use crate::replicate::{Batch, Write};
 use crate::{Front, message::Origin};
 use base::collections::FastMap;
 use base::{Hlc, RangeId, Seqno, ShardId, Timestamp};
@@ -12,7 +14,6 @@ use core::cell::Cell;
 use env::sync::{Notify, Sender};
 use env::{Env, Instant, Net};
 use log::Log;
-use replica::Replica;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use storage::{Shared, Tablet};
@@ -22,19 +23,6 @@ use transport::{ConnectionId, Transport};
 pub(crate) type Socket<E> = <<E as Env>::Net as Net>::Socket;
 /// A message between the shards of this node.
 pub(crate) type Message<E> = ShardMessage<Socket<E>>;
-
-/// A range that this shard serves.
-pub(crate) struct Local<E: Env> {
-    pub(crate) range: RangeId,
-    pub(crate) replica: Replica<OwnedRequest>,
-    pub(crate) tablet: Tablet<E>,
-    /// Reads that wait for the disk: a move waits for them.
-    pub(crate) reads: Rc<Cell<u32>>,
-    /// A flush, merge, split or move works on the tablet: one at a time.
-    pub(crate) busy: Rc<Cell<bool>>,
-    /// A split has been applied and is not yet durable in the tables.
-    pub(crate) split_open: bool,
-}
 
 /// A place for a range of this shard.
 pub(crate) enum Slot<E: Env> {
@@ -75,24 +63,6 @@ pub(crate) enum Then {
 pub(crate) struct SplitApplied {
     pub(crate) left: RangeEntry,
     pub(crate) right: RangeEntry,
-}
-
-/// An entry that is in the log and not yet durable.
-pub(crate) struct Pending {
-    pub(crate) seqno: Seqno,
-    pub(crate) slot: u32,
-    pub(crate) index: base::Index,
-    /// Where its command lies in the group's bytes.
-    pub(crate) start: usize,
-    pub(crate) end: usize,
-    pub(crate) then: Then,
-}
-
-/// Entries of one loop turn: their commands back to back, so that a turn costs one buffer.
-#[derive(Default)]
-pub(crate) struct Group {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) items: VecDeque<Pending>,
 }
 
 /// Work that waits for the disk, the clock or another shard. Spawned when the step that made it ends.
@@ -218,9 +188,16 @@ pub(crate) struct State<E: Env, B: 'static> {
 
     pub(crate) gets: Vec<GetTask>,
     pub(crate) get_keys: Vec<u8>,
-    pub(crate) group: Group,
-    pub(crate) groups: VecDeque<Group>,
-    pub(crate) group_spare: Vec<Group>,
+    /// Commands of this turn.
+    pub(crate) batch: Batch,
+    /// What the groups have in the log, oldest first.
+    pub(crate) writes: VecDeque<Write>,
+    pub(crate) groups: Rc<Groups>,
+    /// Slots whose groups may want something.
+    pub(crate) dirty: Vec<u32>,
+    /// Kept for their memory.
+    pub(crate) ready: raft::Ready,
+    pub(crate) committed: Vec<raft::Entry>,
     /// Writes held back because memory or log is full.
     pub(crate) stalled: VecDeque<OwnedRequest>,
     pub(crate) apply_waiters: Vec<Sender<()>>,
@@ -244,6 +221,14 @@ pub(crate) struct State<E: Env, B: 'static> {
     /// Set when the node must stop.
     pub(crate) failed: Option<String>,
     pub(crate) wake_maintenance: bool,
+}
+
+impl<E: Env, B> State<E, B> {
+    /// The range in `slot`, which is served here.
+    pub(crate) fn live_mut(&mut self, slot: u32) -> &mut Local<E> {
+        let live = self.slots[slot as usize].live_mut();
+        live.expect("a range stays while something of it is under way")
+    }
 }
 
 impl<E: Env> Slot<E> {

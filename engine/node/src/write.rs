@@ -2,21 +2,18 @@
 
 use crate::message::RawRequest;
 use crate::refusal::{Refusal, check_key, check_span, check_value};
-use crate::state::{Group, Job, Pending, Route, Slot, SplitApplied, State, Then};
+use crate::replicate::Command;
+use crate::state::{Job, Route, Slot, State, Then};
 use base::api::{Condition, WriteId, WriteOp};
-use base::{Index, RangeId, Seqno, Timestamp, limits};
+use base::{Index, Timestamp, limits};
 use env::Env;
-use log::Record;
-use replica::replica::Replay;
-use replica::{Admission, Applied};
+use replica::Admission;
 use storage::Pressure;
 use wire::Code;
 use wire::reply::{ConditionFailed, WriteReply};
 
-/// The commands of one loop turn start a new group at this size.
-const GROUP_BYTES_MAX: usize = 1 << 20;
-/// Emptied groups that are kept for their memory.
-const GROUPS_SPARE_MAX: usize = 8;
+/// The commands of one loop turn are proposed early at this size.
+const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// How the first condition that does not hold failed.
 pub(crate) struct Failed {
@@ -60,6 +57,10 @@ impl<E: Env, B> State<E, B> {
             Slot::Opening(_, waiting) => return waiting.push_back(raw.to_owned()),
             Slot::Free => unreachable!("routes lead to taken slots"),
         };
+        if !local.leads() {
+            base::sometimes!("node: write waits for a leader");
+            return local.replica.park(raw.to_owned());
+        }
         match local.replica.admit(&id, conditions.clone(), ops.clone()) {
             Admission::Propose => {
                 // It is applied a device write later: by then the line is here.
@@ -193,134 +194,28 @@ impl<E: Env, B> State<E, B> {
         raw: RawRequest<'_>,
     ) {
         let ts = self.now();
-        let start = self.group.bytes.len();
+        let start = self.batch.bytes.len();
         let local = self.slots[slot as usize]
             .live_mut()
             .expect("admitted by a live range");
-        let index = local.replica.propose_write(id, ts, ops, &mut self.group.bytes);
+        let index = local.replica.propose_write(id, ts, ops, &mut self.batch.bytes);
         self.counts.writes += 1;
         self.stage(slot, index, start, Then::Reply(raw.origin));
     }
 
-    /// Puts the command that begins at `start` of the open group into the log.
+    /// The command that begins at `start` of the batch's bytes has its index: it is proposed when the turn ends.
     pub(crate) fn stage(&mut self, slot: u32, index: Index, start: usize, then: Then) {
-        let local = self.slots[slot as usize]
-            .live()
-            .expect("proposed by a live range");
-        let payload = &self.group.bytes[start..];
-        let record = Record::Entry {
-            range: local.range,
-            index,
-            term: local.replica.term(),
-            payload,
-        };
-        let seqno = self.log.append(&record);
-        let end = self.group.bytes.len();
-        self.group.items.push_back(Pending {
-            seqno,
+        self.live_mut(slot).proposed.push_back((index, then));
+        let end = self.batch.bytes.len();
+        self.batch.commands.push(Command {
             slot,
             index,
             start,
             end,
-            then,
         });
-        if end >= GROUP_BYTES_MAX || base::misbehave!("node: small groups") {
-            self.close_group();
+        if end >= BATCH_BYTES_MAX || base::misbehave!("node: small batches") {
+            self.close_batch();
         }
-    }
-
-    /// Ends the group of this loop turn.
-    pub(crate) fn close_group(&mut self) {
-        if !self.group.items.is_empty() {
-            let next = self.group_spare.pop().unwrap_or_default();
-            self.groups.push_back(core::mem::replace(&mut self.group, next));
-        }
-    }
-
-    /// Applies and answers every entry up to `persisted`.
-    pub(crate) fn on_persisted(&mut self, persisted: Seqno) {
-        self.close_group();
-        let mut runnable = Vec::new();
-        while let Some(mut group) = self.groups.pop_front() {
-            while group.items.front().is_some_and(|item| item.seqno <= persisted) {
-                let Some(item) = group.items.pop_front() else {
-                    break;
-                };
-                let slot = item.slot;
-                self.apply(&group.bytes[item.start..item.end], item);
-                let runs = self.slots[slot as usize]
-                    .live()
-                    .is_some_and(|local| local.replica.has_runnable());
-                if runs && !runnable.contains(&slot) {
-                    runnable.push(slot);
-                }
-            }
-            if !group.items.is_empty() {
-                self.groups.push_front(group);
-                break;
-            }
-            self.recycle(group);
-        }
-        self.apply_waiters.clear();
-        for slot in runnable {
-            self.run_parked(slot);
-        }
-        self.release_stalled();
-    }
-
-    fn recycle(&mut self, mut group: Group) {
-        if self.group_spare.len() < GROUPS_SPARE_MAX && group.bytes.capacity() <= 2 * GROUP_BYTES_MAX {
-            group.bytes.clear();
-            self.group_spare.push(group);
-        }
-    }
-
-    fn apply(&mut self, command: &[u8], item: Pending) {
-        let local = self.slots[item.slot as usize]
-            .live_mut()
-            .expect("a range stays while entries are in flight");
-        let applied = match local.replica.apply(item.index, command, Replay::No) {
-            Ok(applied) => applied,
-            Err(error) => {
-                let range = local.range;
-                self.failed.get_or_insert(format!(
-                    "entry {} of range {range} does not decode: {error}",
-                    item.index
-                ));
-                return;
-            }
-        };
-        match (applied, item.then) {
-            (Applied::Write { ts, ops }, Then::Reply(origin)) => {
-                local.tablet.apply(item.index, ts, ops.iter());
-                self.wake_maintenance |= local.tablet.wants_freeze();
-                self.reply(origin, &WriteReply { ts: ts.into() });
-            }
-            (Applied::Split { right, at }, Then::Split(done)) => {
-                let applied = self.apply_split(item.slot, item.index, right, at);
-                done.send(applied);
-            }
-            (Applied::Write { .. }, Then::Split(_)) | (Applied::Split { .. }, Then::Reply(_)) => {
-                unreachable!("a command is answered as what it was proposed")
-            }
-        }
-    }
-
-    /// Cuts the range in `slot` in two; both are served here from now on.
-    fn apply_split(&mut self, slot: u32, index: Index, right: RangeId, at: &[u8]) -> SplitApplied {
-        self.answer_gets();
-        let local = self.slots[slot as usize]
-            .live_mut()
-            .expect("a range stays while entries are in flight");
-        let new = crate::split::split_local(local, index, right, at);
-        let left = self.entry_of(slot);
-        let right_slot = self.take_slot(Slot::Live(Box::new(new)));
-        let right = self.entry_of(right_slot);
-        self.counts.splits += 1;
-        self.map.merge([left.clone(), right.clone()]);
-        self.update_routes();
-        self.wake_maintenance = true;
-        SplitApplied { left, right }
     }
 
     /// Tries the requests that a range has parked again.
@@ -328,7 +223,7 @@ impl<E: Env, B> State<E, B> {
         let Some(local) = self.slots[slot as usize].live_mut() else {
             return;
         };
-        if local.replica.has_runnable() {
+        if local.leads() && local.replica.has_runnable() {
             for request in local.replica.unpark() {
                 self.on_owned(&request);
             }

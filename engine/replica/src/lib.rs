@@ -4,12 +4,11 @@
 //!  request ──► admit ──► (evaluate conditions) ──► propose ──► log ──► apply ──► outcome
 //!               │             reads the tablet       index,      │       tablet, session
 //!               ▼                                    command     ▼
-//!      duplicate, stale, blocked, in conflict                durable
+//!      duplicate, stale, blocked, in conflict               committed
 //! ```
 //!
 //! A pure core: no I/O, no clock, no `async`. The shard's event loop feeds it and carries out what it answers.
-//! Today a range has one replica, so an entry is committed when its own log has it; Raft will stand between `propose` and
-//! `apply` without a change to either.
+//! Between `propose` and `apply` stands the range's Raft group: an entry is applied when it is committed.
 //!
 //! Invariants:
 //! - Entries are applied in index order, each exactly once.
@@ -21,10 +20,12 @@
 pub mod command;
 pub mod conflict;
 pub mod descriptor;
+pub mod group;
 pub mod replica;
 pub mod session;
 
 pub use command::{Command, CommandError};
 pub use descriptor::Descriptor;
+pub use group::Group;
 pub use replica::{Admission, Applied, Replica};
 pub use session::{Sessions, Standing};

@@ -3,14 +3,16 @@
 use crate::command::{self, Command};
 use crate::conflict::{InFlight, Reservations};
 use crate::session::{self, Sessions, Standing};
-use crate::{CommandError, Descriptor};
+use crate::{CommandError, Descriptor, Group};
 use base::api::{Condition, WriteId, WriteOp};
 use base::key::Span;
-use base::{Index, RangeId, Term, Timestamp};
+use base::{Index, RangeId, Timestamp};
+use raft::{HardState, Mark, Membership};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Version of the bytes of [`Replica::encode_state`].
-const STATE_VERSION: u8 = 1;
+const STATE_VERSION: u8 = 2;
 
 /// What may happen to a write now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +53,10 @@ pub enum Applied<'a> {
 #[derive(Debug)]
 pub struct Replica<W> {
     descriptor: Descriptor,
-    term: Term,
-    /// The last index given to a proposal.
+    /// What is applied, among others.
+    group: Group,
+    /// The last index given to a proposal, or to what its leader adds by itself.
     proposed: Index,
-    /// The last index applied.
-    applied: Index,
     /// The timestamp of the last proposal; later ones lie above.
     last_ts: Timestamp,
     sessions: Sessions,
@@ -84,10 +85,11 @@ impl<W> Replica<W> {
             }
             let generation = session::take_u64(&mut input)?;
             let last_ts = session::take_ts(&mut input)?;
+            let group = Group::decode(&mut input).filter(|group| group.applied.last.index == applied)?;
             let sessions = Sessions::decode(&mut input)?;
-            input.is_empty().then_some((generation, last_ts, sessions))
+            input.is_empty().then_some((generation, last_ts, group, sessions))
         })();
-        let (generation, last_ts, sessions) = decoded.ok_or(error)?;
+        let (generation, last_ts, group, sessions) = decoded.ok_or(error)?;
         let (range, span) = descriptor_of;
         Ok(Self {
             descriptor: Descriptor {
@@ -95,9 +97,8 @@ impl<W> Replica<W> {
                 span,
                 generation,
             },
-            term: Term(1),
+            group,
             proposed: applied,
-            applied,
             last_ts,
             sessions,
             in_flight: InFlight::default(),
@@ -107,16 +108,21 @@ impl<W> Replica<W> {
         })
     }
 
-    /// The state of a range that has never been written.
+    /// The state of a range that has never been written, as of the index at which its group begins.
     #[must_use]
-    pub fn initial_state() -> Vec<u8> {
-        encode_state(1, Timestamp::ZERO, &Sessions::default())
+    pub fn initial_state(group: &Group) -> Vec<u8> {
+        encode_state(1, Timestamp::ZERO, group, &Sessions::default())
     }
 
     /// The applied state, to be written with a flush at [`Self::applied_index`]. Forgets sessions that are long silent.
     pub fn encode_state(&mut self) -> Vec<u8> {
         self.sessions.expire(self.last_ts);
-        encode_state(self.descriptor.generation, self.last_ts, &self.sessions)
+        encode_state(
+            self.descriptor.generation,
+            self.last_ts,
+            &self.group,
+            &self.sessions,
+        )
     }
 
     /// The range and its span.
@@ -125,16 +131,30 @@ impl<W> Replica<W> {
         &self.descriptor
     }
 
-    /// The term of new entries.
+    /// Its place in its Raft group.
     #[must_use]
-    pub fn term(&self) -> Term {
-        self.term
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// Term and vote as they were written to the log last.
+    pub fn set_hard_state(&mut self, hard_state: HardState) {
+        self.group.hard_state = hard_state;
+    }
+
+    /// This replica leads; the log of its group ends at `last`, and proposals follow.
+    ///
+    /// # Panics
+    /// When proposals are in flight: whoever does not lead has none.
+    pub fn lead(&mut self, last: Index) {
+        assert!(self.in_flight.is_empty(), "nothing was proposed before it led");
+        self.proposed = last;
     }
 
     /// The last index applied.
     #[must_use]
     pub fn applied_index(&self) -> Index {
-        self.applied
+        self.group.applied.last.index
     }
 
     /// The timestamp of the last proposal.
@@ -282,40 +302,25 @@ impl<W> Replica<W> {
         self.blocked = false;
     }
 
-    /// Takes in an entry that is durable. `replay` is set during recovery, when nothing is in flight.
+    /// Takes in a committed command. `replay` is set during recovery, when nothing is in flight.
     ///
     /// # Errors
     /// The payload does not decode: the log is whole, so this is a bug or a newer version, and the node stops.
     ///
     /// # Panics
-    /// When `index` does not follow the last one applied.
+    /// When its index does not follow the last one applied.
     pub fn apply<'a>(
         &mut self,
-        index: Index,
+        at: At,
         payload: &'a [u8],
         replay: Replay,
     ) -> Result<Applied<'a>, CommandError> {
         let command = Command::decode(payload)?;
-        assert_eq!(
-            index,
-            self.applied.next(),
-            "{} applies entries in order",
-            self.descriptor.range
-        );
-        self.applied = index;
+        self.advance(at, replay);
         match replay {
-            Replay::Yes => {
-                self.proposed = index;
-                self.last_ts = self.last_ts.max(command.ts());
-            }
-            Replay::No => self.in_flight.pop(index),
+            Replay::Yes => self.last_ts = self.last_ts.max(command.ts()),
+            Replay::No => self.in_flight.pop(at.mark.index),
         }
-        assert!(
-            self.applied <= self.proposed,
-            "applied {} beyond proposed {}",
-            self.applied,
-            self.proposed
-        );
         Ok(match command {
             Command::Write { id, ts, ops } => {
                 if !base::planted_bug!("replica-forgets-sessions") {
@@ -330,8 +335,39 @@ impl<W> Replica<W> {
         })
     }
 
-    /// After [`Applied::Split`]: shrinks this replica to the keys below `at` and hands out the one above, at index zero,
-    /// with the same sessions, so that a retry finds its first try on either side.
+    /// Takes in a committed entry that is not a command: with `members`, they take part from here on.
+    ///
+    /// # Panics
+    /// When its index does not follow the last one applied.
+    pub fn apply_members(&mut self, at: At, members: Option<Membership>, replay: Replay) {
+        self.advance(at, replay);
+        if let Some(members) = members {
+            self.group.applied.membership = Arc::new(members);
+        }
+    }
+
+    fn advance(&mut self, at: At, replay: Replay) {
+        let index = at.mark.index;
+        assert_eq!(
+            index,
+            self.applied_index().next(),
+            "{} applies entries in order",
+            self.descriptor.range
+        );
+        self.group.applied.last = at.mark;
+        self.group.applied.chain = at.chain;
+        if replay == Replay::Yes {
+            self.proposed = index;
+        }
+        assert!(
+            index <= self.proposed,
+            "applied {index} beyond proposed {}",
+            self.proposed
+        );
+    }
+
+    /// After [`Applied::Split`]: shrinks this replica to the keys below `at` and hands out the one above, at the beginning of a
+    /// group of its own with the same members, and with the same sessions, so that a retry finds its first try on either side.
     ///
     /// # Panics
     /// When entries are in flight.
@@ -344,15 +380,15 @@ impl<W> Replica<W> {
         };
         self.descriptor.span.end = Some(at.into());
         self.descriptor.generation += 1;
+        let group = Group::first(self.group.id, Membership::clone(&self.group.applied.membership));
         Self {
             descriptor: Descriptor {
                 range: right,
                 span: right_span,
                 generation: self.descriptor.generation,
             },
-            term: self.term,
-            proposed: Index::ZERO,
-            applied: Index::ZERO,
+            proposed: group.applied.last.index,
+            group,
             last_ts: self.last_ts,
             sessions: if base::planted_bug!("replica-split-loses-sessions") {
                 Sessions::default()
@@ -388,13 +424,21 @@ impl<W> Replica<W> {
     /// # Panics
     /// When it does not.
     pub fn assert_invariants(&self) {
-        assert_eq!(
-            self.proposed.since(self.applied),
-            self.in_flight.len() as u64,
+        assert!(
+            self.proposed.since(self.applied_index()) >= self.in_flight.len() as u64,
             "each proposal is in flight once"
         );
         assert!(!self.descriptor.span.is_empty(), "{:?} has keys", self.descriptor);
     }
+}
+
+/// Where an entry to be applied stands in its group's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    /// Its term and index.
+    pub mark: Mark,
+    /// The chain up to it.
+    pub chain: u32,
 }
 
 /// Whether an entry is applied during recovery.
@@ -416,10 +460,11 @@ pub struct StateError {
     pub bytes: usize,
 }
 
-fn encode_state(generation: u64, last_ts: Timestamp, sessions: &Sessions) -> Vec<u8> {
+fn encode_state(generation: u64, last_ts: Timestamp, group: &Group, sessions: &Sessions) -> Vec<u8> {
     let mut out = vec![STATE_VERSION];
     out.extend_from_slice(&generation.to_le_bytes());
     session::put_ts(&mut out, last_ts);
+    group.encode(&mut out);
     sessions.encode(&mut out);
     out
 }

@@ -9,7 +9,7 @@ use base::{Index, Prng, RangeId, Term};
 use env::Clock;
 use env::Env;
 use log::verify::{Found, Report, verify};
-use log::{LogConfig, Record};
+use log::{EntryKind, LogConfig, Record};
 use log_support::{DIR, Fold, Owned, Workload, config, open};
 use sim::{DiskImage, ImageMachine};
 use std::collections::BTreeMap;
@@ -308,6 +308,8 @@ fn a_batch_of_a_twin_does_not_pass() {
                     range,
                     index: Index(1),
                     term: Term(1),
+                    chain: 0,
+                    kind: EntryKind::Command,
                     payload: &payload,
                 });
                 log.submit();

@@ -1,5 +1,6 @@
 use super::*;
 use crate::batch::BatchHeader;
+use crate::record::EntryKind;
 use base::{Index, RangeId, ShardId, Term};
 
 fn writer(flight: usize) -> Writer {
@@ -32,6 +33,8 @@ fn stage(writer: &mut Writer, bytes: usize) -> Seqno {
         range,
         index,
         term,
+        chain: 0,
+        kind: EntryKind::Command,
         payload: &payload,
     };
     let (seqno, _) = writer.stage(&record, 0, Note::Entry(range, index));

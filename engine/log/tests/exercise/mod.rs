@@ -3,7 +3,7 @@
 
 use base::{Index, RangeId, Term};
 use corelane_log::verify::{Found, verify};
-use corelane_log::{Log, LogConfig, Record};
+use corelane_log::{EntryKind, Log, LogConfig, Record};
 use sim::{DiskImage, ImageMachine};
 use std::cell::OnceCell;
 
@@ -32,7 +32,7 @@ pub(crate) fn sound() -> DiskImage {
                 9 => Record::HardState {
                     range: RangeId(1),
                     term: Term(2),
-                    vote: Some(base::NodeId(3)),
+                    vote: Some(base::ReplicaId(3)),
                     commit: Index(8),
                 },
                 10 => Record::Truncate {
@@ -44,6 +44,8 @@ pub(crate) fn sound() -> DiskImage {
                     range: RangeId(1 + n % 2),
                     index: Index(n.div_ceil(2)),
                     term: Term(1),
+                    chain: 7,
+                    kind: EntryKind::Command,
                     payload: &[7; 2500],
                 },
             };
@@ -87,6 +89,8 @@ pub(crate) fn patched(script: &[u8]) {
             range: RangeId(9),
             index: Index(1),
             term: Term(1),
+            chain: 7,
+            kind: EntryKind::Command,
             payload: b"after",
         });
         assert!(seqno > recovered.last, "{seqno} after {}", recovered.last);

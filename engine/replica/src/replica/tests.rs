@@ -1,5 +1,8 @@
 use super::*;
-use base::ClientId;
+use base::{ClientId, Term};
+
+/// Where a new group begins.
+const START: Index = Index(1);
 
 fn ts(n: u64) -> Timestamp {
     Timestamp::new(n, 0)
@@ -16,14 +19,23 @@ fn id(seq: u64) -> WriteId {
 fn fresh() -> Replica<&'static str> {
     Replica::open(
         (RangeId(2), Span::all()),
-        Index::ZERO,
-        &Replica::<()>::initial_state(),
+        START,
+        &Replica::<()>::initial_state(&Group::alone()),
     )
     .expect("the initial state")
 }
 
 fn put(key: &'static [u8]) -> [WriteOp<'static>; 1] {
     [WriteOp::Put { key, value: b"v" }]
+}
+
+/// Where the entry at `index` stands.
+fn at(index: Index) -> At {
+    let term = Term(1);
+    At {
+        mark: Mark { term, index },
+        chain: 0,
+    }
 }
 
 fn propose(replica: &mut Replica<&'static str>, seq: u64, at: u64, key: &'static [u8]) -> (Index, Vec<u8>) {
@@ -51,13 +63,13 @@ fn a_write_passes_from_proposal_to_application() {
     let mut replica = fresh();
     assert_eq!(admit(&replica, 1, None, b"a"), Admission::Propose);
     let (index, bytes) = propose(&mut replica, 1, 10, b"a");
-    assert_eq!(index, Index(1));
+    assert_eq!(index, Index(2));
     assert_eq!(
         admit(&replica, 1, None, b"a"),
         Admission::Wait,
         "the first try is in flight"
     );
-    let Ok(Applied::Write { ts: at, ops }) = replica.apply(index, &bytes, Replay::No) else {
+    let Ok(Applied::Write { ts: at, ops }) = replica.apply(at(index), &bytes, Replay::No) else {
         panic!("a write")
     };
     assert_eq!((at, ops.len()), (ts(10), 1));
@@ -71,7 +83,7 @@ fn a_conditional_write_waits_for_writes_in_flight_on_its_keys_only() {
     let (index, bytes) = propose(&mut replica, 1, 10, b"a");
     assert_eq!(admit(&replica, 2, Some(b"a"), b"z"), Admission::Wait);
     assert_eq!(admit(&replica, 2, Some(b"b"), b"a"), Admission::Evaluate);
-    replica.apply(index, &bytes, Replay::No).expect("a write");
+    replica.apply(at(index), &bytes, Replay::No).expect("a write");
     assert_eq!(admit(&replica, 2, Some(b"a"), b"z"), Admission::Evaluate);
 }
 
@@ -86,7 +98,7 @@ fn a_conditional_write_waits_for_a_range_deletion_over_its_key() {
     let index = replica.propose_write(&id(1), ts(10), ops.into_iter(), &mut bytes);
     assert_eq!(admit(&replica, 2, Some(b"b"), b"b"), Admission::Wait);
     assert_eq!(admit(&replica, 2, Some(b"c"), b"c"), Admission::Evaluate);
-    replica.apply(index, &bytes, Replay::No).expect("a write");
+    replica.apply(at(index), &bytes, Replay::No).expect("a write");
     assert_eq!(admit(&replica, 2, Some(b"b"), b"b"), Admission::Evaluate);
 }
 
@@ -111,8 +123,10 @@ fn a_split_blocks_then_makes_two_replicas_with_the_same_sessions() {
     assert_eq!(admit(&replica, 2, None, b"a"), Admission::Wait);
     replica.park("write 2");
     assert!(!replica.has_runnable());
-    replica.apply(index, &bytes, Replay::No).expect("a write");
-    let applied = replica.apply(split_index, &split, Replay::No).expect("a split");
+    replica.apply(at(index), &bytes, Replay::No).expect("a write");
+    let applied = replica
+        .apply(at(split_index), &split, Replay::No)
+        .expect("a split");
     assert_eq!(
         applied,
         Applied::Split {
@@ -137,7 +151,7 @@ fn reads_are_safe_below_the_oldest_write_in_flight() {
     let (index, bytes) = propose(&mut replica, 1, 10, b"a");
     propose(&mut replica, 2, 12, b"b");
     assert_eq!(replica.safe_ts(ts(20)), ts(10).prev());
-    replica.apply(index, &bytes, Replay::No).expect("a write");
+    replica.apply(at(index), &bytes, Replay::No).expect("a write");
     assert_eq!(replica.safe_ts(ts(20)), ts(12).prev());
 }
 
@@ -145,7 +159,7 @@ fn reads_are_safe_below_the_oldest_write_in_flight() {
 fn the_state_survives_a_restart_and_replay_continues_it() {
     let mut replica = fresh();
     let (index, bytes) = propose(&mut replica, 1, 10, b"a");
-    replica.apply(index, &bytes, Replay::No).expect("a write");
+    replica.apply(at(index), &bytes, Replay::No).expect("a write");
     let state = replica.encode_state();
     let (second, second_bytes) = propose(&mut replica, 2, 11, b"b");
     let mut reopened =
@@ -153,9 +167,31 @@ fn the_state_survives_a_restart_and_replay_continues_it() {
     assert_eq!(admit(&reopened, 1, None, b"a"), Admission::Applied(ts(10)));
     assert_eq!(admit(&reopened, 2, None, b"b"), Admission::Propose);
     reopened
-        .apply(second, &second_bytes, Replay::Yes)
+        .apply(at(second), &second_bytes, Replay::Yes)
         .expect("replayed");
     assert_eq!(admit(&reopened, 2, None, b"b"), Admission::Applied(ts(11)));
     reopened.assert_invariants();
     assert!(Replica::<&str>::open((RangeId(2), Span::all()), index, &state[1..]).is_err());
+}
+
+#[test]
+fn what_a_leader_adds_by_itself_comes_between_commands() {
+    let mut replica = fresh();
+    replica.lead(Index(2));
+    let (index, bytes) = propose(&mut replica, 1, 10, b"a");
+    assert_eq!(index, Index(3));
+    replica.apply_members(at(Index(2)), None, Replay::No);
+    let members = Membership::of_voters([1, 2].map(base::ReplicaId));
+    replica.apply(at(index), &bytes, Replay::No).expect("a write");
+    replica.lead(Index(4));
+    assert!(replica.group().is_alone());
+    replica.apply_members(at(Index(4)), Some(members), Replay::No);
+    assert!(!replica.group().is_alone());
+    let state = replica.encode_state();
+    let reopened = Replica::<&str>::open((RangeId(2), Span::all()), Index(4), &state).expect("its own state");
+    assert_eq!(reopened.group(), replica.group());
+    assert!(
+        Replica::<&str>::open((RangeId(2), Span::all()), Index(3), &state).is_err(),
+        "the state of another index"
+    );
 }

@@ -5,10 +5,10 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use base::{Index, NodeId, Prng, RangeId, Seqno, ShardId, Term, Timestamp};
+use base::{Index, Prng, RangeId, ReplicaId, Seqno, ShardId, Term, Timestamp};
 use env::Env;
 use env::Tasks;
-use log::{Log, LogConfig, LogError, Position, Record, Recovered};
+use log::{EntryKind, Log, LogConfig, LogError, Position, Record, Recovered};
 use sim::{DiskImage, ImageEnv, ImageMachine};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,12 +23,14 @@ pub(crate) enum Owned {
         range: RangeId,
         index: Index,
         term: Term,
+        chain: u32,
+        kind: EntryKind,
         payload: Rc<[u8]>,
     },
     HardState {
         range: RangeId,
         term: Term,
-        vote: Option<NodeId>,
+        vote: Option<ReplicaId>,
         commit: Index,
     },
     Truncate {
@@ -47,11 +49,15 @@ impl Owned {
                 range,
                 index,
                 term,
+                chain,
+                kind,
                 payload,
             } => Self::Entry {
                 range,
                 index,
                 term,
+                chain,
+                kind,
                 payload: payload.into(),
             },
             Record::HardState {
@@ -76,11 +82,15 @@ impl Owned {
                 range,
                 index,
                 term,
+                chain,
+                kind,
                 payload,
             } => Record::Entry {
                 range: *range,
                 index: *index,
                 term: *term,
+                chain: *chain,
+                kind: *kind,
                 payload,
             },
             Self::HardState {
@@ -110,7 +120,7 @@ type Body = (Term, Rc<[u8]>);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Fold {
     pub(crate) entries: BTreeMap<(RangeId, Index), Body>,
-    pub(crate) hard_states: BTreeMap<RangeId, (Term, Option<NodeId>, Index)>,
+    pub(crate) hard_states: BTreeMap<RangeId, (Term, Option<ReplicaId>, Index)>,
 }
 
 impl Fold {
@@ -121,6 +131,7 @@ impl Fold {
                 index,
                 term,
                 payload,
+                ..
             } => {
                 self.entries.insert((*range, *index), (*term, payload.clone()));
             }
@@ -346,7 +357,7 @@ impl Workload {
             0..=5 => {
                 let (term, vote) = (
                     term.next(),
-                    self.prng.chance(0.5).then(|| NodeId(self.prng.below(3))),
+                    self.prng.chance(0.5).then(|| ReplicaId(self.prng.below(3))),
                 );
                 self.put(
                     log,
@@ -387,6 +398,8 @@ impl Workload {
                         range,
                         index,
                         term,
+                        chain: 7,
+                        kind: EntryKind::Command,
                         payload: payload.into(),
                     },
                 );
