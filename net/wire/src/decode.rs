@@ -7,7 +7,7 @@
 
 use crate::frame::{Frame, Kind};
 use crate::outbox::Message;
-use crate::{reply, request};
+use crate::{peer, reply, request};
 use rkyv::Portable;
 use rkyv::api::low::{LowValidator, access};
 use rkyv::bytecheck::CheckBytes;
@@ -124,6 +124,22 @@ messages! {
     ]
 }
 
+messages! {
+    /// A message of another shard, read in place.
+    PeerRef, peer, peer_of, [
+        PeerHello: ArchivedPeerHello,
+        Train: ArchivedTrain<'static>,
+    ]
+}
+
+/// Reads a frame that a shard of another node sent.
+///
+/// # Errors
+/// [`WireError`]; the connection is closed.
+pub fn decode_peer<'a>(frame: &Frame<'a>) -> Result<PeerRef<'a>, WireError> {
+    peer_of(frame)?.ok_or(WireError::WrongDirection { kind: frame.kind })
+}
+
 /// Reads a frame that a client sent.
 ///
 /// # Errors
@@ -171,6 +187,8 @@ kind_of! {
     request::Status => Status,
     request::Echo<'_> => Echo,
     request::DiskWrite => DiskWrite,
+    peer::PeerHello => PeerHello,
+    peer::Train<'_> => Train,
     reply::HelloReply<'_> => HelloReply,
     reply::GetReply<'_> => GetReply,
     reply::WriteReply => WriteReply,

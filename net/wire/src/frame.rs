@@ -32,7 +32,7 @@ const _: () = assert!(HELLO_BYTES_MAX < limits::FRAME_BYTES_MAX);
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $byte:literal,)*) => {
-        /// What a frame's payload is. The numbers are frozen; 0x40 to 0x7f are kept for messages between nodes.
+        /// What a frame's payload is. The numbers are frozen; 0x40 to 0x7f are for messages between nodes.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Kind {
@@ -90,6 +90,10 @@ kinds! {
     Echo = 0x0c,
     /// [`crate::request::DiskWrite`].
     DiskWrite = 0x0d,
+    /// [`crate::peer::PeerHello`]: the first frame of a connection between shards.
+    PeerHello = 0x40,
+    /// [`crate::peer::Train`].
+    Train = 0x41,
     /// [`crate::reply::HelloReply`].
     HelloReply = 0x81,
     /// [`crate::reply::GetReply`].
@@ -123,10 +127,16 @@ impl Kind {
         self as u8
     }
 
-    /// Whether a server sends it.
+    /// Whether a server sends it to a client.
     #[must_use]
     pub const fn is_reply(self) -> bool {
         self.byte() & 0x80 != 0
+    }
+
+    /// Whether shards of a cluster send it to each other.
+    #[must_use]
+    pub const fn is_peer(self) -> bool {
+        self.byte() & 0xc0 == 0x40
     }
 }
 

@@ -22,12 +22,14 @@ pub mod frame;
 mod op;
 pub mod outbox;
 pub mod page;
+pub mod peer;
 pub mod reader;
 pub mod reply;
 pub mod request;
+mod train;
 
 pub use code::Code;
-pub use decode::{ReplyRef, RequestRef, WireError, decode_reply, decode_request};
+pub use decode::{PeerRef, ReplyRef, RequestRef, WireError, decode_peer, decode_reply, decode_request};
 pub use frame::{Frame, FrameError, Kind};
 pub use outbox::{EncodeError, Message, Outbox};
 pub use page::{PageBuilder, Row};

@@ -9,7 +9,7 @@ mod samples;
 
 use core::fmt::Write;
 use expect_test::expect_file;
-use wire::{FrameReader, Kind, decode_reply, decode_request};
+use wire::{FrameReader, Kind, decode_peer, decode_reply, decode_request};
 
 fn dump(bytes: &[u8]) -> String {
     let mut out = String::new();
@@ -34,7 +34,7 @@ fn dump(bytes: &[u8]) -> String {
 fn every_message_has_its_frozen_bytes() {
     let mut out =
         String::from("# One frame per message, protocol version 1: 16 bytes of header, payload, padding.\n");
-    for (name, bytes) in samples::requests().into_iter().chain(samples::replies()) {
+    for (name, bytes) in samples::all() {
         write!(out, "\n{name}\n{}", dump(&bytes)).expect("a string takes everything");
     }
     expect_file!["./golden/v1.txt"].assert_eq(&out);
@@ -43,7 +43,7 @@ fn every_message_has_its_frozen_bytes() {
 #[test]
 fn every_kind_has_a_sample_and_every_sample_decodes() {
     let mut seen = Vec::new();
-    for (name, bytes) in samples::requests().into_iter().chain(samples::replies()) {
+    for (name, bytes) in samples::all() {
         let mut reader = FrameReader::new(bytes.len());
         reader.extend(&bytes);
         let frame = reader.next().unwrap().unwrap();
@@ -56,7 +56,11 @@ fn every_kind_has_a_sample_and_every_sample_decodes() {
         let kind = if frame.kind.is_reply() {
             assert!(decode_request(&frame).is_err(), "{name} is not a request");
             decode_reply(&frame).unwrap().kind()
+        } else if frame.kind.is_peer() {
+            assert!(decode_request(&frame).is_err(), "{name} is not a request");
+            decode_peer(&frame).unwrap().kind()
         } else {
+            assert!(decode_peer(&frame).is_err(), "{name} is of a client");
             assert!(decode_reply(&frame).is_err(), "{name} is not a reply");
             decode_request(&frame).unwrap().kind()
         };

@@ -9,18 +9,13 @@ mod samples;
 use base::{Prng, RequestId};
 use std::path::PathBuf;
 use wire::frame::{HEADER_BYTES, frame_bytes};
-use wire::{FrameError, FrameReader, Outbox, WireError, decode_reply, decode_request, reply, request};
-
-fn samples() -> Vec<samples::Sample> {
-    samples::requests()
-        .into_iter()
-        .chain(samples::replies())
-        .collect()
-}
+use wire::{
+    FrameError, FrameReader, Outbox, WireError, decode_peer, decode_reply, decode_request, reply, request,
+};
 
 #[test]
 fn every_flipped_bit_of_every_message_is_noticed() {
-    for (name, bytes) in samples() {
+    for (name, bytes) in samples::all() {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -95,7 +90,7 @@ fn flags_belong_to_replies_only() {
 
 #[test]
 fn every_truncation_is_an_incomplete_frame() {
-    for (name, bytes) in samples() {
+    for (name, bytes) in samples::all() {
         for len in 0..bytes.len() {
             let mut reader = FrameReader::new(1 << 20);
             reader.extend(&bytes[..len]);
@@ -139,7 +134,7 @@ fn an_announced_length_costs_nothing_until_its_bytes_arrive() {
 fn mutated_payloads_are_errors_or_readable() {
     let mut prng = Prng::new(11);
     let mut refused = 0;
-    for (_, bytes) in samples() {
+    for (_, bytes) in samples::all() {
         let length = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
         let mut data = vec![bytes[2]];
         data.extend_from_slice(&bytes[HEADER_BYTES..HEADER_BYTES + length]);
@@ -154,12 +149,7 @@ fn mutated_payloads_are_errors_or_readable() {
             if prng.chance(0.1) {
                 mutated.truncate(prng.index(mutated.len()) + 1);
             }
-            let kind = wire::Kind::from_byte(mutated[0]).unwrap();
-            if kind.is_reply() {
-                exercise::replies(&mutated);
-            } else {
-                exercise::requests(&mutated);
-            }
+            exercise::any(&mutated);
             refused += usize::from(malformed(&mutated));
         }
     }
@@ -180,6 +170,8 @@ fn malformed(data: &[u8]) -> bool {
     };
     let error = if kind.is_reply() {
         decode_reply(&frame).err()
+    } else if kind.is_peer() {
+        decode_peer(&frame).err()
     } else {
         decode_request(&frame).err()
     };
@@ -225,7 +217,7 @@ fn rows_that_do_not_add_up_are_refused() {
 #[test]
 fn random_streams_mean_the_same_however_they_are_cut() {
     let mut prng = Prng::new(12);
-    let samples = samples();
+    let samples = samples::all();
     for _ in 0..400 {
         let mut data = vec![0; 16];
         prng.fill(&mut data);
@@ -249,6 +241,7 @@ fn the_fuzz_seeds_are_complete_and_run() {
     for (requests, list) in [
         ("wire_request", samples::requests()),
         ("wire_reply", samples::replies()),
+        ("wire_peer", samples::peers()),
     ] {
         let mut stream = vec![3; 16];
         for (name, bytes) in list {

@@ -3,7 +3,10 @@
 
 use base::RequestId;
 use wire::frame::{HEADER_BYTES, Kind, frame_bytes};
-use wire::{Frame, FrameError, FrameReader, ReplyRef, RequestRef, decode_reply, decode_request};
+use wire::peer::{ArchivedBody, ArchivedContent};
+use wire::{
+    Frame, FrameError, FrameReader, PeerRef, ReplyRef, RequestRef, decode_peer, decode_reply, decode_request,
+};
 
 /// The longest payload that the reader under test accepts.
 const PAYLOAD_MAX: usize = 4096;
@@ -48,7 +51,7 @@ fn read(stream: &[u8], cuts: &[u8]) -> Outcome {
                         0,
                         "payloads are read in place"
                     );
-                    let _ = (decode_request(&frame), decode_reply(&frame));
+                    let _ = (decode_request(&frame), decode_reply(&frame), decode_peer(&frame));
                     outcome
                         .frames
                         .push((frame.kind, frame.request, frame.payload.to_vec()));
@@ -123,7 +126,7 @@ fn repair(stream: &mut [u8]) {
 pub(crate) fn requests(data: &[u8]) {
     with_frame(data, |frame| {
         if let Ok(request) = decode_request(frame) {
-            assert!(!frame.kind.is_reply());
+            assert!(!frame.kind.is_reply() && !frame.kind.is_peer());
             assert!(
                 touch_request(&request) <= frame.payload.len() * 2 + 64,
                 "bytes were counted twice"
@@ -143,6 +146,26 @@ pub(crate) fn replies(data: &[u8]) {
             );
         }
     });
+}
+
+/// Any payload is a message between shards or an error; whatever is one can be read throughout.
+pub(crate) fn peers(data: &[u8]) {
+    with_frame(data, |frame| {
+        if let Ok(message) = decode_peer(frame) {
+            assert!(frame.kind.is_peer());
+            assert!(
+                touch_peer(&message) <= frame.payload.len() * 2 + 64,
+                "bytes were counted twice"
+            );
+        }
+    });
+}
+
+/// Any payload of the kind that its first byte says.
+pub(crate) fn any(data: &[u8]) {
+    requests(data);
+    replies(data);
+    peers(data);
 }
 
 fn sum(bytes: &[u8]) -> usize {
@@ -193,6 +216,30 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
         | RequestRef::Status(_)
         | RequestRef::DiskWrite(_) => 0,
     }
+}
+
+/// Reads every byte that a message between shards points to and says how many.
+fn touch_peer(message: &PeerRef<'_>) -> usize {
+    let PeerRef::Train(train) = message else {
+        return 0;
+    };
+    std::hint::black_box(&train.liveness);
+    let touch = |body: &ArchivedBody<'static>| match body {
+        ArchivedBody::Append { entries, .. } => entries
+            .iter()
+            .map(|entry| match &entry.content {
+                ArchivedContent::Command { payload } => sum(payload),
+                ArchivedContent::Membership { members } => sum(members),
+                ArchivedContent::Empty | ArchivedContent::Header { .. } => 0,
+            })
+            .sum(),
+        ArchivedBody::Snapshot { members, .. } => sum(members),
+        other => {
+            std::hint::black_box(other);
+            0
+        }
+    };
+    train.messages.iter().map(|message| touch(&message.body)).sum()
 }
 
 /// Reads every byte that a reply points to and says how many.

@@ -4,7 +4,7 @@
 use base::RequestId;
 use wire::convert::{Stamp, WriteIdV1};
 use wire::outbox::encode_one;
-use wire::{Code, Message, PageBuilder, reply, request};
+use wire::{Code, Message, PageBuilder, peer, reply, request};
 
 /// A message's name and its frame.
 pub(crate) type Sample = (&'static str, Vec<u8>);
@@ -23,6 +23,131 @@ const ID: WriteIdV1 = WriteIdV1 {
     seq: 41,
     acked_below: 40,
 };
+
+/// Every message.
+pub(crate) fn all() -> Vec<Sample> {
+    [requests(), replies(), peers()].concat()
+}
+
+/// Every message between shards.
+pub(crate) fn peers() -> Vec<Sample> {
+    let hello = peer::PeerHello {
+        cluster: *b"cluster-cluster!",
+        node: 1,
+        shard: 2,
+        to_node: 3,
+        to_shard: 4,
+        version_min: 1,
+        version_max: 1,
+    };
+    let promise = peer::Promise {
+        epoch: 5,
+        until_ns: 6,
+    };
+    let asks = peer::Liveness {
+        session: 1,
+        heard: 0,
+        clock_ns: 3,
+        echo: None,
+        ask: Some(promise),
+        answer: None,
+    };
+    let echo = peer::Echo {
+        clock_ns: 7,
+        came_ns: 8,
+    };
+    let answers = |answer| peer::Liveness {
+        heard: 2,
+        echo: Some(echo),
+        ask: None,
+        answer: Some(answer),
+        ..asks
+    };
+    let mark = peer::Mark { term: 9, index: 10 };
+    let entry = |content| peer::Entry {
+        term: 11,
+        chain: 12,
+        content,
+    };
+    let entries = [
+        entry(peer::Content::Empty),
+        entry(peer::Content::Command { payload: b"command" }),
+        entry(peer::Content::Membership { members: b"members" }),
+        entry(peer::Content::Header { checksum: 13 }),
+    ];
+    let bodies = [
+        peer::Body::Vote {
+            last: mark,
+            pre: true,
+            transfer: false,
+        },
+        peer::Body::VoteReply {
+            pre: false,
+            granted: true,
+        },
+        peer::Body::Append {
+            prev: mark,
+            entries: &entries,
+            commit: 14,
+        },
+        peer::Body::Appended { matched: 15 },
+        peer::Body::Refused {
+            prev: 16,
+            conflict: Some(mark),
+            last: 17,
+        },
+        peer::Body::Refused {
+            prev: 16,
+            conflict: None,
+            last: 17,
+        },
+        peer::Body::Heartbeat {
+            commit: 18,
+            round: 19,
+        },
+        peer::Body::HeartbeatReply {
+            round: 20,
+            rank: 21,
+            support: Some(22),
+        },
+        peer::Body::HeartbeatReply {
+            round: 20,
+            rank: 21,
+            support: None,
+        },
+        peer::Body::Read { token: 23 },
+        peer::Body::ReadReply { token: 24, index: 25 },
+        peer::Body::Snapshot {
+            last: mark,
+            chain: 26,
+            members: b"members",
+        },
+        peer::Body::Campaign,
+        peer::Body::Bound,
+        peer::Body::Released,
+    ];
+    let messages = bodies.map(|body| peer::GroupMessage {
+        range: 27,
+        from: 28,
+        to: 29,
+        term: 30,
+        body,
+    });
+    let train = |liveness, messages| peer::Train { liveness, messages };
+    vec![
+        frame("PeerHello", &hello),
+        frame("Train", &train(None, &messages)),
+        frame("Train: asks", &train(Some(asks), &[])),
+        frame(
+            "Train: grants",
+            &train(Some(answers(peer::Answer::Granted(promise))), &[]),
+        ),
+        frame(
+            "Train: refuses",
+            &train(Some(answers(peer::Answer::Refused { epoch: 5 })), &[]),
+        ),
+    ]
+}
 
 /// Every request.
 pub(crate) fn requests() -> Vec<Sample> {

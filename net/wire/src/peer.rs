@@ -1,0 +1,44 @@
+//! What two shards of a cluster send each other, version 1. Each struct is one [`crate::Kind`]; the archived form is frozen by
+//! golden bytes in the tests.
+//!
+//! A connection is between one shard of one node and one shard of another. Each side's first frame is a [`PeerHello`], all
+//! others are [`Train`]s: one per loop turn at most, with everything for that shard, whichever group it is of. Numbers of a
+//! group (terms, indexes, rounds, epochs) and lists of its members are checked by who takes them in, not here.
+
+pub use crate::train::{
+    Answer, ArchivedAnswer, ArchivedBody, ArchivedContent, ArchivedEcho, ArchivedEntry, ArchivedGroupMessage,
+    ArchivedLiveness, ArchivedMark, ArchivedPromise, Body, Content, Echo, Entry, GroupMessage, Liveness,
+    Mark, Promise,
+};
+use rkyv::with::InlineAsBox;
+use rkyv::{Archive, Serialize};
+
+/// The first frame of a connection between shards, in both directions, version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub struct PeerHello {
+    /// The cluster, which must be the receiver's.
+    pub cluster: [u8; 16],
+    /// The sender's node.
+    pub node: u64,
+    /// The sender's shard.
+    pub shard: u16,
+    /// Who the sender takes the receiver for.
+    pub to_node: u64,
+    /// The shard that it wants there.
+    pub to_shard: u16,
+    /// The lowest protocol version that the sender speaks.
+    pub version_min: u16,
+    /// The highest protocol version that the sender speaks.
+    pub version_max: u16,
+}
+
+/// Everything of one loop turn from one shard to another, version 1. Not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct Train<'a> {
+    /// Of the failure detector between the two shards.
+    pub liveness: Option<Liveness>,
+    /// Of groups, in the order in which they were sent.
+    #[rkyv(with = InlineAsBox)]
+    pub messages: &'a [GroupMessage<'a>],
+}
