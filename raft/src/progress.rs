@@ -135,8 +135,8 @@ impl Progress {
     pub(crate) fn refused(&mut self, prev: Index, next: Index) -> bool {
         let expected = match self.sending {
             Sending::Probe { .. } => prev.next() == self.next,
-            // Whatever is acknowledged was not refused: the refusal is old.
-            Sending::Replicate => prev > self.matched,
+            // Whatever is acknowledged was not refused: the refusal is old. So it is of what is yet to be sent, or made up.
+            Sending::Replicate => self.matched < prev && prev < self.next,
             Sending::Snapshot(_) => false,
         };
         if expected {
