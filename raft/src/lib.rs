@@ -88,6 +88,7 @@
 //! | reads and leases | [`read`] |
 //! | liveness from outside; groups that cost nothing while idle | [`liveness`] |
 //! | damaged disks, forced recovery | [`damage`] |
+//! | idle replicas in little memory | [`Hibernated`] |
 //!
 //! # What it bounds
 //!
@@ -105,6 +106,7 @@ mod config;
 pub mod damage;
 mod election;
 mod event;
+mod hibernate;
 mod leader;
 pub mod liveness;
 mod log;
@@ -120,6 +122,7 @@ mod step;
 
 pub use config::{Config, Liveness};
 pub use event::{Event, Withheld};
+pub use hibernate::Hibernated;
 pub use liveness::Support;
 pub use membership::{MemberChange, Membership, MembershipError};
 pub use message::{Body, Content, Entry, Epoch, HardState, Mark, Message, ReadToken, Snapshot};

@@ -75,7 +75,72 @@ pub(crate) struct Log {
     delivered_bytes: usize,
 }
 
+/// A log with nothing under way: all of it is durable, committed, applied, and on disk only.
+#[derive(Debug, Clone)]
+pub(crate) struct IdleLog {
+    start: Mark,
+    start_chain: u32,
+    last_chain: u32,
+    last: Index,
+    runs: Box<[Run]>,
+    membership: Arc<Membership>,
+    changes: Box<[(Index, Arc<Membership>)]>,
+}
+
+impl IdleLog {
+    pub(crate) fn last(&self) -> Index {
+        self.last
+    }
+
+    pub(crate) fn membership(&self) -> &Membership {
+        self.changes
+            .last()
+            .map_or(&self.membership, |(_, membership)| membership)
+    }
+
+    pub(crate) fn wake(self) -> Log {
+        let last = self.last;
+        Log {
+            start: self.start,
+            start_chain: self.start_chain,
+            kept_chain: self.last_chain,
+            runs: self.runs.into_vec(),
+            kept: last,
+            entries: VecDeque::new(),
+            kept_bytes: 0,
+            membership: self.membership,
+            changes: self.changes.into_vec(),
+            handed: last,
+            writes: VecDeque::new(),
+            persisted: last,
+            committed: last,
+            uncommitted_bytes: 0,
+            delivered: last,
+            applied: last,
+            delivered_bytes: 0,
+        }
+    }
+}
+
 impl Log {
+    pub(crate) fn is_idle(&self) -> bool {
+        let last = self.last().index;
+        // `persisted` is behind after a state was installed, until that is durable.
+        self.writes.is_empty() && self.persisted == last && self.applied == last
+    }
+
+    pub(crate) fn hibernate(self) -> IdleLog {
+        IdleLog {
+            start: self.start,
+            start_chain: self.start_chain,
+            last_chain: self.last_chain(),
+            last: self.last().index,
+            runs: self.runs.into_boxed_slice(),
+            membership: self.membership,
+            changes: self.changes.into_boxed_slice(),
+        }
+    }
+
     /// A log that follows `snapshot`; `entries` are durable, and up to `applied` they are applied.
     pub(crate) fn new(snapshot: Snapshot, entries: Vec<Entry>, applied: Index) -> Self {
         let start = snapshot.last;

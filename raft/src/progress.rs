@@ -32,6 +32,25 @@ struct Sent {
     bytes: usize,
 }
 
+/// A peer that has everything and knows it, in little memory. Zero is no epoch.
+#[derive(Debug, Clone)]
+pub(crate) struct Quiet {
+    id: ReplicaId,
+    round: u64,
+    /// The round that told it of the last commit.
+    told: u64,
+    fortified: u64,
+    active: bool,
+    acknowledged: bool,
+    rank: u8,
+}
+
+impl Quiet {
+    pub(crate) fn fortified_of(&self, id: ReplicaId) -> Option<Epoch> {
+        (self.id == id && self.fortified > 0).then_some(Epoch(self.fortified))
+    }
+}
+
 #[derive(Debug, Clone, Hash)]
 pub(crate) struct Progress {
     pub(crate) id: ReplicaId,
@@ -193,6 +212,45 @@ impl Progress {
     pub(crate) fn probe_later(&mut self) {
         self.probe(self.next);
         self.sending = Sending::Probe { waits: true };
+    }
+
+    /// Whether no answer to entries, a probe or a state is waited for, nor entries from disk.
+    pub(crate) fn has_nothing_under_way(&self) -> bool {
+        !self.fetching && self.in_flight.is_empty() && self.sending != Sending::Probe { waits: true }
+    }
+
+    /// The peer in little memory, if it has everything up to `last` and knows that this is committed.
+    pub(crate) fn quiet(&self, last: Index) -> Option<Quiet> {
+        let is_quiet = self.sending == Sending::Replicate
+            && self.matched == last
+            && self.next == last.next()
+            && self.knows == last
+            && self.told.0 == last;
+        is_quiet.then(|| Quiet {
+            id: self.id,
+            round: self.round,
+            told: self.told.1,
+            fortified: self.fortified.map_or(0, |epoch| epoch.0),
+            active: self.active,
+            acknowledged: self.acknowledged,
+            rank: self.rank,
+        })
+    }
+
+    /// The peer again, of a log that ends at `last`.
+    pub(crate) fn of_quiet(quiet: &Quiet, last: Index) -> Self {
+        Self {
+            matched: last,
+            sending: Sending::Replicate,
+            active: quiet.active,
+            acknowledged: quiet.acknowledged,
+            round: quiet.round,
+            told: (last, quiet.told),
+            knows: last,
+            fortified: quiet.fortified_of(quiet.id),
+            rank: quiet.rank,
+            ..Self::new(quiet.id, last.next())
+        }
     }
 
     /// Gives back what an idle peer does not need.

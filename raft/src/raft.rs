@@ -154,29 +154,40 @@ pub(crate) struct Outbox {
     pub(crate) events: Vec<Event>,
 }
 
+impl Outbox {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+            && self.messages_after_persist.is_empty()
+            && self.snapshot.is_none()
+            && self.reads.is_empty()
+            && self.fetches.is_empty()
+            && self.events.is_empty()
+    }
+}
+
 /// One replica of a group.
 #[derive(Debug, Clone)]
 pub struct Raft {
-    id: ReplicaId,
+    pub(crate) id: ReplicaId,
     pub(crate) config: Arc<Config>,
-    prng: Prng,
+    pub(crate) prng: Prng,
     pub(crate) hard: HardState,
     /// It differs from what was handed out last; else, the write that holds it.
-    hard_changed: bool,
-    hard_write: u64,
+    pub(crate) hard_changed: bool,
+    pub(crate) hard_write: u64,
     pub(crate) log: Log,
     pub(crate) role: Role,
     /// Ticks since the leader was heard of, or since votes were asked for; of a leader, since the quorum was checked.
     pub(crate) elapsed: u32,
-    timeout: u32,
+    pub(crate) timeout: u32,
     /// Ticks since any leader was heard of; a promise not to elect another one, of whatever term.
     pub(crate) heard: u32,
     /// The same, as long as this node supports that leader's at that epoch.
     pub(crate) promise: Option<(ReplicaId, Epoch)>,
     pub(crate) supports: Supports,
     pub(crate) rank: u8,
-    writes: u64,
-    durable_writes: u64,
+    pub(crate) writes: u64,
+    pub(crate) durable_writes: u64,
     pub(crate) outbox: Option<Box<Outbox>>,
 }
 
@@ -553,15 +564,7 @@ impl Raft {
             leadership.reads.shrink_to_fit();
             leadership.rounds.shrink_to_fit();
         }
-        let is_empty = |outbox: &Outbox| {
-            outbox.messages.is_empty()
-                && outbox.messages_after_persist.is_empty()
-                && outbox.snapshot.is_none()
-                && outbox.reads.is_empty()
-                && outbox.fetches.is_empty()
-                && outbox.events.is_empty()
-        };
-        if self.outbox.as_deref().is_some_and(is_empty) {
+        if self.outbox.as_deref().is_some_and(Outbox::is_empty) {
             self.outbox = None;
         }
     }

@@ -13,8 +13,8 @@
 //! Source: Ongaro (2014), section 6.4; a round confirms all reads that came before it was sent.
 
 use crate::event::Event;
+use crate::membership::Membership;
 use crate::message::{Body, Epoch, ReadToken};
-use crate::progress::Progress;
 use crate::raft::{Raft, Role};
 use crate::ready::Read;
 use base::{Index, ReplicaId, planted_bug};
@@ -207,14 +207,23 @@ impl Raft {
         if !self.is_external() || leadership.released || !self.log.may_lead(self.id()) {
             return None;
         }
-        let until = |id| {
-            if id == self.id() {
-                return u64::MAX;
-            }
-            let supported = |peer: &Progress| expiry(id, peer.fortified?);
-            let peer = leadership.peers.iter().find(|peer| peer.id == id);
-            peer.and_then(supported).unwrap_or(0)
-        };
-        self.log.membership().reached(until).filter(|until| *until > 0)
+        let fortified = |id| leadership.peers.iter().find(|peer| peer.id == id)?.fortified;
+        lease_of(self.log.membership(), self.id(), fortified, expiry)
     }
+}
+
+/// Until when a quorum supports the leader `me`, to whom members are bound as `fortified` says.
+pub(crate) fn lease_of(
+    membership: &Membership,
+    me: ReplicaId,
+    fortified: impl Fn(ReplicaId) -> Option<Epoch>,
+    expiry: impl Fn(ReplicaId, Epoch) -> Option<u64>,
+) -> Option<u64> {
+    let until = |id| {
+        if id == me {
+            return u64::MAX;
+        }
+        fortified(id).and_then(|epoch| expiry(id, epoch)).unwrap_or(0)
+    };
+    membership.reached(until).filter(|until| *until > 0)
 }

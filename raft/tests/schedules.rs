@@ -92,6 +92,7 @@ struct Seen {
     damages: usize,
     fetches: usize,
     snapshots: usize,
+    naps: usize,
 }
 
 impl Seen {
@@ -103,6 +104,7 @@ impl Seen {
         self.damages += other.damages;
         self.fetches += other.fetches;
         self.snapshots += other.snapshots;
+        self.naps += other.naps;
     }
 }
 
@@ -383,6 +385,49 @@ impl World {
         if led {
             self.check_leases();
         }
+        if self.now.is_multiple_of(3) {
+            self.nap(id);
+        }
+    }
+
+    /// An idle replica hibernates and wakes: nothing comes of it.
+    fn nap(&mut self, id: ReplicaId) {
+        let leased = self.is_leased(id);
+        let raft = &mut self.nodes.get_mut(&id).unwrap().node.raft;
+        let Some(awake) = raft.take_if(|raft| raft.is_idle()) else {
+            return;
+        };
+        let expiry = |peer, epoch| {
+            let promise = self.promises.get(&(peer, id))?;
+            let (known, until) = promise.known?;
+            (known == epoch).then_some(until)
+        };
+        let until = awake.lease_until(expiry);
+        let state = (
+            awake.leader(),
+            awake.last(),
+            awake.last_chain(),
+            awake.commit_index(),
+        );
+        let asleep = awake.hibernate();
+        assert_eq!((asleep.lease_until(expiry), asleep.leader()), (until, state.0));
+        let woken = raft.insert(asleep.wake());
+        woken.assert_invariants();
+        assert_eq!(
+            (
+                woken.leader(),
+                woken.last(),
+                woken.last_chain(),
+                woken.commit_index()
+            ),
+            state
+        );
+        assert_eq!(
+            self.is_leased(id),
+            leased,
+            "{id} lost or won a lease in its sleep"
+        );
+        self.seen.naps += 1;
     }
 
     /// Whether `id` may serve without asking anybody.
@@ -821,8 +866,11 @@ fn random_schedules_keep_what_was_committed() {
             damages,
             fetches,
             snapshots,
+            naps,
         } = seen;
-        let all = [committed, changes, reads, leases, damages, fetches, snapshots];
+        let all = [
+            committed, changes, reads, leases, damages, fetches, snapshots, naps,
+        ];
         assert!(
             all.iter().all(|count| *count > 100),
             "too little happened: {seen:?}"

@@ -1,7 +1,7 @@
 //! What idle groups cost: memory of one replica of each, and calls that they need, with liveness from outside.
 
 use base::{Prng, ReplicaId};
-use corelane_raft::{Config, Epoch, Liveness, Message, Raft, Ready, Restored, Support};
+use corelane_raft::{Config, Epoch, Hibernated, Liveness, Message, Raft, Ready, Restored, Support};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::sync::Arc;
@@ -81,6 +81,18 @@ fn idle(config: &Arc<Config>, first: &Restored, leader: usize, seed: u64, ready:
     raft
 }
 
+/// A row: what the groups take since `region`, of which `value` bytes are each one itself.
+fn print(role: &str, region: &Region<'_, System>, value: usize, busy: usize) {
+    let change = region.change();
+    let heap = change.bytes_allocated - change.bytes_deallocated;
+    let kept = change.allocations - change.deallocations;
+    println!(
+        "| {role} | {} | {value} | {} | {busy} |",
+        heap / GROUPS + value,
+        kept / GROUPS
+    );
+}
+
 fn main() {
     let config = Arc::new(Config {
         liveness: Liveness::External,
@@ -89,6 +101,7 @@ fn main() {
     // Groups with the same members share them.
     let first = Restored::first(VOTERS);
     let mut ready = Ready::default();
+    let mut times = Vec::new();
     println!("one replica of each of {GROUPS} idle groups of three\n");
     println!(
         "| role | bytes/group | of them in the value itself | allocations/group | needs ticks |\n|---|---|---|---|---|"
@@ -101,24 +114,39 @@ fn main() {
         for seed in 0..GROUPS as u64 {
             groups.push(idle(&config, &first, leader, seed, &mut ready));
         }
-        let change = region.change();
-        let heap = change.bytes_allocated - change.bytes_deallocated;
-        let kept = change.allocations - change.deallocations;
-        let value = size_of::<Raft>();
         let busy = groups.iter().filter(|raft| raft.needs_tick()).count();
-        println!(
-            "| {role} | {} | {value} | {} | {busy} |",
-            heap / GROUPS + value,
-            kept / GROUPS
-        );
+        print(role, &region, size_of::<Raft>(), busy);
         let begin = Instant::now();
         let busy = groups
             .iter_mut()
             .filter_map(|raft| raft.ready(&mut ready).then_some(()))
             .count();
-        let each = begin.elapsed().as_nanos() / GROUPS as u128;
-        println!(
-            "\n{busy} of them want anything; to ask each of them took {each} ns, and nobody needs to.\n"
+        let asked = begin.elapsed().as_nanos() / GROUPS as u128;
+        assert_eq!(busy, 0, "they want something");
+        drop(groups);
+
+        let mut groups = Vec::with_capacity(GROUPS);
+        let region = Region::new(ALLOCATOR);
+        for seed in 0..GROUPS as u64 {
+            groups.push(idle(&config, &first, leader, seed, &mut ready).hibernate());
+        }
+        print(
+            &format!("{role}, hibernated"),
+            &region,
+            size_of::<Hibernated>(),
+            0,
         );
+        let begin = Instant::now();
+        let woken = groups
+            .drain(..)
+            .map(Hibernated::wake)
+            .filter(Raft::is_leader)
+            .count();
+        let each = begin.elapsed().as_nanos() / GROUPS as u128;
+        assert_eq!(woken > 0, leader == 0, "another one woke");
+        times.push(format!(
+            "{role}: to ask one that is awake what it wants takes {asked} ns, and nobody needs to; to wake one {each} ns"
+        ));
     }
+    times.iter().for_each(|line| println!("\n{line}"));
 }
