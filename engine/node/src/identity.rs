@@ -47,14 +47,19 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Reads the identity, or draws and writes one in a new data directory.
+    /// Reads the identity, or draws and writes one in a new data directory. Durable when it returns: an earlier process may
+    /// have been killed between the rename and the sync, and who the node is must not change with a power failure.
     ///
     /// # Errors
     /// When the file cannot be read, or is damaged: nothing is changed then.
     pub async fn open<E: Env>(env: &E, shards: u16) -> Result<Self, IdentityError> {
         let disk = env.disk();
         match disk.open(FILE, OpenMode::Read).await {
-            Ok(file) => Self::decode(&file.read_at(0, BLOCK_BYTES).await?),
+            Ok(file) => {
+                let identity = Self::decode(&file.read_at(0, BLOCK_BYTES).await?)?;
+                disk.sync_dir("").await?;
+                Ok(identity)
+            }
             Err(error) if error.kind == std::io::ErrorKind::NotFound => {
                 let mut prng = env.prng();
                 let cluster = u128::from(prng.next_u64()) << 64 | u128::from(prng.next_u64());
@@ -136,6 +141,26 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sim::{DiskImage, ImageMachine};
+
+    #[test]
+    fn an_identity_that_a_killed_process_left_stays() {
+        let machine = ImageMachine::new(&DiskImage::new());
+        machine.record();
+        machine
+            .block_on(Identity::open(&machine.env(), 2))
+            .expect("the disk is fine");
+        for boundary in machine.trace().boundaries() {
+            let second = ImageMachine::after_kill(&boundary);
+            let seen = second
+                .block_on(Identity::open(&second.env(), 2))
+                .expect("the disk is fine");
+            let third = ImageMachine::new(&second.image_least());
+            let file = third.block_on(third.env().disk().open(FILE, OpenMode::Read));
+            let block = third.block_on(file.expect("it is durable").read_at(0, BLOCK_BYTES));
+            assert_eq!(Identity::decode(&block.expect("the disk is fine")), Ok(seen));
+        }
+    }
 
     #[test]
     fn every_flipped_bit_is_noticed() {

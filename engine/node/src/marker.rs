@@ -1,5 +1,8 @@
 //! Which shard has which range: an empty file `shard-<shard>/ranges/<range>` for each. Moving a range between shards
 //! makes a second marker and removes the first. A crash in the middle leaves both; the next start lets one go.
+//!
+//! Invariant: what is found is durable before anybody acts on it. A process that was killed may have made or removed a mark, or
+//! a note, that a power failure takes back: finding one twin is no reason to let the other go before that.
 
 use base::{RangeId, ShardId};
 use env::{Disk, DiskError, Env, OpenMode};
@@ -17,8 +20,9 @@ pub(crate) async fn create_dir<E: Env>(env: &E, shard: ShardId) -> Result<(), Di
     env.disk().create_dir(&dir(shard)).await
 }
 
-/// The ranges of a shard, ascending.
+/// The ranges of a shard, ascending; durably so.
 pub(crate) async fn list<E: Env>(env: &E, shard: ShardId) -> Result<Vec<RangeId>, DiskError> {
+    env.disk().sync_dir(&dir(shard)).await?;
     let entries = env.disk().list(&dir(shard)).await?;
     let mut ranges: Vec<_> = entries
         .iter()
@@ -66,9 +70,11 @@ pub(crate) async fn retire_log<E: Env>(env: &E, shard: ShardId) -> Result<(), Di
     env.disk().sync_dir(&dir).await
 }
 
-/// Whether the log of a shard is to go.
+/// Whether the log of a shard is to go; durably so. A note that came back would take the next log away.
 pub(crate) async fn is_log_retired<E: Env>(env: &E, shard: ShardId) -> Result<bool, DiskError> {
-    let entries = env.disk().list(&format!("shard-{}", shard.0)).await?;
+    let dir = format!("shard-{}", shard.0);
+    env.disk().sync_dir(&dir).await?;
+    let entries = env.disk().list(&dir).await?;
     Ok(entries.iter().any(|entry| entry.name == LOG_RETIRED))
 }
 
@@ -77,4 +83,61 @@ pub(crate) async fn log_removed<E: Env>(env: &E, shard: ShardId) -> Result<(), D
     let dir = format!("shard-{}", shard.0);
     env.disk().remove(&format!("{dir}/{LOG_RETIRED}")).await?;
     env.disk().sync_dir(&dir).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sim::{DiskImage, ImageEnv, ImageMachine};
+
+    const FROM: ShardId = ShardId(0);
+    const TO: ShardId = ShardId(1);
+    const RANGE: RangeId = RangeId(7);
+
+    async fn marks(env: &ImageEnv) -> Result<[Vec<RangeId>; 2], DiskError> {
+        Ok([list(env, FROM).await?, list(env, TO).await?])
+    }
+
+    #[test]
+    fn marks_that_are_found_stay() {
+        let machine = ImageMachine::new(&DiskImage::new());
+        let env = machine.env();
+        let prepare = async {
+            create_dir(&env, FROM).await?;
+            create_dir(&env, TO).await?;
+            create(&env, FROM, RANGE).await
+        };
+        machine.block_on(prepare).expect("the disk is fine");
+        machine.record();
+        machine
+            .block_on(hand_over(&env, FROM, TO, RANGE))
+            .expect("the disk is fine");
+        for boundary in machine.trace().boundaries() {
+            let second = ImageMachine::after_kill(&boundary);
+            let seen = second.block_on(marks(&second.env()));
+            let third = ImageMachine::new(&second.image_least());
+            assert_eq!(third.block_on(marks(&third.env())), seen);
+        }
+    }
+
+    #[test]
+    fn a_note_about_a_log_that_is_found_or_missed_stays_so() {
+        let machine = ImageMachine::new(&DiskImage::new());
+        let env = machine.env();
+        machine
+            .block_on(create_dir(&env, FROM))
+            .expect("the disk is fine");
+        machine.record();
+        let retire = async {
+            retire_log(&env, FROM).await?;
+            log_removed(&env, FROM).await
+        };
+        machine.block_on(retire).expect("the disk is fine");
+        for boundary in machine.trace().boundaries() {
+            let second = ImageMachine::after_kill(&boundary);
+            let seen = second.block_on(is_log_retired(&second.env(), FROM));
+            let third = ImageMachine::new(&second.image_least());
+            assert_eq!(third.block_on(is_log_retired(&third.env(), FROM)), seen);
+        }
+    }
 }

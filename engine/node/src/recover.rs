@@ -151,10 +151,9 @@ pub(crate) async fn recover_dir<E: Env>(
         entries: 0,
         error: None,
     };
-    for &range in marked.iter().filter(|range| tablets.contains(range)) {
-        replay
-            .locals
-            .insert(range, Local::open(Tablet::open(storage, range).await?, groups)?);
+    let has_tablet = |range: &RangeId| tablets.binary_search(range).is_ok();
+    for tablet in Tablet::open_all(storage, marked.iter().copied().filter(has_tablet)).await? {
+        replay.locals.insert(tablet.range(), Local::open(tablet, groups)?);
     }
     replay.set_unfinished_aside();
     let log_config = LogConfig {

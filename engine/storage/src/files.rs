@@ -9,6 +9,7 @@
 use crate::manifest::edit::Description;
 use crate::manifest::file::{self, Manifest};
 use crate::sstable::reader::{Table, TableMeta};
+use crate::together::together;
 use crate::{Shared, StorageError, Tablet};
 use base::key::Span;
 use base::{Index, RangeId, Timestamp};
@@ -17,6 +18,9 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 
 const TABLETS: &str = "tablets";
+
+/// Tablets that are opened at a time: enough for their syncs to share what the device does.
+const OPEN_TOGETHER_MAX: usize = 32;
 
 pub(crate) fn dir(range: RangeId) -> String {
     format!("{TABLETS}/{}", range.0)
@@ -65,7 +69,24 @@ impl<E: Env> Tablet<E> {
         Ok(Self::assemble(shared, range, &description, &[], Some(manifest)))
     }
 
+    /// Opens tablets as [`Self::open`] does, some at a time; in the order of `ranges`.
+    ///
+    /// # Errors
+    /// Of the first that cannot be opened, when all have been tried.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn open_all(
+        shared: &Rc<Shared<E>>,
+        ranges: impl IntoIterator<Item = RangeId>,
+    ) -> Result<Vec<Self>, StorageError> {
+        let opening = ranges.into_iter().map(|range| Self::open(shared, range));
+        together(OPEN_TOGETHER_MAX, opening).await.into_iter().collect()
+    }
+
     /// Opens a tablet at its flushed index, and removes what a crash left in its directory.
+    ///
+    /// Order: what the manifest says is made durable first. Files that it does not name may be those of an older one.
     ///
     /// # Errors
     /// [`StorageError::NoSuchTablet`], [`StorageError::Corruption`], or what the disk said.
@@ -125,7 +146,8 @@ impl<E: Env> Tablet<E> {
 
     /// Removes a tablet that is not open, also a half-made or half-removed one; fine when there is none.
     ///
-    /// Order: remove the manifest and sync, so that it is no tablet any more; then the rest.
+    /// Order: remove the manifest and sync, so that it is no tablet any more; then the rest. A manifest that an earlier process
+    /// removed may still come back: the sync is for that one, too.
     ///
     /// # Errors
     /// What the disk said.
@@ -137,9 +159,8 @@ impl<E: Env> Tablet<E> {
         let Some(entries) = found(disk.list(&dir).await)? else {
             return Ok(());
         };
-        if found(disk.remove(&file::path(&dir)).await)?.is_some() {
-            disk.sync_dir(&dir).await?;
-        }
+        found(disk.remove(&file::path(&dir)).await)?;
+        disk.sync_dir(&dir).await?;
         for entry in entries {
             found(disk.remove(&format!("{dir}/{}", entry.name)).await)?;
         }

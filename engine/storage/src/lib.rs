@@ -13,6 +13,8 @@
 //! Invariants:
 //! - Storage never reads a clock: timestamps and indexes come in as arguments.
 //! - Nothing here is written twice for durability: what a tablet lost by a crash is in the log, above its flushed index.
+//! - What an earlier process left is taken for durable only after this one has synced it: a killed process may have written
+//!   a manifest or changed a directory that a power failure takes back.
 //! - No byte from the disk is used before its checksum, and its length or count, was checked.
 //! - Memory is bounded: memtables by the shard's budget, blocks and rows by its caches, a merge or scan by its windows.
 //!
@@ -37,6 +39,7 @@ mod split;
 mod sstable;
 mod sync;
 mod tablet;
+mod together;
 mod verify;
 mod version;
 

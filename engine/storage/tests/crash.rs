@@ -3,6 +3,10 @@
 //! A run on a recorded disk says after each step, as a mark, how far its tablets have become durable. For every crash point
 //! of the recording, and every state that the disk may then be in, the world is restarted: each tablet must stand at or
 //! above its mark, and after a replay of the log above that everything must read as the model says.
+//!
+//! At every boundary the process is killed, too, and the machine goes on: the next process opens what it sees, relies on its
+//! flushed indexes, and goes on flushing and merging. Then the machine crashes at each boundary of that, and loses all that
+//! nobody synced, or one change of it.
 
 #![expect(clippy::unwrap_used, reason = "an error fails the test")]
 
@@ -10,6 +14,7 @@ mod fixtures;
 
 use base::key::Span;
 use base::{Index, Prng, RangeId};
+use corelane_storage::Tablet;
 use fixtures::{Op, ROOT, World, draw_ops, small};
 use sim::{DiskImage, ImageEnv, ImageMachine};
 use std::collections::BTreeMap;
@@ -120,10 +125,7 @@ fn restart(world: &mut World<ImageEnv>, image: &DiskImage, durable: Option<&Flus
     let machine = ImageMachine::new(image);
     machine.block_on(world.open_all(machine.env())).unwrap();
     for (range, index) in durable.into_iter().flatten() {
-        let flushed = world
-            .tablets
-            .get(range)
-            .map(corelane_storage::Tablet::flushed_index);
+        let flushed = world.tablets.get(range).map(Tablet::flushed_index);
         assert!(
             flushed >= Some(*index),
             "{range} was flushed up to {index} and comes back at {flushed:?}"
@@ -212,5 +214,120 @@ fn a_crash_during_recovery_loses_nothing() {
         }
     }
     assert!(images > 500, "only {images} images");
+    println!("{images} images");
+}
+
+/// Kills the process at every boundary, goes on, and crashes at every boundary of that; how many images there were.
+fn kill_everywhere(recording: Recording) -> usize {
+    let Recording {
+        machine,
+        mut world,
+        marks,
+    } = recording;
+    world.tablets.clear();
+    let (trace, mut images) = (machine.trace(), 0);
+    for boundary in trace.boundaries() {
+        let first = boundary.mark().map(|mark| &marks[usize::try_from(mark).unwrap()]);
+        let machine = ImageMachine::after_kill(&boundary);
+        machine.record();
+        let mut second = Recording {
+            machine,
+            world,
+            marks: Vec::new(),
+        };
+        second.machine.mark(0);
+        second.marks.push(first.cloned().unwrap_or_default());
+        let env = second.machine.env();
+        second.machine.block_on(second.world.open_all(env)).unwrap();
+        // The log may let go of what the tablets say that they hold.
+        second.mark();
+        second.machine.block_on(second.world.replay());
+        for range in second.world.tablets.keys().copied().collect::<Vec<_>>() {
+            second.flush(range);
+            second.merge(range);
+        }
+        let Recording {
+            machine,
+            world: back,
+            marks,
+        } = second;
+        world = back;
+        world.tablets.clear();
+        for (step, boundary) in machine.trace().boundaries().enumerate() {
+            let durable = boundary.mark().map(|mark| &marks[usize::try_from(mark).unwrap()]);
+            let but_one = boundary
+                .images_but_one()
+                .take(if step % 4 == 0 { usize::MAX } else { 0 });
+            for image in [boundary.image_least()].into_iter().chain(but_one) {
+                images += 1;
+                restart(&mut world, &image, durable);
+            }
+        }
+    }
+    images
+}
+
+#[test]
+fn a_crash_after_a_kill_loses_nothing() {
+    let mut prng = Prng::new(4);
+    let mut recording = Recording::start();
+    for _ in 0..2 {
+        recording.writes(&mut prng, 6);
+        recording.flush(ROOT);
+    }
+    recording.merge(ROOT);
+    recording.writes(&mut prng, 6);
+    let right = recording.split(b"a\xff");
+    recording.writes(&mut prng, 4);
+    recording.flush(right);
+    let images = kill_everywhere(recording);
+    assert!(images > 500, "only {images} images");
+    println!("{images} images");
+}
+
+#[test]
+fn a_tablet_removed_by_a_killed_process_does_not_come_back_in_part() {
+    let machine = ImageMachine::new(&DiskImage::new());
+    let mut world = machine.block_on(World::create(machine.env(), small()));
+    let mut prng = Prng::new(5);
+    world.write(draw_ops(&mut prng, &Span::all()));
+    world.freeze(ROOT);
+    machine.block_on(world.flush(ROOT)).unwrap();
+    world.tablets.clear();
+    machine.record();
+    machine.block_on(Tablet::destroy(&machine.env(), ROOT)).unwrap();
+    for boundary in machine.trace().boundaries() {
+        let second = ImageMachine::after_kill(&boundary);
+        second.record();
+        second.block_on(Tablet::destroy(&second.env(), ROOT)).unwrap();
+        for boundary in second.trace().boundaries() {
+            for image in [boundary.image_least()]
+                .into_iter()
+                .chain(boundary.images_but_one())
+            {
+                // None, or a whole one.
+                let third = ImageMachine::new(&image);
+                third.block_on(world.open_all(third.env())).unwrap();
+                world.tablets.clear();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_manifest_that_a_killed_process_wrote_anew_stays() {
+    let mut prng = Prng::new(6);
+    let mut recording = Recording::start();
+    for _ in 0..4 {
+        recording.writes(&mut prng, 1);
+        recording.flush(ROOT);
+    }
+    // The next edit is one too many.
+    recording.machine.record();
+    recording.mark();
+    recording.writes(&mut prng, 1);
+    recording.flush(ROOT);
+    let images = kill_everywhere(recording);
+    assert!(images > 100, "only {images} images");
     println!("{images} images");
 }

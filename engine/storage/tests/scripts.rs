@@ -6,6 +6,7 @@
 //!   write TS OP…          one entry; an OP is KEY=VALUE, KEY (delete), or START..END (END may be empty)
 //!   get KEY TS            newest TS
 //!   scan TS [reverse] [from=KEY] [to=KEY] [rows=N] [bytes=N]
+//!   kill (the process ends, the machine goes on; then as restart) | power (what is not durable is lost; then as restart)
 //!   nothing (an entry without writes) | freeze | flush | merge | gc TS | split KEY | complete | restart | stats | verify
 //! ```
 //!
@@ -140,9 +141,9 @@ impl Runner {
         )
     }
 
-    fn restart(&mut self) -> Result<String, Box<dyn Error>> {
+    fn restart(&mut self, machine: ImageMachine) -> Result<String, Box<dyn Error>> {
         self.world.tablets.clear();
-        self.machine = ImageMachine::new(&self.machine.image());
+        self.machine = machine;
         self.env = Recorder::new(&self.machine);
         self.machine.block_on(self.world.restart(self.env.clone()))?;
         Ok(self.calls())
@@ -183,7 +184,15 @@ impl goldenscript::Runner for Runner {
             "complete" => self.machine.block_on(tablet.complete_split())?,
             "restart" => {
                 drop(tablet);
-                return self.restart();
+                return self.restart(ImageMachine::new(&self.machine.image()));
+            }
+            "kill" => {
+                drop(tablet);
+                return self.restart(self.machine.killed());
+            }
+            "power" => {
+                drop(tablet);
+                return self.restart(ImageMachine::new(&self.machine.image_least()));
             }
             "stats" => return Ok(self.world.tablets.values().map(Self::stats).collect()),
             "verify" => {

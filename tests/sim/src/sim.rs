@@ -131,7 +131,8 @@ impl Sim {
         self.stop(node, false);
     }
 
-    /// A node's process is killed and the machine runs on: as [`Sim::crash`], but the disk forgets nothing.
+    /// A node's process is killed and the machine runs on: as [`Sim::crash`], but the disk forgets nothing; what was not
+    /// durable is not, and a later crash may undo it.
     ///
     /// # Panics
     /// When it is down.

@@ -24,6 +24,8 @@ faults! {
     CrashWriteTorn,
     CrashSectorGarbage,
     CrashNameUndone,
+    Kill,
+    KillUnsettled,
     Pause,
     TaskYield,
     ClockJump,

@@ -181,10 +181,11 @@ impl Core {
         assert!(node.is_up, "{id:?} is down already");
         node.is_up = false;
         node.held = None;
-        self.trace.fault(Fault::Crash);
+        self.trace
+            .fault(if keeps_memory { Fault::Kill } else { Fault::Crash });
         self.trace.fold(Mark::Node, u64::from(id.0), u64::from(node.life));
         if keeps_memory {
-            node.device.process_ended();
+            node.device.process_ended(&mut self.trace);
         } else {
             node.device.crash(&mut self.trace);
         }

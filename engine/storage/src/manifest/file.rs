@@ -85,7 +85,10 @@ impl<E: Env> Manifest<E> {
         })
     }
 
-    /// Opens a tablet's manifest. A torn tail is cut off by writing the manifest anew.
+    /// Opens a tablet's manifest. A torn tail is cut off by writing the manifest anew. What it says is durable when it returns.
+    ///
+    /// Order: sync the file, then the directory, whatever they hold: a process that was killed may have left an edit, a seal
+    /// or the name only to be seen, and a power failure takes back what nobody synced.
     pub(crate) async fn open(
         shared: &Rc<Shared<E>>,
         dir: &str,
@@ -103,6 +106,8 @@ impl<E: Env> Manifest<E> {
             .disk()
             .open(&path(dir), OpenMode::WriteDurable)
             .await?;
+        file.sync().await?;
+        shared.env().disk().sync_dir(dir).await?;
         let (shared, dir, tail) = (shared.clone(), dir.to_owned(), recovered.tail);
         Ok(Self {
             shared,

@@ -10,6 +10,8 @@
 //!
 //! Invariants:
 //! - The first edit is written, sealed and synced before the file gets its name.
+//! - A manifest that was found is synced when it is opened, and its directory: an edit that is only seen, or a name, is built
+//!   on by nobody.
 //! - A manifest with a torn tail is written anew before anything is appended, so that torn bytes never come back.
 
 pub(crate) mod edit;

@@ -6,7 +6,7 @@ use super::content::{Block, block_at};
 use super::medium::Drawn;
 use super::request::{Outcome, Request};
 use super::rule::{DiskRule, strike};
-use super::store::{Fate, InodeId, Landed, NameChange, OpId, Step, Store};
+use super::store::{Fate, InodeId, NameChange, OpId, Step, Store};
 use super::trace::DiskTrace;
 use crate::config::{DiskConfig, fires, within};
 use crate::trace::{Fault, Mark, Trace};
@@ -343,26 +343,14 @@ impl Device {
         self.recorded = None;
     }
 
-    /// The program ends and the machine goes on: what is in flight is carried out, nobody hears of it.
-    pub(crate) fn process_ended(&mut self) {
-        while let Some((_, InFlight { request, op, .. })) = self.in_flight.pop_first() {
-            match request {
-                Request::Write { .. } => self.step(Step::EndWrite {
-                    op,
-                    landed: Landed::Whole,
-                }),
-                Request::Sync { .. } | Request::SyncDir => self.step(Step::EndSync { op, is_ok: true }),
-                Request::Open
-                | Request::Create
-                | Request::Names(_)
-                | Request::CreateDir
-                | Request::List
-                | Request::Space
-                | Request::Read { .. }
-                | Request::Len { .. }
-                | Request::SetLen { .. } => {}
-            }
+    /// The program ends and the machine goes on: what is in flight is seen from now on, nobody hears of it, and nothing is
+    /// durable that was not. A crash may still undo it, until another program syncs it.
+    pub(crate) fn process_ended(&mut self, trace: &mut Trace) {
+        self.in_flight.clear();
+        self.store.process_ended();
+        self.recorded = None;
+        if !self.store.unsettled().is_empty() {
+            trace.fault(Fault::KillUnsettled);
         }
-        self.store.close_all();
     }
 }

@@ -14,6 +14,7 @@
 //! | torn, reordered write | crash; any subset of its 512-byte sectors | yes |
 //! | length without data | crash; a write that grew a file left zeros | yes |
 //! | undone name | crash; any subset of create, rename, remove, link before `sync_dir` | yes |
+//! | kill, then crash | a killed program's writes and names are seen, and are lost, torn or undone later, unless the next program syncs them | yes |
 //! | slow operation | any time | yes |
 //! | garbage | crash; sectors that an unsynced write did not reach; off unless asked for | detect |
 //! | read error | any time | name it; the data is unknown |
