@@ -20,7 +20,8 @@ pub struct Config {
     pub append_bytes_max: usize,
     /// Messages with entries under way to one follower. Default 64; hostile: 1.
     pub in_flight_max: usize,
-    /// Bytes of entries under way to one follower, except that one message always fits. Default 8 MiB; hostile: 1.
+    /// With so many bytes of entries under way to one follower, no more is sent to it: the last message may go beyond. Default
+    /// 8 MiB; hostile: 1.
     pub in_flight_bytes_max: usize,
     /// Bytes of committed entries that are delivered and not applied, except that one entry always fits. Default 4 MiB;
     /// hostile: 1.
@@ -29,7 +30,8 @@ pub struct Config {
     pub uncommitted_bytes_max: usize,
     /// Bytes of delivered entries that a leader keeps in memory for followers that lag. Default 1 MiB; hostile: 0.
     pub cache_bytes_max: usize,
-    /// Reads of a leader, and of a follower, that wait for their index; more are refused. Default 65,536; hostile: 1.
+    /// Reads that wait at a leader to be confirmed; more of its own are refused, more of followers dropped. Default 65,536;
+    /// hostile: 1.
     pub reads_max: usize,
 }
 

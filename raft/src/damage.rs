@@ -107,7 +107,7 @@ impl Restored {
     /// durable before the replica starts with it; [`Event::Forced`] tells of it then.
     ///
     /// # Panics
-    /// When this replica has no state, so that there is nothing to go on from.
+    /// When this replica has no state, so that there is nothing to go on from: it has no part in the group, or is a witness.
     #[must_use]
     pub fn force(mut self, me: ReplicaId) -> Self {
         let known = self.entries.iter().rev().find_map(|entry| match &entry.content {
@@ -115,7 +115,10 @@ impl Restored {
             Content::Empty | Content::Command(_) | Content::Header(_) => None,
         });
         let before = Arc::clone(known.unwrap_or(&self.snapshot.membership));
-        assert!(before.contains(me), "{me} has no part in {before}");
+        assert!(
+            before.contains(me) && !before.is_witness(me),
+            "{me} has no state to go on from, in {before}"
+        );
         self.forced = before.members().filter(|id| *id != me).collect();
         let last = self.entries.last().map_or(self.snapshot.last, Entry::mark);
         let chain = self

@@ -19,13 +19,13 @@
 //!     Raft::new(id, config, seed, Restored::first(voters))
 //! });
 //! let mut network: Vec<(ReplicaId, ReplicaId, Message)> = Vec::new();
-//! let mut applied = Vec::new();
+//! let mut applied = [const { Vec::new() }; 3];
 //! let mut ready = Ready::default();
 //!
 //! replicas[0].campaign_now(); // Otherwise `tick` does so when nobody leads.
 //! let mut proposed = false;
 //! loop {
-//!     for raft in &mut replicas {
+//!     for (raft, applied) in replicas.iter_mut().zip(&mut applied) {
 //!         let from = raft.id();
 //!         while raft.ready(&mut ready) {
 //!             // 1. What does not depend on the write leaves at once.
@@ -38,11 +38,12 @@
 //!             // 3. What waited for the write.
 //!             network.extend(ready.messages_after_persist.drain(..).map(|(to, message)| (from, to, message)));
 //!             // 4. The state machine.
-//!             applied.extend(raft.entries(&ready.committed).cloned());
+//!             applied.extend(raft.entries(&ready.committed).map(|entry| entry.index));
 //!             if let Some(last) = applied.last() {
-//!                 raft.applied(last.index);
+//!                 raft.applied(*last);
 //!             }
-//!             // 5. `reads` whose index is applied are served; `fetches` are read from the log; `events` are logged.
+//!             // 5. `reads` are served when their index is applied, so they may have to wait; `fetches` are read from the log;
+//!             //    `events` are logged.
 //!         }
 //!     }
 //!     if !proposed && replicas[0].is_leader() {
@@ -57,7 +58,7 @@
 //!     }
 //! }
 //! // The leader's first entry, and the command, at the leader at least; the others hear of it with its next message.
-//! assert!(applied.len() >= 2);
+//! assert!(applied[0].len() >= 2);
 //! assert!(replicas[0].is_leader());
 //! ```
 //!

@@ -16,7 +16,14 @@ impl Raft {
         }
         let Message { term, body } = message;
         let entries = matches!(body, Body::Append { .. });
-        if term < self.hard.term && entries && planted_bug!("raft-old-term-accepted") && !self.is_leader() {
+        let acknowledges = matches!(body, Body::Appended { .. });
+        if term < self.hard.term && acknowledges && planted_bug!("raft-old-acknowledgement-counts") {
+            self.step_in_term(from, term, body);
+        } else if term < self.hard.term
+            && entries
+            && planted_bug!("raft-old-term-accepted")
+            && !self.is_leader()
+        {
             self.step_in_term(from, term, body);
         } else if term < self.hard.term {
             self.answer_old(from, &body);

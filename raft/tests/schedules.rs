@@ -21,8 +21,8 @@ mod fixtures;
 
 use base::{Index, Prng, ReplicaId, Term};
 use corelane_raft::{
-    Body, Config, Content, Entry, Epoch, Fetch, Liveness, MemberChange, Membership, Message, Raft, ReadToken,
-    Ready, Restored, Support,
+    Body, Config, Content, Entry, Epoch, Fetch, Liveness, Mark, MemberChange, Membership, Message, Raft,
+    ReadToken, Ready, Restored, Support,
 };
 use fixtures::{END, Messages, Node};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +73,8 @@ struct World {
     now: u64,
     lossy: bool,
     committed: BTreeMap<Index, Entry>,
+    /// Of every entry that was ever written, by its name.
+    chains: BTreeMap<Mark, u32>,
     commit_max: Index,
     leaders: BTreeMap<Term, ReplicaId>,
     reads: BTreeMap<ReadToken, Index>,
@@ -140,6 +142,7 @@ impl World {
             now: 0,
             lossy: true,
             committed: BTreeMap::new(),
+            chains: BTreeMap::new(),
             commit_max: Index(1),
             leaders: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -376,6 +379,11 @@ impl World {
             }
             watched.fetches.append(&mut ready.fetches);
             let messages = core::mem::take(&mut ready.messages);
+            // Log matching: who has the same entry has the same log before it.
+            for entry in raft.entries(&ready.entries) {
+                let chain = *self.chains.entry(entry.mark()).or_insert(entry.chain);
+                assert_eq!(chain, entry.chain, "{id} has another log before {entry:?}");
+            }
             watched.node.write(ready);
             self.send(id, messages);
             if !more {
@@ -384,9 +392,35 @@ impl World {
         }
         if led {
             self.check_leases();
+            self.check_completeness(id);
         }
         if self.now.is_multiple_of(3) {
             self.nap(id);
+        }
+    }
+
+    /// A new leader has everything that is committed: leader completeness.
+    fn check_completeness(&self, id: ReplicaId) {
+        let node = &self.nodes[&id].node;
+        let mut start = node.disk.snapshot.last.index;
+        let mut log: BTreeMap<Index, &Entry> = BTreeMap::new();
+        log.extend(node.disk.entries.iter().map(|entry| (entry.index, entry)));
+        for (_, write) in &node.writes {
+            if let Some(snapshot) = &write.snapshot {
+                start = snapshot.last.index;
+                log.clear();
+            }
+            // They take the place of what was at their first index and after it.
+            if let Some(first) = write.entries.first() {
+                log.split_off(&first.index);
+            }
+            log.extend(write.entries.iter().map(|entry| (entry.index, entry)));
+        }
+        for (index, entry) in self.committed.range(start.next()..) {
+            let has = log
+                .get(index)
+                .is_some_and(|found| found.mark() == entry.mark() && found.chain == entry.chain);
+            assert!(has, "{id} leads without {index} of what is committed");
         }
     }
 

@@ -140,7 +140,11 @@ impl Group {
                 }
             }
             for read in &ready.reads {
-                writeln!(self.out, "{id} serves read {} at {}", read.token.0, read.index)?;
+                writeln!(
+                    self.out,
+                    "{id} may serve read {} when {} is applied",
+                    read.token.0, read.index
+                )?;
             }
             for fetch in &ready.fetches {
                 writeln!(
