@@ -15,15 +15,12 @@ impl Raft {
             return Err(Malformed { from, what });
         }
         let Message { term, body } = message;
-        let entries = matches!(body, Body::Append { .. });
-        let acknowledges = matches!(body, Body::Appended { .. });
-        if term < self.hard.term && acknowledges && planted_bug!("raft-old-acknowledgement-counts") {
-            self.step_in_term(from, term, body);
-        } else if term < self.hard.term
-            && entries
-            && planted_bug!("raft-old-term-accepted")
-            && !self.is_leader()
-        {
+        let taken = match body {
+            Body::Append { .. } => planted_bug!("raft-old-term-accepted") && !self.is_leader(),
+            Body::Appended { .. } => planted_bug!("raft-old-acknowledgement-counts"),
+            _ => false,
+        };
+        if term < self.hard.term && taken {
             self.step_in_term(from, term, body);
         } else if term < self.hard.term {
             self.answer_old(from, &body);
