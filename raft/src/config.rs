@@ -26,6 +26,10 @@ pub struct Config {
     /// Bytes of committed entries that are delivered and not applied, except that one entry always fits. Default 4 MiB;
     /// hostile: 1.
     pub deliver_bytes_max: usize,
+    /// Entries that a leader takes between two calls of [`ready`](crate::Raft::ready), which is a turn. Default 65,536; hostile: 1.
+    pub turn_entries_max: usize,
+    /// Bytes of them, except that one entry always fits. Default 16 MiB; hostile: 1.
+    pub turn_bytes_max: usize,
     /// Bytes of a leader's entries that are not committed; more proposals are refused. Default 64 MiB; hostile: 1.
     pub uncommitted_bytes_max: usize,
     /// Bytes of delivered entries that a leader keeps in memory for followers that lag. Default 1 MiB; hostile: 0.
@@ -57,6 +61,8 @@ impl Default for Config {
             in_flight_max: 64,
             in_flight_bytes_max: 8 << 20,
             deliver_bytes_max: 4 << 20,
+            turn_entries_max: 1 << 16,
+            turn_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             cache_bytes_max: 1 << 20,
             reads_max: 1 << 16,
@@ -80,6 +86,7 @@ impl Config {
             "election_ticks is not above lease_ticks"
         );
         assert!(self.append_entries_max > 0, "append_entries_max is zero");
+        assert!(self.turn_entries_max > 0, "turn_entries_max is zero");
         assert!(self.in_flight_max > 0, "in_flight_max is zero");
         assert!(self.reads_max > 0, "reads_max is zero");
     }

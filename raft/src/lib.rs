@@ -93,7 +93,8 @@
 //!
 //! # What it bounds
 //!
-//! Entries of a leader that are not committed ([`Config::uncommitted_bytes_max`]), entries under way to each follower, entries
+//! Entries of a leader in a turn ([`Config::turn_entries_max`], [`Config::turn_bytes_max`]) and not committed
+//! ([`Config::uncommitted_bytes_max`]), entries under way to each follower, entries
 //! delivered and not applied, reads that wait, entries kept in memory for followers that lag. A follower keeps in memory what
 //! is not delivered.
 //!

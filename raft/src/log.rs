@@ -63,6 +63,8 @@ pub(crate) struct Log {
     /// As of each entry after it that changed that.
     changes: Vec<(Index, Arc<Membership>)>,
     handed: Index,
+    /// Of the entries after `handed`.
+    turn_bytes: usize,
     writes: VecDeque<Write>,
     persisted: Index,
     committed: Index,
@@ -111,6 +113,7 @@ impl IdleLog {
             membership: self.membership,
             changes: self.changes.into_vec(),
             handed: last,
+            turn_bytes: 0,
             writes: VecDeque::new(),
             persisted: last,
             committed: last,
@@ -155,6 +158,7 @@ impl Log {
             membership: snapshot.membership,
             changes: Vec::new(),
             handed: start.index,
+            turn_bytes: 0,
             writes: VecDeque::new(),
             persisted: start.index,
             committed: start.index,
@@ -167,6 +171,7 @@ impl Log {
             log.push(entry);
         }
         log.handed = log.last().index;
+        log.turn_bytes = 0;
         log.persisted = log.handed;
         log.commit(applied);
         log.delivered = log.committed;
@@ -207,6 +212,12 @@ impl Log {
 
     pub(crate) fn committed(&self) -> Index {
         self.committed
+    }
+
+    /// How many entries wait to be handed out, and their bytes.
+    pub(crate) fn not_handed_out(&self) -> (usize, usize) {
+        let entries = self.last().index.since(self.handed);
+        (usize::try_from(entries).unwrap_or(usize::MAX), self.turn_bytes)
     }
 
     pub(crate) fn uncommitted_bytes(&self) -> usize {
@@ -382,6 +393,7 @@ impl Log {
         let bytes = entry.bytes();
         self.kept_bytes += bytes;
         self.uncommitted_bytes += bytes;
+        self.turn_bytes += bytes;
         self.entries.push_back(entry);
     }
 
@@ -429,6 +441,8 @@ impl Log {
         }
         let last = self.last().index;
         self.handed = self.handed.min(last);
+        let after = self.at(self.handed.next()).unwrap_or(self.entries.len());
+        self.turn_bytes = self.entries.range(after..).map(Entry::bytes).sum();
         self.persisted = self.persisted.min(last);
         if planted_bug!("raft-cut-write-counts") {
             return;
@@ -461,6 +475,7 @@ impl Log {
     pub(crate) fn hand_out(&mut self) -> Range<Index> {
         let first = self.handed.next();
         self.handed = self.last().index;
+        self.turn_bytes = 0;
         first..self.handed.next()
     }
 

@@ -83,6 +83,14 @@ pub enum ProposeError {
         /// [`Config::uncommitted_bytes_max`].
         limit: usize,
     },
+    /// Enough for one turn: ask again after the next [`ready`](Raft::ready).
+    #[error("the turn is full: entries {entries}, bytes {bytes}")]
+    TurnFull {
+        /// Not handed out yet.
+        entries: usize,
+        /// Of them.
+        bytes: usize,
+    },
     /// One change of the members at a time, and none before the leader has committed an entry of its term.
     #[error("another change of the members is under way, or this leader has committed nothing yet")]
     ChangePending,
@@ -377,10 +385,15 @@ impl Raft {
 
     fn check_room(&self) -> Result<(), ProposeError> {
         let (uncommitted, limit) = (self.log.uncommitted_bytes(), self.config.uncommitted_bytes_max);
-        if uncommitted < limit {
-            Ok(())
-        } else {
+        let (entries, bytes) = self.log.not_handed_out();
+        if uncommitted >= limit {
             Err(ProposeError::Full { uncommitted, limit })
+        } else if entries >= self.config.turn_entries_max
+            || entries > 0 && bytes >= self.config.turn_bytes_max
+        {
+            Err(ProposeError::TurnFull { entries, bytes })
+        } else {
+            Ok(())
         }
     }
 

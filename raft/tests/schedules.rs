@@ -131,6 +131,8 @@ impl World {
             in_flight_bytes_max: [1, 1 << 20][prng.index(2)],
             deliver_bytes_max: [1, 100, 1 << 20][prng.index(3)],
             cache_bytes_max: [0, 100, 1 << 20][prng.index(3)],
+            turn_entries_max: 8,
+            turn_bytes_max: 400,
             uncommitted_bytes_max: [200, 1 << 20][prng.index(2)],
             reads_max: [1, 100][prng.index(2)],
         };

@@ -264,6 +264,8 @@ impl Group {
             "in_flight_bytes_max" => config.in_flight_bytes_max = number,
             "deliver_bytes_max" => config.deliver_bytes_max = number,
             "uncommitted_bytes_max" => config.uncommitted_bytes_max = number,
+            "turn_entries_max" => config.turn_entries_max = number,
+            "turn_bytes_max" => config.turn_bytes_max = number,
             "cache_bytes_max" => config.cache_bytes_max = number,
             "reads_max" => config.reads_max = number,
             other => return Err(format!("unknown tunable {other}").into()),

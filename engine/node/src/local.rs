@@ -25,6 +25,8 @@ impl Groups {
             liveness: raft::Liveness::External,
             // What waits is bounded by what connections may have open, and by the room in the log.
             uncommitted_bytes_max: usize::MAX,
+            turn_entries_max: usize::MAX,
+            turn_bytes_max: usize::MAX,
             ..raft::Config::default()
         };
         Rc::new(Self {
