@@ -96,7 +96,8 @@ impl Device {
             (from, first) = place;
         }
         if fires(&mut self.prng, self.config.bit_rot) {
-            let end = self.store.content(from).block_count().min(first + blocks);
+            let seen = self.store.content(from).block_count();
+            let end = seen.min(self.store.durable_blocks(from)).min(first + blocks);
             if first < end {
                 let at = first + self.prng.index(end - first);
                 let bit = self.prng.index(BLOCK_BYTES * 8);

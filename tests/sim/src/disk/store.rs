@@ -212,6 +212,11 @@ impl Store {
         &self.files[&inode].seen
     }
 
+    /// How many blocks of a file are on the medium: what was never made durable cannot rot there.
+    pub(crate) fn durable_blocks(&self, inode: InodeId) -> usize {
+        self.files[&inode].durable.block_count()
+    }
+
     /// Changes a file behind everyone's back, for what programs see and for what is durable.
     pub(crate) fn damage(&mut self, inode: InodeId, damage: impl Fn(&mut Content)) {
         let file = self

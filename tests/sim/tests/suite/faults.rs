@@ -132,6 +132,30 @@ fn rot_flips_one_bit_for_good() {
 }
 
 #[test]
+fn what_a_killed_process_left_unsynced_cannot_rot() {
+    let (mut sim, node, env) = one_node(SimConfig::calm());
+    sim.block_on(async move {
+        let file = env
+            .disk()
+            .create("f", OpenMode::Write)
+            .await
+            .expect("a fresh name");
+        put(&env, &file, 0, 7).await.expect("a sound disk");
+    });
+    sim.kill(node);
+    sim.restart(node);
+    let mut disk = DiskConfig::calm();
+    disk.bit_rot = 1.0;
+    sim.set_disk_config(node, disk);
+    let env = sim.env(node, ShardId(0));
+    let read = sim.block_on(async move {
+        let file = env.disk().open("f", OpenMode::Read).await.expect("it exists");
+        file.read_at(0, BLOCK_BYTES).await.expect("a sound disk").to_vec()
+    });
+    assert_eq!(read, [7; BLOCK_BYTES], "nothing of it is on the medium");
+}
+
+#[test]
 fn errors_say_which_operation_and_where() {
     let (mut sim, _, env) = eight_blocks(|disk| (disk.write_error, disk.read_error) = (1.0, 1.0));
     let (written, read) = write_and_read(&mut sim, env);
