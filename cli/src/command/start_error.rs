@@ -97,7 +97,7 @@ fn of_recover(error: &RecoverError) -> CliError {
         RecoverError::Log(error @ LogError::Version { .. }) => {
             refused(Code::FormatUnknown, "the data is of a newer corelane").cause(error.to_string())
         }
-        RecoverError::State(error) => {
+        RecoverError::State(_) | RecoverError::NotAlone { .. } => {
             refused(Code::FormatUnknown, "the data is of another version of corelane")
                 .cause(error.to_string())
                 .help("choose another directory with --data, or the version of corelane that wrote it")
@@ -106,7 +106,6 @@ fn of_recover(error: &RecoverError) -> CliError {
         RecoverError::Log(LogError::Corruption(_) | LogError::Closed)
         | RecoverError::Storage(_)
         | RecoverError::Command { .. }
-        | RecoverError::Members { .. }
         | RecoverError::Gap { .. }
         | RecoverError::NoTablet { .. } => damaged(error.to_string()),
     }

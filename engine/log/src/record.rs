@@ -151,6 +151,11 @@ pub(crate) fn encode(record: &Record<'_>, previous: u32, out: &mut Vec<u8>) -> u
         Record::Forget { .. } => (KIND_FORGET, 0, Index::ZERO, Term::ZERO, 0, &[]),
     };
     assert!(
+        payload.is_empty() || (kind, flags) != (KIND_ENTRY, EntryKind::Empty.flags()),
+        "an empty entry has {} bytes",
+        payload.len()
+    );
+    assert!(
         payload.len() <= FRAME_BYTES_MAX,
         "a record of {} bytes is larger than any frame",
         payload.len()
@@ -201,12 +206,12 @@ pub(crate) fn decode(body: &[u8]) -> Option<Decoded<'_>> {
     let term = Term(u64_at(body, 32)?);
     let vote = u64_at(body, 40)?;
     let record = match (kind, flags, payload.is_empty()) {
-        (KIND_ENTRY, flags, _) => Record::Entry {
+        (KIND_ENTRY, flags, is_bare) => Record::Entry {
             range,
             index,
             term,
             chain: u32::try_from(vote).ok()?,
-            kind: EntryKind::of(flags)?,
+            kind: EntryKind::of(flags).filter(|kind| is_bare || *kind != EntryKind::Empty)?,
             payload,
         },
         (KIND_HARD_STATE, 0, true) => Record::HardState {
@@ -251,7 +256,11 @@ mod tests {
                 index,
                 term,
                 chain: u32::try_from(vote >> 32).expect("half of it"),
-                kind: [EntryKind::Command, EntryKind::Empty, EntryKind::Membership][(vote % 3) as usize],
+                kind: if payload.is_empty() {
+                    EntryKind::Empty
+                } else {
+                    [EntryKind::Command, EntryKind::Membership][(vote % 2) as usize]
+                },
                 payload,
             },
             1 => Record::HardState {

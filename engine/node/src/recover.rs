@@ -10,7 +10,6 @@ use core::time::Duration;
 use env::{Disk, DiskError, Env};
 use log::{EntryKind, Log, LogConfig, LogError, Position, Record};
 use raft::{HardState, Mark};
-use replica::group::decode_members;
 use replica::replica::{At, Replay, StateError};
 use replica::{Applied, CommandError};
 use std::collections::BTreeMap;
@@ -88,15 +87,11 @@ pub enum RecoverError {
         /// What is wrong with it.
         error: CommandError,
     },
-    /// An entry that changes the members is of another version.
-    #[error("entry {index} of range {range} at {position:?} names no members that a group can have")]
-    Members {
+    /// A range has replicas elsewhere, or had: this version has none but one.
+    #[error("range {range} has members beside this node, which this version of corelane does not know")]
+    NotAlone {
         /// The range.
         range: RangeId,
-        /// The entry.
-        index: Index,
-        /// Where it stands in the log.
-        position: Position,
     },
     /// Entries between what the tables hold and what the log holds are missing.
     #[error(
@@ -153,7 +148,11 @@ pub(crate) async fn recover_dir<E: Env>(
     };
     let has_tablet = |range: &RangeId| tablets.binary_search(range).is_ok();
     for tablet in Tablet::open_all(storage, marked.iter().copied().filter(has_tablet)).await? {
-        replay.locals.insert(tablet.range(), Local::open(tablet, groups)?);
+        let local = Local::open(tablet, groups)?;
+        if !local.replica.group().is_alone() {
+            return Err(RecoverError::NotAlone { range: local.range });
+        }
+        replay.locals.insert(local.range, local);
     }
     replay.set_unfinished_aside();
     let log_config = LogConfig {
@@ -363,24 +362,15 @@ impl<E: Env> Replaying<E> {
                 found: index,
             });
         }
-        assert!(
-            local.replica.group().is_alone(),
-            "{range} has other replicas: what is durable need not be committed"
-        );
-        if kind != EntryKind::Command {
-            let mut input = payload;
-            let members =
-                decode_members(&mut input).filter(|_| kind == EntryKind::Membership && input.is_empty());
-            if members.is_some() != (kind == EntryKind::Membership) {
-                return Err(RecoverError::Members {
-                    range,
-                    index,
-                    position,
-                });
+        match kind {
+            EntryKind::Command => {}
+            EntryKind::Empty => {
+                local.replica.apply_members(at, None, Replay::Yes);
+                local.tablet.apply_nothing(index);
+                return Ok(());
             }
-            local.replica.apply_members(at, members, Replay::Yes);
-            local.tablet.apply_nothing(index);
-            return Ok(());
+            // What is durable need not be committed then.
+            EntryKind::Membership => return Err(RecoverError::NotAlone { range }),
         }
         let applied =
             local
