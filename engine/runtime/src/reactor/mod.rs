@@ -129,14 +129,11 @@ impl Reactor {
         let mut busy = false;
         loop {
             let refilled = self.refill(&mut ring);
-            let pending_work = {
-                let submission = ring.submission();
-                submission.taskrun() || submission.cq_overflow()
-            };
-            if !self.unsubmitted.get() && !pending_work {
+            if !self.unsubmitted.get() && !kernel_has_work(&mut ring) {
                 return busy;
             }
-            busy = true;
+            // The kernel's word alone is not work: it may be stale, and then it stays. `reap` sees what came of it.
+            busy |= self.unsubmitted.get();
             let entered = enter(&ring);
             match entered {
                 Ok(()) => self.unsubmitted.set(!ring.submission().is_empty()),
@@ -315,6 +312,9 @@ impl Reactor {
         }
         let end_ns = now_ns().saturating_add(u64::try_from(self.spin.as_nanos()).unwrap_or(u64::MAX));
         while now_ns() < end_ns {
+            if kernel_has_work(&mut self.ring.borrow_mut()) {
+                self.submit();
+            }
             if self.has_input() {
                 return true;
             }
@@ -362,9 +362,7 @@ impl Reactor {
     /// Whether a completion, another thread's message or a timer is there. Also gives the inputs their last look before the
     /// park.
     fn has_input(&self) -> bool {
-        let mut ring = self.ring.borrow_mut();
-        let waiting = !ring.completion().is_empty() || ring.submission().taskrun() || self.unsubmitted.get();
-        drop(ring);
+        let waiting = !self.ring.borrow_mut().completion().is_empty() || self.unsubmitted.get();
         let mut woke = self.fire_timers();
         for inputs in self.inputs.borrow().iter() {
             woke |= inputs.look();
@@ -384,6 +382,20 @@ impl Drop for Sleeper<'_> {
     fn drop(&mut self) {
         self.timers.borrow_mut().forget(self.deadline_ns, self.id);
     }
+}
+
+/// Whether the kernel says that it has deferred work or completions to hand over, both by a call that waits for events.
+///
+/// It may say so with nothing to do: it queues the work first and sets the flag afterwards, and when the call comes in between,
+/// the flag is set for work that is done and stays set until there is other work. So a set flag is a reason for a call,
+/// never for staying awake.
+fn kernel_has_work(ring: &mut IoUring) -> bool {
+    let submission = ring.submission();
+    #[cfg(test)]
+    if tests::STALE_FLAG.get() {
+        return true;
+    }
+    submission.taskrun() || submission.cq_overflow()
 }
 
 /// Submits what is queued and runs the kernel's deferred work, without waiting.
@@ -424,4 +436,51 @@ pub(crate) fn yield_once() -> impl Future<Output = ()> {
         context.waker().wake_by_ref();
         Poll::Pending
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{GlommioEnv, RingMailbox, RuntimeConfig, run_shards};
+    use core::cell::Cell;
+    use core::time::Duration;
+    use env::{Clock as _, Env as _};
+
+    thread_local! {
+        /// The flag for deferred work, set and never cleared.
+        pub(super) static STALE_FLAG: Cell<bool> = const { Cell::new(false) };
+    }
+
+    fn cpu_time() -> Duration {
+        let mut now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: a valid place for the result.
+        let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
+        assert_eq!(failed, 0);
+        Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap())
+    }
+
+    /// Seen once: a shard span for ever on such a flag, and so did not hear that it was to end.
+    #[test]
+    fn a_flag_for_work_that_is_done_keeps_no_shard_from_sleeping_or_ending() {
+        for dedicated in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = RuntimeConfig {
+                shards: 1,
+                pin: false,
+                dedicated,
+                ..RuntimeConfig::new(dir.path())
+            };
+            run_shards(&config, |env: GlommioEnv, _: RingMailbox<()>| async move {
+                STALE_FLAG.set(true);
+                let before = cpu_time();
+                env.clock().sleep(Duration::from_millis(400)).await;
+                let used = cpu_time() - before;
+                assert!(used < Duration::from_millis(40), "{used:?} of 400 ms of sleep");
+                Ok::<(), String>(())
+            })
+            .unwrap();
+        }
+    }
 }
