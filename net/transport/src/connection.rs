@@ -1,9 +1,11 @@
 //! What is known of one connection, and what follows from it. Pure: time comes in as an argument.
 //!
 //! ```text
-//!              hello accepted
-//!   Hello ─────────────────────► Open ─────► closed
-//!     │ │                          │
+//!          a client's hello accepted
+//!   Hello ─┬──────────────────────────► Open ──┐
+//!     │ │  └──────────────────────────► Peer ──┴──► closed
+//!     │ │  a peer's hello accepted      └── a connection that this side has dialled starts here
+//!     │ │
 //!     │ └── hello for another shard: the socket leaves this shard
 //!     └── other frame, bad bytes, too slow: closed
 //! ```
@@ -19,6 +21,14 @@ use wire::{FrameError, WireError};
 pub struct ConnectionId {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
+}
+
+impl ConnectionId {
+    /// Names no connection of the table.
+    pub(crate) const NONE: Self = Self {
+        slot: u32::MAX,
+        generation: 0,
+    };
 }
 
 impl fmt::Display for ConnectionId {
@@ -60,14 +70,17 @@ pub enum CloseReason {
     /// The handler refused the hello.
     #[error("hello refused")]
     HelloRefused,
+    /// The node that this side has dialled ended the connection with an error.
+    #[error("refused by the peer")]
+    Refused,
     /// No hello came in time.
     #[error("no hello in time")]
     HelloTimeout,
     /// A frame stayed incomplete for too long.
     #[error("a frame stayed incomplete for too long")]
     FrameTimeout,
-    /// The peer did not read its replies.
-    #[error("replies were not read in time")]
+    /// The peer did not read what it was sent.
+    #[error("what was sent was not read in time")]
     SendTimeout,
     /// The shard has as many connections as it accepts.
     #[error("too many connections")]
@@ -90,6 +103,7 @@ impl CloseReason {
             Self::HelloExpected => "hello_expected",
             Self::HelloRepeated => "hello_repeated",
             Self::HelloRefused => "hello_refused",
+            Self::Refused => "refused",
             Self::HelloTimeout => "hello_timeout",
             Self::FrameTimeout => "frame_timeout",
             Self::SendTimeout => "send_timeout",
@@ -112,6 +126,7 @@ impl CloseReason {
             | Self::PeerClosedMidFrame
             | Self::Net(_)
             | Self::HelloRefused
+            | Self::Refused
             | Self::SendTimeout
             | Self::Local => None,
         }
@@ -123,8 +138,10 @@ impl CloseReason {
 pub enum Phase {
     /// It has to say hello.
     Hello,
-    /// It sends requests.
+    /// A client: it sends requests.
     Open,
+    /// A shard of another node: trains go one way, from the side that dialled, and are not answered.
+    Peer,
 }
 
 /// A connection starts with a window of so many requests, as if its replies had been large. The guess falls by an eighth
@@ -138,13 +155,13 @@ pub struct Connection {
     opened: Instant,
     /// Since when a frame has been incomplete, and how many of its bytes had arrived when last looked at.
     incomplete: Option<(Instant, usize)>,
-    /// Since when replies have waited without any byte being sent.
+    /// Since when what is to be sent has waited without any byte being sent.
     unsent: Option<Instant>,
     /// The connection is not being read until its window opens: it cannot complete its frame.
     paused: bool,
     /// Requests handed to the handler and not yet answered.
     requests: usize,
-    /// Bytes of replies waiting to be sent.
+    /// Bytes waiting to be sent.
     outbox_bytes: usize,
     /// A slowly falling maximum of the sizes of replies: what the next one is expected to take at most.
     reply_bytes: usize,
@@ -166,19 +183,35 @@ impl Connection {
         }
     }
 
+    /// A connection that this side has dialled at `now`: it starts with a hello of its own.
+    #[must_use]
+    pub fn dialled(now: Instant) -> Self {
+        Self {
+            phase: Phase::Peer,
+            opened: now,
+            incomplete: None,
+            unsent: None,
+            paused: false,
+            requests: 0,
+            outbox_bytes: 0,
+            reply_bytes: 1,
+        }
+    }
+
     /// How far it has come.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// The hello was accepted.
+    /// The hello was accepted, and it is a client ([`Phase::Open`]) or another shard ([`Phase::Peer`]).
     ///
     /// # Panics
-    /// When it was before: the driver refuses a second hello.
-    pub fn on_hello(&mut self) {
+    /// When a hello was accepted before: the driver refuses a second one.
+    pub fn on_hello(&mut self, phase: Phase) {
         assert_eq!(self.phase, Phase::Hello, "a hello is accepted once");
-        self.phase = Phase::Open;
+        assert_ne!(phase, Phase::Hello, "an accepted hello leads on");
+        self.phase = phase;
     }
 
     /// A request was handed to the handler; `answered` says whether a reply will come.
@@ -187,9 +220,13 @@ impl Connection {
     }
 
     /// A reply of `bytes` was appended to the outbox; `last` when its request is done.
-    pub fn on_reply(&mut self, bytes: usize, last: bool, outbox_bytes: usize, now: Instant) {
+    pub fn on_reply(&mut self, bytes: usize, last: bool) {
         self.requests = self.requests.saturating_sub(usize::from(last));
         self.reply_bytes = bytes.max(self.reply_bytes - self.reply_bytes / 8).max(1);
+    }
+
+    /// The outbox has grown to `outbox_bytes`. `now` only counts when it was empty.
+    pub fn on_appended(&mut self, outbox_bytes: usize, now: Instant) {
         if self.outbox_bytes == 0 {
             self.unsent = Some(now);
         }
@@ -236,13 +273,14 @@ impl Connection {
                 return Some(CloseReason::FrameTimeout);
             }
         }
-        if self
-            .unsent
-            .is_some_and(|since| now.since(since) >= config.send_timeout)
-        {
-            return Some(CloseReason::SendTimeout);
-        }
-        None
+        self.is_stuck(now, config.send_timeout)
+            .then_some(CloseReason::SendTimeout)
+    }
+
+    /// Whether at `now` bytes have waited for `timeout` without any being sent.
+    #[must_use]
+    pub fn is_stuck(&self, now: Instant, timeout: Duration) -> bool {
+        self.unsent.is_some_and(|since| now.since(since) >= timeout)
     }
 
     /// Reading stops until the window opens.

@@ -6,7 +6,7 @@ use crate::transport::{Handler, Handover, HelloAnswer, ReaderOf, Socket, Transpo
 use base::ShardId;
 use env::{Clock, Env, Net, Reader, Tasks};
 use std::rc::Rc;
-use wire::{FrameReader, Kind, RequestRef, decode_request};
+use wire::{Frame, FrameReader, Kind, PeerRef, RequestRef, WireError, decode_peer, decode_request};
 
 /// The task that receives on one connection.
 pub(crate) struct Receiver<E: Env, H> {
@@ -31,7 +31,7 @@ impl<E: Env, H: Handler<Socket<E>>> Receiver<E, H> {
         let inner = &self.transport.0;
         inner.slots.borrow_mut().remove(self.link.id);
         self.transport.farewell(&self.link, &reason);
-        if self.link.state.borrow().phase() == Phase::Open {
+        if self.link.state.borrow().phase() != Phase::Hello {
             inner.handler.on_close(self.link.id, &reason);
         }
     }
@@ -40,19 +40,9 @@ impl<E: Env, H: Handler<Socket<E>>> Receiver<E, H> {
     async fn say_hello(&mut self) -> Result<HelloAnswer, CloseReason> {
         loop {
             if let Some(frame) = self.inbox.peek()? {
-                if frame.kind != Kind::Hello {
-                    return Err(CloseReason::HelloExpected);
-                }
-                let RequestRef::Hello(hello) = decode_request(&frame)? else {
-                    return Err(CloseReason::HelloExpected);
-                };
-                let answer = self
-                    .transport
-                    .0
-                    .handler
-                    .on_hello(self.link.id, frame.request, hello);
+                let (answer, phase) = self.ask(&frame)?;
                 if answer == HelloAnswer::Accept {
-                    self.link.state.borrow_mut().on_hello();
+                    self.link.state.borrow_mut().on_hello(phase);
                     self.inbox.next()?;
                     self.inbox
                         .set_payload_max(self.transport.0.config.payload_bytes_max);
@@ -61,6 +51,24 @@ impl<E: Env, H: Handler<Socket<E>>> Receiver<E, H> {
                 return Ok(answer);
             }
             self.fill().await?;
+        }
+    }
+
+    /// Asks the handler what to do with a connection that starts with this frame, and says what it would become.
+    fn ask(&self, frame: &Frame<'_>) -> Result<(HelloAnswer, Phase), CloseReason> {
+        let handler = &self.transport.0.handler;
+        match frame.kind {
+            Kind::Hello => match decode_request(frame)? {
+                RequestRef::Hello(hello) => {
+                    Ok((handler.on_hello(self.link.id, frame.request, hello), Phase::Open))
+                }
+                _ => Err(CloseReason::HelloExpected),
+            },
+            Kind::PeerHello => match decode_peer(frame)? {
+                PeerRef::PeerHello(hello) => Ok((handler.on_peer_hello(self.link.id, hello), Phase::Peer)),
+                PeerRef::Train(_) => Err(CloseReason::HelloExpected),
+            },
+            _ => Err(CloseReason::HelloExpected),
         }
     }
 
@@ -93,6 +101,7 @@ impl<E: Env, H: Handler<Socket<E>>> Receiver<E, H> {
         let mut frames = 0;
         let mut error = None;
         let mut window_open = true;
+        let phase = self.link.state.borrow().phase();
         loop {
             let stop = frames > 0 && base::misbehave!("transport: batch cut short");
             if stop || !self.link.state.borrow().may_take(&inner.config) {
@@ -108,8 +117,8 @@ impl<E: Env, H: Handler<Socket<E>>> Receiver<E, H> {
                 }
             };
             frames += 1;
-            if frame.kind == Kind::Hello {
-                error = Some(CloseReason::HelloRepeated);
+            if let Err(bad) = fits(frame.kind, phase) {
+                error = Some(bad);
                 break;
             }
             self.link.state.borrow_mut().on_request(is_answered(frame.kind));
@@ -199,7 +208,20 @@ impl<E: Env, H: Handler<Socket<E>>> Receiver<E, H> {
     }
 }
 
-/// Whether a request of this kind is answered by a reply of its own.
+/// Whether a frame of this kind may come after the hello that led to `phase`.
+fn fits(kind: Kind, phase: Phase) -> Result<(), CloseReason> {
+    let is_peer = phase == Phase::Peer;
+    let hello = if is_peer { Kind::PeerHello } else { Kind::Hello };
+    if kind == hello {
+        Err(CloseReason::HelloRepeated)
+    } else if kind.is_peer() != is_peer {
+        Err(WireError::WrongDirection { kind }.into())
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a request of this kind is answered by a reply of its own. Trains are not: they never close the window.
 fn is_answered(kind: Kind) -> bool {
-    !matches!(kind, Kind::ScanCredit | Kind::ScanCancel)
+    !kind.is_peer() && !matches!(kind, Kind::ScanCredit | Kind::ScanCancel)
 }

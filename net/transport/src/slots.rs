@@ -1,20 +1,20 @@
 //! The table of open connections.
 
-use crate::config::TransportConfig;
 use crate::connection::{CloseReason, Connection, ConnectionId};
 use core::cell::{Cell, RefCell};
+use env::Writer;
 use env::sync::Notify;
-use env::{Instant, Writer};
 use std::rc::Rc;
 use wire::Outbox;
 
 /// One open connection, as its receiver, the flush and the drain task share it.
 pub(crate) struct Link<W> {
+    /// [`ConnectionId::NONE`] when it is not in the table: it was dialled, or is one too many.
     pub(crate) id: ConnectionId,
     pub(crate) state: RefCell<Connection>,
     pub(crate) outbox: RefCell<Outbox>,
     pub(crate) writer: W,
-    /// Replies were appended since the last flush.
+    /// Something was appended since the last flush.
     pub(crate) touched: Cell<bool>,
     /// A task waits for the socket to take more.
     pub(crate) draining: Cell<bool>,
@@ -26,11 +26,16 @@ pub(crate) struct Link<W> {
 }
 
 impl<W: Writer> Link<W> {
-    pub(crate) fn new(id: ConnectionId, writer: W, now: Instant, config: &TransportConfig) -> Self {
+    pub(crate) fn new(id: ConnectionId, writer: W, state: Connection) -> Self {
+        Self::with_outbox(id, writer, state, Outbox::new())
+    }
+
+    /// A connection with something to send from the start.
+    pub(crate) fn with_outbox(id: ConnectionId, writer: W, state: Connection, outbox: Outbox) -> Self {
         Self {
             id,
-            state: RefCell::new(Connection::new(now, config)),
-            outbox: RefCell::new(Outbox::new()),
+            state: RefCell::new(state),
+            outbox: RefCell::new(outbox),
             writer,
             touched: Cell::new(false),
             draining: Cell::new(false),

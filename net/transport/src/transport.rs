@@ -1,15 +1,17 @@
 //! The driver: one task per connection that receives, one `flush` per loop turn that sends.
 
 use crate::config::{ConfigError, TransportConfig};
-use crate::connection::{CloseReason, ConnectionId};
+use crate::connection::{CloseReason, Connection, ConnectionId};
+use crate::egress::{Egress, sweep};
 use crate::receiver::Receiver;
 use crate::slots::{Link, Slots};
 use base::{RequestId, ShardId};
 use core::cell::{Cell, RefCell};
-use env::{Clock, Env, Listener, Net, TaskClass, Tasks, Writer};
+use env::{Clock, Env, Listener, Net, TaskClass, Tasks};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use wire::frame::{Frame, HELLO_BYTES_MAX};
+use wire::peer::ArchivedPeerHello;
 use wire::reply::ErrorReply;
 use wire::request::ArchivedHello;
 use wire::{FrameBuffer, FrameReader, Message, WireError};
@@ -21,7 +23,7 @@ pub(crate) type WriterOf<E> = <<E as Env>::Net as Net>::Writer;
 /// What to do with a connection that has said hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HelloAnswer {
-    /// It stays. The handler has sent, or will send, the reply.
+    /// It stays. The handler has sent, or will send, the reply; to a shard of another node it sends nothing.
     Accept,
     /// It belongs to another shard of the node: [`Handler::on_handover`] follows, and the hello is read again there. The
     /// handler must not have sent anything.
@@ -41,13 +43,19 @@ pub struct Handover<S> {
 
 /// The shard behind the connections. Calls come from connection tasks and never overlap; none may wait.
 pub trait Handler<S>: 'static {
-    /// The first frame of a connection. `request` is what the [`wire::reply::HelloReply`] must carry.
+    /// The first frame of a client's connection. `request` is what the [`wire::reply::HelloReply`] must carry.
     fn on_hello(&self, id: ConnectionId, request: RequestId, hello: &ArchivedHello<'static>) -> HelloAnswer;
 
-    /// A later frame, of any kind but hello.
+    /// The first frame of a connection that a shard of another node has dialled. It is not answered when it is accepted;
+    /// before [`HelloAnswer::Refuse`] an [`ErrorReply`] with request 0 may be sent, which the other node keeps for its
+    /// operator.
+    fn on_peer_hello(&self, id: ConnectionId, hello: &ArchivedPeerHello) -> HelloAnswer;
+
+    /// A later frame, of any kind but hello. After [`Self::on_hello`] it is not of a peer's kinds, after
+    /// [`Self::on_peer_hello`] of no others.
     ///
     /// # Errors
-    /// [`WireError`], usually from [`wire::decode_request`], closes the connection and is counted.
+    /// [`WireError`], usually from [`wire::decode_request`] or [`wire::decode_peer`], closes the connection and is counted.
     fn on_frame(&self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError>;
 
     /// Every whole frame of one receive has been handed over: the moment to run a loop turn, or to schedule one.
@@ -101,15 +109,10 @@ pub(crate) struct Inner<E: Env, H> {
     pub(crate) config: TransportConfig,
     pub(crate) handler: Rc<H>,
     pub(crate) slots: RefCell<Slots<WriterOf<E>>>,
-    /// Connections with replies appended since the last flush.
-    touched: RefCell<Vec<Rc<Link<WriterOf<E>>>>>,
-    /// The list of the last flush, kept for its memory.
-    flushing: RefCell<Vec<Rc<Link<WriterOf<E>>>>>,
+    pub(crate) egress: Rc<Egress<E>>,
     pub(crate) counters: RefCell<Counters>,
     /// Memory to receive into that no connection uses now.
     pub(crate) buffers: RefCell<Vec<FrameBuffer>>,
-    /// Bytes of replies that wait to be sent, over all connections.
-    unsent_bytes: Cell<usize>,
     /// Whether the task that looks at time-outs runs.
     sweeping: Cell<bool>,
 }
@@ -134,15 +137,13 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
     pub fn new(env: E, config: TransportConfig, handler: Rc<H>) -> Result<Self, ConfigError> {
         config.validate()?;
         Ok(Self(Rc::new(Inner {
+            egress: Rc::new(Egress::new(env.clone())),
             env,
             config,
             handler,
             slots: RefCell::new(Slots::default()),
-            touched: RefCell::default(),
-            flushing: RefCell::default(),
             counters: RefCell::default(),
             buffers: RefCell::default(),
-            unsent_bytes: Cell::new(0),
             sweeping: Cell::new(false),
         })))
     }
@@ -188,23 +189,13 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
         let (reader, writer) = inner.env.net().adopt(handover.socket);
         inner.counters.borrow_mut().opened += 1;
         if inner.slots.borrow().len() >= inner.config.connections_max {
-            let link = Link::new(
-                ConnectionId {
-                    slot: u32::MAX,
-                    generation: 0,
-                },
-                writer,
-                inner.env.clock().now(),
-                &inner.config,
-            );
+            let state = Connection::new(inner.env.clock().now(), &inner.config);
+            let link = Link::new(ConnectionId::NONE, writer, state);
             self.farewell(&link, &CloseReason::TooManyConnections);
             return;
         }
-        let now = inner.env.clock().now();
-        let link = inner
-            .slots
-            .borrow_mut()
-            .insert(|id| Link::new(id, writer, now, &inner.config));
+        let state = Connection::new(inner.env.clock().now(), &inner.config);
+        let link = inner.slots.borrow_mut().insert(|id| Link::new(id, writer, state));
         let task = Receiver {
             transport: self.clone(),
             link,
@@ -243,7 +234,7 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
             return false;
         }
         drop(outbox);
-        self.appended(link, before, reply.is_last());
+        self.appended(&link, before, reply.is_last());
         true
     }
 
@@ -258,35 +249,20 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
         drop(outbox);
         // Every page of a scan counts as its end: a window that is a little too wide does no harm, one that never opens
         // again would.
-        self.appended(link, before, true);
+        self.appended(&link, before, true);
         true
     }
 
     /// Notes a reply that was appended where `before` bytes waited.
-    fn appended(&self, link: Rc<Link<WriterOf<E>>>, before: usize, last: bool) {
-        let after = link.outbox.borrow().len();
-        let now = if before == 0 {
-            self.0.env.clock().now()
-        } else {
-            env::Instant::default()
-        };
-        link.state.borrow_mut().on_reply(after - before, last, after, now);
-        self.0.unsent_bytes.update(|bytes| bytes + after - before);
+    fn appended(&self, link: &Rc<Link<WriterOf<E>>>, before: usize, last: bool) {
+        let bytes = self.0.egress.appended(link, before);
+        link.state.borrow_mut().on_reply(bytes, last);
         self.0.counters.borrow_mut().replies += 1;
-        if !link.touched.replace(true) {
-            self.0.touched.borrow_mut().push(link);
-        }
     }
 
     /// Sends what the touched connections have: one `try_write` each. The rest goes out as the peer makes room.
     pub fn flush(&self) {
-        let mut flushing = self.0.flushing.take();
-        flushing.append(&mut self.0.touched.borrow_mut());
-        for link in flushing.drain(..) {
-            link.touched.set(false);
-            self.push_out(&link);
-        }
-        self.0.flushing.replace(flushing);
+        self.0.egress.flush();
     }
 
     /// Closes a connection once what it has been sent so far is gone or cannot go.
@@ -294,7 +270,7 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
         let Some(link) = self.0.slots.borrow().get(id) else {
             return;
         };
-        self.push_out(&link);
+        self.0.egress.push_out(&link);
         link.end(CloseReason::Local);
     }
 
@@ -302,7 +278,7 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
     pub fn close_all(&self) {
         let links = self.0.slots.borrow().all();
         for link in links {
-            self.push_out(&link);
+            self.0.egress.push_out(&link);
             link.end(CloseReason::Local);
         }
     }
@@ -322,78 +298,16 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
     /// Bytes of replies that wait to be sent, over all connections: what a handler adds to its memory budget.
     #[must_use]
     pub fn unsent_bytes(&self) -> usize {
-        self.0.unsent_bytes.get()
+        self.0.egress.unsent_bytes()
     }
 
     /// What the connections did so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.0.counters.borrow().clone()
-    }
-
-    /// One `try_write`; a task takes over when something is left.
-    fn push_out(&self, link: &Rc<Link<WriterOf<E>>>) {
-        if link.draining.get() || !self.write_some(link) {
-            return;
-        }
-        link.draining.set(true);
-        base::sometimes!("transport: a reply did not fit the socket");
-        let (transport, link) = (self.clone(), link.clone());
-        self.0.env.tasks().spawn(TaskClass::Foreground, async move {
-            loop {
-                if let Err(error) = link.writer.writable().await {
-                    link.end(CloseReason::Net(error));
-                    break;
-                }
-                if !transport.write_some(&link) {
-                    break;
-                }
-            }
-            link.draining.set(false);
-        });
-    }
-
-    /// Writes once and says whether something is left.
-    fn write_some(&self, link: &Link<WriterOf<E>>) -> bool {
-        let mut outbox = link.outbox.borrow_mut();
-        if outbox.is_empty() {
-            return false;
-        }
-        let offered = outbox.bytes();
-        let offered = if base::misbehave!("transport: short send") {
-            &offered[..1]
-        } else {
-            offered
-        };
-        match link.writer.try_write(offered) {
-            Ok(sent) => {
-                outbox.consume(sent);
-                self.0.unsent_bytes.update(|bytes| bytes - sent);
-                let mut counters = self.0.counters.borrow_mut();
-                counters.sends += 1;
-                counters.sent_bytes += sent as u64;
-                let left = outbox.len();
-                if sent > 0 {
-                    let now = if left > 0 {
-                        self.0.env.clock().now()
-                    } else {
-                        env::Instant::default()
-                    };
-                    link.state.borrow_mut().on_sent(left, now);
-                }
-                let state = link.state.borrow();
-                if state.is_paused() && state.may_take(&self.0.config) {
-                    link.room.notify();
-                }
-                left > 0
-            }
-            Err(error) => {
-                self.0.unsent_bytes.update(|bytes| bytes - outbox.len());
-                outbox.clear();
-                drop(outbox);
-                link.end(CloseReason::Net(error));
-                false
-            }
+        Counters {
+            sends: self.0.egress.sends(),
+            sent_bytes: self.0.egress.sent_bytes(),
+            ..self.0.counters.borrow().clone()
         }
     }
 
@@ -401,23 +315,13 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
     pub(crate) fn farewell(&self, link: &Link<WriterOf<E>>, reason: &CloseReason) {
         let name = reason.name();
         *self.0.counters.borrow_mut().closed.entry(name).or_insert(0) += 1;
-        let unsent = link.outbox.borrow().len();
-        self.0.unsent_bytes.update(|bytes| bytes - unsent);
-        if let Some(code) = reason.code() {
-            let message = reason.to_string();
-            let reply = ErrorReply {
-                message: &message,
-                retryable: *reason == CloseReason::TooManyConnections,
-                ..ErrorReply::new(code)
-            };
-            let mut outbox = link.outbox.borrow_mut();
-            if outbox.push(RequestId(0), &reply).is_ok() {
-                // The connection ends either way: an error of this last send tells nothing new.
-                let _ = link.writer.try_write(outbox.bytes());
-            }
-        }
-        link.outbox.borrow_mut().clear();
-        link.writer.shutdown();
+        let message = reason.to_string();
+        let words = reason.code().map(|code| ErrorReply {
+            message: &message,
+            retryable: *reason == CloseReason::TooManyConnections,
+            ..ErrorReply::new(code)
+        });
+        self.0.egress.farewell(link, words.as_ref());
     }
 
     /// Looks at time-outs while there are connections.
@@ -425,28 +329,16 @@ impl<E: Env, H: Handler<Socket<E>>> Transport<E, H> {
         if self.0.sweeping.replace(true) {
             return;
         }
-        let transport = self.clone();
+        let inner = self.0.clone();
         self.0.env.tasks().spawn(TaskClass::Foreground, async move {
-            while !transport.is_empty() {
-                transport
-                    .0
-                    .env
-                    .clock()
-                    .sleep(transport.0.config.sweep_interval)
-                    .await;
-                let now = transport.0.env.clock().now();
-                let links = transport.0.slots.borrow().all();
-                for link in links {
-                    let expired = link.state.borrow().expired(now, &transport.0.config);
-                    if let Some(reason) = expired {
-                        link.end(reason);
-                        if transport.0.env.tasks().need_yield() {
-                            transport.0.env.tasks().yield_now().await;
-                        }
-                    }
-                }
-            }
-            transport.0.sweeping.set(false);
+            sweep(
+                &inner.env,
+                inner.config.sweep_interval,
+                || inner.slots.borrow().all(),
+                |state, now| state.expired(now, &inner.config),
+            )
+            .await;
+            inner.sweeping.set(false);
         });
     }
 }

@@ -3,13 +3,14 @@
 
 extern crate corelane_transport as transport;
 
+mod peers;
 mod support;
 
 use base::{Prng, RequestId};
 use core::time::Duration;
 use env::{Clock, Env};
 use sim::SimConfig;
-use support::{World, echoes, encoded, hello};
+use support::{World, echoes, encoded, hello, peer_hello, with_train};
 use transport::{CloseReason, TransportConfig};
 use wire::request::{Hello, ScanCredit};
 use wire::{Code, Kind};
@@ -86,6 +87,26 @@ fn a_hello_for_another_shard_takes_the_connection_there_with_what_follows_it() {
     );
 }
 
+#[test]
+fn a_hello_may_be_handed_over_with_more_behind_it_than_a_fresh_reader_has_room_for() {
+    let mut world = calm();
+    world.run(async |dialer| {
+        // Leaves a large buffer with the accepting shard.
+        let mut large = dialer.open(Some(0)).await;
+        assert!(large.send(&echoes(2, 1, &[7; 40_000])).await);
+        assert_eq!(large.receive().await.unwrap().1, RequestId(2));
+        dialer.env.clock().sleep(Duration::from_millis(10)).await;
+
+        let mut peer = dialer.dial().await;
+        let bytes = [hello(Some(1)), echoes(2, 60, &[7; 500])].concat();
+        assert!(peer.send(&bytes).await);
+        assert_eq!(peer.receive().await.unwrap().0, Kind::HelloReply);
+        for request in 2..62 {
+            assert_eq!(peer.receive().await.unwrap().1, RequestId(request));
+        }
+    });
+}
+
 /// Sends `bytes` on a fresh connection and says what came back before the end.
 fn offend(world: &mut World, after_hello: bool, bytes: &[u8]) -> Option<Code> {
     world.run(async |dialer| {
@@ -138,6 +159,14 @@ fn offences_end_the_connection_are_told_and_counted_by_name() {
     ]
     .concat();
     let reply = encoded(&[(RequestId(1), &wire::reply::DiskWriteReply { bytes: 1 })]);
+    let introduction = encoded(&[(RequestId(0), &peer_hello(0))]);
+    let train = with_train(1, 8, |train| encoded(&[(RequestId(0), train)]));
+    let mut no_hello = introduction.clone();
+    no_hello.truncate(wire::frame::HEADER_BYTES);
+    // The payload's length and checksum are those of nothing: a whole frame, and no message.
+    no_hello[4..8].fill(0);
+    let crc = base::checksum::crc32c(&no_hello[..12]);
+    no_hello[12..].copy_from_slice(&crc.to_le_bytes());
     let unwelcome = Hello {
         client: [1; 16],
         shard: None,
@@ -180,6 +209,10 @@ fn offences_end_the_connection_are_told_and_counted_by_name() {
             encoded(&[(RequestId(1), &ScanCredit { pages: 1 })]),
             Some(Code::BadMessage),
         ),
+        ("wrong_direction", true, train.clone(), Some(Code::BadMessage)),
+        ("wrong_direction", true, introduction, Some(Code::BadMessage)),
+        ("hello_expected", false, train, Some(Code::HelloExpected)),
+        ("malformed", false, no_hello, Some(Code::BadMessage)),
     ];
     for (at, (name, after_hello, bytes, told)) in cases.iter().enumerate() {
         let before = world.closed(name);
@@ -219,6 +252,45 @@ fn a_connection_that_says_no_hello_is_closed_in_time() {
         );
         assert_eq!(world.closed("hello_timeout"), 1);
     }
+}
+
+/// The task that looks at time-outs yields between two connections that it ends; the others go on meanwhile.
+#[test]
+fn a_connection_may_be_handed_over_while_others_time_out() {
+    let sim = SimConfig {
+        need_yield: 1.0,
+        net: sim::NetConfig {
+            delay_ns: 100_000..=100_000,
+            ..SimConfig::calm().net
+        },
+        ..SimConfig::calm()
+    };
+    let mut world = World::new(1, sim, &config());
+    let silent = 300;
+    world.run(async |dialer| {
+        let clock = dialer.env.clock().clone();
+        let start = clock.now();
+        let mut crowd = Vec::new();
+        for _ in 0..silent {
+            crowd.push(dialer.dial().await);
+        }
+        clock.sleep(Duration::from_secs(2)).await;
+        let mut peers = Vec::new();
+        for _ in 0..100 {
+            peers.push(dialer.dial().await);
+        }
+        // They ask for their shard one after the other while the crowd is being ended, within a few microseconds each.
+        let due = start + config().hello_timeout + config().sweep_interval;
+        clock.sleep(due.since(clock.now())).await;
+        for peer in &peers {
+            assert!(peer.send(&hello(Some(1))).await);
+            clock.sleep(Duration::from_micros(3)).await;
+        }
+        for peer in &mut peers {
+            assert_eq!(peer.receive().await.unwrap().0, Kind::HelloReply);
+        }
+    });
+    assert_eq!(world.closed("hello_timeout"), silent);
 }
 
 #[test]

@@ -97,6 +97,8 @@ codes! {
         "The range is being split or moved just now. Retry in a moment.";
     ScanLost = 3007, "scan lost",
         "The connection ended in the middle of a scan and it could not be resumed. Start it again.";
+    NotLeader = 3008, "not the leader",
+        "Another node leads the range; the message says which and where. Clients go there and retry; seen by people only when that did not end.";
 
     Corruption = 4001, "corruption",
         "Bytes on disk do not match their checksum; the message names the file and offset. Nothing damaged is served. Run `corelane check DIR`, then restore from a copy.";

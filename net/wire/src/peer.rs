@@ -1,9 +1,11 @@
 //! What two shards of a cluster send each other, version 1. Each struct is one [`crate::Kind`]; the archived form is frozen by
 //! golden bytes in the tests.
 //!
-//! A connection is between one shard of one node and one shard of another. Each side's first frame is a [`PeerHello`], all
-//! others are [`Train`]s: one per loop turn at most, with everything for that shard, whichever group it is of. Numbers of a
-//! group (terms, indexes, rounds, epochs) and lists of its members are checked by who takes them in, not here.
+//! A connection leads from one shard of one node to one shard of another, and has been dialled by the one that sends; for the
+//! other direction there is another connection. The first frame is a [`PeerHello`], all others are [`Train`]s: one per loop
+//! turn at most, with everything for that shard, whichever group it is of. Nothing comes back but a
+//! [`crate::reply::ErrorReply`] with request 0 before the receiver closes. Numbers of a group (terms, indexes, rounds,
+//! epochs) and lists of its members are checked by who takes them in, not here.
 
 pub use crate::train::{
     Answer, ArchivedAnswer, ArchivedBody, ArchivedContent, ArchivedEcho, ArchivedEntry, ArchivedGroupMessage,
@@ -13,7 +15,7 @@ pub use crate::train::{
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 
-/// The first frame of a connection between shards, in both directions, version 1.
+/// The first frame of a connection between shards, from the side that dialled, version 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 #[rkyv(derive(Debug))]
 pub struct PeerHello {

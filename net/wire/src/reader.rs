@@ -127,16 +127,27 @@ impl FrameReader {
         self.end += bytes;
     }
 
-    /// Takes in `bytes` by copying them: for what another reader left over.
-    pub fn extend(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let spare = self.spare();
-            let some = spare.len().min(bytes.len());
-            let (head, rest) = bytes.split_at(some);
-            spare.split_at_mut(some).0.copy_from_slice(head);
-            self.filled(some);
-            bytes = rest;
+    /// Takes in `bytes` by copying them: for what another reader left over, which may have had more room than this one would
+    /// make for itself.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        if self.start > 0 {
+            self.buf.as_mut_slice().copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
         }
+        let end = self.end + bytes.len();
+        if self.buf.len() < end {
+            self.buf.resize(end, 0);
+        }
+        let room = self
+            .buf
+            .as_mut_slice()
+            .split_at_mut(end)
+            .0
+            .split_at_mut(self.end)
+            .1;
+        room.copy_from_slice(bytes);
+        self.end = end;
     }
 
     /// The next whole frame, or `None` until more bytes arrive.

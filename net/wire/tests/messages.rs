@@ -194,3 +194,28 @@ fn an_outbox_is_sent_in_any_pieces() {
     }
     assert_eq!(next, 300);
 }
+
+/// A reader with little room takes over from one that had more: a connection that changes shards behind its hello.
+#[test]
+fn a_reader_takes_over_more_than_it_would_have_received() {
+    let mut outbox = Outbox::new();
+    for request in 0..100 {
+        let echo = request::Echo { payload: &[7; 1000] };
+        outbox.push(RequestId(request), &echo).unwrap();
+    }
+    let mut reader = FrameReader::new(1024);
+    let (whole, part) = outbox.bytes().split_at(outbox.len() - 500);
+    reader.extend(whole);
+    for request in 0..99 {
+        assert_eq!(reader.next().unwrap().unwrap().request, RequestId(request));
+    }
+    assert_eq!(reader.next(), Ok(None));
+    let (head, tail) = part.split_at(100);
+    let room = reader.spare();
+    room[..100].copy_from_slice(head);
+    reader.filled(100);
+    reader.extend(tail);
+    assert_eq!(reader.next().unwrap().unwrap().request, RequestId(99));
+    assert_eq!(reader.next(), Ok(None));
+    assert!(!reader.is_mid_frame());
+}

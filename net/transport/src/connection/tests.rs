@@ -8,7 +8,7 @@ fn at_ms(ms: u64) -> Instant {
 
 fn open(config: &TransportConfig) -> Connection {
     let mut connection = Connection::new(at_ms(0), config);
-    connection.on_hello();
+    connection.on_hello(Phase::Open);
     connection
 }
 
@@ -27,7 +27,7 @@ fn the_window_follows_the_size_of_replies() {
         }
         let window = connection.requests();
         for _ in before..window {
-            connection.on_reply(0, true, 0, at_ms(0));
+            connection.on_reply(0, true);
         }
         window
     };
@@ -36,7 +36,7 @@ fn the_window_follows_the_size_of_replies() {
     assert!(window(&mut connection) > 100 / 2);
     assert_eq!(window(&mut connection), 100);
     connection.on_request(true);
-    connection.on_reply(4 << 20, true, 0, at_ms(0));
+    connection.on_reply(4 << 20, true);
     assert_eq!(
         window(&mut connection),
         1,
@@ -54,9 +54,9 @@ fn requests_without_an_answer_and_pages_in_between_do_not_move_the_window() {
     connection.on_request(false);
     assert!(connection.may_take(&config));
     connection.on_request(true);
-    connection.on_reply(10, false, 0, at_ms(0));
+    connection.on_reply(10, false);
     assert!(!connection.may_take(&config));
-    connection.on_reply(10, true, 0, at_ms(0));
+    connection.on_reply(10, true);
     assert!(connection.may_take(&config));
 }
 
@@ -101,7 +101,7 @@ fn each_time_out_has_its_clock() {
 
     let mut send = open(&config);
     send.on_request(true);
-    send.on_reply(10, true, 10, at_ms(1_000));
+    send.on_appended(10, at_ms(1_000));
     assert_eq!(send.expired(at_ms(60_999), &config), None);
     assert_eq!(
         send.expired(at_ms(61_000), &config),

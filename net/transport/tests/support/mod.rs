@@ -3,16 +3,22 @@
 
 use base::{RequestId, ShardId};
 use core::cell::{Cell, OnceCell, RefCell};
+use core::time::Duration;
 use env::{Env, Net, Reader, TaskClass, Tasks, Writer};
 use sim::{Sim, SimConfig, SimEnv, SimNodeId, SimReader, SimSocket, SimWriter};
 use std::rc::Rc;
 use transport::{CloseReason, ConnectionId, Handler, Handover, HelloAnswer, Transport, TransportConfig};
-use wire::reply::{EchoReply, HelloReply, Limits};
+use wire::peer::{
+    ArchivedBody, ArchivedPeerHello, ArchivedTrain, Body, GroupMessage, Mark, PeerHello, Train,
+};
+use wire::reply::{EchoReply, ErrorReply, HelloReply, Limits};
 use wire::request::{ArchivedHello, Echo, Hello};
-use wire::{Frame, FrameReader, Kind, Outbox, RequestRef, WireError, decode_request};
+use wire::{
+    Code, Frame, FrameReader, Kind, Outbox, PeerRef, RequestRef, WireError, decode_peer, decode_request,
+};
 
 /// The server's port.
-const PORT: u16 = 7400;
+pub(crate) const PORT: u16 = 7400;
 
 /// One shard that echoes, at once or when told to.
 pub(crate) struct EchoShard {
@@ -27,6 +33,12 @@ pub(crate) struct EchoShard {
     pub(crate) batches: Cell<u64>,
     /// Every reply has so many bytes, if set.
     pub(crate) reply_bytes: Cell<Option<usize>>,
+    /// Shards of other clusters are refused.
+    pub(crate) cluster: Cell<[u8; 16]>,
+    /// Who said hello as a shard of another node: node and shard.
+    pub(crate) greeted: RefCell<Vec<(u64, u16)>>,
+    /// Trains that came, by their number.
+    pub(crate) trains: RefCell<Vec<(ConnectionId, u64)>>,
 }
 
 impl EchoShard {
@@ -79,7 +91,31 @@ impl Handler<SimSocket> for EchoShard {
         HelloAnswer::Accept
     }
 
+    fn on_peer_hello(&self, id: ConnectionId, hello: &ArchivedPeerHello) -> HelloAnswer {
+        if hello.cluster != self.cluster.get() {
+            let refusal = ErrorReply {
+                message: "another cluster",
+                ..ErrorReply::new(Code::ConfigurationInvalid)
+            };
+            self.transport().send(id, RequestId(0), &refusal);
+            return HelloAnswer::Refuse;
+        }
+        if hello.to_shard != self.shard.0 {
+            return HelloAnswer::Handover(ShardId(hello.to_shard.to_native()));
+        }
+        let from = (hello.node.to_native(), hello.shard.to_native());
+        self.greeted.borrow_mut().push(from);
+        HelloAnswer::Accept
+    }
+
     fn on_frame(&self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError> {
+        if frame.kind.is_peer() {
+            let PeerRef::Train(train) = decode_peer(frame)? else {
+                return Err(WireError::WrongDirection { kind: frame.kind });
+            };
+            self.trains.borrow_mut().push((id, number_of(train)));
+            return Ok(());
+        }
         let RequestRef::Echo(echo) = decode_request(frame)? else {
             return Err(WireError::WrongDirection { kind: frame.kind });
         };
@@ -120,40 +156,21 @@ impl World {
     pub(crate) fn new(seed: u64, sim: SimConfig, config: &TransportConfig) -> Self {
         let mut sim = Sim::new(seed, sim);
         let (server, client) = (sim.add_node(2), sim.add_node(1));
-        let list = Rc::new(RefCell::new(Vec::new()));
-        for shard in [0, 1] {
-            let env = sim.env(server, ShardId(shard));
-            let echo = Rc::new(EchoShard {
-                shard: ShardId(shard),
-                transport: OnceCell::new(),
-                shards: list.clone(),
-                closed: RefCell::default(),
-                hold: Cell::new(false),
-                held: RefCell::default(),
-                batches: Cell::new(0),
-                reply_bytes: Cell::new(None),
-            });
-            let transport = Transport::new(env, config.clone(), echo.clone()).unwrap();
-            assert!(echo.transport.set(transport).is_ok());
-            list.borrow_mut().push(echo);
-        }
-        let shards = list.borrow().clone();
-        let env = sim.env(server, ShardId(0));
-        let listener = env
-            .net()
-            .listen(format!("0.0.0.0:{PORT}").parse().unwrap())
-            .unwrap();
-        let transport = shards[0].transport().clone();
-        env.tasks().spawn(
-            TaskClass::Foreground,
-            async move { transport.serve(listener).await },
-        );
+        let shards = serve(&sim, server, config);
         Self {
             sim,
             server,
             client,
             shards,
         }
+    }
+
+    /// The server's machine stops at once and starts again, without anything that it knew.
+    pub(crate) fn restart(&mut self, down: Duration, config: &TransportConfig) {
+        self.sim.crash(self.server);
+        self.sim.run_for(down);
+        self.sim.restart(self.server);
+        self.shards = serve(&self.sim, self.server, config);
     }
 
     /// Runs a client's future to its end.
@@ -177,6 +194,86 @@ impl World {
                 .unwrap_or(0)
         };
         self.shards.iter().map(count).sum()
+    }
+}
+
+/// Starts the server's shards; the first one listens.
+fn serve(sim: &Sim, server: SimNodeId, config: &TransportConfig) -> Vec<Rc<EchoShard>> {
+    let list = Rc::new(RefCell::new(Vec::new()));
+    for shard in [0, 1] {
+        let env = sim.env(server, ShardId(shard));
+        let echo = Rc::new(EchoShard {
+            shard: ShardId(shard),
+            transport: OnceCell::new(),
+            shards: list.clone(),
+            closed: RefCell::default(),
+            hold: Cell::new(false),
+            held: RefCell::default(),
+            batches: Cell::new(0),
+            reply_bytes: Cell::new(None),
+            cluster: Cell::new([0; 16]),
+            greeted: RefCell::default(),
+            trains: RefCell::default(),
+        });
+        let transport = Transport::new(env, config.clone(), echo.clone()).unwrap();
+        assert!(echo.transport.set(transport).is_ok());
+        list.borrow_mut().push(echo);
+    }
+    let shards = list.borrow().clone();
+    let env = sim.env(server, ShardId(0));
+    let listener = env
+        .net()
+        .listen(format!("0.0.0.0:{PORT}").parse().unwrap())
+        .unwrap();
+    let transport = shards[0].transport().clone();
+    env.tasks().spawn(
+        TaskClass::Foreground,
+        async move { transport.serve(listener).await },
+    );
+    shards
+}
+
+/// The number of a train made by [`with_train`], which must be as it was made.
+fn number_of(train: &ArchivedTrain<'static>) -> u64 {
+    assert_eq!(train.messages.len(), 1);
+    let message = &train.messages[0];
+    let number = message.range.to_native();
+    let ArchivedBody::Snapshot { members, .. } = &message.body else {
+        panic!("no train of a test");
+    };
+    assert!(members.iter().all(|&byte| byte == number.to_le_bytes()[0]));
+    number
+}
+
+/// Calls `send` with a train that carries a number and so many bytes.
+pub(crate) fn with_train<T>(number: u64, bytes: usize, send: impl FnOnce(&Train<'_>) -> T) -> T {
+    let message = GroupMessage {
+        range: number,
+        from: 1,
+        to: 2,
+        term: 3,
+        body: Body::Snapshot {
+            last: Mark { term: 1, index: 1 },
+            chain: 0,
+            members: &vec![number.to_le_bytes()[0]; bytes],
+        },
+    };
+    send(&Train {
+        liveness: None,
+        messages: &[message],
+    })
+}
+
+/// The hello of shard 0 of node 2, for a shard of node 1.
+pub(crate) fn peer_hello(to_shard: u16) -> PeerHello {
+    PeerHello {
+        cluster: [0; 16],
+        node: 2,
+        shard: 0,
+        to_node: 1,
+        to_shard,
+        version_min: 1,
+        version_max: 1,
     }
 }
 
