@@ -3,11 +3,13 @@
 //! ```text
 //!   tablets/<range>/MANIFEST        no tablet without it
 //!   tablets/<range>/00000007.sst    a table that the manifest names
+//!   tablets/<range>/*.received      a file of a raft snapshot above the flushed index: kept for when that is received on
 //!   tablets/<range>/*.tmp, other    left over from a crash: removed when the tablet is opened
 //! ```
 
 use crate::manifest::edit::Description;
 use crate::manifest::file::{self, Manifest};
+use crate::snapshot::is_received_for_later;
 use crate::sstable::reader::{Table, TableMeta};
 use crate::together::together;
 use crate::{Shared, StorageError, Tablet};
@@ -27,7 +29,7 @@ pub(crate) fn dir(range: RangeId) -> String {
 }
 
 /// `None` when what was asked for is not there.
-fn found<T>(result: Result<T, DiskError>) -> Result<Option<T>, DiskError> {
+pub(crate) fn found<T>(result: Result<T, DiskError>) -> Result<Option<T>, DiskError> {
     match result {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
@@ -84,7 +86,8 @@ impl<E: Env> Tablet<E> {
         together(OPEN_TOGETHER_MAX, opening).await.into_iter().collect()
     }
 
-    /// Opens a tablet at its flushed index, and removes what a crash left in its directory.
+    /// Opens a tablet at its flushed index, and removes what a crash left in its directory: all but whole files of a raft
+    /// snapshot that may still be installed.
     ///
     /// Order: what the manifest says is made durable first. Files that it does not name may be those of an older one.
     ///
@@ -104,7 +107,7 @@ impl<E: Env> Tablet<E> {
         let known = |path: &str| path == file::path(&dir) || tables.iter().any(|table| table.path() == path);
         for entry in shared.env().disk().list(&dir).await? {
             let path = format!("{dir}/{}", entry.name);
-            if !known(&path) {
+            if !known(&path) && !is_received_for_later(&entry.name, description.flushed_index) {
                 base::sometimes!("storage: a file left over from a crash was removed");
                 shared.discard(path);
             }

@@ -35,6 +35,7 @@ mod prefetch;
 mod read;
 mod rows;
 mod shared;
+mod snapshot;
 mod split;
 mod sstable;
 mod sync;
@@ -51,6 +52,10 @@ pub use flush::{FlushCandidate, pick_flush};
 pub use interleave::interleave;
 pub use read::scan::{Rows, ScanPage};
 pub use shared::{Pressure, Shared};
+pub use snapshot::{
+    MissingBytes, SNAPSHOT_READ_BYTES_MAX, SnapshotDescription, SnapshotError, SnapshotFile,
+    SnapshotReceiver, TabletSnapshot,
+};
 pub use split::Split;
 pub use tablet::{Tablet, TabletStats};
 pub use verify::Damage;

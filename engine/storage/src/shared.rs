@@ -5,10 +5,11 @@ use crate::cache::{Cache, CacheStats};
 use crate::memtable::Memtable;
 use crate::rows::RowCache;
 use base::collections::FastHash;
-use base::{Prng, Timestamp};
+use base::{Prng, RangeId, Timestamp};
 use core::cell::{Cell, RefCell, RefMut};
 use core::hash::{BuildHasher, Hasher};
 use env::{Disk, Env};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// How urgently the shard's memtables must shrink.
@@ -37,6 +38,8 @@ pub struct Shared<E: Env> {
     gc_threshold: Cell<Timestamp>,
     /// Files that no version refers to any more.
     garbage: RefCell<Vec<String>>,
+    /// Ranges that receive a raft snapshot.
+    receiving: RefCell<BTreeSet<RangeId>>,
     /// Buffers for version keys.
     scratch: RefCell<Vec<Vec<u8>>>,
 }
@@ -71,6 +74,18 @@ impl Drop for MemtableCell {
     }
 }
 
+/// Says that a range receives a raft snapshot, until it is dropped.
+pub(crate) struct Claim<E: Env> {
+    shared: Rc<Shared<E>>,
+    range: RangeId,
+}
+
+impl<E: Env> Drop for Claim<E> {
+    fn drop(&mut self) {
+        self.shared.receiving.borrow_mut().remove(&self.range);
+    }
+}
+
 impl<E: Env> Shared<E> {
     /// The shared part of a shard's storage.
     ///
@@ -93,6 +108,7 @@ impl<E: Env> Shared<E> {
             prng,
             gc_threshold: Cell::default(),
             garbage: RefCell::default(),
+            receiving: RefCell::default(),
             scratch: RefCell::default(),
         })
     }
@@ -174,6 +190,15 @@ impl<E: Env> Shared<E> {
 
     pub(crate) fn discard(&self, path: String) {
         self.garbage.borrow_mut().push(path);
+    }
+
+    /// `None` while another claim of the range lives.
+    pub(crate) fn claim(self: &Rc<Self>, range: RangeId) -> Option<Claim<E>> {
+        let claimed = self.receiving.borrow_mut().insert(range);
+        claimed.then(|| Claim {
+            shared: self.clone(),
+            range,
+        })
     }
 
     pub(crate) fn new_memtable(&self, skip: usize) -> Rc<MemtableCell> {

@@ -127,19 +127,7 @@ impl<E: Env> Tablet<E> {
         tables: &[Rc<Table<E>>],
         manifest: Option<Manifest<E>>,
     ) -> Self {
-        let state = State {
-            span: description.span.clone(),
-            applied_index: description.flushed_index,
-            flushed_index: description.flushed_index,
-            app_state: description.app_state.clone(),
-            split_from: description.split_from,
-            active: shared.new_memtable(shared_prefix(&description.span)),
-            frozen: VecDeque::new(),
-            version: Rc::new(Version::new(shared, description, tables, &[])),
-            splits: VecDeque::new(),
-            flushes: 0,
-            merges: 0,
-        };
+        let state = State::begin(shared, description, tables);
         Self(Rc::new(Inner {
             shared: shared.clone(),
             range,
@@ -463,6 +451,43 @@ impl<E: Env> Tablet<E> {
         Ok(())
     }
 
+    /// Puts another state in the place of this one: durably, then in memory. `opened` has its tables. The caller holds the
+    /// locks of flush and merge.
+    ///
+    /// # Panics
+    /// When the tablet is beyond `applied`: what was applied since would be lost.
+    pub(crate) async fn replace(
+        &self,
+        applied: Index,
+        description: Description,
+        opened: &[Rc<Table<E>>],
+    ) -> Result<(), StorageError> {
+        let _committing = self.0.committing.lock().await;
+        let mut manifest = self
+            .0
+            .manifest
+            .take()
+            .ok_or(StorageError::Poisoned { range: self.0.range })?;
+        manifest.replace(description).await?;
+        let mut state = self.0.state.borrow_mut();
+        assert!(
+            state.applied_index == applied,
+            "{} was applied to a tablet at {applied} that was being replaced",
+            state.applied_index
+        );
+        for table in &state.version.tables {
+            table.retire();
+        }
+        *state = State {
+            flushes: state.flushes,
+            merges: state.merges,
+            ..State::begin(&self.0.shared, manifest.description(), opened)
+        };
+        drop(state);
+        self.0.manifest.replace(Some(manifest));
+        Ok(())
+    }
+
     /// Refuses when an earlier write failed.
     pub(crate) fn check_poisoned(&self) -> Result<(), StorageError> {
         if self.0.poisoned.get() {
@@ -502,6 +527,23 @@ fn check_gc_threshold<E: Env>(version: &Version<E>, read_ts: Timestamp) -> Resul
 }
 
 impl<E: Env> State<E> {
+    /// The state at its flushed index.
+    fn begin(shared: &Shared<E>, description: &Description, tables: &[Rc<Table<E>>]) -> Self {
+        Self {
+            span: description.span.clone(),
+            applied_index: description.flushed_index,
+            flushed_index: description.flushed_index,
+            app_state: description.app_state.clone(),
+            split_from: description.split_from,
+            active: shared.new_memtable(shared_prefix(&description.span)),
+            frozen: VecDeque::new(),
+            version: Rc::new(Version::new(shared, description, tables, &[])),
+            splits: VecDeque::new(),
+            flushes: 0,
+            merges: 0,
+        }
+    }
+
     /// Newest first.
     fn memtables(&self) -> impl Iterator<Item = &Rc<MemtableCell>> {
         core::iter::once(&self.active).chain(self.frozen.iter().rev().map(|frozen| &frozen.cell))

@@ -1,10 +1,10 @@
-//! Offline checks: every byte of a tablet's files, for `corelane check`.
+//! Checks of every byte: of a tablet's files, for `corelane check`, and of tables that were received.
 
 use crate::manifest::file;
 use crate::mvcc::key;
 use crate::sstable::block::Entries;
 use crate::sstable::format::{Kind, Properties};
-use crate::sstable::reader::{Missing, Table};
+use crate::sstable::reader::{Missing, Table, TableMeta};
 use crate::{Corruption, Shared, StorageConfig, StorageError, Tablet};
 use base::{RangeId, Timestamp};
 use env::Env;
@@ -46,11 +46,7 @@ impl<E: Env> Tablet<E> {
             }
         };
         for &meta in &manifest.description.tables {
-            let checked = match Table::open(&shared, &dir, meta).await {
-                Ok(table) => check_table(&table).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = checked {
+            if let Err(error) = check_file(&shared, &meta.path(&dir), meta).await {
                 note(&mut damages, error)?;
             }
         }
@@ -74,6 +70,16 @@ fn note(damages: &mut Vec<Damage>, error: StorageError) -> Result<(), StorageErr
         | StorageError::NoSuchTablet { .. }
         | StorageError::AlreadyExists { .. } => Err(error),
     }
+}
+
+/// Reads every byte of a table and checks it.
+pub(crate) async fn check_file<E: Env>(
+    shared: &Rc<Shared<E>>,
+    path: &str,
+    meta: TableMeta,
+) -> Result<(), StorageError> {
+    let table = Table::open_at(shared, path.to_owned(), meta).await?;
+    check_table(&table).await
 }
 
 /// Walks a table in file order: blocks without gaps, keys ascending, properties as stated.

@@ -140,9 +140,7 @@ impl<E: Env> Manifest<E> {
                 .manifest_bytes_max
                 .max(self.bytes_anew.saturating_mul(4));
         if long || base::misbehave!("storage: manifest written anew") {
-            let (file, tail) = write_anew(&self.shared, &self.dir, &self.description).await?;
-            (self.file, self.tail, self.bytes_anew) = (file, tail, tail.offset);
-            return Ok(());
+            return self.write_anew().await;
         }
         let mut out = Vec::new();
         let at = self.tail.offset;
@@ -152,6 +150,18 @@ impl<E: Env> Manifest<E> {
         let at = self.tail.offset;
         self.tail.push_seal(&mut out);
         write(self.shared.env(), &self.file, at, &out).await?;
+        Ok(())
+    }
+
+    /// Puts another state in the place of this one, whatever that was: a crash leaves either. Durable when it returns.
+    pub(crate) async fn replace(&mut self, description: Description) -> Result<(), StorageError> {
+        self.description = description;
+        self.write_anew().await
+    }
+
+    async fn write_anew(&mut self) -> Result<(), StorageError> {
+        let (file, tail) = write_anew(&self.shared, &self.dir, &self.description).await?;
+        (self.file, self.tail, self.bytes_anew) = (file, tail, tail.offset);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@
 //! - A manifest that was found is synced when it is opened, and its directory: an edit that is only seen, or a name, is built
 //!   on by nobody.
 //! - A manifest with a torn tail is written anew before anything is appended, so that torn bytes never come back.
+//! - A raft snapshot is installed by a manifest written anew: its name is the border between the old state and the new one.
 
 pub(crate) mod edit;
 pub(crate) mod file;

@@ -27,7 +27,7 @@ const TAIL_BYTES: u64 = 32 << 10;
 pub(crate) struct TableMeta {
     /// Its name in the tablet's directory.
     pub(crate) number: u64,
-    /// Its name everywhere: drawn at random when it was written, kept by links to it.
+    /// Its name everywhere, on other nodes, too: drawn at random when it was written, kept by links to it and by raft snapshots.
     pub(crate) uid: u64,
     /// The file's length.
     pub(crate) bytes: u64,
@@ -107,7 +107,15 @@ impl<E: Env> Table<E> {
         dir: &str,
         meta: TableMeta,
     ) -> Result<Rc<Self>, StorageError> {
-        let path = meta.path(dir);
+        Self::open_at(shared, meta.path(dir), meta).await
+    }
+
+    /// The same, of a table that may have another name than the manifest's.
+    pub(crate) async fn open_at(
+        shared: &Rc<Shared<E>>,
+        path: String,
+        meta: TableMeta,
+    ) -> Result<Rc<Self>, StorageError> {
         let damaged = |offset,
                        Mismatch {
                            what,
