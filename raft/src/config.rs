@@ -32,7 +32,8 @@ pub struct Config {
     pub turn_bytes_max: usize,
     /// Bytes of a leader's entries that are not committed; more proposals are refused. Default 64 MiB; hostile: 1.
     pub uncommitted_bytes_max: usize,
-    /// Bytes of delivered entries that a leader keeps in memory for followers that lag. Default 1 MiB; hostile: 0.
+    /// Bytes of delivered entries kept in memory for followers that lag, by a leader and by those who may lead next; idle
+    /// replicas give them back by [`shrink`](crate::Raft::shrink). Default 1 MiB; hostile: 0.
     pub cache_bytes_max: usize,
     /// Reads that wait at a leader to be confirmed; more of its own are refused, more of followers dropped. Default 65,536;
     /// hostile: 1.

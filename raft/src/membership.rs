@@ -193,6 +193,11 @@ impl Membership {
         self.is_voter(id) || has(&self.learners, id)
     }
 
+    /// Whether there is one member at most.
+    pub(crate) fn is_single(&self) -> bool {
+        self.voters.len() + self.learners.len() <= 1 && self.outgoing.is_empty()
+    }
+
     /// Everybody who gets the log, in order.
     pub fn members(&self) -> impl Iterator<Item = ReplicaId> {
         let mut members = [&*self.voters, &*self.outgoing, &*self.learners].concat();

@@ -508,6 +508,10 @@ impl Raft {
                 let matched = leadership.peers.iter().map(|peer| peer.matched);
                 matched.min().unwrap_or(Index(u64::MAX))
             }
+            // Whoever leads next finds others behind.
+            Role::Follower { .. } | Role::Candidate { .. } if !self.log.membership().is_single() => {
+                Index::ZERO
+            }
             Role::Follower { .. } | Role::Candidate { .. } => Index(u64::MAX),
         };
         self.log.evict(wanted, self.config.cache_bytes_max);
@@ -569,6 +573,7 @@ impl Raft {
 
     /// Gives back memory that an idle replica does not need. For a caller that has many, when one was idle for a while.
     pub fn shrink(&mut self) {
+        self.log.evict(Index(u64::MAX), 0);
         self.log.shrink();
         self.supports.shrink();
         if let Role::Leader(leadership) = &mut self.role {
