@@ -124,6 +124,7 @@ pub(crate) fn exit_of(code: Code) -> Exit {
         Code::Overloaded
         | Code::DeadlineExceeded
         | Code::WrongShard
+        | Code::NotLeader
         | Code::RangeBusy
         | Code::ScanLost
         | Code::ShuttingDown => Exit::Retry,

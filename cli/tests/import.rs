@@ -213,9 +213,9 @@ fn a_server_that_stays_away_ends_the_import_with_75() {
         "import",
         path(&input),
         "--timeout",
-        "200ms",
+        "2s",
         "--retry-for",
-        "500ms",
+        "3s",
     ]);
     let mut import = command
         .stdout(Stdio::piped())

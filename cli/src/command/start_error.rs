@@ -4,7 +4,7 @@ use crate::error::{CliError, Exit};
 use env::DiskError;
 use log::LogError;
 use node::identity::IdentityError;
-use node::{NodeError, RecoverError};
+use node::{IncarnationError, NodeError, RecoverError};
 use runtime::{PreflightError, RuntimeError};
 use std::io::ErrorKind;
 use storage::StorageError;
@@ -67,6 +67,8 @@ pub(crate) fn of_node(error: &NodeError) -> CliError {
         }
         NodeError::Config(what) => refused(Code::ConfigurationInvalid, what.clone()),
         NodeError::Identity(error) => of_identity(error),
+        NodeError::Incarnation(IncarnationError::Disk(error)) => of_disk(error),
+        NodeError::Incarnation(error @ IncarnationError::Unknown { .. }) => damaged(error.to_string()),
         NodeError::Recover(error) => of_recover(error),
         NodeError::Map(error) => {
             refused(Code::Corruption, "the data directory is incomplete").cause(error.to_string())
@@ -83,6 +85,12 @@ fn of_identity(error: &IdentityError) -> CliError {
     match error {
         IdentityError::Disk(error) => of_disk(error),
         IdentityError::Corruption { .. } => damaged(error.to_string()),
+        IdentityError::Other { .. } => refused(
+            Code::ConfigurationInvalid,
+            "the data directory belongs to another node or cluster",
+        )
+        .cause(error.to_string())
+        .help("choose another directory with --data"),
         IdentityError::Unknown => refused(Code::FormatUnknown, "this is no data directory of this corelane")
             .cause(error.to_string())
             .help("choose another directory with --data, or the version of corelane that wrote it"),
@@ -97,7 +105,10 @@ fn of_recover(error: &RecoverError) -> CliError {
         RecoverError::Log(error @ LogError::Version { .. }) => {
             refused(Code::FormatUnknown, "the data is of a newer corelane").cause(error.to_string())
         }
-        RecoverError::State(_) | RecoverError::NotAlone { .. } => {
+        RecoverError::Stays { .. } => {
+            refused(Code::ConfigurationInvalid, "the number of shards cannot change").cause(error.to_string())
+        }
+        RecoverError::State(_) | RecoverError::NotAlone { .. } | RecoverError::Members { .. } => {
             refused(Code::FormatUnknown, "the data is of another version of corelane")
                 .cause(error.to_string())
                 .help("choose another directory with --data, or the version of corelane that wrote it")
@@ -107,6 +118,7 @@ fn of_recover(error: &RecoverError) -> CliError {
         | RecoverError::Storage(_)
         | RecoverError::Command { .. }
         | RecoverError::Gap { .. }
+        | RecoverError::Chain { .. }
         | RecoverError::NoTablet { .. } => damaged(error.to_string()),
     }
 }

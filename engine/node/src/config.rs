@@ -1,15 +1,19 @@
 //! What a node is told.
 
+use crate::cluster::Cluster;
 use core::time::Duration;
 use env::Address;
 use log::LogConfig;
+use std::sync::Arc;
 use storage::StorageConfig;
 
 /// The tunables of one node. The same on all its shards.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
-    /// Where clients connect. Port 0 picks one.
+    /// Where clients and other nodes connect. Port 0 picks one.
     pub listen: Address,
+    /// The nodes of the cluster; `None` for a node that is alone.
+    pub cluster: Option<Arc<Cluster>>,
     /// The log of each shard; `shard` is set by the node.
     pub log: LogConfig,
     /// The storage of each shard.
@@ -37,6 +41,7 @@ impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             listen: Address::from(([127, 0, 0, 1], 7400)),
+            cluster: None,
             log: LogConfig::default(),
             storage: StorageConfig::default(),
             log_bytes_max: 256 << 20,

@@ -4,6 +4,7 @@
 //! magic "CLNODEID" │ version u32 │ crc u32 over what follows │ cluster u128 │ node u64 │ shards u16 │ zeros to 4096
 //! ```
 
+use crate::cluster::Cluster;
 use base::NodeId;
 use base::checksum::crc32c;
 use base::limits::BLOCK_BYTES;
@@ -41,6 +42,21 @@ pub enum IdentityError {
         /// What its bytes give.
         found: u32,
     },
+    /// The data is another node's, or of a node of another cluster.
+    #[error(
+        "this is the data of {found} of cluster {found_cluster:032x}, not of {wanted} of cluster {wanted_cluster:032x}: is \
+         the data directory right, and the list of nodes?"
+    )]
+    Other {
+        /// Whose data it is.
+        found: NodeId,
+        /// Of which cluster.
+        found_cluster: u128,
+        /// Who was started.
+        wanted: NodeId,
+        /// In which cluster.
+        wanted_cluster: u128,
+    },
     /// The file is of another program or a newer version.
     #[error("{FILE} is not a corelane identity of version {VERSION}: is this a data directory of corelane?")]
     Unknown,
@@ -52,20 +68,35 @@ impl Identity {
     ///
     /// # Errors
     /// When the file cannot be read, or is damaged: nothing is changed then.
-    pub async fn open<E: Env>(env: &E, shards: u16) -> Result<Self, IdentityError> {
+    pub async fn open<E: Env>(
+        env: &E,
+        shards: u16,
+        cluster: Option<&Cluster>,
+    ) -> Result<Self, IdentityError> {
         let disk = env.disk();
         match disk.open(FILE, OpenMode::Read).await {
             Ok(file) => {
                 let identity = Self::decode(&file.read_at(0, BLOCK_BYTES).await?)?;
+                if let Some(cluster) = cluster
+                    && (identity.cluster, identity.node) != (cluster.id, cluster.me)
+                {
+                    return Err(IdentityError::Other {
+                        found: identity.node,
+                        found_cluster: identity.cluster,
+                        wanted: cluster.me,
+                        wanted_cluster: cluster.id,
+                    });
+                }
                 disk.sync_dir("").await?;
                 Ok(identity)
             }
             Err(error) if error.kind == std::io::ErrorKind::NotFound => {
                 let mut prng = env.prng();
-                let cluster = u128::from(prng.next_u64()) << 64 | u128::from(prng.next_u64());
+                let drawn = u128::from(prng.next_u64()) << 64 | u128::from(prng.next_u64());
+                let (cluster, node) = cluster.map_or((drawn, NodeId(1)), |cluster| (cluster.id, cluster.me));
                 let identity = Self {
                     cluster,
-                    node: NodeId(1),
+                    node,
                     shards,
                 };
                 identity.write(env).await?;
@@ -148,12 +179,12 @@ mod tests {
         let machine = ImageMachine::new(&DiskImage::new());
         machine.record();
         machine
-            .block_on(Identity::open(&machine.env(), 2))
+            .block_on(Identity::open(&machine.env(), 2, None))
             .expect("the disk is fine");
         for boundary in machine.trace().boundaries() {
             let second = ImageMachine::after_kill(&boundary);
             let seen = second
-                .block_on(Identity::open(&second.env(), 2))
+                .block_on(Identity::open(&second.env(), 2, None))
                 .expect("the disk is fine");
             let third = ImageMachine::new(&second.image_least());
             let file = third.block_on(third.env().disk().open(FILE, OpenMode::Read));

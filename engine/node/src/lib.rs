@@ -8,6 +8,8 @@
 //!     split  moving         ranges change online
 //!     maintenance           flush, merge, clock bound
 //!   route, range_map        which shard serves which keys
+//!   local ─► replicate      a range's group, replica and tablet; what groups want written, sent and applied
+//!   cluster, neighbours     other nodes: who they are, what is said to them, whether they live
 //!   message                 what shards say to each other
 //!   refusal, status         what clients are told
 //! ```
@@ -20,13 +22,17 @@
 //! - No timestamp is issued above the bound that the log has made durable.
 //! - Nothing here names glommio, a file system or a socket.
 
+pub mod cluster;
 pub mod config;
+mod dialect;
 pub mod identity;
+mod incarnation;
 mod local;
 mod maintenance;
 mod marker;
 pub mod message;
 mod moving;
+mod neighbours;
 pub mod range_map;
 mod read;
 mod recover;
@@ -41,8 +47,10 @@ mod state;
 pub mod status;
 mod write;
 
+pub use cluster::Cluster;
 pub use config::NodeConfig;
 pub use identity::Identity;
+pub use incarnation::IncarnationError;
 pub use message::ShardMessage;
 pub use recover::{RecoverError, Replayed};
 pub use refusal::Refusal;

@@ -2,10 +2,10 @@
 
 use crate::message::OwnedRequest;
 use crate::state::Then;
-use base::{Index, Prng, RangeId};
+use base::{Index, Prng, RangeId, Seqno};
 use core::cell::{Cell, RefCell};
 use env::Env;
-use raft::Raft;
+use raft::{Entry, Raft, Restored};
 use replica::Replica;
 use replica::replica::StateError;
 use std::collections::VecDeque;
@@ -35,10 +35,14 @@ impl Groups {
         })
     }
 
-    /// The group of a replica that has applied everything in its log.
-    pub(crate) fn start(&self, group: &replica::Group) -> Raft {
+    /// The group of a replica whose log goes on with `entries` after what it has applied.
+    pub(crate) fn start(&self, group: &replica::Group, entries: Vec<Entry>) -> Raft {
         let prng = self.prng.borrow_mut().fork();
-        Raft::new(group.id, Arc::clone(&self.config), prng, group.restored())
+        let restored = Restored {
+            entries,
+            ..group.restored()
+        };
+        Raft::new(group.id, Arc::clone(&self.config), prng, restored)
     }
 }
 
@@ -52,6 +56,20 @@ pub(crate) struct Local<E: Env> {
     pub(crate) writes: u32,
     /// The group may want something: it is asked before the step ends.
     pub(crate) dirty: bool,
+    /// It is among the groups that time passes for.
+    pub(crate) ticks: bool,
+    /// It led when it was last asked what it wants.
+    pub(crate) led: bool,
+    /// Until when nobody else leads, by the wall clock in nanoseconds, as was known last: never for a group of one.
+    pub(crate) lease_ns: u64,
+    /// Delivered by the group, and not applied yet.
+    pub(crate) committed: VecDeque<Entry>,
+    /// Where the last write of the group is in the log.
+    pub(crate) written: Seqno,
+    /// What the log says to be committed.
+    pub(crate) commit_noted: Index,
+    /// Index and chain of states that are frozen and not known to be flushed.
+    pub(crate) frozen: VecDeque<(Index, u32)>,
     /// The first entry of this leader: everything before it was proposed by others.
     pub(crate) leads_from: Index,
     /// What was proposed here and is not applied, in order.
@@ -68,11 +86,18 @@ impl<E: Env> Local<E> {
     pub(crate) fn new(replica: Replica<OwnedRequest>, tablet: Tablet<E>, groups: &Groups) -> Self {
         Self {
             range: tablet.range(),
-            raft: groups.start(replica.group()),
+            raft: groups.start(replica.group(), Vec::new()),
             replica,
             tablet,
             writes: 0,
             dirty: false,
+            ticks: false,
+            led: false,
+            lease_ns: 0,
+            committed: VecDeque::new(),
+            written: Seqno::ZERO,
+            commit_noted: Index::ZERO,
+            frozen: VecDeque::new(),
             leads_from: Index::ZERO,
             proposed: VecDeque::new(),
             reads: Rc::new(Cell::new(0)),
@@ -91,14 +116,34 @@ impl<E: Env> Local<E> {
         Ok(Self::new(replica, tablet, groups))
     }
 
-    /// The group goes on where replay has led the replica.
-    pub(crate) fn restart_group(&mut self, groups: &Groups) {
-        self.raft = groups.start(self.replica.group());
+    /// The group goes on where replay has led the replica, with what the log has beyond.
+    pub(crate) fn restart_group(&mut self, groups: &Groups, entries: Vec<Entry>) {
+        self.raft = groups.start(self.replica.group(), entries);
+    }
+
+    /// Whether the range has no replica elsewhere: then what is durable here is committed, and nobody else leads.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.replica.group().is_alone()
+    }
+
+    /// Freezes what the memtable has, with the state that goes with it.
+    pub(crate) fn freeze(&mut self) {
+        let applied = &self.replica.group().applied;
+        self.frozen.push_back((applied.last.index, applied.chain));
+        let state = self.replica.encode_state();
+        self.tablet.freeze(state);
+    }
+
+    /// Tables hold everything up to `flushed`: the group lets go of it.
+    pub(crate) fn flushed(&mut self, flushed: Index) {
+        while let Some((index, chain)) = self.frozen.pop_front_if(|(index, _)| *index <= flushed) {
+            self.raft.compact(index, chain);
+        }
     }
 
     /// Whether writes are proposed here: it leads, and has applied all that others proposed before.
     pub(crate) fn leads(&self) -> bool {
-        self.raft.is_leader() && self.replica.applied_index() >= self.leads_from
+        self.led && self.raft.is_leader() && self.replica.applied_index() >= self.leads_from
     }
 
     /// Whether nothing of the group is under way.

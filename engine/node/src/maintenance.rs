@@ -20,6 +20,10 @@ impl<E: Env, B> State<E, B> {
         {
             self.clock_bound_ns = self.clock_bound_ns.max(wall_ns);
             self.clock_bound_staged = None;
+            // A new leader waits for its clock.
+            let waits = |slot: &Slot<E>| slot.live().is_some_and(|local| local.replica.has_runnable());
+            let slots = (0..).zip(&self.slots).filter(|(_, slot)| waits(slot));
+            self.runnable.extend(slots.map(|(at, _)| at));
         }
     }
 
@@ -114,8 +118,11 @@ impl<E: Env, B> State<E, B> {
 
     /// Work on the range is over.
     fn unclaim(&mut self, range: RangeId) {
-        if let Some(local) = self.local(range) {
+        if let Some(&slot) = self.here.get(&range)
+            && let Some(local) = self.slots[slot as usize].live()
+        {
             local.busy.set(false);
+            self.touch(slot);
         }
     }
 }
@@ -160,6 +167,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let progress = match tablet.flush().await {
             Ok(flushed) => self.step(|state| {
                 state.log.cover(range, flushed);
+                if let Some(&slot) = state.here.get(&range) {
+                    state.live_mut(slot).flushed(flushed);
+                }
                 state.unclaim(range);
                 state.release_stalled();
                 flushed > before || stats.frozen > 0

@@ -139,6 +139,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     1,
                     "the range has just moved to another shard",
                 )),
+                Some(local) if !local.is_alone() => Err(Refusal::fatal(
+                    Code::InvalidRequest,
+                    "the range has replicas on other nodes: this version of corelane moves it between nodes and shards not \
+                     yet",
+                )),
                 Some(local) if local.busy.get() => Ok(None),
                 Some(local) => {
                     local.busy.set(true);
@@ -191,9 +196,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Freezes the range's memtable with the replica's state as of now.
     pub(crate) fn freeze(&self, range: RangeId) {
         self.with_state(|state| {
-            let local = live_mut(state, range);
-            let app_state = local.replica.encode_state();
-            local.tablet.freeze(app_state);
+            live_mut(state, range).freeze();
         });
     }
 

@@ -4,7 +4,7 @@ use crate::message::RawRequest;
 use crate::refusal::{Refusal, check_key};
 use crate::shard::Shard;
 use crate::state::{GetTask, Job, Message, Route, Slot, State};
-use base::Timestamp;
+use base::{RangeId, Timestamp};
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use env::{Env, Instant, Mailbox};
@@ -70,7 +70,21 @@ impl<E: Env, B> State<E, B> {
             });
             return;
         }
-        local.tablet.prefetch(key);
+        if !local.is_alone() && !self.may_read(slot) {
+            if let Some(refusal) = self.led_elsewhere(slot) {
+                return self.refuse(raw.origin, &refusal);
+            }
+            base::sometimes!("node: read waits for a lease");
+            let deadline = raw.received + Duration::from_millis(get.deadline_ms.to_native().into());
+            return self.jobs.push(Job::Get {
+                origin: raw.origin,
+                key: key.to_vec(),
+                read_ts: None,
+                received: raw.received,
+                deadline,
+            });
+        }
+        self.live_mut(slot).tablet.prefetch(key);
         let offset = |len: usize| u32::try_from(len).expect("the keys of a turn fit 32 bits");
         let key_start = offset(self.get_keys.len());
         self.get_keys.extend_from_slice(key);
@@ -113,7 +127,18 @@ impl<E: Env, B> State<E, B> {
         let Route::Here(slot) = self.routes[position] else {
             return Err(NotYet::Elsewhere);
         };
+        if !self.may_read(slot) {
+            return Err(self.led_elsewhere(slot).map_or(NotYet::Wait, NotYet::Refused));
+        }
         let now = self.now();
+        let is_replicated = self.slots[slot as usize]
+            .live()
+            .is_some_and(|local| !local.is_alone());
+        if is_replicated && read_ts.is_some_and(|read_ts| read_ts > now) {
+            // The next leader begins above this one's clock, and not above what a client makes of it.
+            base::sometimes!("node: read waits for the clock to reach its timestamp");
+            return Err(NotYet::Wait);
+        }
         if let Some(read_ts) = read_ts
             && read_ts > now
         {
@@ -161,9 +186,14 @@ async fn answer_get<E: Env, B>(
         Slot::Free | Slot::Opening(..) => unreachable!("reads are answered before a slot changes"),
     };
     let reply = |found: Option<(Timestamp, &[u8])>| {
+        let mut state = state.borrow_mut();
+        if !state.may_read(task.slot) {
+            let refusal = state.not_leading(task.slot);
+            return state.refuse(task.origin, &refusal);
+        }
         let (ts, value) = found.map_or((missing, None), |(ts, value)| (ts, Some(value)));
         let reply = GetReply { value, ts: ts.into() };
-        state.borrow_mut().reply(task.origin, &reply);
+        state.reply(task.origin, &reply);
     };
     if let Err(NeedsIo) = tablet.get_interleaved(key, Timestamp::MAX, reply).await {
         base::sometimes!("node: read from disk");
@@ -206,6 +236,14 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
     }
 
+    /// After a read: whether this replica may still speak for the range.
+    pub(crate) fn check_lease(&self, range: RangeId) -> Result<(), Refusal> {
+        self.with_state(|state| match state.here.get(&range).copied() {
+            Some(slot) if !state.may_read(slot) => Err(state.not_leading(slot)),
+            Some(_) | None => Ok(()),
+        })
+    }
+
     /// A point read that waits for the disk or for a timestamp to be safe.
     pub(crate) async fn get(
         &self,
@@ -225,6 +263,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             .get(key, at)
             .await
             .map_err(|error| self.storage_refusal(&error))?;
+        self.check_lease(tablet.range())?;
         drop(guard);
         Ok(Some(found))
     }

@@ -9,10 +9,11 @@ use base::{Index, RangeId, ReplicaId, ShardId, Term, Timestamp};
 use core::time::Duration;
 use env::{Disk, DiskError, Env};
 use log::{EntryKind, Log, LogConfig, LogError, Position, Record};
-use raft::{HardState, Mark};
-use replica::replica::{At, Replay, StateError};
+use raft::{Content, Entry, HardState, Mark, Payload};
+use replica::group::{decode_members, encode_members};
+use replica::replica::{At, StateError};
 use replica::{Applied, CommandError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use storage::{Shared, StorageError, Tablet};
 
@@ -87,11 +88,44 @@ pub enum RecoverError {
         /// What is wrong with it.
         error: CommandError,
     },
-    /// A range has replicas elsewhere, or had: this version has none but one.
-    #[error("range {range} has members beside this node, which this version of corelane does not know")]
+    /// A range has replicas elsewhere, and the node was started as one that is alone.
+    #[error("range {range} has replicas on other nodes: start this node with the nodes of its cluster")]
     NotAlone {
         /// The range.
         range: RangeId,
+    },
+    /// A range has replicas elsewhere, and this version can give it to no other shard.
+    #[error(
+        "range {range} has replicas on other nodes and is on shard {shard}, which is gone: this version of corelane \
+         cannot move it; start with as many shards as before"
+    )]
+    Stays {
+        /// The range.
+        range: RangeId,
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Who takes part is written in another version.
+    #[error(
+        "entry {index} of range {range} at {position:?} names members that this version of corelane does not know"
+    )]
+    Members {
+        /// The range.
+        range: RangeId,
+        /// The entry.
+        index: Index,
+        /// Where it stands in the log.
+        position: Position,
+    },
+    /// An entry does not follow on the one before it, although its record is whole.
+    #[error("entry {index} of range {range} at {position:?} does not follow the entry before it")]
+    Chain {
+        /// The range.
+        range: RangeId,
+        /// The entry.
+        index: Index,
+        /// Where it stands in the log.
+        position: Position,
     },
     /// Entries between what the tables hold and what the log holds are missing.
     #[error(
@@ -143,13 +177,14 @@ pub(crate) async fn recover_dir<E: Env>(
         locals: BTreeMap::new(),
         marked: marked.clone(),
         groups: groups.clone(),
+        tails: BTreeMap::new(),
         entries: 0,
         error: None,
     };
     let has_tablet = |range: &RangeId| tablets.binary_search(range).is_ok();
     for tablet in Tablet::open_all(storage, marked.iter().copied().filter(has_tablet)).await? {
         let local = Local::open(tablet, groups)?;
-        if !local.replica.group().is_alone() {
+        if config.cluster.is_none() && !local.is_alone() {
             return Err(RecoverError::NotAlone { range: local.range });
         }
         replay.locals.insert(local.range, local);
@@ -180,9 +215,15 @@ pub(crate) async fn recover_dir<E: Env>(
     let range_max = marked.iter().chain(&tablets).copied().max().unwrap_or_default();
     let mut locals: Vec<_> = replay.locals.into_values().collect();
     for local in &mut locals {
-        local.restart_group(groups);
+        let tail = replay.tails.remove(&local.range).unwrap_or_default();
+        local.restart_group(groups, tail.entries.into());
         clock = clock.max(local.replica.last_ts());
         log.cover(local.range, local.tablet.flushed_index());
+        // A follower marks what splits make when it has applied them.
+        if !marked.contains(&local.range) {
+            base::sometimes!("node: range made by a split was not marked yet");
+            marker::create(env, shard, local.range).await?;
+        }
     }
     for range in marked {
         if !locals.iter().any(|local| local.range == range) {
@@ -222,9 +263,13 @@ pub(crate) async fn retire_dir<E: Env>(
             local.split_open = false;
         }
     }
+    if let Some(local) = gone.locals.iter().find(|local| !local.is_alone()) {
+        let range = local.range;
+        return Err(RecoverError::Stays { range, shard: old });
+    }
     for local in &mut gone.locals {
         local.busy.set(false);
-        local.tablet.freeze(local.replica.encode_state());
+        local.freeze();
         local.tablet.flush().await?;
         let is_twin = found.locals.iter().any(|own| own.range == local.range);
         if is_twin {
@@ -267,9 +312,19 @@ struct Replaying<E: Env> {
     locals: BTreeMap<RangeId, Local<E>>,
     marked: Vec<RangeId>,
     groups: Rc<Groups>,
+    /// Of groups in which an entry that is durable here need not be committed.
+    tails: BTreeMap<RangeId, Tail>,
     /// Seen so far.
     entries: u64,
     error: Option<RecoverError>,
+}
+
+/// What a group has in the log beyond what is known to be committed.
+#[derive(Default)]
+struct Tail {
+    entries: VecDeque<Entry>,
+    /// Everything up to here is committed.
+    commit: Index,
 }
 
 impl<E: Env> Replaying<E> {
@@ -309,13 +364,24 @@ impl<E: Env> Replaying<E> {
                 self.replay(position, range, At { mark, chain }, (kind, payload))
             }
             Record::HardState {
-                range, term, vote, ..
+                range,
+                term,
+                vote,
+                commit,
             } => {
                 self.replay_hard_state(range, term, vote);
+                self.replay_commit(position, range, commit)
+            }
+            Record::Truncate { range, after } => {
+                if let Some(tail) = self.tails.get_mut(&range) {
+                    tail.entries.retain(|entry| entry.index <= after);
+                }
                 Ok(())
             }
-            // Entries of a group of one are never cut.
-            Record::Truncate { .. } | Record::Forget { .. } => Ok(()),
+            Record::Forget { range } => {
+                self.tails.remove(&range);
+                Ok(())
+            }
         };
         self.error = result.err();
     }
@@ -342,7 +408,7 @@ impl<E: Env> Replaying<E> {
         (kind, payload): (EntryKind, &[u8]),
     ) -> Result<(), RecoverError> {
         let index = at.mark.index;
-        let Some(local) = self.locals.get_mut(&range) else {
+        let Some(local) = self.locals.get(&range) else {
             // A range that has left this shard has no marker here; its entries are in its tables.
             let shard = self.shard;
             return if self.marked.contains(&range) {
@@ -355,39 +421,150 @@ impl<E: Env> Replaying<E> {
         if index <= applied {
             return Ok(());
         }
-        if index != applied.next() {
-            return Err(RecoverError::Gap {
-                range,
-                applied,
-                found: index,
-            });
-        }
-        match kind {
-            EntryKind::Command => {}
-            EntryKind::Empty => {
-                local.replica.apply_members(at, None, Replay::Yes);
-                local.tablet.apply_nothing(index);
-                return Ok(());
+        let tail = self.tails.get(&range);
+        // A group of one commits what it has written; except who takes part, which counts before it is committed.
+        let waits = tail.is_some_and(|tail| !tail.entries.is_empty());
+        if local.is_alone() && !waits && kind != EntryKind::Membership {
+            if index != applied.next() {
+                let found = index;
+                return Err(RecoverError::Gap {
+                    range,
+                    applied,
+                    found,
+                });
             }
-            // What is durable need not be committed then.
-            EntryKind::Membership => return Err(RecoverError::NotAlone { range }),
+            return self.apply(position, range, at, (kind, payload));
         }
-        let applied =
-            local
-                .replica
-                .apply(at, payload, Replay::Yes)
-                .map_err(|error| RecoverError::Command {
+        self.keep(position, range, at, (kind, payload))
+    }
+
+    /// An entry that is durable, and committed or not. It takes the place of those at its index and after it.
+    fn keep(
+        &mut self,
+        position: Position,
+        range: RangeId,
+        at: At,
+        (kind, payload): (EntryKind, &[u8]),
+    ) -> Result<(), RecoverError> {
+        let index = at.mark.index;
+        let Some(local) = self.locals.get(&range) else {
+            unreachable!("looked up before")
+        };
+        let content = match kind {
+            EntryKind::Command => Content::Command(Payload::from(payload)),
+            EntryKind::Empty => Content::Empty,
+            EntryKind::Membership => {
+                let members = decode_members(&mut &*payload).ok_or(RecoverError::Members {
                     range,
                     index,
                     position,
-                    error,
                 })?;
+                Content::Membership(members.into())
+            }
+        };
+        let applied = &local.replica.group().applied;
+        let tail = self.tails.entry(range).or_default();
+        let before = tail.entries.len();
+        tail.entries.retain(|entry| entry.index < index);
+        base::sometimes!(
+            "node: entries of the log take the place of others",
+            tail.entries.len() < before
+        );
+        let last = tail.entries.back();
+        let (last, chain) = last.map_or((applied.last.index, applied.chain), |last| {
+            (last.index, last.chain)
+        });
+        if index != last.next() {
+            return Err(RecoverError::Gap {
+                range,
+                applied: last,
+                found: index,
+            });
+        }
+        let entry = Entry::new(chain, at.mark, content);
+        if entry.chain != at.chain {
+            return Err(RecoverError::Chain {
+                range,
+                index,
+                position,
+            });
+        }
+        tail.entries.push_back(entry);
+        let commit = tail.commit;
+        self.replay_commit(position, range, commit)
+    }
+
+    /// Applies what is committed up to `commit`.
+    fn replay_commit(
+        &mut self,
+        position: Position,
+        range: RangeId,
+        commit: Index,
+    ) -> Result<(), RecoverError> {
+        if !self.locals.contains_key(&range) {
+            return Ok(());
+        }
+        loop {
+            let tail = self.tails.entry(range).or_default();
+            tail.commit = tail.commit.max(commit);
+            let commit = tail.commit;
+            let Some(entry) = tail.entries.pop_front_if(|entry| entry.index <= commit) else {
+                return Ok(());
+            };
+            let at = At {
+                mark: entry.mark(),
+                chain: entry.chain,
+            };
+            let mut members = Vec::new();
+            let (kind, payload): (_, &[u8]) = match &entry.content {
+                Content::Command(payload) => (EntryKind::Command, payload),
+                Content::Empty => (EntryKind::Empty, &[]),
+                Content::Membership(membership) => {
+                    encode_members(membership, &mut members);
+                    (EntryKind::Membership, &members)
+                }
+                Content::Header(_) => unreachable!("no replica of a node is a witness"),
+            };
+            self.apply(position, range, at, (kind, payload))?;
+        }
+    }
+
+    /// Applies an entry that is committed.
+    fn apply(
+        &mut self,
+        position: Position,
+        range: RangeId,
+        at: At,
+        (kind, payload): (EntryKind, &[u8]),
+    ) -> Result<(), RecoverError> {
+        let index = at.mark.index;
+        let Some(local) = self.locals.get_mut(&range) else {
+            unreachable!("looked up before")
+        };
+        let members = match kind {
+            EntryKind::Command => None,
+            EntryKind::Empty => Some(None),
+            EntryKind::Membership => Some(decode_members(&mut &*payload)),
+        };
+        if let Some(members) = members {
+            local.replica.apply_members(at, members);
+            local.tablet.apply_nothing(index);
+            return Ok(());
+        }
+        let applied = local
+            .replica
+            .apply(at, payload)
+            .map_err(|error| RecoverError::Command {
+                range,
+                index,
+                position,
+                error,
+            })?;
         match applied {
             Applied::Write { ts, ops } => {
                 local.tablet.apply(index, ts, ops.iter());
                 if local.tablet.wants_freeze() {
-                    let state = local.replica.encode_state();
-                    local.tablet.freeze(state);
+                    local.freeze();
                 }
             }
             Applied::Split { right, at } => {

@@ -198,7 +198,8 @@ impl<E: Env, B> State<E, B> {
 
     /// Computes the routes anew after a change of map or slots.
     pub(crate) fn update_routes(&mut self) {
-        let mut here: base::collections::FastMap<RangeId, u32> = base::collections::FastMap::default();
+        let mut here = core::mem::take(&mut self.here);
+        here.clear();
         for (slot, content) in (0u32..).zip(&self.slots) {
             match content {
                 Slot::Live(local) => here.insert(local.range, slot),
@@ -219,5 +220,6 @@ impl<E: Env, B> State<E, B> {
             }
         };
         self.routes = self.map.entries().iter().map(route).collect();
+        self.here = here;
     }
 }

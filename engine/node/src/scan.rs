@@ -258,6 +258,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             .scan_page(&page)
             .await
             .map_err(|error| self.storage_refusal(&error))?;
+        self.check_lease(tablet.range())?;
         drop(guard);
         let range_done = rows.resume.is_none();
         let resume = rows.resume.clone().or_else(|| beyond(ask, &range_span));

@@ -27,6 +27,7 @@ use env::{Clock, Disk, Env, File, Mailbox, OpenMode, TaskClass, Tasks};
 use std::rc::{Rc, Weak};
 use storage::StorageError;
 use transport::{CloseReason, ConnectionId, Handler, Handover, HelloAnswer};
+use wire::peer::ArchivedPeerHello;
 use wire::reply::{DiskWriteReply, GetReply, RangeEntry as WireEntry, RangeMapReply};
 use wire::request::ArchivedHello;
 use wire::{Code, Frame, RequestRef, WireError, decode_request};
@@ -67,6 +68,7 @@ pub struct Front<E: Env, B: 'static> {
 /// The part of a shard that connections see.
 pub(crate) trait FrontShard<E: Env> {
     fn on_hello(&self, id: ConnectionId, request: RequestId, hello: &ArchivedHello<'static>) -> HelloAnswer;
+    fn on_peer_hello(&self, id: ConnectionId, hello: &ArchivedPeerHello) -> HelloAnswer;
     fn on_frame(&self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError>;
     fn on_batch_end(&self);
     fn on_handover(&self, to: ShardId, handover: Handover<Socket<E>>);
@@ -84,6 +86,11 @@ impl<E: Env, B: 'static> Handler<Socket<E>> for Front<E, B> {
     fn on_hello(&self, id: ConnectionId, request: RequestId, hello: &ArchivedHello<'static>) -> HelloAnswer {
         self.shard()
             .map_or(HelloAnswer::Refuse, |shard| shard.on_hello(id, request, hello))
+    }
+
+    fn on_peer_hello(&self, id: ConnectionId, hello: &ArchivedPeerHello) -> HelloAnswer {
+        self.shard()
+            .map_or(HelloAnswer::Refuse, |shard| shard.on_peer_hello(id, hello))
     }
 
     fn on_frame(&self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError> {
@@ -133,9 +140,16 @@ impl<E: Env, B: Mailbox<Message<E>>> FrontShard<E> for Shard<E, B> {
         }
     }
 
+    fn on_peer_hello(&self, id: ConnectionId, hello: &ArchivedPeerHello) -> HelloAnswer {
+        self.state.borrow_mut().on_peer_hello(id, hello)
+    }
+
     fn on_frame(&self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError> {
-        let request = decode_request(frame)?;
         let mut state = self.state.borrow_mut();
+        if frame.kind.is_peer() {
+            return state.on_train(id, frame);
+        }
+        let request = decode_request(frame)?;
         let origin = crate::message::Origin {
             shard: state.me,
             connection: id,
@@ -163,6 +177,7 @@ impl<E: Env, B: Mailbox<Message<E>>> FrontShard<E> for Shard<E, B> {
 
     fn on_close(&self, id: ConnectionId) {
         let mut state = self.state.borrow_mut();
+        state.on_caller_gone(id);
         state.scans.retain(|(connection, _), credit| {
             let gone = *connection == id;
             if gone {
@@ -379,9 +394,13 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         state.counts.turns += 1;
         state.answer_gets();
         state.close_batch();
+        state.make_progress();
+        state.close_batch();
         if base::planted_bug!("node-ack-before-durable") {
             state.on_persisted(base::Seqno(u64::MAX));
         }
+        // What may leave before it is written does.
+        state.send_trains();
         state.log.submit();
         let jobs = core::mem::take(&mut state.jobs);
         self.flush_rings(&mut state);
@@ -542,6 +561,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             } => {
                 self.move_in(from, ticket, slot, arrival, clock).await;
             }
+            Job::CompleteSplit(applied) => self.complete_foreign_split(applied).await,
+            Job::Incarnation(durable) => self.store_incarnation(durable).await,
             Job::Status { origin } => self.status(origin).await,
             Job::DiskWrite { origin, bytes } => self.disk_write(origin, bytes).await,
         }
@@ -580,6 +601,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 && write.ops().all(|op| span.contains(op.key()));
             // And what it writes may by now be what another one is reading for.
             let blocked = local.replica.is_blocked()
+                || !local.leads()
                 || local.replica.is_reserved(write.ops()) && !base::planted_bug!("node-reservation-ignored");
             match refusal {
                 Some(refusal) => state.refuse(request.origin, &refusal),

@@ -48,6 +48,8 @@ enum Proposed {
     /// Something else works on the range.
     Busy,
     Elsewhere,
+    /// By another node.
+    LedElsewhere(Refusal),
 }
 
 impl<E: Env, B> State<E, B> {
@@ -69,7 +71,14 @@ impl<E: Env, B> State<E, B> {
     /// Shard 0: the id of a new range.
     pub(crate) fn new_range(&mut self) -> RangeId {
         assert_eq!(self.me, ShardId(0), "shard 0 gives range ids out");
-        self.range_last = RangeId(self.range_last.0 + 1);
+        // Each node of a cluster has numbers of its own: the nodes take turns.
+        let (turn, turns) = self.neighbours.as_ref().map_or((0, 1), |neighbours| {
+            let nodes = &neighbours.cluster.nodes;
+            let me = |(node, _): &(base::NodeId, _)| *node == neighbours.cluster.me;
+            (nodes.iter().position(me).unwrap_or(0), nodes.len())
+        });
+        let next = (self.range_last.0 + 1..).find(|id| id % turns as u64 == turn as u64);
+        self.range_last = RangeId(next.expect("range ids do not run out"));
         self.range_last
     }
 
@@ -99,6 +108,12 @@ impl<E: Env, B> State<E, B> {
         if *local.replica.descriptor().span.start == *key {
             return Proposed::Nothing(self.entry_of(slot));
         }
+        if !local.leads()
+            && let Some(refusal) = self.led_elsewhere(slot)
+        {
+            return Proposed::LedElsewhere(refusal);
+        }
+        let local = self.slots[slot as usize].live_mut().expect("it is served here");
         if local.busy.get() || local.replica.is_blocked() || !local.leads() {
             return Proposed::Busy;
         }
@@ -149,6 +164,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                         "the range has just moved to another shard",
                     ));
                 }
+                Proposed::LedElsewhere(refusal) => return Err(refusal),
                 Proposed::Busy if self.now() >= deadline => {
                     return Err(Refusal::retry(
                         Code::RangeBusy,
@@ -160,7 +176,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             }
         };
         let Some(SplitApplied { left, right }) = applied else {
-            return Err(Refusal::fatal(Code::DiskFailed, "the node is stopping"));
+            let message = "the leader of the range changed before the split was known to be committed, or the node is stopping";
+            return Err(Refusal::retry(Code::Ambiguous, 10, message));
         };
         let (left_id, right_id) = (left.descriptor.range, right.descriptor.range);
         self.complete_split(left_id, &[right_id]).await;
@@ -172,6 +189,18 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             right_shard: right_shard.0,
             range_map_version,
         })
+    }
+
+    /// A split that another replica proposed has been applied here.
+    pub(crate) async fn complete_foreign_split(&self, SplitApplied { left, right }: SplitApplied) {
+        let (left_id, right_id) = (left.descriptor.range, right.descriptor.range);
+        // As with one's own: until there is a marker, replay makes the new range from the entry, which is still in the log.
+        if let Err(error) = marker::create(&self.env, self.mailbox.shard(), right_id).await {
+            return self.fail(format!("range {right_id} could not be marked: {error}"));
+        }
+        self.complete_split(left_id, &[right_id]).await;
+        // Without an answer the node is stopping.
+        let _ = self.edit_map(vec![left, right]).await;
     }
 
     /// Makes the applied splits of `left` durable in tables, so that neither half needs the log before them any more.
@@ -192,6 +221,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     {
                         local.split_open = false;
                         local.busy.set(false);
+                    }
+                    // Entries may have waited for it.
+                    if let Some(&slot) = state.here.get(range) {
+                        state.touch(slot);
                     }
                 }
             }),
@@ -214,7 +247,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     .filter(|entry| entry.shard == shard)
                     .count()
             };
-            (count(to) + 1 < count(me)).then_some(to)
+            let stays = state.local(range).is_none_or(|local| !local.is_alone());
+            (!stays && count(to) + 1 < count(me)).then_some(to)
         });
         let Some(to) = to else { return (me, version) };
         match self.move_range(range, to, deadline).await {

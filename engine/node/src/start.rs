@@ -10,11 +10,14 @@
 //! When the node has fewer shards than at its last start, shard `i` also takes the directories of shards `i + n`, `i + 2n`,
 //! …: it replays their logs, flushes their ranges, takes their markers, and removes their logs.
 
+use crate::cluster::{Cluster, replica_on};
 use crate::config::NodeConfig;
 use crate::identity::{Identity, IdentityError};
+use crate::incarnation::{self, IncarnationError};
 use crate::local::{Groups, Local};
 use crate::marker;
 use crate::message::{Assembled, Recovered, ShardMessage};
+use crate::neighbours::Neighbours;
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::{Found, RecoverError, Replayed, recover_dir, retire_dir};
 use crate::replicate::Batch;
@@ -27,12 +30,13 @@ use core::cell::OnceCell;
 use core::future::Future;
 use core::task::Poll;
 use env::{Clock, Env, Listener, Mailbox, Net, TaskClass, Tasks};
+use liveness::Liveness;
 use replica::Replica;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use storage::{Shared, StorageError, Tablet};
-use transport::{Transport, TransportConfig};
+use transport::{PeerConfig, Peers, Transport, TransportConfig};
 
 /// The first range of a new node.
 const FIRST_RANGE: RangeId = RangeId(2);
@@ -43,6 +47,9 @@ pub enum NodeError {
     /// The identity could not be read or written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What the shard promised other nodes is not known.
+    #[error(transparent)]
+    Incarnation(#[from] IncarnationError),
     /// The data could not be recovered.
     #[error(transparent)]
     Recover(#[from] RecoverError),
@@ -144,7 +151,10 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     ready: impl FnOnce(Ready),
 ) -> Result<Rc<Shard<E, B>>, NodeError> {
     let me = mailbox.shard();
-    let identity = share_identity(&env, &mailbox).await?;
+    if let Some(cluster) = &config.cluster {
+        cluster.check().map_err(NodeError::Config)?;
+    }
+    let identity = share_identity(&env, &mailbox, config.cluster.as_deref()).await?;
     let config = Rc::new(config);
     let storage = Shared::new(env.clone(), config.storage.clone());
 
@@ -162,7 +172,14 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
         listener = Some(listen(&env, config.listen)?);
     }
     let address = listener.as_ref().map(Listener::address);
-    let (assembled, early) = assemble(&env, &mailbox, &storage, identity, &mut found, address).await?;
+    let first = config
+        .cluster
+        .as_deref()
+        .map_or_else(replica::Group::alone, |cluster| {
+            replica::Group::first(replica_on(cluster.me), cluster.founders())
+        });
+    let (assembled, early) =
+        assemble(&env, &mailbox, &storage, identity, &first, &mut found, address).await?;
     drop_twins(&env, me, &assembled.map, &mut found).await?;
 
     let front = Rc::new(Front {
@@ -178,6 +195,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     };
     let transport = Transport::new(env.clone(), transport_config, front.clone())
         .map_err(|error| NodeError::Config(error.to_string()))?;
+    let neighbours = meet_neighbours(&env, &config, identity, me).await?;
     let state = make_state(
         &env,
         &mailbox,
@@ -187,6 +205,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
         transport.clone(),
         found,
         &assembled,
+        neighbours,
     );
     let shard = Shard::new(env.clone(), mailbox, state);
     let spawn =
@@ -195,7 +214,8 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_turns()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_maintenance()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_timer()));
-    shard.step(State::campaign_all);
+    spawn(TaskClass::Foreground, Box::pin(shard.clone().run_time()));
+    shard.step(State::start_groups);
     // Nothing is served before the bound covers the present: what is issued below it looks as old as the bound, and is
     // forgotten as such.
     let present = Timestamp::new(env.clock().wall_ns(), 0);
@@ -236,6 +256,11 @@ async fn serve_until<E: Env, B: Mailbox<Message<E>>>(
     let (transport, log, failed) =
         shard.with_state(|state| (state.transport.clone(), state.log.clone(), state.failed.clone()));
     transport.close_all();
+    shard.with_state(|state| {
+        if let Some(neighbours) = &state.neighbours {
+            neighbours.links.close_all();
+        }
+    });
     match failed {
         Some(reason) => Err(NodeError::Failed(reason)),
         None => {
@@ -253,9 +278,13 @@ fn listen<E: Env>(env: &E, address: env::Address) -> Result<<E::Net as Net>::Lis
 }
 
 /// Shard 0 reads who the node is and tells the others.
-async fn share_identity<E: Env, B: Mailbox<Message<E>>>(env: &E, mailbox: &B) -> Result<Identity, NodeError> {
+async fn share_identity<E: Env, B: Mailbox<Message<E>>>(
+    env: &E,
+    mailbox: &B,
+    cluster: Option<&Cluster>,
+) -> Result<Identity, NodeError> {
     if mailbox.shard() == ShardId(0) {
-        let identity = Identity::open(env, mailbox.shards()).await?;
+        let identity = Identity::open(env, mailbox.shards(), cluster).await?;
         for shard in 1..mailbox.shards() {
             send(mailbox, ShardId(shard), ShardMessage::Identity(identity)).await;
         }
@@ -277,6 +306,7 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
     mailbox: &B,
     storage: &Rc<Shared<E>>,
     identity: Identity,
+    first: &replica::Group,
     found: &mut Found<E>,
     address: Option<env::Address>,
 ) -> Result<(Assembled, Early<E>), NodeError> {
@@ -317,7 +347,9 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         .collect();
     if entries.is_empty() {
         let groups = found.groups.clone();
-        found.locals.push(create_first(env, storage, &groups, me).await?);
+        found
+            .locals
+            .push(create_first(env, storage, &groups, first, me).await?);
         entries = found.entries(me);
     }
     found.range_max = all
@@ -376,12 +408,12 @@ async fn create_first<E: Env>(
     env: &E,
     storage: &Rc<Shared<E>>,
     groups: &Groups,
+    group: &replica::Group,
     me: ShardId,
 ) -> Result<Local<E>, NodeError> {
     // A start that was cut short may have left a half-made tablet; no marker says that it counts.
     Tablet::destroy(env, FIRST_RANGE).await?;
-    let group = replica::Group::alone();
-    let initial = Replica::<()>::initial_state(&group);
+    let initial = Replica::<()>::initial_state(group);
     let begins_at = group.applied.last.index;
     let tablet = Tablet::create(storage, FIRST_RANGE, Span::all(), begins_at, initial).await?;
     marker::create(env, me, FIRST_RANGE).await?;
@@ -406,6 +438,45 @@ async fn receive<M: Send + 'static, B: Mailbox<M>>(mailbox: &B) -> (ShardId, M) 
     }
 }
 
+/// Begins a start of the shard's failure detector, durably: before that nothing is said to another node.
+async fn meet_neighbours<E: Env>(
+    env: &E,
+    config: &NodeConfig,
+    identity: Identity,
+    me: ShardId,
+) -> Result<Option<Box<Neighbours<E>>>, NodeError> {
+    let Some(cluster) = &config.cluster else {
+        return Ok(None);
+    };
+    let peer = |node| liveness::Peer { node, shard: me };
+    let earlier = incarnation::load(env, me).await?;
+    let now_ns = || env.clock().wall_ns();
+    let mut detector = Liveness::new(peer(cluster.me), cluster.liveness, earlier, now_ns());
+    let mut ready = liveness::Ready::default();
+    detector.ready(now_ns(), &mut ready);
+    if let Some(durable) = ready.durable {
+        incarnation::store(env, me, durable).await?;
+        detector.persisted(durable);
+    }
+    let hello = wire::peer::PeerHello {
+        cluster: identity.cluster.to_le_bytes(),
+        node: identity.node.0,
+        shard: me.0,
+        to_node: 0,
+        to_shard: 0,
+        version_min: wire::frame::VERSION.into(),
+        version_max: wire::frame::VERSION.into(),
+    };
+    let links = Peers::new(env.clone(), PeerConfig::new(hello));
+    for (node, address) in cluster.others() {
+        detector
+            .add_peer(peer(node), now_ns())
+            .map_err(|error| NodeError::Config(error.to_string()))?;
+        links.set_address(node, Some(address));
+    }
+    Ok(Some(Box::new(Neighbours::new(cluster.clone(), links, detector))))
+}
+
 #[expect(
     clippy::too_many_arguments,
     reason = "everything that a shard is made of, once"
@@ -419,6 +490,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
     transport: Transport<E, Front<E, B>>,
     found: Found<E>,
     assembled: &Assembled,
+    neighbours: Option<Box<Neighbours<E>>>,
 ) -> State<E, B> {
     let shards = mailbox.shards();
     let offset_max = u64::try_from(config.clock_offset_max.as_nanos()).unwrap_or(u64::MAX);
@@ -438,6 +510,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         turn_clock: None,
         map: RangeMap::default(),
         routes: Vec::new(),
+        here: FastMap::default(),
         slots: found
             .locals
             .into_iter()
@@ -451,7 +524,9 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         groups: found.groups,
         dirty: Vec::new(),
         ready: raft::Ready::default(),
-        committed: Vec::new(),
+        runnable: Vec::new(),
+        progress: false,
+        neighbours,
         stalled: VecDeque::new(),
         apply_waiters: Vec::new(),
         scans: FastMap::default(),

@@ -4,6 +4,7 @@ use crate::config::NodeConfig;
 use crate::identity::Identity;
 use crate::local::{Groups, Local};
 use crate::message::{Answer, OwnedRequest, PageAsk, Replies, ShardMessage};
+use crate::neighbours::Neighbours;
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::Replayed;
 use crate::replicate::{Batch, Write};
@@ -115,6 +116,10 @@ pub(crate) enum Job<E: Env> {
         arrival: (RangeEntry, base::Index),
         clock: Timestamp,
     },
+    /// A split that another replica proposed has been applied: its new range is marked, and it is made durable.
+    CompleteSplit(SplitApplied),
+    /// The failure detector wants this written.
+    Incarnation(liveness::Durable),
     /// `status`.
     Status { origin: Origin },
     /// The bench's raw durable write.
@@ -182,6 +187,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) map: RangeMap,
     /// By position in the map.
     pub(crate) routes: Vec<Route>,
+    /// The slots of this shard's ranges.
+    pub(crate) here: FastMap<RangeId, u32>,
     pub(crate) slots: Vec<Slot<E>>,
     /// Ranges that left this shard, until the map that counts knows.
     pub(crate) departed: Vec<RangeEntry>,
@@ -195,9 +202,14 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) groups: Rc<Groups>,
     /// Slots whose groups may want something.
     pub(crate) dirty: Vec<u32>,
-    /// Kept for their memory.
+    /// Kept for its memory.
     pub(crate) ready: raft::Ready,
-    pub(crate) committed: Vec<raft::Entry>,
+    /// Slots whose parked requests may go on.
+    pub(crate) runnable: Vec<u32>,
+    /// Something was applied in this turn.
+    pub(crate) progress: bool,
+    /// The other nodes; none for a node that is alone.
+    pub(crate) neighbours: Option<Box<Neighbours<E>>>,
     /// Writes held back because memory or log is full.
     pub(crate) stalled: VecDeque<OwnedRequest>,
     pub(crate) apply_waiters: Vec<Sender<()>>,

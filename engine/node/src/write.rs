@@ -57,9 +57,12 @@ impl<E: Env, B> State<E, B> {
             Slot::Opening(_, waiting) => return waiting.push_back(raw.to_owned()),
             Slot::Free => unreachable!("routes lead to taken slots"),
         };
-        if !local.leads() {
+        if !local.leads() || local.replica.last_ts().wall_ns > self.clock_bound_ns {
+            if let Some(refusal) = self.led_elsewhere(slot) {
+                return self.refuse(raw.origin, &refusal);
+            }
             base::sometimes!("node: write waits for a leader");
-            return local.replica.park(raw.to_owned());
+            return self.live_mut(slot).replica.park(raw.to_owned());
         }
         match local.replica.admit(&id, conditions.clone(), ops.clone()) {
             Admission::Propose => {
@@ -171,6 +174,10 @@ impl<E: Env, B> State<E, B> {
     {
         match failed {
             None => self.propose(slot, id, ops, raw),
+            Some(_) if !self.may_read(slot) => {
+                let refusal = self.not_leading(slot);
+                self.refuse(raw.origin, &refusal);
+            }
             Some(Failed { condition, found }) => {
                 self.counts.conditions_failed += 1;
                 let ts = self.now().into();
@@ -198,6 +205,7 @@ impl<E: Env, B> State<E, B> {
         let local = self.slots[slot as usize]
             .live_mut()
             .expect("admitted by a live range");
+        assert!(local.leads(), "{} proposes only where it leads", local.range);
         let index = local.replica.propose_write(id, ts, ops, &mut self.batch.bytes);
         self.counts.writes += 1;
         self.stage(slot, index, start, Then::Reply(raw.origin));

@@ -118,6 +118,12 @@ pub fn encode_write<'a>(
     out[count_at..count_at + 4].copy_from_slice(&count.to_le_bytes());
 }
 
+/// Whether an entry's payload is a split, as far as its first bytes tell.
+#[must_use]
+pub fn is_split(payload: &[u8]) -> bool {
+    payload.starts_with(&[VERSION, KIND_SPLIT])
+}
+
 /// Appends the encoding of a split to `out`.
 pub fn encode_split(out: &mut Vec<u8>, ts: Timestamp, right: RangeId, at: &[u8]) {
     out.extend_from_slice(&[VERSION, KIND_SPLIT]);

@@ -48,14 +48,20 @@ impl InFlight {
         });
     }
 
-    /// Forgets the entry that has been applied: the oldest.
-    pub(crate) fn pop(&mut self, index: Index) {
-        let entry = self.entries.pop_front().expect("an applied entry was in flight");
+    /// Forgets the entry at `index`, which has been applied, and says whether it was here: it is the oldest then.
+    ///
+    /// # Panics
+    /// When an older one is in flight.
+    pub(crate) fn pop(&mut self, index: Index) -> bool {
+        let Some(entry) = self.entries.pop_front_if(|entry| entry.index <= index) else {
+            return false;
+        };
         assert_eq!(entry.index, index, "entries are applied in order");
         self.hashes.drain(..entry.keys);
         while self.spans.front().is_some_and(|(of, _)| *of == index) {
             self.spans.pop_front();
         }
+        true
     }
 
     /// Whether an unapplied write touches `key`.

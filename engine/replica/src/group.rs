@@ -129,7 +129,8 @@ pub fn encode_members(members: &Membership, out: &mut Vec<u8>) {
 }
 
 /// Reads a configuration; `None` when there is none, or one that cannot be.
-fn decode_members(input: &mut &[u8]) -> Option<Membership> {
+#[must_use]
+pub fn decode_members(input: &mut &[u8]) -> Option<Membership> {
     let auto_leave = flag(input)?;
     let mut lists = <[Vec<ReplicaId>; 5]>::default();
     for list in &mut lists {

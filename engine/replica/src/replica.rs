@@ -142,13 +142,23 @@ impl<W> Replica<W> {
         self.group.hard_state = hard_state;
     }
 
-    /// This replica leads; the log of its group ends at `last`, and proposals follow.
+    /// This replica leads; the log of its group ends at `last`, and proposals follow, none of them at or below `after`: what
+    /// leaders before this one may have shown to readers.
     ///
     /// # Panics
     /// When proposals are in flight: whoever does not lead has none.
-    pub fn lead(&mut self, last: Index) {
+    pub fn lead(&mut self, last: Index, after: Timestamp) {
         assert!(self.in_flight.is_empty(), "nothing was proposed before it led");
         self.proposed = last;
+        self.last_ts = self.last_ts.max(after);
+    }
+
+    /// This replica leads no more. What it has proposed may still be committed, by another leader.
+    pub fn follow(&mut self) {
+        self.in_flight = InFlight::default();
+        self.sessions.forget_in_flight();
+        self.blocked = false;
+        self.proposed = self.applied_index();
     }
 
     /// The last index applied.
@@ -302,24 +312,18 @@ impl<W> Replica<W> {
         self.blocked = false;
     }
 
-    /// Takes in a committed command. `replay` is set during recovery, when nothing is in flight.
+    /// Takes in a committed command, wherever it was proposed.
     ///
     /// # Errors
     /// The payload does not decode: the log is whole, so this is a bug or a newer version, and the node stops.
     ///
     /// # Panics
     /// When its index does not follow the last one applied.
-    pub fn apply<'a>(
-        &mut self,
-        at: At,
-        payload: &'a [u8],
-        replay: Replay,
-    ) -> Result<Applied<'a>, CommandError> {
+    pub fn apply<'a>(&mut self, at: At, payload: &'a [u8]) -> Result<Applied<'a>, CommandError> {
         let command = Command::decode(payload)?;
-        self.advance(at, replay);
-        match replay {
-            Replay::Yes => self.last_ts = self.last_ts.max(command.ts()),
-            Replay::No => self.in_flight.pop(at.mark.index),
+        self.advance(at);
+        if !self.in_flight.pop(at.mark.index) {
+            self.last_ts = self.last_ts.max(command.ts());
         }
         Ok(match command {
             Command::Write { id, ts, ops } => {
@@ -339,14 +343,14 @@ impl<W> Replica<W> {
     ///
     /// # Panics
     /// When its index does not follow the last one applied.
-    pub fn apply_members(&mut self, at: At, members: Option<Membership>, replay: Replay) {
-        self.advance(at, replay);
+    pub fn apply_members(&mut self, at: At, members: Option<Membership>) {
+        self.advance(at);
         if let Some(members) = members {
             self.group.applied.membership = Arc::new(members);
         }
     }
 
-    fn advance(&mut self, at: At, replay: Replay) {
+    fn advance(&mut self, at: At) {
         let index = at.mark.index;
         assert_eq!(
             index,
@@ -356,14 +360,8 @@ impl<W> Replica<W> {
         );
         self.group.applied.last = at.mark;
         self.group.applied.chain = at.chain;
-        if replay == Replay::Yes {
-            self.proposed = index;
-        }
-        assert!(
-            index <= self.proposed,
-            "applied {index} beyond proposed {}",
-            self.proposed
-        );
+        // Others propose too.
+        self.proposed = self.proposed.max(index);
     }
 
     /// After [`Applied::Split`]: shrinks this replica to the keys below `at` and hands out the one above, at the beginning of a
@@ -439,15 +437,6 @@ pub struct At {
     pub mark: Mark,
     /// The chain up to it.
     pub chain: u32,
-}
-
-/// Whether an entry is applied during recovery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replay {
-    /// Read back from the log.
-    Yes,
-    /// Proposed by this process.
-    No,
 }
 
 /// The replica's written state does not decode.

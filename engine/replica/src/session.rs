@@ -109,6 +109,16 @@ impl Sessions {
         }
     }
 
+    /// Forgets what is proposed and not applied: it may never be.
+    pub fn forget_in_flight(&mut self) {
+        for session in self.by_client.values_mut() {
+            session.marks.retain(|(_, mark)| *mark != Mark::InFlight);
+        }
+        // A session without a result and without a floor says nothing.
+        self.by_client
+            .retain(|_, session| session.floor > 0 || !session.marks.is_empty());
+    }
+
     /// Notes that the write has been applied at `ts`.
     pub fn apply(&mut self, id: &WriteId, ts: Timestamp) {
         if !has_session(id) {

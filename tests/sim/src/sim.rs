@@ -108,6 +108,12 @@ impl Sim {
     /// The address of a node and port, for its peers.
     #[must_use]
     pub fn address(&self, node: SimNodeId, port: u16) -> Address {
+        Self::address_of(node, port)
+    }
+
+    /// The address that a node has, also before it is added.
+    #[must_use]
+    pub fn address_of(node: SimNodeId, port: u16) -> Address {
         Address::new(ip_of(node.0).into(), port)
     }
 

@@ -13,12 +13,14 @@ use crate::history::{Action, History, Outcome, Seconds};
 use crate::process::{Exit, Process};
 use crate::scenario::{Mode, PORT, Scenario};
 use crate::workload::Workload;
-use base::{Prng, ShardId};
+use base::{NodeId, Prng, ShardId};
 use core::time::Duration;
 use env::{Disk, Env, Instant};
+use node::{Cluster, NodeConfig};
 use sim::{Fault, Report, Sim, SimNodeId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use storage::Tablet;
 use wire::Code;
 
@@ -51,7 +53,8 @@ pub struct Run {
 struct Runner {
     scenario: Rc<Scenario>,
     sim: Sim,
-    process: Process,
+    /// One for each node.
+    processes: Vec<Process>,
     history: Rc<History>,
     workload: Rc<Workload>,
     clients: Vec<Rc<Client>>,
@@ -60,12 +63,29 @@ struct Runner {
     crashes: u64,
     failures: BTreeMap<String, u64>,
     journal: Vec<String>,
-    /// Starts that failed in a row.
-    refusals: u32,
+    /// Starts that failed in a row, by node.
+    refusals: Vec<u32>,
 }
 
 /// Failed starts in a row after which a damaged node is given up.
 const REFUSALS_MAX: u32 = 5;
+
+/// What node `at` is told.
+fn node_config(scenario: &Scenario, at: u16) -> NodeConfig {
+    let mut config = scenario.node.clone();
+    if scenario.nodes > 1 {
+        let id = |at: u16| NodeId(u64::from(at) + 1);
+        let address = |at: u16| (id(at), Sim::address_of(SimNodeId(at.into()), PORT));
+        let nodes = (0..scenario.nodes).map(address).collect();
+        let cluster = Cluster {
+            liveness: scenario.liveness,
+            tick: scenario.tick,
+            ..Cluster::new(u128::from(scenario.seed) + 1, id(at), nodes)
+        };
+        config.cluster = Some(Arc::new(cluster));
+    }
+    config
+}
 
 /// Runs a scenario.
 #[must_use]
@@ -86,16 +106,31 @@ impl Runner {
         let scenario = Rc::new(scenario.clone());
         let mut prng = Prng::new(scenario.seed ^ 0x7275_6e6e_6572_0001);
         let mut sim = Sim::new(scenario.seed, scenario.sim.clone());
-        let mut process = Process::new(&mut sim, scenario.node.clone(), scenario.shards);
+        let mut processes: Vec<_> = (0..scenario.nodes)
+            .map(|at| Process::new(&mut sim, node_config(&scenario, at), scenario.shards))
+            .collect();
         let machine = sim.add_node(1);
         let env = sim.env(machine, ShardId(0));
         let history = Rc::new(History::default());
         let workload = Workload::new(scenario.clone(), history.clone(), env.clone(), prng.fork());
-        let address = sim.address(process.node(), PORT);
-        let clients: Vec<_> = (0..scenario.clients)
-            .map(|_| Client::new(env.clone(), address, scenario.keys, scenario.habits, prng.fork()))
+        let addresses: Vec<_> = processes
+            .iter()
+            .map(|process| sim.address(process.node(), PORT))
             .collect();
-        process.run(&sim);
+        let clients: Vec<_> = (0..scenario.clients)
+            .map(|_| {
+                Client::new(
+                    env.clone(),
+                    addresses.clone(),
+                    scenario.keys,
+                    scenario.habits,
+                    prng.fork(),
+                )
+            })
+            .collect();
+        for process in &mut processes {
+            process.run(&sim);
+        }
         let mut number = 0;
         for client in &clients {
             for _ in 0..scenario.outstanding {
@@ -104,9 +139,10 @@ impl Runner {
             }
         }
         Self {
+            refusals: vec![0; processes.len()],
             scenario,
             sim,
-            process,
+            processes,
             history,
             workload,
             clients,
@@ -115,7 +151,6 @@ impl Runner {
             crashes: 0,
             failures: BTreeMap::new(),
             journal: Vec::new(),
-            refusals: 0,
         }
     }
 
@@ -142,27 +177,32 @@ impl Runner {
         self.history.ended() + self.prng.between(1, self.scenario.crash_every * 2)
     }
 
-    /// Starts a process again that has ended by itself. `false` when it has refused too often to go on with faults.
+    /// Starts processes again that have ended by themselves. `false` when one has refused too often to go on with faults.
     fn supervise(&mut self) -> bool {
-        let Some(exit) = self.process.exit() else {
-            if self.process.is_ready() {
-                self.refusals = 0;
+        (0..self.processes.len()).all(|at| self.supervise_one(at))
+    }
+
+    fn supervise_one(&mut self, at: usize) -> bool {
+        let process = &self.processes[at];
+        let Some(exit) = process.exit() else {
+            if process.is_ready() {
+                self.refusals[at] = 0;
             }
             return true;
         };
         if let Exit::Failed { error, served } = exit {
-            self.note_failure(&error);
-            self.refusals = if served { 0 } else { self.refusals + 1 };
+            self.note_failure(at, &error);
+            self.refusals[at] = if served { 0 } else { self.refusals[at] + 1 };
         }
-        self.sim.kill(self.process.node());
+        self.sim.kill(self.processes[at].node());
         let pause = self.prng.between(1, 200);
         self.sim.run_for(Duration::from_millis(pause));
-        self.start();
-        self.refusals < REFUSALS_MAX
+        self.start(at);
+        self.refusals[at] < REFUSALS_MAX
     }
 
-    fn note_failure(&mut self, error: &str) {
-        self.note(error);
+    fn note_failure(&mut self, at: usize, error: &str) {
+        self.note(at, error);
         let text = error.split_once(": ").map_or(error, |(_, text)| text);
         let kind: String = text
             .chars()
@@ -179,50 +219,52 @@ impl Runner {
         }
     }
 
-    fn note(&mut self, what: &str) {
+    fn note(&mut self, at: usize, what: &str) {
         let seconds = Seconds(self.sim.now().0).as_f64();
-        let (progress, calls) = (self.process.progress(), self.history.begun());
-        let line = format!("{seconds:.6} s, {calls} calls, {progress}: {what}");
+        let (progress, calls) = (self.processes[at].progress(), self.history.begun());
+        let line = format!("{seconds:.6} s, {calls} calls, node {at}, {progress}: {what}");
         self.journal.push(line);
     }
 
-    fn start(&mut self) {
-        let mut shards = self.process.shards();
+    fn start(&mut self, at: usize) {
+        let mut shards = self.processes[at].shards();
         if self.prng.chance(self.scenario.reshard) {
             let drawn = 1 + self.prng.below(crate::SHARDS_MAX.into());
             shards = u16::try_from(drawn).expect("drawn below");
         }
-        self.process.restart(&mut self.sim, shards);
-        self.note(&format!("start with {shards} shards"));
+        self.processes[at].restart(&mut self.sim, shards);
+        self.note(at, &format!("start with {shards} shards"));
     }
 
-    /// Ends the process in one of three ways and starts it again, perhaps to crash while it recovers.
+    /// Ends a process in one of three ways and starts it again, perhaps to crash while it recovers.
     fn crash(&mut self) {
+        let at = self.prng.index(self.processes.len());
         loop {
             let pause = self.prng.below(2_000_000);
             self.sim.run_for(Duration::from_nanos(pause));
+            let node = self.processes[at].node();
             match self.prng.below(6) {
                 0 => {
-                    self.note("stop");
-                    self.process.stop();
+                    self.note(at, "stop");
+                    self.processes[at].stop();
                     let end = self.sim.now() + Duration::from_secs(5);
-                    while self.process.exit().is_none() && self.sim.now() < end {
+                    while self.processes[at].exit().is_none() && self.sim.now() < end {
                         self.sim.run_for(Duration::from_millis(1));
                     }
-                    if let Some(Exit::Failed { error, .. }) = self.process.exit() {
-                        self.note_failure(&error);
+                    if let Some(Exit::Failed { error, .. }) = self.processes[at].exit() {
+                        self.note_failure(at, &error);
                     }
-                    self.sim.kill(self.process.node());
+                    self.sim.kill(node);
                 }
                 1 => {
-                    self.note("kill");
+                    self.note(at, "kill");
                     self.crashes += 1;
-                    self.sim.kill(self.process.node());
+                    self.sim.kill(node);
                 }
                 _ => {
-                    self.note("power loss");
+                    self.note(at, "power loss");
                     self.crashes += 1;
-                    self.sim.crash(self.process.node());
+                    self.sim.crash(node);
                 }
             }
             let down = if self.prng.chance(0.7) {
@@ -231,7 +273,7 @@ impl Runner {
                 self.prng.between(1, 2_000)
             };
             self.sim.run_for(Duration::from_millis(down));
-            self.start();
+            self.start(at);
             if !self.prng.chance(self.scenario.crash_again) {
                 return;
             }
@@ -240,11 +282,12 @@ impl Runner {
 
     /// The second phase begins.
     fn calm(&mut self) {
-        self.note("calm");
+        self.note(0, "calm");
         self.sim.calm();
-        let roomy = sim::DiskConfig::calm();
-        self.sim.set_disk_config(self.process.node(), roomy);
-        self.refusals = 0;
+        for process in &self.processes {
+            self.sim.set_disk_config(process.node(), sim::DiskConfig::calm());
+        }
+        self.refusals.fill(0);
         for client in &self.clients {
             client.set_habits(self.scenario.habits_calm());
             // A connection keeps the speed that it was given.
@@ -282,7 +325,7 @@ impl Runner {
 
     /// The node does not serve any more: allowed when its disk is damaged.
     fn give_up(&mut self, what: &str) -> bool {
-        self.note(what);
+        self.note(0, what);
         if self.scenario.mode != Mode::Damage {
             let failures: Vec<_> = self.failures.keys().collect();
             self.wrong.push(format!("{what}; it said {failures:?}"));
@@ -299,15 +342,23 @@ impl Runner {
         let client = self.clients[0].clone();
         let workload = self.workload.clone();
         let count = self.scenario.keys.count();
+        let keys = self.scenario.keys;
+        let step = if self.scenario.one_range_scans {
+            keys.per_group
+        } else {
+            count
+        };
         let proof = async move {
             for reverse in [false, true] {
-                let scan = |_| Action::Scan {
-                    start: 0,
-                    end: count,
-                    reverse,
-                    at: None,
-                };
-                workload.call(&client, u16::MAX, scan).await;
+                for start in (0..count).step_by(step.into()) {
+                    let scan = |_| Action::Scan {
+                        start,
+                        end: start + step,
+                        reverse,
+                        at: None,
+                    };
+                    workload.call(&client, u16::MAX, scan).await;
+                }
             }
             for key in 0..count {
                 workload.call(&client, u16::MAX, |_| Action::Get(key, None)).await;
@@ -319,24 +370,28 @@ impl Runner {
             self.give_up(&format!("the last reads do not end: {stuck}"));
             return;
         }
-        self.process.stop();
+        self.processes.iter().for_each(Process::stop);
         let limit = self.sim.now() + Duration::from_secs(20);
-        while self.process.exit().is_none() && self.sim.now() < limit {
+        let is_open = |process: &Process| process.exit().is_none();
+        while self.processes.iter().any(is_open) && self.sim.now() < limit {
             self.sim.run_for(Duration::from_millis(1));
         }
-        match self.process.exit() {
-            Some(Exit::Stopped) => {}
-            other => {
-                let what = format!("the node was asked to stop and ended with {other:?}");
+        for at in 0..self.processes.len() {
+            let exit = self.processes[at].exit();
+            if exit != Some(Exit::Stopped) {
+                let what = format!("node {at} was asked to stop and ended with {exit:?}");
                 self.give_up(&what);
                 return;
             }
         }
-        self.sim.kill(self.process.node());
-        self.sim.restart(self.process.node());
-        let damages = verify(&mut self.sim, self.process.node());
-        if self.scenario.mode != Mode::Damage {
-            self.wrong.extend(damages);
+        for at in 0..self.processes.len() {
+            let node = self.processes[at].node();
+            self.sim.kill(node);
+            self.sim.restart(node);
+            let damages = verify(&mut self.sim, node);
+            if self.scenario.mode != Mode::Damage {
+                self.wrong.extend(damages);
+            }
         }
     }
 
@@ -371,6 +426,7 @@ impl Runner {
             counts.retries += more.retries;
             counts.unknown += more.unknown;
             counts.wrong_shard += more.wrong_shard;
+            counts.not_leader += more.not_leader;
         }
         self.wrong.truncate(20);
         Run {

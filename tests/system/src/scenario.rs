@@ -54,10 +54,18 @@ pub struct Scenario {
     pub sim: SimConfig,
     /// The node.
     pub node: NodeConfig,
+    /// Nodes; the ranges of several have a replica on each.
+    pub nodes: u16,
     /// Shards at the first start.
     pub shards: u16,
     /// That a restart draws another number of shards.
     pub reshard: f64,
+    /// The failure detector of a cluster.
+    pub liveness: liveness::Config,
+    /// The tick of a cluster's groups.
+    pub tick: Duration,
+    /// That scans stay within a group of keys, which no split cuts.
+    pub one_range_scans: bool,
     /// Keys.
     pub keys: Keys,
     /// Bytes of a value's filler, mostly below.
@@ -138,8 +146,12 @@ impl Scenario {
             mode,
             node: node_config(prng),
             sim,
+            nodes: 1,
             shards,
             reshard: if prng.chance(0.5) { prng.unit() } else { 0.0 },
+            liveness: liveness::Config::default(),
+            tick: Duration::from_millis(10),
+            one_range_scans: false,
             keys,
             value_bytes: 1 << prng.below(10),
             value_long: if prng.chance(0.3) { 0.02 } else { 0.0 },
@@ -160,6 +172,43 @@ impl Scenario {
             storm: Duration::from_secs(60),
             finish: Duration::from_secs(60),
         }
+    }
+
+    /// A scenario with a cluster of three or five nodes.
+    #[must_use]
+    pub fn draw_cluster(seed: u64) -> Self {
+        let mut prng = Prng::new(seed ^ 0x636c_7573_7465_0001);
+        let mut scenario = Self::draw_mode(seed, Mode::Survivable, &mut prng);
+        scenario.nodes = if prng.chance(0.8) { 3 } else { 5 };
+        // Replicas stay on the shard on which they were made.
+        scenario.shards = 1;
+        scenario.reshard = 0.0;
+        scenario.mix.move_range = 0;
+        // What several ranges show at one time is not promised yet.
+        scenario.one_range_scans = true;
+        let clock = &mut scenario.sim.clock;
+        clock.offset_ns_max %= 100_000_000;
+        clock.jump_past_bound = 0.0;
+        // Two clocks are off in different directions, and one that is set back stands still meanwhile.
+        let bound_ns = clock.offset_ns_max * 2 + 1_000_000;
+        let beat_ns = prng.between(1_000_000, 200_000_000);
+        scenario.liveness = liveness::Config {
+            beat_ns,
+            beat_ns_max: beat_ns * prng.between(1, 8),
+            support_ns: bound_ns + beat_ns * 2 + prng.between(1, 500_000_000),
+            clock_offset_ns_max: bound_ns,
+            ..liveness::Config::default()
+        };
+        scenario.tick = Duration::from_millis(prng.between(10, 50));
+        scenario.storm = Duration::from_secs(120);
+        // A replica that is too far behind cannot be given the state yet: so nothing is let go of.
+        scenario.crash_every = u64::MAX / 8;
+        scenario.node.storage.memtable_bytes_max = 64 << 20;
+        scenario.node.storage.memory_bytes_max = 1 << 30;
+        scenario.node.log_bytes_max = 1 << 30;
+        scenario.sim.disk.capacity_bytes = None;
+        scenario.sim.misbehave_site_on = 0.0;
+        scenario
     }
 
     /// How clients behave in the second phase: patient.
@@ -204,6 +253,7 @@ fn node_config(prng: &mut Prng) -> NodeConfig {
     let merge_min = 2 + prng.index(3);
     let mut config = NodeConfig {
         listen: Address::from(([0, 0, 0, 0], PORT)),
+        cluster: None,
         log: LogConfig {
             segment_bytes: pick(prng, &[32 << 10, 48 << 10, 64 << 10]),
             segments_spare: pick(prng, &[1, 2]),

@@ -50,14 +50,19 @@ pub fn try_run(scenario: &Scenario) -> Result<Run, String> {
 impl Total {
     /// Runs a seed and adds what it did. `true` when nothing was wrong.
     pub fn add_seed(&mut self, seed: u64) -> bool {
+        self.add_run(&Scenario::draw(seed))
+    }
+
+    /// Runs a scenario and adds what it did. `true` when nothing was wrong.
+    pub fn add_run(&mut self, scenario: &Scenario) -> bool {
         self.runs += 1;
-        match try_run(&Scenario::draw(seed)) {
+        match try_run(scenario) {
             Ok(run) => {
                 self.add(&run);
                 run.wrong.is_empty()
             }
             Err(panic) => {
-                self.wrong.push((seed, vec![panic]));
+                self.wrong.push((scenario.seed, vec![panic]));
                 false
             }
         }

@@ -275,6 +275,15 @@ impl Workload {
     }
 
     fn scan(&self, prng: &mut Prng, at: Option<Timestamp>) -> Action {
+        if self.scenario.one_range_scans {
+            let (start, end) = self.span(prng);
+            return Action::Scan {
+                start,
+                end,
+                reverse: prng.chance(0.4),
+                at,
+            };
+        }
         let count = u64::from(self.scenario.keys.count());
         let start = prng.below(count);
         let end = if prng.chance(0.2) {

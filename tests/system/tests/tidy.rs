@@ -25,11 +25,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("wire", &["base"]),
     ("transport", &["base", "env", "wire"]),
     ("replica", &["base", "raft", "txn", "storage"]),
+    // docs/decisions/0006-liveness-crate.md
     (
         "node",
         &[
             "base",
             "env",
+            "liveness",
             "raft",
             "txn",
             "log",
@@ -63,6 +65,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "base",
             "env",
+            "liveness",
             "raft",
             "log",
             "storage",

@@ -69,7 +69,7 @@ fn a_write_passes_from_proposal_to_application() {
         Admission::Wait,
         "the first try is in flight"
     );
-    let Ok(Applied::Write { ts: at, ops }) = replica.apply(at(index), &bytes, Replay::No) else {
+    let Ok(Applied::Write { ts: at, ops }) = replica.apply(at(index), &bytes) else {
         panic!("a write")
     };
     assert_eq!((at, ops.len()), (ts(10), 1));
@@ -83,7 +83,7 @@ fn a_conditional_write_waits_for_writes_in_flight_on_its_keys_only() {
     let (index, bytes) = propose(&mut replica, 1, 10, b"a");
     assert_eq!(admit(&replica, 2, Some(b"a"), b"z"), Admission::Wait);
     assert_eq!(admit(&replica, 2, Some(b"b"), b"a"), Admission::Evaluate);
-    replica.apply(at(index), &bytes, Replay::No).expect("a write");
+    replica.apply(at(index), &bytes).expect("a write");
     assert_eq!(admit(&replica, 2, Some(b"a"), b"z"), Admission::Evaluate);
 }
 
@@ -98,7 +98,7 @@ fn a_conditional_write_waits_for_a_range_deletion_over_its_key() {
     let index = replica.propose_write(&id(1), ts(10), ops.into_iter(), &mut bytes);
     assert_eq!(admit(&replica, 2, Some(b"b"), b"b"), Admission::Wait);
     assert_eq!(admit(&replica, 2, Some(b"c"), b"c"), Admission::Evaluate);
-    replica.apply(at(index), &bytes, Replay::No).expect("a write");
+    replica.apply(at(index), &bytes).expect("a write");
     assert_eq!(admit(&replica, 2, Some(b"b"), b"b"), Admission::Evaluate);
 }
 
@@ -123,10 +123,8 @@ fn a_split_blocks_then_makes_two_replicas_with_the_same_sessions() {
     assert_eq!(admit(&replica, 2, None, b"a"), Admission::Wait);
     replica.park("write 2");
     assert!(!replica.has_runnable());
-    replica.apply(at(index), &bytes, Replay::No).expect("a write");
-    let applied = replica
-        .apply(at(split_index), &split, Replay::No)
-        .expect("a split");
+    replica.apply(at(index), &bytes).expect("a write");
+    let applied = replica.apply(at(split_index), &split).expect("a split");
     assert_eq!(
         applied,
         Applied::Split {
@@ -151,7 +149,7 @@ fn reads_are_safe_below_the_oldest_write_in_flight() {
     let (index, bytes) = propose(&mut replica, 1, 10, b"a");
     propose(&mut replica, 2, 12, b"b");
     assert_eq!(replica.safe_ts(ts(20)), ts(10).prev());
-    replica.apply(at(index), &bytes, Replay::No).expect("a write");
+    replica.apply(at(index), &bytes).expect("a write");
     assert_eq!(replica.safe_ts(ts(20)), ts(12).prev());
 }
 
@@ -159,16 +157,14 @@ fn reads_are_safe_below_the_oldest_write_in_flight() {
 fn the_state_survives_a_restart_and_replay_continues_it() {
     let mut replica = fresh();
     let (index, bytes) = propose(&mut replica, 1, 10, b"a");
-    replica.apply(at(index), &bytes, Replay::No).expect("a write");
+    replica.apply(at(index), &bytes).expect("a write");
     let state = replica.encode_state();
     let (second, second_bytes) = propose(&mut replica, 2, 11, b"b");
     let mut reopened =
         Replica::<&str>::open((RangeId(2), Span::all()), index, &state).expect("its own state");
     assert_eq!(admit(&reopened, 1, None, b"a"), Admission::Applied(ts(10)));
     assert_eq!(admit(&reopened, 2, None, b"b"), Admission::Propose);
-    reopened
-        .apply(at(second), &second_bytes, Replay::Yes)
-        .expect("replayed");
+    reopened.apply(at(second), &second_bytes).expect("replayed");
     assert_eq!(admit(&reopened, 2, None, b"b"), Admission::Applied(ts(11)));
     reopened.assert_invariants();
     assert!(Replica::<&str>::open((RangeId(2), Span::all()), index, &state[1..]).is_err());
@@ -177,15 +173,15 @@ fn the_state_survives_a_restart_and_replay_continues_it() {
 #[test]
 fn what_a_leader_adds_by_itself_comes_between_commands() {
     let mut replica = fresh();
-    replica.lead(Index(2));
+    replica.lead(Index(2), Timestamp::ZERO);
     let (index, bytes) = propose(&mut replica, 1, 10, b"a");
     assert_eq!(index, Index(3));
-    replica.apply_members(at(Index(2)), None, Replay::No);
+    replica.apply_members(at(Index(2)), None);
     let members = Membership::of_voters([1, 2].map(base::ReplicaId));
-    replica.apply(at(index), &bytes, Replay::No).expect("a write");
-    replica.lead(Index(4));
+    replica.apply(at(index), &bytes).expect("a write");
+    replica.lead(Index(4), Timestamp::ZERO);
     assert!(replica.group().is_alone());
-    replica.apply_members(at(Index(4)), Some(members), Replay::No);
+    replica.apply_members(at(Index(4)), Some(members));
     assert!(!replica.group().is_alone());
     let state = replica.encode_state();
     let reopened = Replica::<&str>::open((RangeId(2), Span::all()), Index(4), &state).expect("its own state");

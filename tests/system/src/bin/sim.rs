@@ -1,4 +1,5 @@
-//! Runs seeds: `sim --seed N`, `sim --seeds A..B`, `sim --minutes M`; `--history FILE` writes the calls of the last run.
+//! Runs seeds: `sim --seed N`, `sim --seeds A..B`, `sim --minutes M`, with `--cluster` of several nodes; `--history FILE` writes
+//! the calls of the last run.
 //!
 //! A failed seed is run again by `sim --seed N --history FILE`; the same seed and commit give the same run.
 
@@ -15,6 +16,17 @@ struct Arguments {
     history: Option<String>,
     verbose: bool,
     failures_max: usize,
+    cluster: bool,
+}
+
+impl Arguments {
+    fn scenario(&self, seed: u64) -> Scenario {
+        if self.cluster {
+            Scenario::draw_cluster(seed)
+        } else {
+            Scenario::draw(seed)
+        }
+    }
 }
 
 fn arguments() -> Result<Arguments, String> {
@@ -24,9 +36,14 @@ fn arguments() -> Result<Arguments, String> {
         history: None,
         verbose: false,
         failures_max: 10,
+        cluster: false,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        if word == "--cluster" {
+            parsed.cluster = true;
+            continue;
+        }
         if word == "--verbose" {
             parsed.verbose = true;
             continue;
@@ -65,10 +82,10 @@ fn elapsed() -> Duration {
     START.elapsed()
 }
 
-fn one(seed: u64, history: &str) -> ExitCode {
-    match try_run(&Scenario::draw(seed)) {
+fn one(scenario: &Scenario, history: &str) -> ExitCode {
+    match try_run(scenario) {
         Ok(run) => {
-            println!("{:#?}\n{}", Scenario::draw(seed), run.print());
+            println!("{scenario:#?}\n{}", run.print());
             run.journal.iter().for_each(|line| println!("{line}"));
             if let Err(error) = std::fs::write(history, run.history.print()) {
                 eprintln!("{history}: {error}");
@@ -88,14 +105,14 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!(
-                "{error}\nsim [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]"
+                "{error}\nsim [--cluster] [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]"
             );
             return ExitCode::from(64);
         }
     };
     elapsed();
     if let Some(history) = &arguments.history {
-        return one(arguments.seeds.start, history);
+        return one(&arguments.scenario(arguments.seeds.start), history);
     }
     let seeds = match arguments.minutes {
         Some(_) => arguments.seeds.start..u64::MAX,
@@ -105,7 +122,7 @@ fn main() -> ExitCode {
     let mut total = Total::default();
     for seed in seeds {
         let before = elapsed();
-        let good = total.add_seed(seed);
+        let good = total.add_run(&arguments.scenario(seed));
         if arguments.verbose {
             eprintln!("seed {seed}: {:?}", elapsed() - before);
         }
@@ -116,7 +133,8 @@ fn main() -> ExitCode {
                 .map(|(_, wrong)| wrong.clone())
                 .unwrap_or_default();
             println!(
-                "FAILED: cargo run --profile sim -p corelane-system --bin sim -- --seed {seed} --history /dev/stdout"
+                "FAILED: cargo run --profile sim -p corelane-system --bin sim -- {}--seed {seed} --history /dev/stdout",
+                if arguments.cluster { "--cluster " } else { "" }
             );
             wrong.iter().take(3).for_each(|wrong| println!("  {wrong}"));
         }

@@ -52,19 +52,25 @@ pub struct Counts {
     pub unknown: u64,
     /// Refusals that a range on its way causes; the client tries again.
     pub wrong_shard: u64,
+    /// Refusals of nodes that do not lead the range; the client tries another one.
+    pub not_leader: u64,
 }
 
 /// A client session.
 #[derive(Debug)]
 pub struct Client {
     env: SimEnv,
-    address: Address,
+    /// Of the nodes.
+    addresses: Vec<Address>,
+    /// The node that is asked next.
+    at: Cell<usize>,
     keys: Keys,
     habits: Cell<Habits>,
     id: ClientId,
     session: RefCell<Session>,
     prng: RefCell<Prng>,
-    connection: RefCell<Option<Rc<Connection>>>,
+    /// By node.
+    connections: RefCell<Vec<Option<Rc<Connection>>>>,
     /// Only one worker of the client connects at a time.
     connecting: Cell<bool>,
     shards: Cell<u16>,
@@ -81,6 +87,8 @@ enum Tried {
     Ended(Outcome),
     /// Not done, and again after a pause.
     Again(Duration),
+    /// Not done, and again at another node.
+    Elsewhere,
     /// Perhaps done.
     Lost,
 }
@@ -88,17 +96,18 @@ enum Tried {
 impl Client {
     /// A client that has not connected yet.
     #[must_use]
-    pub fn new(env: SimEnv, address: Address, keys: Keys, habits: Habits, mut prng: Prng) -> Rc<Self> {
+    pub fn new(env: SimEnv, addresses: Vec<Address>, keys: Keys, habits: Habits, mut prng: Prng) -> Rc<Self> {
         let id = ClientId(u128::from(prng.next_u64()) << 64 | u128::from(prng.next_u64()));
         Rc::new(Self {
             env,
-            address,
+            connections: RefCell::new(vec![None; addresses.len()]),
+            addresses,
+            at: Cell::new(0),
             keys,
             habits: Cell::new(habits),
             id,
             session: RefCell::new(Session::new()),
             prng: RefCell::new(prng),
-            connection: RefCell::new(None),
             connecting: Cell::new(false),
             shards: Cell::new(1),
             ranges: RefCell::default(),
@@ -115,8 +124,19 @@ impl Client {
 
     /// Ends the connection: the next call makes another.
     pub fn hang_up(&self) {
-        if let Some(connection) = self.connection.borrow_mut().take() {
-            connection.hang_up();
+        for connection in self.connections.borrow_mut().iter_mut() {
+            if let Some(connection) = connection.take() {
+                connection.hang_up();
+            }
+        }
+    }
+
+    /// The node at `at` is of no use now: another one is asked next.
+    fn turn_away(&self, at: usize) {
+        let nodes = self.addresses.len();
+        if nodes > 1 && self.at.get() == at {
+            let step = 1 + self.prng.borrow_mut().index(nodes - 1);
+            self.at.set((at + step) % nodes);
         }
     }
 
@@ -170,7 +190,9 @@ impl Client {
             if tries > 1 {
                 self.count(|counts| counts.retries += 1);
             }
-            let Some(connection) = self.connect().await else {
+            let at = self.at.get();
+            let Some(connection) = self.connect(at).await else {
+                self.turn_away(at);
                 continue;
             };
             match self.attempt(&connection, number, action, seq).await {
@@ -180,8 +202,14 @@ impl Client {
                 Tried::Ended(Outcome::ConditionFailed(..)) if doubt => break Outcome::Unknown,
                 Tried::Ended(outcome) => break outcome,
                 Tried::Again(pause) => self.env.clock().sleep(pause).await,
+                Tried::Elsewhere => {
+                    self.turn_away(at);
+                    let pause = self.prng.borrow_mut().between(1, 20);
+                    self.env.clock().sleep(Duration::from_millis(pause)).await;
+                }
                 Tried::Lost => {
                     doubt = true;
+                    self.turn_away(at);
                     let give_up = self.habits.get().give_up;
                     if may_be_given_up(action) && self.prng.borrow_mut().chance(give_up) {
                         break Outcome::Unknown;
@@ -218,12 +246,10 @@ impl Client {
         self.violations.borrow_mut().push(what);
     }
 
-    /// The connection, made anew when there is none. `None` when that did not work; then a moment has passed.
-    async fn connect(&self) -> Option<Rc<Connection>> {
+    /// The connection to a node, made anew when there is none. `None` when that did not work; then a moment has passed.
+    async fn connect(&self, at: usize) -> Option<Rc<Connection>> {
         loop {
-            let alive = self
-                .connection
-                .borrow()
+            let alive = self.connections.borrow()[at]
                 .clone()
                 .filter(|connection| !connection.is_dead());
             if alive.is_some() {
@@ -241,13 +267,14 @@ impl Client {
             let shard = self.prng.borrow_mut().below(u64::from(self.shards.get()));
             u16::try_from(shard).expect("below a 16-bit bound")
         });
-        let connected = Connection::open(&self.env, self.address, self.id, shard, habits.patience).await;
+        let connected =
+            Connection::open(&self.env, self.addresses[at], self.id, shard, habits.patience).await;
         self.connecting.set(false);
         match connected {
             Ok((connection, shards)) => {
                 self.shards.set(shards);
                 self.count(|counts| counts.connections += 1);
-                *self.connection.borrow_mut() = Some(connection.clone());
+                self.connections.borrow_mut()[at] = Some(connection.clone());
                 Some(connection)
             }
             Err(code) => {
@@ -423,8 +450,12 @@ impl Client {
                 }
                 Tried::Again(retry_after.unwrap_or(Duration::from_millis(5)))
             }
-            // The node is about to stop.
-            Code::DiskFailed | Code::DiskFull | Code::ShuttingDown => Tried::Lost,
+            Code::NotLeader => {
+                self.count(|counts| counts.not_leader += 1);
+                Tried::Elsewhere
+            }
+            // A leader that was replaced, or a node that is about to stop.
+            Code::Ambiguous | Code::DiskFailed | Code::DiskFull | Code::ShuttingDown => Tried::Lost,
             code => {
                 self.violation(format!("{action:?} was refused with {code} ({code:?})"));
                 Tried::Ended(Outcome::Unknown)

@@ -1,0 +1,83 @@
+//! The nodes of a cluster, as this node is told of them.
+//!
+//! Today the nodes are those that the cluster began with: all of them are started with the same list, and every range has a
+//! replica on each. A replica has its node's number in the group.
+
+use base::{NodeId, ReplicaId};
+use core::time::Duration;
+use env::Address;
+use raft::Membership;
+
+/// The nodes of a cluster, and which of them this is. All nodes share the list and the settings.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Names the cluster. A node of another one is refused.
+    pub id: u128,
+    /// This node.
+    pub me: NodeId,
+    /// All nodes, this one included, and where the others reach them.
+    pub nodes: Vec<(NodeId, Address)>,
+    /// The failure detector between shards.
+    pub liveness: liveness::Config,
+    /// What a tick of the groups lasts. A follower without a leader asks for votes after 10 to 20 of them: ten must be longer
+    /// than a round trip between nodes and a device write. Default 10 ms.
+    pub tick: Duration,
+}
+
+impl Cluster {
+    /// A cluster with the default settings.
+    #[must_use]
+    pub fn new(id: u128, me: NodeId, nodes: Vec<(NodeId, Address)>) -> Self {
+        Self {
+            id,
+            me,
+            nodes,
+            liveness: liveness::Config::default(),
+            tick: Duration::from_millis(10),
+        }
+    }
+
+    /// Checks the list.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        let mut ids: Vec<_> = self.nodes.iter().map(|(node, _)| *node).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.len() != self.nodes.len() {
+            return Err("a node is twice in the list of the cluster's nodes".to_owned());
+        }
+        if !ids.contains(&self.me) {
+            return Err(format!("{} is not in the list of the cluster's nodes", self.me));
+        }
+        if ids.first() == Some(&NodeId(0)) {
+            return Err("nodes are numbered from 1".to_owned());
+        }
+        if self.tick.is_zero() {
+            return Err("a tick lasts some time".to_owned());
+        }
+        self.liveness.validate();
+        Ok(())
+    }
+
+    /// The other nodes.
+    pub(crate) fn others(&self) -> impl Iterator<Item = (NodeId, Address)> {
+        self.nodes.iter().copied().filter(|(node, _)| *node != self.me)
+    }
+
+    /// Who has the first ranges.
+    pub(crate) fn founders(&self) -> Membership {
+        Membership::of_voters(self.nodes.iter().map(|(node, _)| replica_on(*node)))
+    }
+}
+
+/// A range's replica on a node.
+pub(crate) fn replica_on(node: NodeId) -> ReplicaId {
+    ReplicaId(node.0)
+}
+
+/// The node that has a replica.
+pub(crate) fn node_of(replica: ReplicaId) -> NodeId {
+    NodeId(replica.0)
+}

@@ -1,0 +1,498 @@
+//! The other nodes, as one shard sees them: what its groups say to theirs, whether they live, and who leads until when.
+//!
+//! ```text
+//!   frames ─► train ─► detector ─► support changes ─► groups
+//!                  └─► letters ──────────────────────► groups ─► dirty ─► end of the turn ─► one train per node
+//!   timer ──► detector, groups that need ticks
+//! ```
+//!
+//! A shard speaks to the shard of the same number on each other node.
+//!
+//! Invariants:
+//! - Nothing is said, and no group takes part in anything, before the detector's start is durable and may take part.
+//! - Groups hear that support has changed before a message that follows from it leaves.
+//! - What waits for a write leaves after it, in the order in which the group handed it out.
+
+use crate::cluster::{Cluster, node_of, replica_on};
+use crate::dialect::{Letter, letter_from_wire, liveness_from_wire, with_train};
+use crate::incarnation;
+use crate::local::Local;
+use crate::message::Origin;
+use crate::refusal::Refusal;
+use crate::shard::Shard;
+use crate::state::{Job, Message, State};
+use base::collections::FastMap;
+use base::{NodeId, ReplicaId, ShardId};
+use core::mem;
+use core::time::Duration;
+use env::{Clock, Env, Mailbox};
+use liveness::{Event, Liveness, Peer, StepError};
+use raft::{Epoch, Support};
+use std::rc::Rc;
+use std::sync::Arc;
+use transport::{ConnectionId, HelloAnswer, Peers};
+use wire::peer::ArchivedPeerHello;
+use wire::{Code, Frame, Kind, PeerRef, WireError, decode_peer};
+
+/// How long nothing but messages wakes the detector and the groups, at most: a group may begin to need ticks at any time.
+const NAP_MAX: Duration = Duration::from_millis(50);
+
+/// What a shard knows of the other nodes.
+pub(crate) struct Neighbours<E: Env> {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) links: Peers<E>,
+    detector: Liveness,
+    detected: liveness::Ready,
+    /// Messages of this turn, by node.
+    letters: Vec<(NodeId, Vec<Letter>)>,
+    /// Who is at the other end of connections that came in.
+    callers: FastMap<ConnectionId, Peer>,
+    /// Slots of groups that need ticks, some of which may be over.
+    ticking: Vec<u32>,
+    pub(crate) counts: NeighbourCounts,
+}
+
+/// What was taken from other nodes so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct NeighbourCounts {
+    /// Messages for groups of this shard.
+    pub(crate) letters: u64,
+    /// Messages for ranges that are not here, or before this shard may take part.
+    pub(crate) dropped: u64,
+}
+
+impl<E: Env> Neighbours<E> {
+    /// `detector` has made its start durable.
+    pub(crate) fn new(cluster: Arc<Cluster>, links: Peers<E>, detector: Liveness) -> Self {
+        let letters = cluster.others().map(|(node, _)| (node, Vec::new())).collect();
+        Self {
+            cluster,
+            links,
+            detector,
+            detected: liveness::Ready::default(),
+            letters,
+            callers: FastMap::default(),
+            ticking: Vec::new(),
+            counts: NeighbourCounts::default(),
+        }
+    }
+
+    /// Sends `message` with the next train.
+    fn post(&mut self, letter: Letter) {
+        let node = node_of(letter.to);
+        if let Some((_, letters)) = self.letters.iter_mut().find(|(to, _)| *to == node) {
+            letters.push(letter);
+        }
+    }
+
+    fn peer(&self, replica: ReplicaId) -> Peer {
+        Peer {
+            node: node_of(replica),
+            shard: self.detector.me().shard,
+        }
+    }
+
+    /// What is known between this shard and another member of its groups.
+    fn support(&self, replica: ReplicaId) -> Support {
+        let liveness::Support { given, received } = self.detector.support(self.peer(replica));
+        let epoch = |epoch: liveness::Epoch| Epoch(epoch.0);
+        Support {
+            given: given.map(epoch),
+            received: received.map(epoch),
+        }
+    }
+
+    /// Until when nobody but this replica leads, by the wall clock; zero when somebody may.
+    fn lease_ns(&self, local: &Local<E>) -> u64 {
+        let expiry = |replica, epoch: Epoch| {
+            self.detector
+                .supported_until(self.peer(replica), liveness::Epoch(epoch.0))
+        };
+        local.raft.lease_until(expiry).unwrap_or(0)
+    }
+}
+
+/// The part of [`Neighbours`] that a group's messages need, while the group is borrowed.
+pub(crate) fn post_all<E: Env>(
+    neighbours: &mut Option<Box<Neighbours<E>>>,
+    local: &Local<E>,
+    messages: impl Iterator<Item = (ReplicaId, raft::Message)>,
+) {
+    for (to, message) in messages {
+        let Some(neighbours) = neighbours else {
+            unreachable!("{} is alone and sends something", local.range)
+        };
+        neighbours.post(Letter {
+            range: local.range,
+            from: local.raft.id(),
+            to,
+            message,
+        });
+    }
+}
+
+impl<E: Env, B> State<E, B> {
+    /// A node wants to send to this shard.
+    pub(crate) fn on_peer_hello(&mut self, id: ConnectionId, hello: &ArchivedPeerHello) -> HelloAnswer {
+        let cluster = u128::from_le_bytes(hello.cluster);
+        let (from, to) = (NodeId(hello.node.to_native()), NodeId(hello.to_node.to_native()));
+        let shards = (hello.shard.to_native(), hello.to_shard.to_native());
+        let versions = hello.version_min.to_native()..=hello.version_max.to_native();
+        let me = self.identity.node;
+        let why = match &self.neighbours {
+            None => Some("this node is not of a cluster".to_owned()),
+            Some(_) if cluster != self.identity.cluster => Some(format!(
+                "this node is of cluster {:032x}, not of {cluster:032x}",
+                self.identity.cluster
+            )),
+            Some(_) if to != me => Some(format!(
+                "this is {me}, not {to}: is an address of the cluster wrong?"
+            )),
+            Some(neighbours) if neighbours.cluster.others().all(|(node, _)| node != from) => {
+                Some(format!("{from} is not a node of this cluster"))
+            }
+            Some(_) if !versions.contains(&u16::from(wire::frame::VERSION)) => Some(format!(
+                "this node speaks version {}, the other one {} to {}",
+                wire::frame::VERSION,
+                versions.start(),
+                versions.end()
+            )),
+            Some(_) if shards.1 >= self.shards => Some(format!(
+                "the node has {} shards; there is no shard {}",
+                self.shards, shards.1
+            )),
+            Some(_) => None,
+        };
+        if let Some(why) = why {
+            base::sometimes!("node: another node was refused");
+            let origin = Origin {
+                shard: self.me,
+                connection: id,
+                request: base::RequestId(0),
+            };
+            self.refuse(origin, &Refusal::fatal(Code::InvalidRequest, why));
+            return HelloAnswer::Refuse;
+        }
+        if shards.1 != self.me.0 {
+            return HelloAnswer::Handover(ShardId(shards.1));
+        }
+        let caller = Peer {
+            node: from,
+            shard: ShardId(shards.0),
+        };
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.callers.insert(id, caller);
+        }
+        HelloAnswer::Accept
+    }
+
+    /// A connection is gone.
+    pub(crate) fn on_caller_gone(&mut self, id: ConnectionId) {
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.callers.remove(&id);
+        }
+    }
+
+    /// Takes everything that another node's shard said in one of its turns.
+    ///
+    /// # Errors
+    /// [`WireError`] when no node says such a thing: the connection is closed.
+    pub(crate) fn on_train(&mut self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError> {
+        let malformed = WireError::Malformed {
+            kind: Kind::Train,
+            bytes: frame.payload.len(),
+        };
+        let PeerRef::Train(train) = decode_peer(frame)? else {
+            return Err(malformed);
+        };
+        // What was asked for before comes first: it has its place in the log by now.
+        self.close_batch();
+        // Not the turn's clock: read before the node was held up, it would show the other node's clock ahead.
+        let wall_ns = self.env.clock().wall_ns();
+        let Some(neighbours) = &mut self.neighbours else {
+            return Err(malformed);
+        };
+        let Some(&caller) = neighbours.callers.get(&id) else {
+            return Err(malformed);
+        };
+        if let Some(message) = train.liveness.as_ref() {
+            match neighbours
+                .detector
+                .step(caller, &liveness_from_wire(message), wall_ns)
+            {
+                Ok(()) | Err(StepError::Unknown(_)) => {}
+                Err(StepError::Malformed(_)) => return Err(malformed),
+                Err(error @ StepError::Forgotten { .. }) => {
+                    self.failed.get_or_insert(format!(
+                        "{error}: the data directory is older than what other nodes remember"
+                    ));
+                }
+            }
+            self.detect();
+        }
+        let mut owner: Option<Arc<[u8]>> = None;
+        let begin = frame.payload.as_ptr().addr();
+        let mut share = |bytes: &[u8]| {
+            let owner = owner.get_or_insert_with(|| frame.payload.into());
+            // A length of zero may point anywhere.
+            let at = bytes.as_ptr().addr().wrapping_sub(begin);
+            let at = if bytes.is_empty() { 0 } else { at };
+            (Arc::clone(owner), at..at + bytes.len())
+        };
+        for message in train.messages.iter() {
+            let letter = letter_from_wire(message, &mut share).ok_or(malformed)?;
+            if node_of(letter.from) != caller.node {
+                return Err(malformed);
+            }
+            self.on_letter(letter, wall_ns).map_err(|_| malformed)?;
+        }
+        Ok(())
+    }
+
+    fn on_letter(&mut self, letter: Letter, wall_ns: u64) -> Result<(), raft::Malformed> {
+        let Some(neighbours) = &mut self.neighbours else {
+            return Ok(());
+        };
+        let live = self.here.get(&letter.range).copied().filter(|slot| {
+            self.slots[*slot as usize]
+                .live()
+                .is_some_and(|local| local.raft.id() == letter.to)
+        });
+        let Some(slot) = live.filter(|_| neighbours.detector.may_start(wall_ns)) else {
+            base::sometimes!("node: message for a range that is not here or may not take part yet");
+            neighbours.counts.dropped += 1;
+            return Ok(());
+        };
+        neighbours.counts.letters += 1;
+        self.live_mut(slot).raft.step(letter.from, letter.message)?;
+        self.touch(slot);
+        Ok(())
+    }
+
+    /// Does what the detector wants done.
+    fn detect(&mut self) {
+        let wall_ns = self.env.clock().wall_ns();
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        let mut detected = mem::take(&mut neighbours.detected);
+        neighbours.detector.ready(wall_ns, &mut detected);
+        if let Some(durable) = detected.durable {
+            self.jobs.push(Job::Incarnation(durable));
+        }
+        for event in &detected.events {
+            match *event {
+                Event::Support { peer, .. } => self.on_support(peer.node),
+                Event::PeerClock { peer, outside, .. } => {
+                    base::sometimes!("node: the clock of another node is outside the bound", outside);
+                    let _ = peer;
+                }
+                Event::ClockOutOfBound { nodes, of } => {
+                    self.failed.get_or_insert(format!(
+                        "the clock of this node differs from those of {nodes} of {of} other nodes by more than the bound: \
+                         set it right and start again"
+                    ));
+                }
+            }
+        }
+        if let Some(neighbours) = &mut self.neighbours {
+            for (peer, message) in detected.messages.drain(..) {
+                with_train(Some(&message), &[], |train| {
+                    neighbours.links.send(peer.node, peer.shard, train)
+                });
+            }
+            neighbours.detected = detected;
+        }
+    }
+
+    /// Support between this shard and a node has begun or ended: its groups hear of it.
+    fn on_support(&mut self, node: NodeId) {
+        let replica = replica_on(node);
+        for slot in 0..self.slots.len() {
+            let is_member = self.slots[slot]
+                .live()
+                .is_some_and(|local| !local.is_alone() && local.raft.membership().contains(replica));
+            if is_member {
+                let slot = u32::try_from(slot).expect("a shard has fewer than 2^32 ranges");
+                self.introduce(slot, replica);
+            }
+        }
+    }
+
+    /// Tells the group in `slot` what is known of a member's node.
+    fn introduce(&mut self, slot: u32, replica: ReplicaId) {
+        if let Some(neighbours) = &self.neighbours {
+            let support = neighbours.support(replica);
+            self.live_mut(slot).raft.liveness(replica, support);
+            self.touch(slot);
+        }
+    }
+
+    /// A group begins to take part here.
+    pub(crate) fn introduce_all(&mut self, slot: u32) {
+        let local = self.live_mut(slot);
+        let me = local.raft.id();
+        let others: Vec<_> = local.raft.membership().members().filter(|id| *id != me).collect();
+        for replica in others {
+            self.introduce(slot, replica);
+        }
+        self.touch(slot);
+    }
+
+    /// Notes whether the group in `slot` needs ticks.
+    pub(crate) fn watch_ticks(&mut self, slot: u32) {
+        let local = self.slots[slot as usize]
+            .live_mut()
+            .expect("a range stays while its group works");
+        if let Some(neighbours) = &mut self.neighbours
+            && !local.ticks
+            && !local.is_alone()
+            && local.raft.needs_tick()
+        {
+            local.ticks = true;
+            neighbours.ticking.push(slot);
+        }
+    }
+
+    /// Time has passed for the detector, and `ticks` for the groups.
+    pub(crate) fn pass_time(&mut self, ticks: u32) {
+        self.close_batch();
+        self.detect();
+        let wall_ns = self.env.clock().wall_ns();
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        if !neighbours.detector.may_start(wall_ns) {
+            return;
+        }
+        for slot in mem::take(&mut neighbours.ticking) {
+            let Some(local) = self.slots[slot as usize].live_mut() else {
+                continue;
+            };
+            local.ticks = false;
+            for _ in 0..ticks {
+                if local.raft.needs_tick() {
+                    local.raft.tick();
+                }
+            }
+            self.touch(slot);
+            self.watch_ticks(slot);
+        }
+    }
+
+    /// One train to each node that is to hear something. At the end of a turn.
+    pub(crate) fn send_trains(&mut self) {
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        let shard = self.me;
+        for (node, letters) in &mut neighbours.letters {
+            if letters.is_empty() {
+                continue;
+            }
+            with_train(None, letters, |train| neighbours.links.send(*node, shard, train));
+            letters.clear();
+        }
+        neighbours.links.flush();
+    }
+
+    /// Whether the range in `slot` may be read here now: nobody else leads it, and everything that leaders before this one
+    /// have committed is applied. Reads the clock, so it is asked after the read: whoever was held up in between may have
+    /// read what is not true any more.
+    pub(crate) fn may_read(&mut self, slot: u32) -> bool {
+        let Some(local) = self.slots[slot as usize].live() else {
+            return false;
+        };
+        if local.is_alone() || base::planted_bug!("node-read-without-lease") {
+            return true;
+        }
+        if !local.leads() {
+            return false;
+        }
+        let wall_ns = self.env.clock().wall_ns();
+        if wall_ns >= local.lease_ns {
+            self.renew_lease(slot);
+        }
+        wall_ns < self.live_mut(slot).lease_ns
+    }
+
+    /// Looks anew until when the range in `slot` may be read here.
+    pub(crate) fn renew_lease(&mut self, slot: u32) {
+        let Some(local) = self.slots[slot as usize].live_mut() else {
+            return;
+        };
+        local.lease_ns = match &self.neighbours {
+            Some(neighbours) if !local.is_alone() => neighbours.lease_ns(local),
+            _ => 0,
+        };
+    }
+
+    /// Why a read of the range in `slot` is not answered, although it was begun.
+    pub(crate) fn not_leading(&self, slot: u32) -> Refusal {
+        base::sometimes!("node: lease ran out during a read");
+        let message = "this node may not be the leader of the range any more";
+        self.led_elsewhere(slot)
+            .unwrap_or_else(|| Refusal::retry(Code::NotLeader, 1, message))
+    }
+
+    /// Why a request for the range in `slot` goes to another node; `None` when it may become this one's.
+    pub(crate) fn led_elsewhere(&self, slot: u32) -> Option<Refusal> {
+        let local = self.slots[slot as usize].live()?;
+        let leader = local.raft.leader().filter(|leader| *leader != local.raft.id())?;
+        let (range, node) = (local.range, node_of(leader));
+        let nodes = &self.neighbours.as_ref()?.cluster.nodes;
+        let (_, address) = nodes.iter().find(|(id, _)| *id == node)?;
+        Some(
+            Refusal::retry(
+                Code::NotLeader,
+                0,
+                format!("range {range} is led by {node} at {address}"),
+            )
+            .about_range(range),
+        )
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// Writes what the detector must know after a restart.
+    pub(crate) async fn store_incarnation(&self, durable: liveness::Durable) {
+        match incarnation::store(&self.env, self.mailbox.shard(), durable).await {
+            Ok(()) => self.step(|state| {
+                if let Some(neighbours) = &mut state.neighbours {
+                    neighbours.detector.persisted(durable);
+                }
+            }),
+            Err(error) => self.fail(format!(
+                "the start of the failure detector could not be written: {error}"
+            )),
+        }
+    }
+
+    /// Lets time pass for detector and groups until the shard is dropped.
+    pub(crate) async fn run_time(self: Rc<Self>) {
+        let Some(tick) = self.with_state(|state| Some(state.neighbours.as_ref()?.cluster.tick)) else {
+            return;
+        };
+        let mut last = self.now();
+        loop {
+            let wall_ns = self.env.clock().wall_ns();
+            let nap = self.with_state(|state| {
+                let neighbours = state.neighbours.as_ref()?;
+                let wake_ns = neighbours.detector.wake_at().unwrap_or(u64::MAX);
+                let nap = Duration::from_nanos(wake_ns.saturating_sub(wall_ns)).min(NAP_MAX);
+                Some(if neighbours.ticking.is_empty() {
+                    nap
+                } else {
+                    nap.min(tick)
+                })
+            });
+            // The detector may want to be asked at once; others come first.
+            let nap = nap.unwrap_or(NAP_MAX).max(Duration::from_millis(1));
+            self.env.clock().sleep(nap).await;
+            let passed = self.now().since(last).as_nanos() / tick.as_nanos();
+            let ticks = u32::try_from(passed).unwrap_or(u32::MAX);
+            last = last + tick * ticks;
+            self.step(|state| state.pass_time(ticks));
+        }
+    }
+}
