@@ -20,8 +20,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// What a batch means for coverage, noted when its records are staged and taken in when it gets its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Note {
-    /// Entries of the range up to the index.
-    Entry(RangeId, Index),
+    /// Consecutive entries of the range.
+    Entries {
+        range: RangeId,
+        first: Index,
+        last: Index,
+    },
     /// The range's newest hard state.
     HardState(RangeId),
     /// Entries of the range beyond the index are void.
@@ -49,6 +53,8 @@ pub(crate) struct Live {
     pub(crate) used: u64,
     /// The first batch in it.
     pub(crate) first: Seqno,
+    /// Which opening of the log wrote it.
+    pub(crate) incarnation: u64,
     /// Per range the greatest entry that is not covered.
     ends: BTreeMap<RangeId, Index>,
     /// Ranges whose newest hard state is here.
@@ -68,7 +74,7 @@ pub(crate) struct Coverage {
 
 impl Coverage {
     /// A new segment at the end, to be written now.
-    pub(crate) fn push(&mut self, number: u64, slot: u32, bytes: u64, first: Seqno) {
+    pub(crate) fn push(&mut self, number: u64, incarnation: u64, slot: u32, bytes: u64, first: Seqno) {
         if let Some(last) = self.segments.back() {
             assert!(
                 last.number < number,
@@ -82,6 +88,7 @@ impl Coverage {
             bytes,
             used: 0,
             first,
+            incarnation,
             ends: BTreeMap::new(),
             hard_states: BTreeSet::new(),
             released_by: Seqno::ZERO,
@@ -103,7 +110,7 @@ impl Coverage {
         }
         for note in notes {
             match *note {
-                Note::Entry(range, index) => self.entry(range, index),
+                Note::Entries { range, last, .. } => self.entry(range, last),
                 Note::HardState(range) => self.hard_state_placed(seqno, range),
                 Note::Truncate(range, after) => self.truncate(seqno, range, after),
                 Note::Forget(range) => self.forget(seqno, range),
@@ -218,6 +225,12 @@ impl Coverage {
         self.segments.pop_front()
     }
 
+    /// Segment `number`, while it is live.
+    pub(crate) fn segment(&self, number: u64) -> Option<&Live> {
+        let at = self.segments.binary_search_by_key(&number, |live| live.number);
+        self.segments.get(at.ok()?)
+    }
+
     /// The oldest segment that is needed.
     pub(crate) fn first_live(&self) -> u64 {
         self.segments.front().map_or(0, |live| live.number)
@@ -263,19 +276,27 @@ mod tests {
         }
     }
 
+    fn entry(range: RangeId, index: u64) -> Note {
+        Note::Entries {
+            range,
+            first: Index(index),
+            last: Index(index),
+        }
+    }
+
     fn two_segments(notes: &[Note]) -> Coverage {
         let mut coverage = Coverage::default();
-        coverage.push(1, 0, 4096, Seqno(1));
+        coverage.push(1, 1, 0, 4096, Seqno(1));
         coverage.stage_hard_state(R2, hard(7));
         coverage.place(Seqno(1), 4096, notes);
-        coverage.push(2, 1, 1 << 16, Seqno(2));
-        coverage.place(Seqno(2), 8192, &[Note::Entry(R1, Index(9))]);
+        coverage.push(2, 1, 1, 1 << 16, Seqno(2));
+        coverage.place(Seqno(2), 8192, &[entry(R1, 9)]);
         coverage
     }
 
     #[test]
     fn the_front_goes_when_its_last_entry_is_covered_and_its_successor_durable() {
-        let mut coverage = two_segments(&[Note::Entry(R1, Index(4)), Note::Entry(R2, Index(8))]);
+        let mut coverage = two_segments(&[entry(R1, 4), entry(R2, 8)]);
         assert_eq!(coverage.oldest_uncovered(), Some((R1, Index(4), 12288)));
         coverage.cover(R1, Index(4));
         assert_eq!(coverage.oldest_uncovered(), Some((R2, Index(8), 12288)));
@@ -291,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_hard_state_holds_its_segment_until_it_is_durable_elsewhere() {
-        let mut coverage = two_segments(&[Note::Entry(R2, Index(3)), Note::HardState(R2)]);
+        let mut coverage = two_segments(&[entry(R2, 3), Note::HardState(R2)]);
         assert_eq!(coverage.relocate(BATCH), vec![]);
         coverage.cover(R2, Index(3));
         assert_eq!(coverage.relocate(BATCH), vec![], "there is too little else");
@@ -307,25 +328,25 @@ mod tests {
     #[test]
     fn many_hard_states_are_written_again_only_when_there_is_as_much_else() {
         let mut coverage = Coverage::default();
-        coverage.push(1, 0, 12 << 10, Seqno(1));
+        coverage.push(1, 1, 0, 12 << 10, Seqno(1));
         let ranges: Vec<_> = (10..210).map(RangeId).collect();
         for &range in &ranges {
             coverage.stage_hard_state(range, hard(1));
             coverage.place(Seqno(1), 48, &[Note::HardState(range)]);
         }
-        coverage.push(2, 1, 1 << 16, Seqno(2));
+        coverage.push(2, 1, 1, 1 << 16, Seqno(2));
         let needed = 200 * 48 + 4096;
         let threshold = 2 * needed + (12 << 10);
-        coverage.place(Seqno(2), threshold - 200 * 48, &[Note::Entry(R1, Index(1))]);
+        coverage.place(Seqno(2), threshold - 200 * 48, &[entry(R1, 1)]);
         assert_eq!(coverage.relocate(BATCH), vec![]);
-        coverage.place(Seqno(3), 4096, &[Note::Entry(R1, Index(2))]);
+        coverage.place(Seqno(3), 4096, &[entry(R1, 2)]);
         assert_eq!(coverage.relocate(1), vec![], "one in a batch, they take more");
         assert_eq!(coverage.relocate(BATCH).len(), ranges.len());
     }
 
     #[test]
     fn void_entries_hold_nothing_once_their_truncation_is_durable() {
-        let mut coverage = two_segments(&[Note::Entry(R1, Index(8))]);
+        let mut coverage = two_segments(&[entry(R1, 8)]);
         coverage.place(Seqno(3), 4096, &[Note::Truncate(R1, Index(5))]);
         coverage.cover(R1, Index(5));
         assert_eq!(coverage.drop_front(Seqno(2)), None);
@@ -334,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_forgotten_range_holds_nothing_once_that_is_durable() {
-        let mut coverage = two_segments(&[Note::Entry(R2, Index(8)), Note::HardState(R2)]);
+        let mut coverage = two_segments(&[entry(R2, 8), Note::HardState(R2)]);
         coverage.stage_forget(R2);
         coverage.place(Seqno(3), 4096, &[Note::Forget(R2)]);
         assert_eq!(coverage.drop_front(Seqno(2)), None);

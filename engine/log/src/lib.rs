@@ -18,6 +18,7 @@
 //! - A segment's slot is reused only after a durable batch has said that the segment is not needed any more.
 //! - A segment begins only in a slot whose name is durable: nothing that an earlier process left is taken for durable.
 //! - After a failed write nothing is acknowledged any more and nothing is retried.
+//! - What is read back was durable, and nothing that was appended by then has overtaken it.
 //! - The log never reads a clock; it sleeps once, before sealing an idle log.
 //!
 //! Layouts: `docs/formats.md`, section Log. The rules of recovery: [`recovery`] and `docs/decisions/0003-log-recovery.md`.
@@ -33,12 +34,15 @@ pub mod verify;
 
 mod codec;
 mod coverage;
+mod entries;
+mod index;
 mod log;
 mod prepare;
 mod reader;
 mod replay;
 mod shell;
 mod state;
+mod tail;
 mod writer;
 
 pub use config::LogConfig;

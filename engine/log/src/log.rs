@@ -3,6 +3,7 @@
 use crate::batch::{BatchKind, HEADER_BYTES};
 use crate::coverage::{Coverage, HardState, Note};
 use crate::error::LogError;
+use crate::index::{EntryIndex, Place};
 use crate::prepare::{create_slot, open_slot};
 use crate::reader::Slot;
 use crate::recovery::Role;
@@ -10,6 +11,7 @@ use crate::replay::{Break, Found, Replay, replay};
 use crate::segment::{Link, SegmentHeader};
 use crate::shell::Shell;
 use crate::state::State;
+use crate::tail::Tail;
 use crate::writer::{Spare, Start, Writer};
 use crate::{LogConfig, Position, Record};
 use base::limits::BLOCK_BYTES;
@@ -141,12 +143,9 @@ impl<E: Env> Log<E> {
     ) -> Result<(Self, Recovered), LogError> {
         config.check()?;
         env.disk().create_dir(dir).await?;
-        let mut coverage = Coverage::default();
+        let mut found = Intake::default();
         let started = env.clock().now();
-        let replay = replay(env, dir, config.shard, &mut |found| {
-            take_in(&mut coverage, found, visit);
-        })
-        .await?;
+        let replay = replay(env, dir, config.shard, &mut |next| found.take_in(next, visit)).await?;
         let took = env.clock().now().since(started);
         for &at in &replay.unproven {
             env.disk()
@@ -159,7 +158,7 @@ impl<E: Env> Log<E> {
         // with all that is written there by then.
         env.disk().sync_dir(dir).await?;
         let recovered = recovered(&replay, took);
-        let shell = start(env, dir, config, coverage, &replay).await?;
+        let shell = start(env, dir, config, found, &replay).await?;
         shell.write_bare(BatchKind::Opening);
         shell.persisted_beyond(replay.last).await?;
         let shortened = shorten_tail(env, &replay).await?;
@@ -237,6 +236,37 @@ impl<E: Env> Log<E> {
         self.append(&Record::Forget { range })
     }
 
+    /// Shows the entries of `range` from `first` to `last`, in order, as many as are durable, stand in the log and fit in
+    /// `bytes_max` (48 for an entry, and its payload). One always fits. Hands out the index after the last one that was shown:
+    /// `first`, when that entry is not in the log, or not any more, or not durable yet.
+    ///
+    /// An entry stays in the log until its segment is dropped, so for some time after it is covered. What was overtaken (by
+    /// an entry with its index or a smaller one, [`Record::Truncate`] or [`Log::forget`]), even by a record that is only
+    /// staged, is not shown. Each entry counts at the moment when it is shown; appends go on meanwhile, and a read that they
+    /// overtake ends there. `visit` must not append.
+    ///
+    /// Everything that is read is checked as at recovery. Memory: one piece of the log at a time, 1 MiB or a batch, whichever
+    /// is larger. Records are borrowed from it, so that who keeps them copies once, into what it keeps them in.
+    ///
+    /// # Errors
+    /// [`LogError::Corruption`] when what stands there is damaged, [`LogError::Disk`] when it cannot be read; the log goes on,
+    /// and what was shown before is sound. After a failed write, and once the log is closed, that error.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn read_entries(
+        &self,
+        range: RangeId,
+        first: Index,
+        last: Index,
+        bytes_max: usize,
+        visit: &mut dyn FnMut(Record<'_>),
+    ) -> Result<Index, LogError> {
+        self.shell
+            .read_entries(range, first..=last, bytes_max, visit)
+            .await
+    }
+
     /// Which range to flush so that the oldest segment can be dropped: the range, the index that has to be covered, and the
     /// bytes of log behind it. `None` when nothing is held.
     #[must_use]
@@ -262,33 +292,56 @@ impl<E: Env> Log<E> {
     }
 }
 
-/// Builds coverage while the log is read, and hands records on.
-fn take_in(coverage: &mut Coverage, found: Found<'_>, visit: &mut dyn FnMut(Position, Record<'_>)) {
-    match found {
-        Found::Segment {
-            slot, bytes, header, ..
-        } => {
-            coverage.push(header.segment, slot, bytes, header.predecessor.seqno.next());
-        }
-        Found::Batch { header, .. } => coverage.place(header.seqno, header.padded_bytes(), &[]),
-        Found::Record { position, record } => {
-            let range = record.range();
-            let note = match record {
-                Record::Entry { index, .. } => Note::Entry(range, index),
-                Record::HardState {
-                    term, vote, commit, ..
-                } => {
-                    coverage.stage_hard_state(range, HardState { term, vote, commit });
-                    Note::HardState(range)
+/// What is built while the log is read.
+#[derive(Default)]
+struct Intake {
+    coverage: Coverage,
+    index: EntryIndex,
+    /// The batch whose records come now.
+    batch: Option<Place>,
+}
+
+impl Intake {
+    /// Takes in what the walk comes by, and hands records on.
+    fn take_in(&mut self, found: Found<'_>, visit: &mut dyn FnMut(Position, Record<'_>)) {
+        let coverage = &mut self.coverage;
+        match found {
+            Found::Segment {
+                slot, bytes, header, ..
+            } => {
+                let first = header.predecessor.seqno.next();
+                coverage.push(header.segment, header.incarnation, slot, bytes, first);
+            }
+            Found::Batch { header, .. } => {
+                coverage.place(header.seqno, header.padded_bytes(), &[]);
+                self.batch = Some(Place::from(header));
+            }
+            Found::Record { position, record } => {
+                let range = record.range();
+                let note = match record {
+                    Record::Entry { index, .. } => Note::Entries {
+                        range,
+                        first: index,
+                        last: index,
+                    },
+                    Record::HardState {
+                        term, vote, commit, ..
+                    } => {
+                        coverage.stage_hard_state(range, HardState { term, vote, commit });
+                        Note::HardState(range)
+                    }
+                    Record::Truncate { after, .. } => Note::Truncate(range, after),
+                    Record::Forget { .. } => {
+                        coverage.stage_forget(range);
+                        Note::Forget(range)
+                    }
+                };
+                coverage.place(position.seqno, 0, &[note]);
+                if let Some(place) = &self.batch {
+                    self.index.place(place, &[note]);
                 }
-                Record::Truncate { after, .. } => Note::Truncate(range, after),
-                Record::Forget { .. } => {
-                    coverage.stage_forget(range);
-                    Note::Forget(range)
-                }
-            };
-            coverage.place(position.seqno, 0, &[note]);
-            visit(position, record);
+                visit(position, record);
+            }
         }
     }
 }
@@ -315,7 +368,9 @@ async fn start<E: Env>(
     env: &E,
     dir: &str,
     config: LogConfig,
-    mut coverage: Coverage,
+    Intake {
+        mut coverage, index, ..
+    }: Intake,
     replay: &Replay<<E::Disk as Disk>::File>,
 ) -> Result<Rc<Shell<E>>, LogError> {
     let mut slot_next = replay.slots.iter().map(|slot| slot.slot + 1).max().unwrap_or(0);
@@ -345,10 +400,11 @@ async fn start<E: Env>(
         }
     };
     let segment = replay.marks.segment + 1;
-    coverage.push(segment, spare.slot, spare.bytes, replay.last.next());
+    let incarnation = replay.marks.incarnation + 1;
+    coverage.push(segment, incarnation, spare.slot, spare.bytes, replay.last.next());
     let start = Start {
         log_id: replay.log_id.unwrap_or_else(|| env.prng().next_u64()),
-        incarnation: replay.marks.incarnation + 1,
+        incarnation,
         segment,
         slot: spare.slot,
         bytes: spare.bytes,
@@ -359,7 +415,7 @@ async fn start<E: Env>(
         log_id: start.log_id,
         shard: config.shard,
         segment,
-        incarnation: start.incarnation,
+        incarnation,
         first_live: coverage.first_live(),
         predecessor: Link {
             segment: replay.last_segment().unwrap_or(0),
@@ -374,7 +430,12 @@ async fn start<E: Env>(
     file.write_at(0, block).await.0?;
     let mut writer = Writer::new(config.clone(), &start);
     writer.set_hlc_bound(replay.marks.hlc_bound);
-    let mut state = State::new(writer, coverage, replay.ranges.clone(), slot_next);
+    let tail = |(&range, &checksum): (&RangeId, &u32)| {
+        let last = index.last(range).unwrap_or(Index::ZERO);
+        (range, Tail { checksum, last })
+    };
+    let ranges = replay.ranges.iter().map(tail).collect();
+    let mut state = State::new(writer, coverage, index, ranges, slot_next);
     state.files.insert(spare.slot, Rc::new(file));
     state.freed.extend(free.iter().map(|slot| Spare {
         slot: slot.slot,

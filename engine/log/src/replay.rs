@@ -234,7 +234,7 @@ impl<F: File> Replay<F> {
             .map(|next| self.header(next))
             .transpose()?
             .map(|successor| successor.predecessor);
-        let mut cursor = Cursor::new(&self.slots[at]);
+        let mut cursor = Cursor::new(&self.slots[at].file, self.slots[at].len);
         let mut offset = BLOCK;
         loop {
             if let Some(link) = &link
@@ -265,7 +265,7 @@ impl<F: File> Replay<F> {
                 segment: header.segment,
                 incarnation: header.incarnation,
                 seqno: self.last.next(),
-                previous: self.checksum,
+                previous: Some(self.checksum),
             };
             let batch = match cursor.batch(offset, &expected).await? {
                 Ok(batch) => batch,
@@ -287,18 +287,8 @@ impl<F: File> Replay<F> {
                 }
             };
             let bytes = batch.header.padded_bytes();
-            if let Err(flaw) = take_records(&batch, offset, &mut self.ranges, visit) {
-                let (expected, found) = (
-                    format!("the records of batch {}", expected.seqno),
-                    flaw.to_string(),
-                );
-                return Err(Corruption {
-                    file: file(),
-                    offset,
-                    expected,
-                    found,
-                }
-                .into());
+            if let Err(flaw) = take_records(&batch, offset, &mut self.ranges, &mut |found| visit(found)) {
+                return Err(damaged_records(file(), offset, expected.seqno, flaw).into());
             }
             (self.last, self.checksum) = (batch.header.seqno, batch.checksum);
             self.marks.hlc_bound = self.marks.hlc_bound.max(batch.header.hlc_bound);
@@ -411,13 +401,23 @@ impl<F: File> Replay<F> {
     }
 }
 
+/// The records of a batch do not decode or follow.
+pub(crate) fn damaged_records(file: String, offset: u64, seqno: Seqno, flaw: Flaw) -> Corruption {
+    Corruption {
+        file,
+        offset,
+        expected: format!("the records of batch {seqno}"),
+        found: flaw.to_string(),
+    }
+}
+
 /// Checks and shows the records of a batch whose bytes match their checksum. What does not decode here was never written by
 /// this program, so it is no torn tail.
-fn take_records(
-    batch: &Batch<'_>,
+pub(crate) fn take_records<'b>(
+    batch: &'b Batch<'_>,
     offset: u64,
     ranges: &mut FastMap<RangeId, u32>,
-    visit: &mut dyn FnMut(Found<'_>),
+    visit: &mut dyn FnMut(Found<'b>),
 ) -> Result<(), Flaw> {
     let header = &batch.header;
     if header.kind != BatchKind::Records && header.records > 0 {

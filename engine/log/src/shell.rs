@@ -89,6 +89,7 @@ impl<E: Env> Shell<E> {
         if let Some(rotation) = &write.rotation {
             state.coverage.push(
                 rotation.header.segment,
+                rotation.header.incarnation,
                 rotation.slot,
                 rotation.header.bytes,
                 write.seqno,
@@ -96,6 +97,8 @@ impl<E: Env> Shell<E> {
             state.stats.segments_recycled += 1;
         }
         state.coverage.place(write.seqno, write.len, &write.notes);
+        state.index.place(&write.place(), &write.notes);
+        state.overtaking.placed(write.seqno);
         for dropped in &mut state.dropped {
             dropped.claimed_by.get_or_insert(write.seqno);
         }

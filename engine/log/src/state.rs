@@ -3,8 +3,10 @@
 use crate::batch::BatchKind;
 use crate::coverage::{Coverage, HardState, Note};
 use crate::error::LogError;
+use crate::index::EntryIndex;
 use crate::log::LogStats;
 use crate::record::Record;
+use crate::tail::{Overtaking, Tail};
 use crate::writer::{Spare, Write, Writer};
 use base::collections::FastMap;
 use base::{Index, RangeId, Seqno};
@@ -28,8 +30,10 @@ pub(crate) struct Dropped {
 pub(crate) struct State<E: Env> {
     pub(crate) writer: Writer,
     pub(crate) coverage: Coverage,
-    /// Per range the checksum of its last record.
-    pub(crate) ranges: FastMap<RangeId, u32>,
+    pub(crate) index: EntryIndex,
+    /// What the index has not heard of yet.
+    pub(crate) overtaking: Overtaking,
+    pub(crate) ranges: FastMap<RangeId, Tail>,
     pub(crate) files: BTreeMap<u32, Rc<FileOf<E>>>,
     pub(crate) stats: LogStats,
     pub(crate) failure: Option<LogError>,
@@ -51,12 +55,15 @@ impl<E: Env> State<E> {
     pub(crate) fn new(
         writer: Writer,
         coverage: Coverage,
-        ranges: FastMap<RangeId, u32>,
+        index: EntryIndex,
+        ranges: FastMap<RangeId, Tail>,
         slot_next: u32,
     ) -> Self {
         Self {
             writer,
             coverage,
+            index,
+            overtaking: Overtaking::default(),
             ranges,
             files: BTreeMap::new(),
             stats: LogStats::default(),
@@ -76,7 +83,11 @@ impl<E: Env> State<E> {
     pub(crate) fn append(&mut self, record: &Record<'_>) -> Seqno {
         let range = record.range();
         let note = match *record {
-            Record::Entry { index, .. } => Note::Entry(range, index),
+            Record::Entry { index, .. } => Note::Entries {
+                range,
+                first: index,
+                last: index,
+            },
             Record::HardState {
                 term, vote, commit, ..
             } => {
@@ -90,14 +101,16 @@ impl<E: Env> State<E> {
                 Note::Forget(range)
             }
         };
-        let chain = self.ranges.entry(range).or_insert(0);
-        let (seqno, checksum) = self.writer.stage(record, *chain, note);
-        *chain = checksum;
+        let tail = self.ranges.entry(range).or_default();
+        let (seqno, checksum) = self.writer.stage(record, tail.checksum, note);
+        if let Some(kept) = tail.take(record, checksum) {
+            self.overtaking.push(seqno, range, kept);
+        }
         if matches!(note, Note::Forget(_)) {
             self.ranges.remove(&range);
         }
         self.stats.records += 1;
-        self.stats.entries += u64::from(matches!(note, Note::Entry(..)));
+        self.stats.entries += u64::from(matches!(note, Note::Entries { .. }));
         seqno
     }
 
@@ -125,6 +138,7 @@ impl<E: Env> State<E> {
                 claimed_by: None,
             });
         }
+        self.index.drop_before(self.coverage.first_live());
         self.writer.staged_bytes() > before
     }
 

@@ -12,6 +12,7 @@
 use crate::LogConfig;
 use crate::batch::{BatchHeader, BatchKind, HEADER_BYTES, padded};
 use crate::coverage::Note;
+use crate::index::Place;
 use crate::record::{self, Record};
 use crate::segment::{Link, SegmentHeader};
 use base::limits::BLOCK_BYTES;
@@ -82,6 +83,7 @@ pub(crate) struct Rotation {
 pub(crate) struct Write {
     pub(crate) seqno: Seqno,
     pub(crate) kind: BatchKind,
+    pub(crate) segment: u64,
     pub(crate) slot: u32,
     pub(crate) offset: u64,
     /// Bytes of the write, a multiple of 4 KiB.
@@ -93,6 +95,17 @@ pub(crate) struct Write {
 }
 
 impl Write {
+    /// Where the batch stands.
+    pub(crate) fn place(&self) -> Place {
+        let header = self.rotation.map_or(0, |_| BLOCK);
+        Place {
+            segment: self.segment,
+            seqno: self.seqno,
+            block: blocks(self.offset + header),
+            blocks: blocks(self.len - header),
+        }
+    }
+
     /// Fills the device buffer, all of it.
     pub(crate) fn fill(&self, buffer: &mut [u8]) {
         assert_eq!(
@@ -212,9 +225,12 @@ impl Writer {
         open.records += 1;
         match (open.notes.last_mut(), note) {
             // A run of entries of one range needs one note.
-            (Some(Note::Entry(range, end)), Note::Entry(same, index)) if *range == same => {
-                *end = index.max(*end);
-            }
+            (
+                Some(Note::Entries { range, last, .. }),
+                Note::Entries {
+                    range: same, first, ..
+                },
+            ) if *range == same && first.prev() == Some(*last) => *last = first,
             (Some(last), note) if *last == note => {}
             (Some(_) | None, note) => open.notes.push(note),
         }
@@ -321,7 +337,7 @@ impl Writer {
             kind: batch.kind,
             log_id: self.log_id,
             segment: self.active.number,
-            block: u32::try_from(self.active.offset / BLOCK).expect("a segment has fewer than 2^32 blocks"),
+            block: blocks(self.active.offset),
             incarnation: self.incarnation,
             seqno,
             persisted: self.persisted,
@@ -358,10 +374,11 @@ impl Writer {
             seqno,
             complete: false,
         });
-        let (kind, slot) = (batch.kind, self.active.slot);
+        let (kind, segment, slot) = (batch.kind, self.active.number, self.active.slot);
         Write {
             seqno,
             kind,
+            segment,
             slot,
             offset,
             len,
@@ -428,6 +445,10 @@ impl Writer {
         self.persisted
     }
 
+    pub(crate) fn log_id(&self) -> u64 {
+        self.log_id
+    }
+
     pub(crate) fn staged_bytes(&self) -> usize {
         self.staged_bytes
     }
@@ -467,6 +488,11 @@ impl Writer {
     pub(crate) fn next(&self) -> Seqno {
         Seqno(self.next.0 + self.closed.len() as u64)
     }
+}
+
+/// So many bytes in units of 4 KiB.
+fn blocks(bytes: u64) -> u32 {
+    u32::try_from(bytes / BLOCK).expect("a segment has fewer than 2^32 blocks")
 }
 
 fn before(seqno: Seqno) -> Seqno {

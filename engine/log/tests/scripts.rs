@@ -6,6 +6,7 @@
 //! submit        starts the write of what is staged      turn          lets writes complete once
 //! wait          until everything staged is durable      sleep MS      lets time pass
 //! cover RANGE INDEX                                     close         in order
+//! read RANGE FIRST LAST [bytes=N]       shows entries that are durable and count, and where the read ended
 //! crash         forgets the process, keeps the disk     damage FILE byte=N | zero=BLOCK   changes the disk
 //! kill          ends the process; the machine goes on   power         the machine loses all that is not durable
 //! verify        prints the log without opening it       state         prints counters
@@ -278,6 +279,16 @@ impl goldenscript::Runner for Runner {
                 self.log()?
                     .cover(RangeId(position(&mut args)?), Index(position(&mut args)?));
                 String::new()
+            }
+            "read" => {
+                let range = RangeId(position(&mut args)?);
+                let (first, last) = (Index(position(&mut args)?), Index(position(&mut args)?));
+                let bytes_max = number(&mut args, "bytes", 1 << 20)?.try_into()?;
+                let (log, mut shown) = (self.log()?.clone(), String::new());
+                let visit = &mut |record: Record<'_>| writeln!(shown, "{}", show(&record)).expect("text");
+                let read = log.read_entries(range, first, last, bytes_max, visit);
+                let end = self.machine.block_on(read)?;
+                format!("{shown}next {end}\n")
             }
             "submit" => {
                 self.log()?.submit();

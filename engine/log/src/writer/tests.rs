@@ -37,7 +37,15 @@ fn stage(writer: &mut Writer, bytes: usize) -> Seqno {
         kind: EntryKind::Command,
         payload: &payload,
     };
-    let (seqno, _) = writer.stage(&record, 0, Note::Entry(range, index));
+    let (seqno, _) = writer.stage(
+        &record,
+        0,
+        Note::Entries {
+            range,
+            first: index,
+            last: index,
+        },
+    );
     writer.submit();
     seqno
 }

@@ -85,6 +85,11 @@ pub(crate) fn patched(script: &[u8]) {
     let opened = machine.block_on(Log::open(&env, "wal", config(), &mut |_, _| {}));
     let Ok((log, recovered)) = opened else { return };
     machine.block_on(async {
+        for range in [1, 2] {
+            let visit = &mut |_: Record<'_>| {};
+            let read = log.read_entries(RangeId(range), Index(1), Index(99), 1 << 20, visit);
+            read.await.expect("what was recovered can be read");
+        }
         let seqno = log.append(&Record::Entry {
             range: RangeId(9),
             index: Index(1),
