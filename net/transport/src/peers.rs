@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Each direction between two shards has a connection of its own, dialled by the side that sends: a
-//! [`wire::peer::PeerHello`], then [`Train`]s. Nothing comes back but a refusal, or the end.
+//! [`wire::peer::PeerHello`], then [`wire::peer::Train`]s and [`wire::peer::Transfer`]s, both called trains here. Nothing comes back but a refusal, or the end.
 //!
 //! Invariants:
 //! - Trains of one connection arrive whole, in the order of [`Peers::send`], and each at most once. Any may be lost: those
@@ -31,8 +31,8 @@ use dial::dial;
 use env::{Address, Clock, Env, Instant, TaskClass, Tasks};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use wire::Outbox;
-use wire::peer::{PeerHello, Train};
+use wire::peer::PeerHello;
+use wire::{Message, Outbox};
 
 /// The longest pause between two attempts. A connection that lasted so long is taken for accepted.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -226,10 +226,10 @@ impl<E: Env> Peers<E> {
     /// False when it was dropped: the node's address is not known, the last connection ended a moment ago, too much waits, or
     /// the train does not fit a frame. True does not mean that it arrives: a connection that breaks loses what it has not
     /// sent, and more.
-    pub fn send(&self, node: NodeId, shard: ShardId, train: &Train<'_>) -> bool {
+    pub fn send<M: Message>(&self, node: NodeId, shard: ShardId, message: &M) -> bool {
         let is_kept = self
             .route(node, shard)
-            .is_some_and(|(address, route)| self.append(address, &route, train));
+            .is_some_and(|(address, route)| self.append(address, &route, message));
         let mut counters = self.0.counters.borrow_mut();
         if is_kept {
             counters.trains += 1;
@@ -299,12 +299,12 @@ impl<E: Env> Peers<E> {
     }
 
     /// Appends a train to what waits for a shard, and dials when there is no connection. False when it was dropped.
-    fn append(&self, address: Address, route: &Rc<Route<WriterOf<E>>>, train: &Train<'_>) -> bool {
+    fn append<M: Message>(&self, address: Address, route: &Rc<Route<WriterOf<E>>>, message: &M) -> bool {
         let mut state = route.state.borrow_mut();
         match &mut *state {
-            RouteState::Open { link, .. } => self.append_to(link, train),
+            RouteState::Open { link, .. } => self.append_to(link, message),
             RouteState::Dialling(outbox) => {
-                outbox.len() < DIALLING_BYTES_MAX && outbox.push(RequestId(0), train).is_ok()
+                outbox.len() < DIALLING_BYTES_MAX && outbox.push(RequestId(0), message).is_ok()
             }
             RouteState::Idle { until } => {
                 if self.0.env.clock().now() < *until {
@@ -317,7 +317,7 @@ impl<E: Env> Peers<E> {
                     ..self.0.config.hello
                 };
                 let is_kept =
-                    outbox.push(RequestId(0), &hello).is_ok() && outbox.push(RequestId(0), train).is_ok();
+                    outbox.push(RequestId(0), &hello).is_ok() && outbox.push(RequestId(0), message).is_ok();
                 // A train too long for a frame does not dial: it would be the connection's only reason.
                 if is_kept {
                     *state = RouteState::Dialling(outbox);
@@ -331,7 +331,7 @@ impl<E: Env> Peers<E> {
     }
 
     /// Appends a train to an open connection. False when it was dropped.
-    fn append_to(&self, link: &Rc<Link<WriterOf<E>>>, train: &Train<'_>) -> bool {
+    fn append_to<M: Message>(&self, link: &Rc<Link<WriterOf<E>>>, message: &M) -> bool {
         let mut outbox = link.outbox.borrow_mut();
         let before = outbox.len();
         base::sometimes!(
@@ -341,7 +341,7 @@ impl<E: Env> Peers<E> {
         if link.is_ended() || before >= self.0.config.unsent_bytes_max {
             return false;
         }
-        if outbox.push(RequestId(0), train).is_err() {
+        if outbox.push(RequestId(0), message).is_err() {
             return false;
         }
         drop(outbox);

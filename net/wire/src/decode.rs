@@ -129,6 +129,7 @@ messages! {
     PeerRef, peer, peer_of, [
         PeerHello: ArchivedPeerHello,
         Train: ArchivedTrain<'static>,
+        Transfer: ArchivedTransfer<'static>,
     ]
 }
 
@@ -189,6 +190,7 @@ kind_of! {
     request::DiskWrite => DiskWrite,
     peer::PeerHello => PeerHello,
     peer::Train<'_> => Train,
+    peer::Transfer<'_> => Transfer,
     reply::HelloReply<'_> => HelloReply,
     reply::GetReply<'_> => GetReply,
     reply::WriteReply => WriteReply,

@@ -94,6 +94,8 @@ kinds! {
     PeerHello = 0x40,
     /// [`crate::peer::Train`].
     Train = 0x41,
+    /// [`crate::peer::Transfer`].
+    Transfer = 0x42,
     /// [`crate::reply::HelloReply`].
     HelloReply = 0x81,
     /// [`crate::reply::GetReply`].

@@ -27,6 +27,7 @@ pub mod reader;
 pub mod reply;
 pub mod request;
 mod train;
+mod transfer;
 
 pub use code::Code;
 pub use decode::{PeerRef, ReplyRef, RequestRef, WireError, decode_peer, decode_reply, decode_request};

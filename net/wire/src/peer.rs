@@ -2,8 +2,8 @@
 //! golden bytes in the tests.
 //!
 //! A connection leads from one shard of one node to one shard of another, and has been dialled by the one that sends; for the
-//! other direction there is another connection. The first frame is a [`PeerHello`], all others are [`Train`]s: one per loop
-//! turn at most, with everything for that shard, whichever group it is of. Nothing comes back but a
+//! other direction there is another connection. The first frame is a [`PeerHello`], all others are [`Train`]s, one per loop
+//! turn at most, with everything for that shard, whichever group it is of, and [`Transfer`]s of state. Nothing comes back but a
 //! [`crate::reply::ErrorReply`] with request 0 before the receiver closes. Numbers of a group (terms, indexes, rounds,
 //! epochs) and lists of its members are checked by who takes them in, not here.
 
@@ -12,6 +12,7 @@ pub use crate::train::{
     ArchivedLiveness, ArchivedMark, ArchivedPromise, Body, Content, Echo, Entry, GroupMessage, Liveness,
     Mark, Promise,
 };
+pub use crate::transfer::{ArchivedTransfer, ArchivedTransferStep, Transfer, TransferStep};
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Serialize};
 

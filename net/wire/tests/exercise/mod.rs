@@ -3,7 +3,7 @@
 
 use base::RequestId;
 use wire::frame::{HEADER_BYTES, Kind, frame_bytes};
-use wire::peer::{ArchivedBody, ArchivedContent};
+use wire::peer::{ArchivedBody, ArchivedContent, ArchivedTransferStep};
 use wire::{
     Frame, FrameError, FrameReader, PeerRef, ReplyRef, RequestRef, decode_peer, decode_reply, decode_request,
 };
@@ -220,8 +220,20 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
 
 /// Reads every byte that a message between shards points to and says how many.
 fn touch_peer(message: &PeerRef<'_>) -> usize {
-    let PeerRef::Train(train) = message else {
-        return 0;
+    let train = match message {
+        PeerRef::PeerHello(_) => return 0,
+        PeerRef::Train(train) => train,
+        PeerRef::Transfer(transfer) => {
+            return match &transfer.step {
+                ArchivedTransferStep::Offer {
+                    members, description, ..
+                } => sum(members) + sum(description),
+                ArchivedTransferStep::Piece { bytes, .. } => sum(bytes),
+                ArchivedTransferStep::Want { .. }
+                | ArchivedTransferStep::Done { .. }
+                | ArchivedTransferStep::Gone => 0,
+            };
+        }
     };
     std::hint::black_box(&train.liveness);
     let touch = |body: &ArchivedBody<'static>| match body {

@@ -134,6 +134,25 @@ pub(crate) fn peers() -> Vec<Sample> {
         body,
     });
     let train = |liveness, messages| peer::Train { liveness, messages };
+    let transfer = |step| peer::Transfer {
+        range: 31,
+        from: 32,
+        to: 33,
+        last: mark,
+        step,
+    };
+    let offer = peer::TransferStep::Offer {
+        term: 34,
+        chain: 35,
+        members: b"members",
+        description: b"description",
+    };
+    let piece = peer::TransferStep::Piece {
+        file: 36,
+        offset: 37,
+        bytes: b"bytes",
+    };
+    let want = peer::TransferStep::Want { file: 38, offset: 39 };
     vec![
         frame("PeerHello", &hello),
         frame("Train", &train(None, &messages)),
@@ -146,6 +165,14 @@ pub(crate) fn peers() -> Vec<Sample> {
             "Train: refuses",
             &train(Some(answers(peer::Answer::Refused { epoch: 5 })), &[]),
         ),
+        frame("Transfer: offer", &transfer(offer)),
+        frame("Transfer: want", &transfer(want)),
+        frame("Transfer: piece", &transfer(piece)),
+        frame(
+            "Transfer: done",
+            &transfer(peer::TransferStep::Done { installed: true }),
+        ),
+        frame("Transfer: gone", &transfer(peer::TransferStep::Gone)),
     ]
 }
 

@@ -1,0 +1,63 @@
+//! State of a range on its way to a replica that the log does not reach any more.
+
+use crate::train::Mark;
+use rkyv::with::InlineAsBox;
+use rkyv::{Archive, Serialize};
+
+/// A step of a range's state on its way to a replica that the log does not reach any more, version 1. The receiver asks for
+/// what it lacks, piece by piece; each side gives up when it hears nothing for long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct Transfer<'a> {
+    /// The range.
+    pub range: u64,
+    /// The sender of this message: a replica of the range.
+    pub from: u64,
+    /// Its receiver.
+    pub to: u64,
+    /// The last entry that the state covers: with the range it names the transfer.
+    pub last: Mark,
+    /// What it says.
+    pub step: TransferStep<'a>,
+}
+
+/// What a [`Transfer`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub enum TransferStep<'a> {
+    /// The sender does not have this state any more.
+    Gone,
+    /// The leader has this state for the receiver.
+    Offer {
+        /// The leader's term.
+        term: u64,
+        /// The chain up to the last entry covered.
+        chain: u32,
+        /// Who takes part as of there, as in the log.
+        #[rkyv(with = InlineAsBox)]
+        members: &'a [u8],
+        /// What the state is made of, as in the storage.
+        #[rkyv(with = InlineAsBox)]
+        description: &'a [u8],
+    },
+    /// The receiver wants bytes of a file.
+    Want {
+        /// The file, as the description names it.
+        file: u64,
+        /// From where.
+        offset: u64,
+    },
+    /// Here they are.
+    Piece {
+        /// The file.
+        file: u64,
+        /// Where they begin.
+        offset: u64,
+        /// The bytes.
+        #[rkyv(with = InlineAsBox)]
+        bytes: &'a [u8],
+    },
+    /// The receiver wants nothing any more.
+    Done {
+        /// Whether it has the state, or else the log must do, or another state.
+        installed: bool,
+    },
+}
