@@ -25,6 +25,10 @@ sim SEED:
 sim-swarm MINUTES:
     cargo run --profile sim -p corelane-system --bin sim -- --seeds $(date +%s)..4000000000 --minutes {{MINUTES}}
 
+# Fresh seeds of clusters until the minutes are over
+sim-cluster MINUTES:
+    cargo run --profile sim -p corelane-system --bin sim -- --cluster --seeds $(date +%s)..4000000000 --minutes {{MINUTES}}
+
 # A fuzz target, on stable, without a sanitizer (cargo install cargo-fuzz)
 fuzz TARGET:
     cd fuzz && cargo fuzz run -s none {{TARGET}}

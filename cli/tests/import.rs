@@ -209,14 +209,8 @@ fn a_server_that_stays_away_ends_the_import_with_75() {
     let mut node = Node::start(&dir.path().join("data"));
     let input = sample_tsv(dir.path(), 60_000);
     let checkpoint = dir.path().join("packages.tsv.corelane-import");
-    let mut command: Command = node.command(&[
-        "import",
-        path(&input),
-        "--timeout",
-        "2s",
-        "--retry-for",
-        "3s",
-    ]);
+    let mut command: Command =
+        node.command(&["import", path(&input), "--timeout", "2s", "--retry-for", "3s"]);
     let mut import = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

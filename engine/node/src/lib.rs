@@ -10,6 +10,7 @@
 //!   route, range_map        which shard serves which keys
 //!   local ─► replicate      a range's group, replica and tablet; what groups want written, sent and applied
 //!   cluster, neighbours     other nodes: who they are, what is said to them, whether they live
+//!   transfer                state for replicas that the log does not reach any more
 //!   message                 what shards say to each other
 //!   refusal, status         what clients are told
 //! ```
@@ -45,6 +46,7 @@ mod split;
 pub mod start;
 mod state;
 pub mod status;
+mod transfer;
 mod write;
 
 pub use cluster::Cluster;

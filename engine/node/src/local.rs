@@ -1,11 +1,13 @@
 //! A range as a shard holds it: its Raft group, its replica, its tablet.
 
 use crate::message::OwnedRequest;
+use crate::replicate::Write;
 use crate::state::Then;
-use base::{Index, Prng, RangeId, Seqno};
+use crate::transfer::Arrived;
+use base::{Index, Prng, RangeId, ReplicaId, Seqno};
 use core::cell::{Cell, RefCell};
 use env::Env;
-use raft::{Entry, Raft, Restored};
+use raft::{Entry, HardState, Raft, Restored};
 use replica::Replica;
 use replica::replica::StateError;
 use std::collections::VecDeque;
@@ -35,6 +37,16 @@ impl Groups {
         })
     }
 
+    /// The group of a replica that has nothing but what it promised.
+    fn wait(&self, id: ReplicaId, hard_state: HardState) -> Raft {
+        let prng = self.prng.borrow_mut().fork();
+        let restored = Restored {
+            hard_state,
+            ..Restored::default()
+        };
+        Raft::new(id, Arc::clone(&self.config), prng, restored)
+    }
+
     /// The group of a replica whose log goes on with `entries` after what it has applied.
     pub(crate) fn start(&self, group: &replica::Group, entries: Vec<Entry>) -> Raft {
         let prng = self.prng.borrow_mut().fork();
@@ -46,26 +58,70 @@ impl Groups {
     }
 }
 
-/// A range that this shard serves.
-pub(crate) struct Local<E: Env> {
+/// A replica's seat in its group: what it takes part with, also while its state is not here.
+pub(crate) struct Seat<E: Env> {
     pub(crate) range: RangeId,
     pub(crate) raft: Raft,
-    pub(crate) replica: Replica<OwnedRequest>,
-    pub(crate) tablet: Tablet<E>,
     /// Writes of the group that are not known to be durable.
     pub(crate) writes: u32,
+    /// Where the last one is in the log.
+    pub(crate) written: Seqno,
     /// The group may want something: it is asked before the step ends.
     pub(crate) dirty: bool,
     /// It is among the groups that time passes for.
     pub(crate) ticks: bool,
+    /// Delivered by the group, and not applied yet.
+    pub(crate) committed: VecDeque<Entry>,
+    /// State that came, before the group has taken it up.
+    pub(crate) arrived: Option<Box<Arrived<E>>>,
+    /// State is being installed: nothing is applied, and what is durable is kept back.
+    pub(crate) installing: bool,
+    pub(crate) held: Vec<Write>,
+}
+
+impl<E: Env> Seat<E> {
+    fn new(range: RangeId, raft: Raft) -> Self {
+        Self {
+            range,
+            raft,
+            writes: 0,
+            written: Seqno::ZERO,
+            dirty: false,
+            ticks: false,
+            committed: VecDeque::new(),
+            arrived: None,
+            installing: false,
+            held: Vec::new(),
+        }
+    }
+}
+
+/// A replica without its state: others of its group speak to it, and it votes.
+pub(crate) struct Stranger<E: Env> {
+    pub(crate) seat: Seat<E>,
+    /// As it was written last.
+    pub(crate) hard_state: HardState,
+}
+
+impl<E: Env> Stranger<E> {
+    pub(crate) fn new(range: RangeId, id: ReplicaId, hard_state: HardState, groups: &Groups) -> Self {
+        Self {
+            seat: Seat::new(range, groups.wait(id, hard_state)),
+            hard_state,
+        }
+    }
+}
+
+/// A range that this shard serves.
+pub(crate) struct Local<E: Env> {
+    pub(crate) range: RangeId,
+    pub(crate) seat: Seat<E>,
+    pub(crate) replica: Replica<OwnedRequest>,
+    pub(crate) tablet: Tablet<E>,
     /// It led when it was last asked what it wants.
     pub(crate) led: bool,
     /// Until when nobody else leads, by the wall clock in nanoseconds, as was known last: never for a group of one.
     pub(crate) lease_ns: u64,
-    /// Delivered by the group, and not applied yet.
-    pub(crate) committed: VecDeque<Entry>,
-    /// Where the last write of the group is in the log.
-    pub(crate) written: Seqno,
     /// What the log says to be committed.
     pub(crate) commit_noted: Index,
     /// Index and chain of states that are frozen and not known to be flushed.
@@ -84,18 +140,19 @@ pub(crate) struct Local<E: Env> {
 
 impl<E: Env> Local<E> {
     pub(crate) fn new(replica: Replica<OwnedRequest>, tablet: Tablet<E>, groups: &Groups) -> Self {
+        let seat = Seat::new(tablet.range(), groups.start(replica.group(), Vec::new()));
+        Self::seated(replica, tablet, seat)
+    }
+
+    /// A replica that has its state now.
+    pub(crate) fn seated(replica: Replica<OwnedRequest>, tablet: Tablet<E>, seat: Seat<E>) -> Self {
         Self {
             range: tablet.range(),
-            raft: groups.start(replica.group(), Vec::new()),
+            seat,
             replica,
             tablet,
-            writes: 0,
-            dirty: false,
-            ticks: false,
             led: false,
             lease_ns: 0,
-            committed: VecDeque::new(),
-            written: Seqno::ZERO,
             commit_noted: Index::ZERO,
             frozen: VecDeque::new(),
             leads_from: Index::ZERO,
@@ -118,7 +175,7 @@ impl<E: Env> Local<E> {
 
     /// The group goes on where replay has led the replica, with what the log has beyond.
     pub(crate) fn restart_group(&mut self, groups: &Groups, entries: Vec<Entry>) {
-        self.raft = groups.start(self.replica.group(), entries);
+        self.seat.raft = groups.start(self.replica.group(), entries);
     }
 
     /// Whether the range has no replica elsewhere: then what is durable here is committed, and nobody else leads.
@@ -137,20 +194,20 @@ impl<E: Env> Local<E> {
     /// Tables hold everything up to `flushed`: the group lets go of it.
     pub(crate) fn flushed(&mut self, flushed: Index) {
         while let Some((index, chain)) = self.frozen.pop_front_if(|(index, _)| *index <= flushed) {
-            self.raft.compact(index, chain);
+            self.seat.raft.compact(index, chain);
         }
     }
 
     /// Whether writes are proposed here: it leads, and has applied all that others proposed before.
     pub(crate) fn leads(&self) -> bool {
-        self.led && self.raft.is_leader() && self.replica.applied_index() >= self.leads_from
+        self.led && self.seat.raft.is_leader() && self.replica.applied_index() >= self.leads_from
     }
 
     /// Whether nothing of the group is under way.
     pub(crate) fn is_quiet(&self) -> bool {
         self.leads()
-            && self.writes == 0
+            && self.seat.writes == 0
             && self.proposed.is_empty()
-            && self.replica.applied_index() == self.raft.last().index
+            && self.replica.applied_index() == self.seat.raft.last().index
     }
 }

@@ -117,7 +117,7 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Work on the range is over.
-    fn unclaim(&mut self, range: RangeId) {
+    pub(crate) fn unclaim(&mut self, range: RangeId) {
         if let Some(&slot) = self.here.get(&range)
             && let Some(local) = self.slots[slot as usize].live()
         {

@@ -238,7 +238,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let content = core::mem::replace(&mut state.slots[slot as usize], Slot::Live(Box::new(local)));
             match content {
                 Slot::Opening(_, waiting) => waiting,
-                Slot::Free | Slot::Live(_) => unreachable!("the slot was kept for the range"),
+                Slot::Free | Slot::Live(_) | Slot::Stranger(_) => {
+                    unreachable!("the slot was kept for the range")
+                }
             }
         });
         self.step(|state| {

@@ -16,23 +16,24 @@
 use crate::cluster::{Cluster, node_of, replica_on};
 use crate::dialect::{Letter, letter_from_wire, liveness_from_wire, with_train};
 use crate::incarnation;
-use crate::local::Local;
+use crate::local::{Local, Stranger};
 use crate::message::Origin;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
-use crate::state::{Job, Message, State};
+use crate::state::{Job, Message, Slot, State};
+use crate::transfer::{Receiving, Sending};
 use base::collections::FastMap;
-use base::{NodeId, ReplicaId, ShardId};
+use base::{NodeId, RangeId, ReplicaId, ShardId};
 use core::mem;
 use core::time::Duration;
 use env::{Clock, Env, Mailbox};
 use liveness::{Event, Liveness, Peer, StepError};
-use raft::{Epoch, Support};
+use raft::{Body, Epoch, HardState, Support};
 use std::rc::Rc;
 use std::sync::Arc;
 use transport::{ConnectionId, HelloAnswer, Peers};
 use wire::peer::ArchivedPeerHello;
-use wire::{Code, Frame, Kind, PeerRef, WireError, decode_peer};
+use wire::{Code, Frame, PeerRef, WireError, decode_peer};
 
 /// How long nothing but messages wakes the detector and the groups, at most: a group may begin to need ticks at any time.
 const NAP_MAX: Duration = Duration::from_millis(50);
@@ -49,6 +50,9 @@ pub(crate) struct Neighbours<E: Env> {
     callers: FastMap<ConnectionId, Peer>,
     /// Slots of groups that need ticks, some of which may be over.
     ticking: Vec<u32>,
+    /// State for followers, and state for replicas here.
+    pub(crate) sending: Vec<Sending<E>>,
+    pub(crate) receiving: Vec<Receiving>,
     pub(crate) counts: NeighbourCounts,
 }
 
@@ -73,12 +77,14 @@ impl<E: Env> Neighbours<E> {
             letters,
             callers: FastMap::default(),
             ticking: Vec::new(),
+            sending: Vec::new(),
+            receiving: Vec::new(),
             counts: NeighbourCounts::default(),
         }
     }
 
     /// Sends `message` with the next train.
-    fn post(&mut self, letter: Letter) {
+    pub(crate) fn post(&mut self, letter: Letter) {
         let node = node_of(letter.to);
         if let Some((_, letters)) = self.letters.iter_mut().find(|(to, _)| *to == node) {
             letters.push(letter);
@@ -108,26 +114,7 @@ impl<E: Env> Neighbours<E> {
             self.detector
                 .supported_until(self.peer(replica), liveness::Epoch(epoch.0))
         };
-        local.raft.lease_until(expiry).unwrap_or(0)
-    }
-}
-
-/// The part of [`Neighbours`] that a group's messages need, while the group is borrowed.
-pub(crate) fn post_all<E: Env>(
-    neighbours: &mut Option<Box<Neighbours<E>>>,
-    local: &Local<E>,
-    messages: impl Iterator<Item = (ReplicaId, raft::Message)>,
-) {
-    for (to, message) in messages {
-        let Some(neighbours) = neighbours else {
-            unreachable!("{} is alone and sends something", local.range)
-        };
-        neighbours.post(Letter {
-            range: local.range,
-            from: local.raft.id(),
-            to,
-            message,
-        });
+        local.seat.raft.lease_until(expiry).unwrap_or(0)
     }
 }
 
@@ -193,17 +180,26 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    /// Takes everything that another node's shard said in one of its turns.
+    /// Takes what another node's shard says.
     ///
     /// # Errors
     /// [`WireError`] when no node says such a thing: the connection is closed.
     pub(crate) fn on_train(&mut self, id: ConnectionId, frame: &Frame<'_>) -> Result<(), WireError> {
         let malformed = WireError::Malformed {
-            kind: Kind::Train,
+            kind: frame.kind,
             bytes: frame.payload.len(),
         };
-        let PeerRef::Train(train) = decode_peer(frame)? else {
-            return Err(malformed);
+        let train = match decode_peer(frame)? {
+            PeerRef::PeerHello(_) => return Err(malformed),
+            PeerRef::Train(train) => train,
+            PeerRef::Transfer(transfer) => {
+                let caller = self
+                    .neighbours
+                    .as_ref()
+                    .and_then(|neighbours| neighbours.callers.get(&id));
+                let node = caller.ok_or(malformed)?.node;
+                return self.on_transfer(node, transfer, malformed);
+            }
         };
         // What was asked for before comes first: it has its place in the log by now.
         self.close_batch();
@@ -253,20 +249,45 @@ impl<E: Env, B> State<E, B> {
         let Some(neighbours) = &mut self.neighbours else {
             return Ok(());
         };
-        let live = self.here.get(&letter.range).copied().filter(|slot| {
-            self.slots[*slot as usize]
-                .live()
-                .is_some_and(|local| local.raft.id() == letter.to)
-        });
-        let Some(slot) = live.filter(|_| neighbours.detector.may_start(wall_ns)) else {
-            base::sometimes!("node: message for a range that is not here or may not take part yet");
+        if !neighbours.detector.may_start(wall_ns) {
             neighbours.counts.dropped += 1;
             return Ok(());
-        };
+        }
+        // State comes by a transfer, and is then given to the group.
+        if matches!(letter.message.body, Body::Snapshot(_)) {
+            let (from, what) = (letter.from, "state comes by a transfer");
+            return Err(raft::Malformed { from, what });
+        }
         neighbours.counts.letters += 1;
-        self.live_mut(slot).raft.step(letter.from, letter.message)?;
+        let known = self
+            .here
+            .get(&letter.range)
+            .or_else(|| self.strangers.get(&letter.range));
+        let Some(slot) = known.copied().or_else(|| self.welcome(&letter)) else {
+            return Ok(());
+        };
+        let seat = self.seat_of(slot);
+        if seat.raft.id() != letter.to {
+            base::sometimes!("node: message for another replica of the range");
+            return Ok(());
+        }
+        seat.raft.step(letter.from, letter.message)?;
         self.touch(slot);
         Ok(())
+    }
+
+    /// A message for a range that is not here: if this node has a replica of it, that one waits for its state from now on, and
+    /// votes meanwhile. A group whose members all wait for each other's state would have no leader who could send it.
+    fn welcome(&mut self, letter: &Letter) -> Option<u32> {
+        if letter.to != replica_on(self.identity.node) || letter.range <= RangeId::SYSTEM {
+            return None;
+        }
+        base::sometimes!("node: a range was heard of before it was here");
+        let stranger = Stranger::new(letter.range, letter.to, HardState::default(), &self.groups);
+        let slot = self.take_slot(Slot::Stranger(Box::new(stranger)));
+        self.strangers.insert(letter.range, slot);
+        self.introduce_all(slot);
+        Some(slot)
     }
 
     /// Does what the detector wants done.
@@ -309,10 +330,8 @@ impl<E: Env, B> State<E, B> {
     fn on_support(&mut self, node: NodeId) {
         let replica = replica_on(node);
         for slot in 0..self.slots.len() {
-            let is_member = self.slots[slot]
-                .live()
-                .is_some_and(|local| !local.is_alone() && local.raft.membership().contains(replica));
-            if is_member {
+            let is_alone = self.slots[slot].live().is_some_and(Local::is_alone);
+            if self.slots[slot].seat().is_some() && !is_alone {
                 let slot = u32::try_from(slot).expect("a shard has fewer than 2^32 ranges");
                 self.introduce(slot, replica);
             }
@@ -323,16 +342,18 @@ impl<E: Env, B> State<E, B> {
     fn introduce(&mut self, slot: u32, replica: ReplicaId) {
         if let Some(neighbours) = &self.neighbours {
             let support = neighbours.support(replica);
-            self.live_mut(slot).raft.liveness(replica, support);
+            self.seat_of(slot).raft.liveness(replica, support);
             self.touch(slot);
         }
     }
 
     /// A group begins to take part here.
     pub(crate) fn introduce_all(&mut self, slot: u32) {
-        let local = self.live_mut(slot);
-        let me = local.raft.id();
-        let others: Vec<_> = local.raft.membership().members().filter(|id| *id != me).collect();
+        let others: Vec<_> = self
+            .neighbours
+            .iter()
+            .flat_map(|neighbours| neighbours.cluster.others().map(|(node, _)| replica_on(node)))
+            .collect();
         for replica in others {
             self.introduce(slot, replica);
         }
@@ -341,15 +362,16 @@ impl<E: Env, B> State<E, B> {
 
     /// Notes whether the group in `slot` needs ticks.
     pub(crate) fn watch_ticks(&mut self, slot: u32) {
-        let local = self.slots[slot as usize]
-            .live_mut()
-            .expect("a range stays while its group works");
+        let is_alone = self.slots[slot as usize].live().is_some_and(Local::is_alone);
+        let seat = self.slots[slot as usize]
+            .seat_mut()
+            .expect("a replica stays while its group works");
         if let Some(neighbours) = &mut self.neighbours
-            && !local.ticks
-            && !local.is_alone()
-            && local.raft.needs_tick()
+            && !seat.ticks
+            && !is_alone
+            && seat.raft.needs_tick()
         {
-            local.ticks = true;
+            seat.ticks = true;
             neighbours.ticking.push(slot);
         }
     }
@@ -357,6 +379,7 @@ impl<E: Env, B> State<E, B> {
     /// Time has passed for the detector, and `ticks` for the groups.
     pub(crate) fn pass_time(&mut self, ticks: u32) {
         self.close_batch();
+        self.expire_sending();
         self.detect();
         let wall_ns = self.env.clock().wall_ns();
         let Some(neighbours) = &mut self.neighbours else {
@@ -366,13 +389,13 @@ impl<E: Env, B> State<E, B> {
             return;
         }
         for slot in mem::take(&mut neighbours.ticking) {
-            let Some(local) = self.slots[slot as usize].live_mut() else {
+            let Some(seat) = self.slots[slot as usize].seat_mut() else {
                 continue;
             };
-            local.ticks = false;
+            seat.ticks = false;
             for _ in 0..ticks {
-                if local.raft.needs_tick() {
-                    local.raft.tick();
+                if seat.raft.needs_tick() {
+                    seat.raft.tick();
                 }
             }
             self.touch(slot);
@@ -438,7 +461,11 @@ impl<E: Env, B> State<E, B> {
     /// Why a request for the range in `slot` goes to another node; `None` when it may become this one's.
     pub(crate) fn led_elsewhere(&self, slot: u32) -> Option<Refusal> {
         let local = self.slots[slot as usize].live()?;
-        let leader = local.raft.leader().filter(|leader| *leader != local.raft.id())?;
+        let leader = local
+            .seat
+            .raft
+            .leader()
+            .filter(|leader| *leader != local.seat.raft.id())?;
         let (range, node) = (local.range, node_of(leader));
         let nodes = &self.neighbours.as_ref()?.cluster.nodes;
         let (_, address) = nodes.iter().find(|(id, _)| *id == node)?;

@@ -8,6 +8,7 @@
 //! - Of two entries for one range, the one with the higher generation counts.
 //! - A complete map covers the key space without gap or overlap; only a map between two edits may not.
 
+use base::key::Span;
 use base::{RangeId, ShardId};
 use replica::Descriptor;
 use replica::descriptor::check_tiling;
@@ -22,12 +23,25 @@ pub struct RangeEntry {
     pub shard: ShardId,
 }
 
+/// Stands for keys whose ranges have no replica on this node.
+pub const HOLE: RangeId = RangeId(0);
+
+impl RangeEntry {
+    /// Whether it stands for keys whose ranges have no replica on this node.
+    #[must_use]
+    pub fn is_hole(&self) -> bool {
+        self.descriptor.range == HOLE
+    }
+}
+
 /// All ranges of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RangeMap {
     version: u64,
     /// Sorted by start key.
     entries: Vec<RangeEntry>,
+    /// Not every range of the key space is here: entries of [`HOLE`] stand for what is missing.
+    is_partial: bool,
     /// The first eight bytes of each start key, as a number that sorts the same way: what a look-up searches first.
     heads: Vec<u64>,
 }
@@ -52,11 +66,24 @@ impl RangeMap {
         map
     }
 
+    /// A map of a node of a cluster, which need not have a replica of every range.
+    #[must_use]
+    pub fn partial(version: u64, entries: impl IntoIterator<Item = RangeEntry>) -> Self {
+        let mut map = Self {
+            version,
+            is_partial: true,
+            ..Self::default()
+        };
+        map.merge(entries);
+        map
+    }
+
     /// Lays `entries` over the map.
     pub fn merge(&mut self, entries: impl IntoIterator<Item = RangeEntry>) {
         let mut by_range: BTreeMap<RangeId, RangeEntry> = self
             .entries
             .drain(..)
+            .filter(|entry| !entry.is_hole())
             .map(|entry| (entry.descriptor.range, entry))
             .collect();
         for entry in entries {
@@ -70,11 +97,39 @@ impl RangeMap {
         self.entries = by_range.into_values().collect();
         self.entries
             .sort_by(|a, b| a.descriptor.span.start.cmp(&b.descriptor.span.start));
+        if self.is_partial {
+            self.fill_holes();
+        }
         self.heads = self
             .entries
             .iter()
             .map(|entry| head(&entry.descriptor.span.start))
             .collect();
+    }
+
+    fn fill_holes(&mut self) {
+        let hole = |start: &[u8], end: Option<&[u8]>| RangeEntry {
+            descriptor: Descriptor {
+                range: HOLE,
+                span: Span::new(start, end),
+                generation: 0,
+            },
+            shard: ShardId(0),
+        };
+        let mut covered: Option<Box<[u8]>> = Some(Box::default());
+        let mut filled = Vec::with_capacity(self.entries.len());
+        for entry in self.entries.drain(..) {
+            let span = &entry.descriptor.span;
+            if let Some(start) = covered.filter(|start| **start < *span.start) {
+                filled.push(hole(&start, Some(&span.start)));
+            }
+            covered = span.end.as_deref().map(Box::from);
+            filled.push(entry);
+        }
+        if let Some(start) = covered {
+            filled.push(hole(&start, None));
+        }
+        self.entries = filled;
     }
 
     /// Checks that the map is complete.
@@ -160,7 +215,7 @@ impl RangeMap {
     #[must_use]
     pub fn least_loaded(&self, shards: u16) -> ShardId {
         let mut counts = vec![0u64; usize::from(shards)];
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|entry| !entry.is_hole()) {
             if let Some(count) = counts.get_mut(usize::from(entry.shard.0)) {
                 *count += 1;
             }
@@ -176,7 +231,7 @@ impl RangeMap {
     #[must_use]
     pub fn balance(&self, shards: u16) -> Vec<(RangeId, ShardId)> {
         let mut by_shard: Vec<Vec<RangeId>> = vec![Vec::new(); usize::from(shards)];
-        for entry in &self.entries {
+        for entry in self.entries.iter().filter(|entry| !entry.is_hole()) {
             by_shard[usize::from(entry.shard.0)].push(entry.descriptor.range);
         }
         let mut moves = Vec::new();
@@ -211,7 +266,6 @@ fn head(key: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base::key::Span;
 
     fn entry(range: u64, start: &[u8], end: Option<&[u8]>, generation: u64, shard: u16) -> RangeEntry {
         let descriptor = Descriptor {
@@ -266,6 +320,30 @@ mod tests {
         assert_eq!(range_at(&map, b"z"), 3);
         let broken = RangeMap::new(1, [entry(2, b"", Some(b"m"), 2, 0), entry(3, b"n", None, 2, 1)]);
         assert!(broken.check().is_err_and(|error| error.at.starts_with("r3")));
+    }
+
+    #[test]
+    fn a_partial_map_has_holes_until_they_are_filled() {
+        let mut map = RangeMap::partial(
+            1,
+            [entry(3, b"b", Some(b"d"), 1, 0), entry(5, b"f", Some(b"g"), 1, 0)],
+        );
+        assert_eq!(map.check(), Ok(()));
+        let ranges = |map: &RangeMap| {
+            map.entries()
+                .iter()
+                .map(|entry| entry.descriptor.range.0)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ranges(&map), [0, 3, 0, 5, 0]);
+        assert_eq!([b"a", b"c", b"e"].map(|key| range_at(&map, key)), [0, 3, 0]);
+        map.merge([
+            entry(2, b"", Some(b"b"), 1, 0),
+            entry(4, b"d", Some(b"f"), 1, 0),
+            entry(6, b"g", None, 1, 0),
+        ]);
+        assert_eq!(ranges(&map), [2, 3, 4, 5, 6]);
+        assert_eq!(RangeMap::partial(1, []).entries().len(), 1);
     }
 
     #[test]

@@ -50,13 +50,14 @@ impl<E: Env, B> State<E, B> {
         let position = self.map.position(key);
         let slot = match self.routes[position] {
             Route::There(shard) => return self.forward(shard, raw),
+            Route::Nowhere => return self.refuse(raw.origin, &Refusal::not_here()),
             Route::Here(slot) => slot,
         };
         self.counts.gets += 1;
         let local = match &mut self.slots[slot as usize] {
             Slot::Live(local) => local,
             Slot::Opening(_, waiting) => return waiting.push_back(raw.to_owned()),
-            Slot::Free => unreachable!("routes lead to taken slots"),
+            Slot::Free | Slot::Stranger(_) => unreachable!("routes lead to taken slots"),
         };
         if let Some(read_ts) = get.read_ts() {
             let deadline = raw.received + Duration::from_millis(get.deadline_ms.to_native().into());
@@ -124,8 +125,10 @@ impl<E: Env, B> State<E, B> {
         position: usize,
         read_ts: Option<Timestamp>,
     ) -> Result<(Tablet<E>, Timestamp, ReadGuard), NotYet> {
-        let Route::Here(slot) = self.routes[position] else {
-            return Err(NotYet::Elsewhere);
+        let slot = match self.routes[position] {
+            Route::Here(slot) => slot,
+            Route::There(_) => return Err(NotYet::Elsewhere),
+            Route::Nowhere => return Err(NotYet::Refused(Refusal::not_here())),
         };
         if !self.may_read(slot) {
             return Err(self.led_elsewhere(slot).map_or(NotYet::Wait, NotYet::Refused));
@@ -183,7 +186,9 @@ async fn answer_get<E: Env, B>(
     let key = &keys[task.key_start as usize..task.key_end as usize];
     let tablet = match &state.borrow().slots[task.slot as usize] {
         Slot::Live(local) => local.tablet.clone(),
-        Slot::Free | Slot::Opening(..) => unreachable!("reads are answered before a slot changes"),
+        Slot::Free | Slot::Opening(..) | Slot::Stranger(_) => {
+            unreachable!("reads are answered before a slot changes")
+        }
     };
     let reply = |found: Option<(Timestamp, &[u8])>| {
         let mut state = state.borrow_mut();

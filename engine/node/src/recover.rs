@@ -1,7 +1,8 @@
 //! Recovery of one shard's directory: its markers, its tablets, its log.
 
+use crate::cluster::replica_on;
 use crate::config::NodeConfig;
-use crate::local::{Groups, Local};
+use crate::local::{Groups, Local, Stranger};
 use crate::marker;
 use crate::range_map::RangeEntry;
 use crate::split::split_local;
@@ -24,6 +25,8 @@ pub(crate) struct Found<E: Env> {
     /// The bound on timestamps that the shard's own log carries.
     pub(crate) log_bound: Timestamp,
     pub(crate) locals: Vec<Local<E>>,
+    /// Replicas that vote and do not have their state.
+    pub(crate) strangers: Vec<Stranger<E>>,
     /// Nothing at or below was issued again.
     pub(crate) clock: Timestamp,
     /// The greatest range id seen.
@@ -178,6 +181,7 @@ pub(crate) async fn recover_dir<E: Env>(
         marked: marked.clone(),
         groups: groups.clone(),
         tails: BTreeMap::new(),
+        promises: BTreeMap::new(),
         entries: 0,
         error: None,
     };
@@ -201,6 +205,25 @@ pub(crate) async fn recover_dir<E: Env>(
     if let Some(error) = replay.error {
         return Err(error);
     }
+    let broken = replay
+        .tails
+        .iter()
+        .find_map(|(range, tail)| Some((*range, tail.broken?)));
+    if let Some((range, (index, position))) = broken {
+        return Err(RecoverError::Chain {
+            range,
+            index,
+            position,
+        });
+    }
+    let strangers = match &config.cluster {
+        Some(cluster) => {
+            let me = replica_on(cluster.me);
+            let stranger = |(range, promised)| Stranger::new(range, me, promised, groups);
+            replay.promises.into_iter().map(stranger).collect()
+        }
+        None => Vec::new(),
+    };
     base::sometimes!(
         "node: unacknowledged tail of the log cut",
         recovered.cut.is_some()
@@ -236,6 +259,7 @@ pub(crate) async fn recover_dir<E: Env>(
         groups: groups.clone(),
         log_bound: recovered.hlc_bound,
         locals,
+        strangers,
         clock,
         range_max,
         replayed,
@@ -314,6 +338,8 @@ struct Replaying<E: Env> {
     groups: Rc<Groups>,
     /// Of groups in which an entry that is durable here need not be committed.
     tails: BTreeMap<RangeId, Tail>,
+    /// Terms and votes of replicas that are not here, or not yet.
+    promises: BTreeMap<RangeId, HardState>,
     /// Seen so far.
     entries: u64,
     error: Option<RecoverError>,
@@ -325,6 +351,9 @@ struct Tail {
     entries: VecDeque<Entry>,
     /// Everything up to here is committed.
     commit: Index,
+    /// An entry that does not follow on the one before, and from which on nothing counts: state that was installed made it void,
+    /// which a later record says.
+    broken: Option<(Index, Position)>,
 }
 
 impl<E: Env> Replaying<E> {
@@ -375,11 +404,13 @@ impl<E: Env> Replaying<E> {
             Record::Truncate { range, after } => {
                 if let Some(tail) = self.tails.get_mut(&range) {
                     tail.entries.retain(|entry| entry.index <= after);
+                    tail.broken.take_if(|(index, _)| *index > after);
                 }
                 Ok(())
             }
             Record::Forget { range } => {
                 self.tails.remove(&range);
+                self.promises.remove(&range);
                 Ok(())
             }
         };
@@ -388,6 +419,17 @@ impl<E: Env> Replaying<E> {
 
     /// Term and vote: the log may have older ones than the tablet.
     fn replay_hard_state(&mut self, range: RangeId, term: Term, vote: Option<ReplicaId>) {
+        if range > RangeId::SYSTEM && !self.locals.contains_key(&range) {
+            let repairing = None;
+            self.promises.insert(
+                range,
+                HardState {
+                    term,
+                    vote,
+                    repairing,
+                },
+            );
+        }
         if let Some(local) = self.locals.get_mut(&range) {
             let known = local.replica.group().hard_state;
             if (term, vote.is_some()) >= (known.term, known.vote.is_some()) {
@@ -465,6 +507,10 @@ impl<E: Env> Replaying<E> {
         let applied = &local.replica.group().applied;
         let tail = self.tails.entry(range).or_default();
         let before = tail.entries.len();
+        if tail.broken.is_some_and(|(broken, _)| broken < index) {
+            return Ok(());
+        }
+        tail.broken = None;
         tail.entries.retain(|entry| entry.index < index);
         base::sometimes!(
             "node: entries of the log take the place of others",
@@ -483,11 +529,8 @@ impl<E: Env> Replaying<E> {
         }
         let entry = Entry::new(chain, at.mark, content);
         if entry.chain != at.chain {
-            return Err(RecoverError::Chain {
-                range,
-                index,
-                position,
-            });
+            tail.broken = Some((index, position));
+            return Ok(());
         }
         tail.entries.push_back(entry);
         let commit = tail.commit;
@@ -569,7 +612,10 @@ impl<E: Env> Replaying<E> {
             }
             Applied::Split { right, at } => {
                 base::sometimes!("node: split replayed from the log");
-                let new = split_local(local, index, right, at, &self.groups);
+                let mut new = split_local(local, index, right, at, &self.groups);
+                if let Some(promised) = self.promises.remove(&right) {
+                    new.replica.set_hard_state(promised);
+                }
                 self.locals.insert(right, new);
             }
         }

@@ -64,6 +64,12 @@ impl Refusal {
         )
     }
 
+    /// The range has no replica on this node, or not yet.
+    #[must_use]
+    pub fn not_here() -> Self {
+        Self::retry(Code::NotLeader, 1, "this node has no replica of the range yet")
+    }
+
     /// Storage could not read.
     #[must_use]
     pub fn storage(error: &StorageError) -> Self {

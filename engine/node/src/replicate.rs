@@ -12,16 +12,17 @@
 //!   range made when it meets its records.
 //! - A range stays in its slot while writes of its group are under way.
 
-use crate::neighbours::post_all;
+use crate::dialect::Letter;
 use crate::refusal::Refusal;
+use crate::shard::Shard;
 use crate::split::split_local;
-use crate::state::{Job, Slot, SplitApplied, State, Then};
+use crate::state::{Job, Message, Slot, SplitApplied, State, Then};
 use base::{Index, RangeId, ReplicaId, Seqno, Timestamp};
 use core::mem;
-use env::Env;
+use env::{Env, Mailbox};
 use log::{EntryKind, Record};
-use raft::{Content, Entry, Event, HardState, Membership, Payload, PersistMark};
-use replica::group::encode_members;
+use raft::{Body, Content, Entry, Event, Fetch, HardState, Membership, Payload, PersistMark};
+use replica::group::{decode_members, encode_members};
 use replica::replica::At;
 use replica::{Applied, command};
 use std::sync::Arc;
@@ -35,9 +36,9 @@ const COMMITS_UNKNOWN_MAX: u64 = 1024;
 
 /// Something of a group that is in the log and not known to be durable.
 pub(crate) struct Write {
-    seqno: Seqno,
+    pub(crate) seqno: Seqno,
     slot: u32,
-    mark: PersistMark,
+    pub(crate) mark: PersistMark,
     /// What leaves when it is durable.
     messages: Vec<(ReplicaId, raft::Message)>,
 }
@@ -61,7 +62,7 @@ pub(crate) struct Batch {
 impl<E: Env, B> State<E, B> {
     /// Asks for an election of the group in `slot`.
     pub(crate) fn campaign(&mut self, slot: u32) {
-        self.live_mut(slot).raft.campaign_now();
+        self.live_mut(slot).seat.raft.campaign_now();
         self.drain(slot);
     }
 
@@ -95,7 +96,7 @@ impl<E: Env, B> State<E, B> {
         for command in commands.drain(..) {
             let payload = Payload::slice(Arc::clone(&bytes), command.start..command.end);
             let local = self.live_mut(command.slot);
-            match local.raft.propose(payload) {
+            match local.seat.raft.propose(payload) {
                 Ok(mark) => assert_eq!(mark.index, command.index, "{} counts otherwise", local.range),
                 // It led when it gave an index, and was told since that it does not: see `step_down`.
                 Err(_) => base::sometimes!("node: leadership lost in the turn of a proposal"),
@@ -108,8 +109,7 @@ impl<E: Env, B> State<E, B> {
 
     /// The group in `slot` may want something: it is asked at the end of the turn.
     pub(crate) fn touch(&mut self, slot: u32) {
-        let local = self.live_mut(slot);
-        if !mem::replace(&mut local.dirty, true) {
+        if !mem::replace(&mut self.seat_of(slot).dirty, true) {
             self.dirty.push(slot);
         }
     }
@@ -119,8 +119,11 @@ impl<E: Env, B> State<E, B> {
         while !self.dirty.is_empty() {
             let mut dirty = mem::take(&mut self.dirty);
             for slot in dirty.drain(..) {
-                self.live_mut(slot).dirty = false;
-                self.drain(slot);
+                // A stranger may have gone into a range that a split made.
+                if let Some(seat) = self.slots[slot as usize].seat_mut() {
+                    seat.dirty = false;
+                    self.drain(slot);
+                }
             }
             if self.dirty.is_empty() {
                 self.dirty = dirty;
@@ -131,107 +134,190 @@ impl<E: Env, B> State<E, B> {
     /// Does what the group in `slot` wants done.
     fn drain(&mut self, slot: u32) {
         let mut ready = mem::take(&mut self.ready);
-        loop {
-            let local = self.slots[slot as usize]
-                .live_mut()
-                .expect("a range stays while its group works");
-            if !local.raft.ready(&mut ready) {
-                break;
-            }
-            assert!(
-                ready.snapshot.is_none(),
-                "{} is sent a state, which nobody sends yet",
-                local.range
-            );
-            post_all(&mut self.neighbours, local, ready.messages.drain(..));
-            let mut seqno = Seqno::ZERO;
-            if let Some(hard_state) = ready.hard_state {
-                local.replica.set_hard_state(hard_state);
-            }
-            // What is committed is said now and then beside what is written anyway: replay then need not keep it.
-            let commit = local.raft.commit_index();
-            let is_due = !local.is_alone() && commit.since(local.commit_noted) >= COMMITS_UNKNOWN_MAX;
-            if ready.hard_state.is_some() || is_due && !ready.entries.is_empty() {
-                let HardState { term, vote, .. } = local.replica.group().hard_state;
-                local.commit_noted = commit;
-                seqno = self.log.append(&Record::HardState {
-                    range: local.range,
-                    term,
-                    vote,
-                    commit,
-                });
-            }
-            for entry in local.raft.entries(&ready.entries) {
-                seqno = append(&self.log, local.range, entry);
-            }
-            if let Some(mark) = ready.mark {
-                local.writes += 1;
-                // With nothing to write the messages wait for the write before, which is in the log.
-                let seqno = seqno.max(local.written);
-                local.written = seqno;
-                let messages = mem::take(&mut ready.messages_after_persist);
-                self.writes.push_back(Write {
-                    seqno,
-                    slot,
-                    mark,
-                    messages,
-                });
-            }
-            for fetch in ready.fetches.drain(..) {
-                // Older entries are not looked for in the log yet: the follower gets the state.
-                local.raft.fetch_failed(fetch);
-            }
-            let leads = ready.events.iter().rev().find_map(|event| match event {
-                Event::Leads { first, .. } => Some(*first),
-                _ => None,
-            });
-            if local.led && (leads.is_some() || !local.raft.is_leader()) {
-                self.step_down(slot);
-            }
-            if let Some(first) = leads.filter(|_| self.live_mut(slot).raft.is_leader()) {
-                self.step_up(slot, first);
-            }
-            let local = self.slots[slot as usize]
-                .live_mut()
-                .expect("a range stays while its group works");
-            let committed = local.raft.entries(&ready.committed).cloned();
-            local.committed.extend(committed);
+        if self.slots[slot as usize].live().is_some() {
+            // What has waited may not have to any more.
             self.apply_committed(slot);
         }
+        loop {
+            if !self.seat_of(slot).raft.ready(&mut ready) {
+                break;
+            }
+            self.post(slot, ready.messages.drain(..));
+            let mut seqno = Seqno::ZERO;
+            let arrived = ready.snapshot.take().map(|snapshot| {
+                let (range, after) = (self.seat_of(slot).range, snapshot.last.index);
+                seqno = self.log.append(&Record::Truncate { range, after });
+                self.begin_install(slot, &snapshot)
+            });
+            if let Some(hard_state) = ready.hard_state {
+                self.set_hard_state(slot, hard_state);
+            }
+            if ready.hard_state.is_some() || !ready.entries.is_empty() && self.is_commit_due(slot) {
+                seqno = self.note_commit(slot);
+            }
+            let seat = self.slots[slot as usize]
+                .seat_mut()
+                .expect("a replica stays while its group works");
+            for entry in seat.raft.entries(&ready.entries) {
+                seqno = append(&self.log, seat.range, entry);
+            }
+            if let Some(mark) = ready.mark {
+                // With nothing to write the messages wait for the write before, which is in the log.
+                seat.written = seat.written.max(seqno);
+                let write = Write {
+                    seqno: seat.written,
+                    slot,
+                    mark,
+                    messages: mem::take(&mut ready.messages_after_persist),
+                };
+                seat.writes += 1;
+                match arrived {
+                    None => self.writes.push_back(write),
+                    Some(arrived) => {
+                        let seqno = write.seqno;
+                        seat.held.push(write);
+                        self.jobs.push(Job::Install {
+                            slot,
+                            seqno,
+                            mark,
+                            arrived,
+                        });
+                    }
+                }
+            }
+            let committed = self
+                .seat_of(slot)
+                .raft
+                .entries(&ready.committed)
+                .cloned()
+                .collect::<Vec<_>>();
+            self.seat_of(slot).committed.extend(committed);
+            for fetch in ready.fetches.drain(..) {
+                self.jobs.push(Job::Fetch { slot, fetch });
+            }
+            if self.slots[slot as usize].live().is_some() {
+                self.change_role(slot, &ready.events);
+                self.apply_committed(slot);
+            }
+        }
         self.ready = ready;
-        self.renew_lease(slot);
         self.watch_ticks(slot);
-        self.refuse_parked(slot);
+        if self.slots[slot as usize].live().is_some() {
+            self.renew_lease(slot);
+            self.refuse_parked(slot);
+            let local = self.live_mut(slot);
+            if !local.is_alone() && local.leads() && local.replica.has_runnable() {
+                self.runnable.push(slot);
+            }
+        }
+    }
+
+    /// Sends messages of the group in `slot`. State goes another way: it is offered.
+    fn post(&mut self, slot: u32, messages: impl Iterator<Item = (ReplicaId, raft::Message)>) {
+        let seat = self.slots[slot as usize]
+            .seat()
+            .expect("a replica stays while its group works");
+        for (to, message) in messages {
+            let Some(neighbours) = &mut self.neighbours else {
+                unreachable!("{} is alone and sends something", seat.range)
+            };
+            if let Body::Snapshot(_) = message.body {
+                self.jobs.push(Job::Offer { slot, to });
+            } else {
+                neighbours.post(Letter {
+                    range: seat.range,
+                    from: seat.raft.id(),
+                    to,
+                    message,
+                });
+            }
+        }
+    }
+
+    fn set_hard_state(&mut self, slot: u32, hard_state: HardState) {
+        match &mut self.slots[slot as usize] {
+            Slot::Live(local) => local.replica.set_hard_state(hard_state),
+            Slot::Stranger(stranger) => stranger.hard_state = hard_state,
+            Slot::Free | Slot::Opening(..) => unreachable!("a replica stays while its group works"),
+        }
+    }
+
+    /// Whether the log is to say what is committed, beside what is written anyway: replay then need not keep it.
+    fn is_commit_due(&self, slot: u32) -> bool {
+        self.slots[slot as usize].live().is_some_and(|local| {
+            !local.is_alone()
+                && local.seat.raft.commit_index().since(local.commit_noted) >= COMMITS_UNKNOWN_MAX
+        })
+    }
+
+    /// Writes term and vote, and what is committed.
+    fn note_commit(&mut self, slot: u32) -> Seqno {
+        let (range, hard_state, commit) = match &mut self.slots[slot as usize] {
+            Slot::Live(local) => {
+                local.commit_noted = local.seat.raft.commit_index();
+                (local.range, local.replica.group().hard_state, local.commit_noted)
+            }
+            Slot::Stranger(stranger) => (stranger.seat.range, stranger.hard_state, Index::ZERO),
+            Slot::Free | Slot::Opening(..) => unreachable!("a replica stays while its group works"),
+        };
+        self.log.append(&Record::HardState {
+            range,
+            term: hard_state.term,
+            vote: hard_state.vote,
+            commit,
+        })
+    }
+
+    fn change_role(&mut self, slot: u32, events: &[Event]) {
+        let leads = events.iter().rev().find_map(|event| match event {
+            Event::Leads { first, .. } => Some(*first),
+            _ => None,
+        });
         let local = self.live_mut(slot);
-        if !local.is_alone() && local.leads() && local.replica.has_runnable() {
-            self.runnable.push(slot);
+        let is_leader = local.seat.raft.is_leader();
+        if local.led && (leads.is_some() || !is_leader) {
+            self.step_down(slot);
+        }
+        if let Some(first) = leads.filter(|_| is_leader) {
+            self.step_up(slot, first);
         }
     }
 
     /// Applies what the group in `slot` has committed. A split waits until nothing else works on the tablet.
     pub(crate) fn apply_committed(&mut self, slot: u32) {
         loop {
-            let local = self.slots[slot as usize]
-                .live_mut()
-                .expect("a range stays while its group works");
-            let is_free = |entry: &mut Entry| {
-                let is_ours = local
-                    .proposed
-                    .front()
-                    .is_some_and(|(index, _)| *index == entry.index);
-                let is_split =
-                    matches!(&entry.content, Content::Command(payload) if command::is_split(payload));
-                base::sometimes!(
-                    "node: split waits for a flush or merge",
-                    is_split && !is_ours && local.busy.get()
-                );
-                !is_split || is_ours || !local.busy.get()
+            let writing = |range| {
+                let slot = self.strangers.get(&range)?;
+                self.slots[*slot as usize].seat().filter(|seat| seat.writes > 0)
             };
-            let Some(entry) = local.committed.pop_front_if(is_free) else {
+            let local = self.slots[slot as usize]
+                .live()
+                .expect("a range stays while its group works");
+            if local.seat.installing {
+                return;
+            }
+            let Some(entry) = local.seat.committed.front() else {
+                return;
+            };
+            let is_ours = local
+                .proposed
+                .front()
+                .is_some_and(|(index, _)| *index == entry.index);
+            let waits = match &entry.content {
+                Content::Command(payload) => command::split_of(payload)
+                    .is_some_and(|right| !is_ours && local.busy.get() || writing(right).is_some()),
+                _ => false,
+            };
+            if waits {
+                base::sometimes!("node: split waits for a flush or merge, or a vote on its way to the disk");
+                return;
+            }
+            let local = self.live_mut(slot);
+            let Some(entry) = local.seat.committed.pop_front() else {
                 return;
             };
             self.apply(slot, &entry);
-            self.live_mut(slot).raft.applied(entry.index);
+            self.live_mut(slot).seat.raft.applied(entry.index);
             self.progress = true;
         }
     }
@@ -263,7 +349,7 @@ impl<E: Env, B> State<E, B> {
             ),
             _ => Timestamp::ZERO,
         };
-        local.replica.lead(local.raft.last().index, after);
+        local.replica.lead(local.seat.raft.last().index, after);
         let last_ts = local.replica.last_ts();
         self.hlc.raise(last_ts);
         self.clock_wanted_ns = self.clock_wanted_ns.max(last_ts.wall_ns);
@@ -310,17 +396,16 @@ impl<E: Env, B> State<E, B> {
     pub(crate) fn on_persisted(&mut self, persisted: Seqno) {
         let mut touched = Vec::new();
         while let Some(write) = self.writes.pop_front_if(|write| write.seqno <= persisted) {
-            let local = self.live_mut(write.slot);
-            local.writes -= 1;
-            local.raft.persisted(write.mark);
-            let local = self.slots[write.slot as usize]
-                .live()
-                .expect("a range stays while its group works");
-            post_all(&mut self.neighbours, local, write.messages.into_iter());
-            if !local.dirty {
-                touched.push(write.slot);
+            let slot = write.slot;
+            let seat = self.seat_of(slot);
+            if seat.installing {
+                seat.held.push(write);
+                continue;
             }
-            self.touch(write.slot);
+            if !seat.dirty {
+                touched.push(slot);
+            }
+            self.end_write(write);
         }
         self.drain_dirty();
         self.apply_waiters.clear();
@@ -328,6 +413,22 @@ impl<E: Env, B> State<E, B> {
             self.run_parked(slot);
         }
         self.release_stalled();
+    }
+
+    /// A write is durable.
+    pub(crate) fn end_write(&mut self, write: Write) {
+        let seat = self.seat_of(write.slot);
+        seat.writes -= 1;
+        seat.raft.persisted(write.mark);
+        let range = seat.range;
+        self.post(write.slot, write.messages.into_iter());
+        self.touch(write.slot);
+        // A split may wait for it.
+        if self.strangers.contains_key(&range) {
+            let live = (0..).zip(&self.slots).filter(|(_, slot)| slot.live().is_some());
+            let waiting: Vec<u32> = live.map(|(at, _)| at).collect();
+            waiting.into_iter().for_each(|slot| self.touch(slot));
+        }
     }
 
     fn apply(&mut self, slot: u32, entry: &Entry) {
@@ -391,12 +492,24 @@ impl<E: Env, B> State<E, B> {
     /// Cuts the range in `slot` in two; both are served here from now on.
     fn apply_split(&mut self, slot: u32, index: Index, right: RangeId, at: &[u8]) -> SplitApplied {
         self.answer_gets();
+        let known = self.strangers.remove(&right);
+        let promised = match known.map(|slot| mem::replace(&mut self.slots[slot as usize], Slot::Free)) {
+            Some(Slot::Stranger(stranger)) => {
+                base::sometimes!("node: a stranger became a range by a split");
+                Some(stranger.hard_state)
+            }
+            Some(Slot::Free | Slot::Live(_) | Slot::Opening(..)) | None => None,
+        };
         let local = self.slots[slot as usize]
             .live_mut()
             .expect("a range stays while entries are in flight");
         let is_alone = local.is_alone();
-        let campaigns = is_alone || local.raft.is_leader();
-        let new = split_local(local, index, right, at, &self.groups);
+        let campaigns = is_alone || local.seat.raft.is_leader();
+        let mut new = split_local(local, index, right, at, &self.groups);
+        if let Some(hard_state) = promised {
+            new.replica.set_hard_state(hard_state);
+            new.restart_group(&self.groups, Vec::new());
+        }
         if !is_alone {
             let HardState { term, vote, .. } = local.replica.group().hard_state;
             self.log.append(&Record::HardState {
@@ -419,11 +532,72 @@ impl<E: Env, B> State<E, B> {
             self.introduce_all(right_slot);
         }
         if campaigns {
-            self.live_mut(right_slot).raft.campaign_now();
+            self.live_mut(right_slot).seat.raft.campaign_now();
         }
         self.touch(right_slot);
         SplitApplied { left, right }
     }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// Reads entries from the log that a follower lacks and that are not in memory any more.
+    pub(crate) async fn fetch(&self, slot: u32, fetch: Fetch) {
+        let (log, range, term) = self.with_state(|state| {
+            let log = state.log.clone();
+            let seat = state.seat_of(slot);
+            (log, seat.range, seat.raft.term())
+        });
+        let mut entries = Vec::new();
+        let mut visit = |record: Record<'_>| entries.extend(entry_of(&record));
+        let read = log.read_entries(range, fetch.first, fetch.last, fetch.bytes_max, &mut visit);
+        if let Err(error) = read.await {
+            base::sometimes!("node: entries for a follower could not be read");
+            // What was shown before is sound. Without any, the follower gets the state, once this one has let go of them.
+            self.with_state(|state| state.damage.insert(range, error.to_string()));
+        }
+        self.step(|state| {
+            let Some(seat) = state.slots[slot as usize]
+                .seat_mut()
+                .filter(|seat| seat.range == range)
+            else {
+                return;
+            };
+            // In another term the log may have become another one.
+            if entries.is_empty() || seat.raft.term() != term {
+                seat.raft.fetch_failed(fetch);
+            } else {
+                base::sometimes!("node: entries for a follower were read from the log");
+                seat.raft.fetched(fetch, entries);
+            }
+            state.touch(slot);
+        });
+    }
+}
+
+/// An entry as it is in the log.
+fn entry_of(record: &Record<'_>) -> Option<Entry> {
+    let Record::Entry {
+        index,
+        term,
+        chain,
+        kind,
+        payload,
+        ..
+    } = *record
+    else {
+        return None;
+    };
+    let content = match kind {
+        EntryKind::Command => Content::Command(Payload::from(payload)),
+        EntryKind::Empty => Content::Empty,
+        EntryKind::Membership => Content::Membership(Arc::new(decode_members(&mut &*payload)?)),
+    };
+    Some(Entry {
+        term,
+        index,
+        chain,
+        content,
+    })
 }
 
 /// Stages an entry.

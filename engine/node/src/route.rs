@@ -150,7 +150,7 @@ impl<E: Env, B> State<E, B> {
         let position = self.slots.iter().position(|slot| match slot {
             Slot::Live(local) => local.range == range,
             Slot::Opening(opening, _) => *opening == range,
-            Slot::Free => false,
+            Slot::Free | Slot::Stranger(_) => false,
         })?;
         u32::try_from(position).ok()
     }
@@ -204,11 +204,12 @@ impl<E: Env, B> State<E, B> {
             match content {
                 Slot::Live(local) => here.insert(local.range, slot),
                 Slot::Opening(range, _) => here.insert(*range, slot),
-                Slot::Free => None,
+                Slot::Free | Slot::Stranger(_) => None,
             };
         }
         let me = self.me;
         let route = |entry: &RangeEntry| match here.get(&entry.descriptor.range) {
+            None if entry.is_hole() => Route::Nowhere,
             Some(&slot) => Route::Here(slot),
             None => {
                 assert_ne!(

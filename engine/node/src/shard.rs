@@ -241,6 +241,7 @@ impl<E: Env, B> State<E, B> {
         let ranges: Vec<_> = map
             .entries()
             .iter()
+            .filter(|entry| !entry.is_hole())
             .map(|entry| WireEntry {
                 range: entry.descriptor.range.0,
                 start: &entry.descriptor.span.start,
@@ -561,6 +562,16 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             } => {
                 self.move_in(from, ticket, slot, arrival, clock).await;
             }
+            Job::Fetch { slot, fetch } => self.fetch(slot, fetch).await,
+            Job::Offer { slot, to } => self.offer(slot, to).await,
+            Job::Piece(wanted) => self.send_piece(wanted).await,
+            Job::Receive(offered) => self.receive(*offered).await,
+            Job::Install {
+                slot,
+                seqno,
+                mark,
+                arrived,
+            } => self.install(slot, seqno, mark, arrived).await,
             Job::CompleteSplit(applied) => self.complete_foreign_split(applied).await,
             Job::Incarnation(durable) => self.store_incarnation(durable).await,
             Job::Status { origin } => self.status(origin).await,
@@ -711,6 +722,7 @@ impl<E: Env, B> State<E, B> {
         };
         match self.routes[self.map.position(key)] {
             Route::There(shard) => self.forward(shard, raw),
+            Route::Nowhere => self.refuse(origin, &Refusal::not_here()),
             Route::Here(_) => self.on_owned(&raw.to_owned()),
         }
     }

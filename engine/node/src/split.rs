@@ -57,8 +57,10 @@ impl<E: Env, B> State<E, B> {
         if let Err(refusal) = check_key(key) {
             return self.refuse(raw.origin, &refusal);
         }
-        if let Route::There(shard) = self.routes[self.map.position(key)] {
-            return self.forward(shard, raw);
+        match self.routes[self.map.position(key)] {
+            Route::There(shard) => return self.forward(shard, raw),
+            Route::Nowhere => return self.refuse(raw.origin, &Refusal::not_here()),
+            Route::Here(_) => {}
         }
         let deadline = raw.received + Duration::from_millis(deadline_ms.into());
         self.jobs.push(Job::Split {

@@ -126,12 +126,12 @@ pub async fn run_shard<E: Env, B: Mailbox<Message<E>>>(
 }
 
 /// Which of two futures completed first.
-enum First<A, B> {
+pub(crate) enum First<A, B> {
     Left(A),
     Right(B),
 }
 
-async fn race<A, B>(left: impl Future<Output = A>, right: impl Future<Output = B>) -> First<A, B> {
+pub(crate) async fn race<A, B>(left: impl Future<Output = A>, right: impl Future<Output = B>) -> First<A, B> {
     let mut left = core::pin::pin!(left);
     let mut right = core::pin::pin!(right);
     core::future::poll_fn(|context| {
@@ -359,7 +359,12 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         .unwrap_or_default()
         .max(FIRST_RANGE);
     // Versions must not repeat over restarts: clients compare them. Wall time serves; within a run they count up.
-    let map = RangeMap::new(env.clock().wall_ns().max(clock.wall_ns), entries);
+    let version = env.clock().wall_ns().max(clock.wall_ns);
+    let map = if first.is_alone() {
+        RangeMap::new(version, entries)
+    } else {
+        RangeMap::partial(version, entries)
+    };
     map.check()?;
     let assembled = Assembled {
         map: Arc::new(map),
@@ -515,7 +520,14 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
             .locals
             .into_iter()
             .map(|local| Slot::Live(Box::new(local)))
+            .chain(
+                found
+                    .strangers
+                    .into_iter()
+                    .map(|stranger| Slot::Stranger(Box::new(stranger))),
+            )
             .collect(),
+        strangers: BTreeMap::new(),
         departed: Vec::new(),
         gets: Vec::new(),
         get_keys: Vec::new(),
@@ -545,6 +557,13 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         wake_maintenance: false,
     };
     state.on_map(&assembled.map);
+    state.strangers = (0..)
+        .zip(&state.slots)
+        .filter_map(|(at, slot)| match slot {
+            Slot::Stranger(stranger) => Some((stranger.seat.range, at)),
+            Slot::Free | Slot::Opening(..) | Slot::Live(_) => None,
+        })
+        .collect();
     state
 }
 

@@ -2,19 +2,21 @@
 
 use crate::config::NodeConfig;
 use crate::identity::Identity;
-use crate::local::{Groups, Local};
+use crate::local::{Groups, Local, Seat, Stranger};
 use crate::message::{Answer, OwnedRequest, PageAsk, Replies, ShardMessage};
 use crate::neighbours::Neighbours;
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::Replayed;
 use crate::replicate::{Batch, Write};
+use crate::transfer::{Arrived, Offered, Wanted};
 use crate::{Front, message::Origin};
 use base::collections::FastMap;
-use base::{Hlc, RangeId, Seqno, ShardId, Timestamp};
+use base::{Hlc, RangeId, ReplicaId, Seqno, ShardId, Timestamp};
 use core::cell::Cell;
 use env::sync::{Notify, Sender};
 use env::{Env, Instant, Net};
 use log::Log;
+use raft::PersistMark;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use storage::{Shared, Tablet};
@@ -33,6 +35,8 @@ pub(crate) enum Slot<E: Env> {
     Opening(RangeId, VecDeque<OwnedRequest>),
     /// The range is served.
     Live(Box<Local<E>>),
+    /// Others of the range's group speak to a replica here that does not have its state yet.
+    Stranger(Box<Stranger<E>>),
 }
 
 /// Where a position of the range map leads.
@@ -42,6 +46,8 @@ pub(crate) enum Route {
     Here(u32),
     /// Another shard.
     There(ShardId),
+    /// No replica of the range is here.
+    Nowhere,
 }
 
 /// A point read of this loop turn: looked up at its end, when all keys have been prefetched.
@@ -120,6 +126,21 @@ pub(crate) enum Job<E: Env> {
     CompleteSplit(SplitApplied),
     /// The failure detector wants this written.
     Incarnation(liveness::Durable),
+    /// A follower lacks entries that are only in the log.
+    Fetch { slot: u32, fetch: raft::Fetch },
+    /// A follower gets the state of the range.
+    Offer { slot: u32, to: ReplicaId },
+    /// A follower wants bytes of it.
+    Piece(Wanted<E>),
+    /// State is offered to a replica here.
+    Receive(Box<Offered>),
+    /// State that was received takes the place of what is there, once everything up to `seqno` is durable.
+    Install {
+        slot: u32,
+        seqno: Seqno,
+        mark: PersistMark,
+        arrived: Box<Arrived<E>>,
+    },
     /// `status`.
     Status { origin: Origin },
     /// The bench's raw durable write.
@@ -189,6 +210,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) routes: Vec<Route>,
     /// The slots of this shard's ranges.
     pub(crate) here: FastMap<RangeId, u32>,
+    /// The slots of ranges whose state is not here.
+    pub(crate) strangers: BTreeMap<RangeId, u32>,
     pub(crate) slots: Vec<Slot<E>>,
     /// Ranges that left this shard, until the map that counts knows.
     pub(crate) departed: Vec<RangeEntry>,
@@ -236,6 +259,12 @@ pub(crate) struct State<E: Env, B: 'static> {
 }
 
 impl<E: Env, B> State<E, B> {
+    /// The seat of the replica in `slot`.
+    pub(crate) fn seat_of(&mut self, slot: u32) -> &mut Seat<E> {
+        let seat = self.slots[slot as usize].seat_mut();
+        seat.expect("a replica stays while something of its group is under way")
+    }
+
     /// The range in `slot`, which is served here.
     pub(crate) fn live_mut(&mut self, slot: u32) -> &mut Local<E> {
         let live = self.slots[slot as usize].live_mut();
@@ -247,6 +276,23 @@ impl<E: Env> Slot<E> {
     pub(crate) fn live(&self) -> Option<&Local<E>> {
         match self {
             Self::Live(local) => Some(local),
+            Self::Free | Self::Opening(..) | Self::Stranger(_) => None,
+        }
+    }
+
+    /// The seat of the replica that is here, with or without its state.
+    pub(crate) fn seat(&self) -> Option<&Seat<E>> {
+        match self {
+            Self::Live(local) => Some(&local.seat),
+            Self::Stranger(stranger) => Some(&stranger.seat),
+            Self::Free | Self::Opening(..) => None,
+        }
+    }
+
+    pub(crate) fn seat_mut(&mut self) -> Option<&mut Seat<E>> {
+        match self {
+            Self::Live(local) => Some(&mut local.seat),
+            Self::Stranger(stranger) => Some(&mut stranger.seat),
             Self::Free | Self::Opening(..) => None,
         }
     }
@@ -254,7 +300,7 @@ impl<E: Env> Slot<E> {
     pub(crate) fn live_mut(&mut self) -> Option<&mut Local<E>> {
         match self {
             Self::Live(local) => Some(local),
-            Self::Free | Self::Opening(..) => None,
+            Self::Free | Self::Opening(..) | Self::Stranger(_) => None,
         }
     }
 }

@@ -44,6 +44,7 @@ impl<E: Env, B> State<E, B> {
         }
         let slot = match self.routes[position] {
             Route::There(shard) => return self.forward(shard, raw),
+            Route::Nowhere => return self.refuse(raw.origin, &Refusal::not_here()),
             Route::Here(slot) => slot,
         };
         if !self.stalled.is_empty() || self.storage.pressure() == Pressure::Stop || !self.log.has_room() {
@@ -55,7 +56,7 @@ impl<E: Env, B> State<E, B> {
         let local = match &mut self.slots[slot as usize] {
             Slot::Live(local) => local,
             Slot::Opening(_, waiting) => return waiting.push_back(raw.to_owned()),
-            Slot::Free => unreachable!("routes lead to taken slots"),
+            Slot::Free | Slot::Stranger(_) => unreachable!("routes lead to taken slots"),
         };
         if !local.leads() || local.replica.last_ts().wall_ns > self.clock_bound_ns {
             if let Some(refusal) = self.led_elsewhere(slot) {

@@ -118,10 +118,16 @@ pub fn encode_write<'a>(
     out[count_at..count_at + 4].copy_from_slice(&count.to_le_bytes());
 }
 
-/// Whether an entry's payload is a split, as far as its first bytes tell.
+/// The range that a payload makes, when it is a split that decodes.
 #[must_use]
-pub fn is_split(payload: &[u8]) -> bool {
-    payload.starts_with(&[VERSION, KIND_SPLIT])
+pub fn split_of(payload: &[u8]) -> Option<RangeId> {
+    if !payload.starts_with(&[VERSION, KIND_SPLIT]) {
+        return None;
+    }
+    match Command::decode(payload) {
+        Ok(Command::Split { right, .. }) => Some(right),
+        Ok(Command::Write { .. }) | Err(_) => None,
+    }
 }
 
 /// Appends the encoding of a split to `out`.

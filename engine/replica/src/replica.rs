@@ -6,7 +6,7 @@ use crate::session::{self, Sessions, Standing};
 use crate::{CommandError, Descriptor, Group};
 use base::api::{Condition, WriteId, WriteOp};
 use base::key::Span;
-use base::{Index, RangeId, Timestamp};
+use base::{Index, RangeId, ReplicaId, Timestamp};
 use raft::{HardState, Mark, Membership};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -73,23 +73,13 @@ impl<W> Replica<W> {
     /// # Errors
     /// The bytes are not a state that this build wrote.
     pub fn open(descriptor_of: (RangeId, Span), applied: Index, state: &[u8]) -> Result<Self, StateError> {
-        let mut input = state;
-        let error = StateError {
-            range: descriptor_of.0,
-            bytes: state.len(),
-        };
-        let decoded = (|| {
-            let [version] = session::take::<1>(&mut input)?;
-            if version != STATE_VERSION {
-                return None;
-            }
-            let generation = session::take_u64(&mut input)?;
-            let last_ts = session::take_ts(&mut input)?;
-            let group = Group::decode(&mut input).filter(|group| group.applied.last.index == applied)?;
-            let sessions = Sessions::decode(&mut input)?;
-            input.is_empty().then_some((generation, last_ts, group, sessions))
-        })();
-        let (generation, last_ts, group, sessions) = decoded.ok_or(error)?;
+        let decoded = State::decode(descriptor_of.0, applied, state)?;
+        let State {
+            generation,
+            last_ts,
+            group,
+            sessions,
+        } = decoded;
         let (range, span) = descriptor_of;
         Ok(Self {
             descriptor: Descriptor {
@@ -106,6 +96,30 @@ impl<W> Replica<W> {
             parked: VecDeque::new(),
             blocked: false,
         })
+    }
+
+    /// The group as it stands in the state of another replica, and that state with a replica's own name and hard state in it: as
+    /// this one's, it has the applied state of the other.
+    ///
+    /// # Errors
+    /// The bytes are not a state that this build wrote.
+    pub fn adopt_state(
+        range: RangeId,
+        applied: Index,
+        state: &[u8],
+        (id, hard_state): (ReplicaId, HardState),
+    ) -> Result<(Group, Vec<u8>), StateError> {
+        let mut adopted = State::decode(range, applied, state)?;
+        let theirs = adopted.group.clone();
+        adopted.group.id = id;
+        adopted.group.hard_state = hard_state;
+        let State {
+            generation,
+            last_ts,
+            group,
+            sessions,
+        } = &adopted;
+        Ok((theirs, encode_state(*generation, *last_ts, group, sessions)))
     }
 
     /// The state of a range that has never been written, as of the index at which its group begins.
@@ -447,6 +461,38 @@ pub struct StateError {
     pub range: RangeId,
     /// How long the state is.
     pub bytes: usize,
+}
+
+/// What a state says.
+struct State {
+    generation: u64,
+    last_ts: Timestamp,
+    group: Group,
+    sessions: Sessions,
+}
+
+impl State {
+    fn decode(range: RangeId, applied: Index, state: &[u8]) -> Result<Self, StateError> {
+        let mut input = state;
+        let decoded = (|| {
+            let [version] = session::take::<1>(&mut input)?;
+            if version != STATE_VERSION {
+                return None;
+            }
+            let generation = session::take_u64(&mut input)?;
+            let last_ts = session::take_ts(&mut input)?;
+            let group = Group::decode(&mut input).filter(|group| group.applied.last.index == applied)?;
+            let sessions = Sessions::decode(&mut input)?;
+            input.is_empty().then_some(Self {
+                generation,
+                last_ts,
+                group,
+                sessions,
+            })
+        })();
+        let bytes = state.len();
+        decoded.ok_or(StateError { range, bytes })
+    }
 }
 
 fn encode_state(generation: u64, last_ts: Timestamp, group: &Group, sessions: &Sessions) -> Vec<u8> {

@@ -8,6 +8,11 @@ use corelane_system::swarm::{Total, try_run};
 /// Seeds that found a bug once, each with what it was.
 const REGRESSIONS: &[(u64, &str)] = &[
     (1, "a new leader had let go of entries that its followers lacked"),
+    (52, "a follower that had all of the state was offered it for ever"),
+    (
+        2233,
+        "a split that waited for a vote on its way to the disk was forgotten",
+    ),
     (
         1444,
         "a conditional write whose condition was read while leadership was lost was answered as another one",

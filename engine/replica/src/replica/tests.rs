@@ -177,7 +177,7 @@ fn what_a_leader_adds_by_itself_comes_between_commands() {
     let (index, bytes) = propose(&mut replica, 1, 10, b"a");
     assert_eq!(index, Index(3));
     replica.apply_members(at(Index(2)), None);
-    let members = Membership::of_voters([1, 2].map(base::ReplicaId));
+    let members = Membership::of_voters([1, 2].map(ReplicaId));
     replica.apply(at(index), &bytes).expect("a write");
     replica.lead(Index(4), Timestamp::ZERO);
     assert!(replica.group().is_alone());
@@ -190,4 +190,67 @@ fn what_a_leader_adds_by_itself_comes_between_commands() {
         Replica::<&str>::open((RangeId(2), Span::all()), Index(3), &state).is_err(),
         "the state of another index"
     );
+}
+
+#[test]
+fn what_was_proposed_by_a_leader_that_is_none_any_more_may_come_from_another() {
+    let mut replica = fresh();
+    replica.lead(Index(2), ts(5));
+    replica.apply_members(at(Index(2)), None);
+    let (first, bytes) = propose(&mut replica, 1, 10, b"a");
+    propose(&mut replica, 2, 11, b"b");
+    replica.follow();
+    replica.assert_invariants();
+    assert_eq!(replica.in_flight(), 0);
+    assert_eq!(admit(&replica, 1, Some(b"a"), b"a"), Admission::Evaluate);
+    // The first one was committed after all, the second one was not.
+    replica.apply(at(first), &bytes).expect("a write");
+    assert_eq!(admit(&replica, 1, None, b"a"), Admission::Applied(ts(10)));
+    assert_eq!(admit(&replica, 2, None, b"b"), Admission::Propose);
+    assert_eq!(
+        replica.last_ts(),
+        ts(11),
+        "nothing is proposed at a time that was used"
+    );
+}
+
+#[test]
+fn a_leader_proposes_above_what_others_may_have_shown() {
+    let mut replica = fresh();
+    replica.lead(Index(2), ts(100));
+    assert_eq!(replica.last_ts(), ts(100));
+    let mut bytes = Vec::new();
+    let early = std::panic::AssertUnwindSafe(|| {
+        replica.propose_write(&id(1), ts(100), put(b"a").into_iter(), &mut bytes)
+    });
+    assert!(std::panic::catch_unwind(early).is_err());
+}
+
+#[test]
+fn the_state_of_another_replica_becomes_ones_own() {
+    let mut theirs = fresh();
+    theirs.set_hard_state(HardState {
+        term: Term(7),
+        vote: Some(ReplicaId(1)),
+        repairing: None,
+    });
+    let (index, bytes) = propose(&mut theirs, 1, 10, b"a");
+    theirs.apply(at(index), &bytes).expect("a write");
+    let mine = HardState {
+        term: Term(9),
+        vote: None,
+        repairing: None,
+    };
+    let state = theirs.encode_state();
+    let (group, adopted) =
+        Replica::<()>::adopt_state(RangeId(2), index, &state, (ReplicaId(3), mine)).expect("its own state");
+    assert_eq!(group, *theirs.group());
+    let opened = Replica::<&str>::open((RangeId(2), Span::all()), index, &adopted).expect("an adopted state");
+    assert_eq!(
+        (opened.group().id, opened.group().hard_state),
+        (ReplicaId(3), mine)
+    );
+    assert_eq!(opened.group().applied, theirs.group().applied);
+    assert_eq!(admit(&opened, 1, None, b"a"), Admission::Applied(ts(10)));
+    assert!(Replica::<()>::adopt_state(RangeId(2), Index(9), &state, (ReplicaId(3), mine)).is_err());
 }

@@ -18,6 +18,11 @@ use env::{Disk, Env};
 use std::rc::Rc;
 
 impl<E: Env> SnapshotReceiver<E> {
+    /// Installs this opaque state in place of the sender's: a replica has things of its own in it.
+    pub fn set_app_state(&mut self, app_state: &[u8]) {
+        self.description.state.app_state = Rc::from(app_state);
+    }
+
     /// Makes the snapshot the state of the tablet, which it returns: durable, without memtables, at the snapshot's index.
     /// Reads that have begun go on in the old state. Splits that are not durable yet are completed first.
     ///

@@ -405,7 +405,9 @@ impl Client {
                 Outcome::ConditionFailed(condition, found, ts)
             }
             (Action::RangeMap, Reply::RangeMap(ranges)) => {
-                if let Err(wrong) = crate::check::ranges::check(&ranges, crate::SHARDS_MAX) {
+                if let Err(wrong) =
+                    crate::check::ranges::check(&ranges, crate::SHARDS_MAX, self.addresses.len() > 1)
+                {
                     self.violation(format!("range map: {wrong}"));
                 }
                 *self.ranges.borrow_mut() = ranges;

@@ -1,0 +1,788 @@
+//! State instead of log: a follower that is too far behind gets the range's tables.
+//!
+//! ```text
+//!  leader:    group says "state" ─► flush ─► Offer ──►
+//!  follower:                                            receive ◄── Want, Piece … ──► all files
+//!                                                       group takes it up ─► log: truncate ─► install ─► group goes on
+//! ```
+//! The follower asks, piece by piece and at its own pace: what it has is kept when leader, follower or connection are lost, and a
+//! follower that says nothing costs the leader nothing but the files, until it is given up.
+//!
+//! Order at the follower: (1) every file is there and verified; (2) the group takes the state up, which voids its log; (3) the
+//! log says that entries beyond the state are void, durably; (4) the tablet is replaced; (5) what waited for the write goes on.
+//! A crash before the end of (4) leaves the old state and the old entries up to the new one, one after it the new state.
+
+use crate::local::Local;
+use crate::marker;
+use crate::neighbours::Neighbours;
+use crate::shard::Shard;
+use crate::state::{Job, Message, Slot, State};
+use base::{Index, NodeId, RangeId, ReplicaId, Seqno, Term};
+use core::cell::RefCell;
+use core::mem;
+use core::time::Duration;
+use env::sync::Notify;
+use env::{Clock, Env, Instant, Mailbox};
+use raft::{Body, Mark, PersistMark, Snapshot};
+use replica::Replica;
+use replica::group::{decode_members, encode_members};
+use std::rc::Rc;
+use std::sync::Arc;
+use storage::{SnapshotDescription, SnapshotError, SnapshotReceiver, Tablet, TabletSnapshot};
+use wire::WireError;
+use wire::peer::{self, ArchivedTransfer, ArchivedTransferStep, Transfer, TransferStep};
+
+/// Bytes of one piece. Heartbeats and entries share the connection.
+const PIECE_BYTES: usize = 128 << 10;
+/// How long a piece is waited for before it is asked for again.
+const PIECE_PATIENCE: Duration = Duration::from_secs(1);
+/// Tries in a row without a piece after which the sender is given up.
+const TRIES_MAX: u32 = 5;
+/// How long the leader keeps a state for a follower that says nothing. Longer than all tries of the follower.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long the leader waits after a state that was not taken.
+const REST: Duration = Duration::from_millis(100);
+
+/// State that the leader has for a follower.
+pub(crate) struct Sending<E: Env> {
+    range: RangeId,
+    to: ReplicaId,
+    slot: u32,
+    /// `None` while it is being prepared.
+    snapshot: Option<(Mark, Rc<TabletSnapshot<E>>)>,
+    heard: Instant,
+    /// It did not work out, as of then: the group may try again after a while.
+    failed: Option<Instant>,
+}
+
+/// State that is being received.
+pub(crate) struct Receiving {
+    range: RangeId,
+    from: ReplicaId,
+    last: Mark,
+    inbox: Rc<Inbox>,
+}
+
+/// The piece that came last.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    piece: RefCell<Option<Came>>,
+    changed: Notify,
+}
+
+enum Came {
+    Piece {
+        file: u64,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    /// The sender has nothing any more.
+    Gone,
+}
+
+/// An offer that is taken up.
+pub(crate) struct Offered {
+    slot: u32,
+    from: ReplicaId,
+    term: Term,
+    snapshot: Snapshot,
+    description: SnapshotDescription,
+    inbox: Rc<Inbox>,
+}
+
+/// Bytes that a follower wants.
+pub(crate) struct Wanted<E: Env> {
+    snapshot: Rc<TabletSnapshot<E>>,
+    range: RangeId,
+    from: ReplicaId,
+    to: ReplicaId,
+    last: Mark,
+    file: u64,
+    offset: u64,
+}
+
+/// State that is here as a whole, and not installed.
+pub(crate) struct Arrived<E: Env> {
+    receiver: SnapshotReceiver<E>,
+    snapshot: Snapshot,
+}
+
+fn to_wire(mark: Mark) -> peer::Mark {
+    peer::Mark {
+        term: mark.term.0,
+        index: mark.index.0,
+    }
+}
+
+impl<E: Env, B> State<E, B> {
+    /// Takes a step of a transfer.
+    ///
+    /// # Errors
+    /// [`WireError`] when no node says such a thing.
+    pub(crate) fn on_transfer(
+        &mut self,
+        node: NodeId,
+        transfer: &ArchivedTransfer<'static>,
+        malformed: WireError,
+    ) -> Result<(), WireError> {
+        let range = RangeId(transfer.range.to_native());
+        let (from, to) = (
+            ReplicaId(transfer.from.to_native()),
+            ReplicaId(transfer.to.to_native()),
+        );
+        let last = Mark {
+            term: Term(transfer.last.term.to_native()),
+            index: Index(transfer.last.index.to_native()),
+        };
+        if crate::cluster::node_of(from) != node {
+            return Err(malformed);
+        }
+        match &transfer.step {
+            ArchivedTransferStep::Offer {
+                term,
+                chain,
+                members,
+                description,
+            } => {
+                let mut input: &[u8] = members;
+                let membership = decode_members(&mut input)
+                    .filter(|_| input.is_empty())
+                    .ok_or(malformed)?;
+                let description = SnapshotDescription::decode(description).map_err(|_| malformed)?;
+                if description.range() != range || description.index() != last.index {
+                    return Err(malformed);
+                }
+                let snapshot = Snapshot {
+                    last,
+                    chain: chain.to_native(),
+                    membership: Arc::new(membership),
+                };
+                let term = Term(term.to_native());
+                self.on_offer((from, to), term, snapshot, description);
+            }
+            ArchivedTransferStep::Want { file, offset } => {
+                self.on_want((range, from, to), last, (file.to_native(), offset.to_native()));
+            }
+            ArchivedTransferStep::Piece { file, offset, bytes } => {
+                let came = Came::Piece {
+                    file: file.to_native(),
+                    offset: offset.to_native(),
+                    bytes: bytes.to_vec(),
+                };
+                self.on_came(range, from, last, came);
+            }
+            ArchivedTransferStep::Done { installed } => self.end_sending(range, from, !installed),
+            ArchivedTransferStep::Gone => self.on_came(range, from, last, Came::Gone),
+        }
+        Ok(())
+    }
+
+    fn say(
+        &mut self,
+        (range, from, to): (RangeId, ReplicaId, ReplicaId),
+        last: Mark,
+        step: TransferStep<'_>,
+    ) {
+        let shard = self.me;
+        if let Some(neighbours) = &self.neighbours {
+            let transfer = Transfer {
+                range: range.0,
+                from: from.0,
+                to: to.0,
+                last: to_wire(last),
+                step,
+            };
+            neighbours
+                .links
+                .send(crate::cluster::node_of(to), shard, &transfer);
+        }
+    }
+
+    // ---- the leader's side ----
+
+    /// Whether the state for that follower is to be prepared: nobody else does.
+    fn begin_sending(&mut self, slot: u32, to: ReplicaId) -> bool {
+        let (heard, _) = self.clock();
+        let range = self.seat_of(slot).range;
+        let Some(neighbours) = &mut self.neighbours else {
+            return false;
+        };
+        let is_known = |sending: &Sending<E>| sending.range == range && sending.to == to;
+        if neighbours.sending.iter().any(is_known) {
+            return false;
+        }
+        neighbours.sending.push(Sending {
+            range,
+            to,
+            slot,
+            snapshot: None,
+            heard,
+            failed: None,
+        });
+        true
+    }
+
+    /// The follower has the state, or will not have it: then the group tries again after a while.
+    fn end_sending(&mut self, range: RangeId, to: ReplicaId, failed: bool) {
+        let (now, _) = self.clock();
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        let is_it = |sending: &Sending<E>| sending.range == range && sending.to == to;
+        if failed {
+            base::sometimes!("node: state did not arrive at a follower");
+            for sending in neighbours.sending.iter_mut().filter(|sending| is_it(sending)) {
+                sending.snapshot = None;
+                sending.failed.get_or_insert(now);
+            }
+        } else {
+            neighbours.sending.retain(|sending| !is_it(sending));
+        }
+    }
+
+    /// Gives up followers that have said nothing for long, and lets groups try again.
+    pub(crate) fn expire_sending(&mut self) {
+        let (now, _) = self.clock();
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        let is_over = |sending: &Sending<E>| match sending.failed {
+            Some(failed) => now.since(failed) > REST,
+            None => now.since(sending.heard) > SILENCE_MAX,
+        };
+        let mut over = Vec::new();
+        neighbours.sending.retain(|sending| {
+            let is_over = is_over(sending);
+            if is_over {
+                over.push((sending.range, sending.to));
+            }
+            !is_over
+        });
+        for (range, to) in over {
+            if let Some(&slot) = self.here.get(&range) {
+                self.live_mut(slot).seat.raft.snapshot_failed(to);
+                self.touch(slot);
+            }
+        }
+    }
+
+    fn on_want(
+        &mut self,
+        (range, from, to): (RangeId, ReplicaId, ReplicaId),
+        last: Mark,
+        (file, offset): (u64, u64),
+    ) {
+        let (now, _) = self.clock();
+        let found = self.neighbours.as_mut().and_then(|neighbours| {
+            let sending = neighbours
+                .sending
+                .iter_mut()
+                .find(|sending| sending.range == range && sending.to == from)?;
+            let (mark, snapshot) = sending.snapshot.as_ref().filter(|(mark, _)| *mark == last)?;
+            sending.heard = now;
+            let _ = mark;
+            Some(Rc::clone(snapshot))
+        });
+        match found {
+            Some(snapshot) => self.jobs.push(Job::Piece(Wanted {
+                snapshot,
+                range,
+                from: to,
+                to: from,
+                last,
+                file,
+                offset,
+            })),
+            None => self.say((range, to, from), last, TransferStep::Gone),
+        }
+    }
+
+    // ---- the follower's side ----
+
+    fn on_offer(
+        &mut self,
+        (from, to): (ReplicaId, ReplicaId),
+        term: Term,
+        snapshot: Snapshot,
+        description: SnapshotDescription,
+    ) {
+        let range = description.range();
+        let slot = self
+            .here
+            .get(&range)
+            .or_else(|| self.strangers.get(&range))
+            .copied();
+        let overlaps = |local: &Local<E>| {
+            let (mine, theirs) = (&local.replica.descriptor().span, description.span());
+            local.range != range && mine.intersect(&theirs.start, theirs.end.as_deref()).is_some()
+        };
+        // A range that still has these keys has not applied the split that takes them away: it will.
+        let is_early = self.slots.iter().filter_map(Slot::live).any(overlaps);
+        // A replica that has all of it says so: the answer to an earlier offer was lost, or was not needed.
+        if let Some(slot) = slot
+            && let Some(seat) = self.slots[slot as usize].seat_mut()
+            && seat.raft.id() == to
+            && seat.raft.commit_index() >= snapshot.last.index
+        {
+            let last = snapshot.last;
+            let body = Body::Snapshot(snapshot);
+            // A message that cannot be is not answered.
+            let _ = seat.raft.step(from, raft::Message { term, body });
+            self.touch(slot);
+            let step = TransferStep::Done { installed: true };
+            return self.say((range, to, from), last, step);
+        }
+        let usable = slot.filter(|slot| {
+            let seat = self.slots[*slot as usize].seat();
+            let fits = seat.is_some_and(|seat| {
+                seat.raft.id() == to && !seat.installing && seat.raft.commit_index() < snapshot.last.index
+            });
+            fits && !is_early
+        });
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        if neighbours
+            .receiving
+            .iter()
+            .any(|receiving| receiving.range == range)
+        {
+            return;
+        }
+        let Some(slot) = usable else {
+            base::sometimes!("node: state was offered that is of no use now");
+            let step = TransferStep::Done { installed: false };
+            return self.say((range, to, from), snapshot.last, step);
+        };
+        let inbox = Rc::<Inbox>::default();
+        neighbours.receiving.push(Receiving {
+            range,
+            from,
+            last: snapshot.last,
+            inbox: inbox.clone(),
+        });
+        self.jobs.push(Job::Receive(Box::new(Offered {
+            slot,
+            from,
+            term,
+            snapshot,
+            description,
+            inbox,
+        })));
+    }
+
+    fn on_came(&mut self, range: RangeId, from: ReplicaId, last: Mark, came: Came) {
+        let receiving = self.neighbours.as_ref().and_then(|neighbours| {
+            let is_it = |receiving: &&Receiving| {
+                receiving.range == range && receiving.from == from && receiving.last == last
+            };
+            neighbours.receiving.iter().find(is_it)
+        });
+        if let Some(receiving) = receiving {
+            *receiving.inbox.piece.borrow_mut() = Some(came);
+            receiving.inbox.changed.notify();
+        }
+    }
+
+    fn end_receiving(&mut self, range: RangeId) {
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.receiving.retain(|receiving| receiving.range != range);
+        }
+    }
+
+    /// The group has taken up the state that came: what it had delivered before is void.
+    pub(crate) fn begin_install(&mut self, slot: u32, snapshot: &Snapshot) -> Box<Arrived<E>> {
+        let seat = self.seat_of(slot);
+        let arrived = seat.arrived.take();
+        let arrived = arrived.expect("a group is given state only when it is here");
+        assert_eq!(
+            arrived.snapshot, *snapshot,
+            "{} takes up what it was given",
+            seat.range
+        );
+        seat.installing = true;
+        seat.committed.clear();
+        arrived
+    }
+
+    /// The state is the tablet's: the replica goes on from it.
+    fn end_install(
+        &mut self,
+        slot: u32,
+        mark: PersistMark,
+        tablet: Tablet<E>,
+        index: Index,
+        state: &[u8],
+    ) -> Result<(), String> {
+        let descriptor_of = (tablet.range(), tablet.span());
+        let mut replica = Replica::open(descriptor_of, index, state).map_err(|error| error.to_string())?;
+        match mem::replace(&mut self.slots[slot as usize], Slot::Free) {
+            Slot::Live(mut local) => {
+                base::sometimes!("node: state replaced the log of a range");
+                replica.set_hard_state(local.replica.group().hard_state);
+                for request in local.replica.unpark() {
+                    replica.park(request);
+                }
+                local.replica = replica;
+                local.tablet = tablet;
+                local.frozen.clear();
+                local.split_open = false;
+                local.commit_noted = index;
+                local.busy.set(false);
+                self.slots[slot as usize] = Slot::Live(local);
+            }
+            Slot::Stranger(stranger) => {
+                base::sometimes!("node: a stranger got its state");
+                replica.set_hard_state(stranger.hard_state);
+                self.strangers.remove(&stranger.seat.range);
+                let local = Local::seated(replica, tablet, stranger.seat);
+                self.slots[slot as usize] = Slot::Live(Box::new(local));
+            }
+            Slot::Free | Slot::Opening(..) => unreachable!("a replica stays while state is installed"),
+        }
+        let local = self.live_mut(slot);
+        let range = local.range;
+        let last_ts = local.replica.last_ts();
+        local.seat.installing = false;
+        let mut held = mem::take(&mut local.seat.held);
+        held.sort_by_key(|write| write.mark);
+        assert!(
+            held.iter().any(|write| write.mark == mark),
+            "the write of the state itself was held back"
+        );
+        self.hlc.raise(last_ts);
+        self.log.cover(range, index);
+        let entry = self.entry_of(slot);
+        self.map.merge([entry]);
+        self.update_routes();
+        for write in held {
+            self.end_write(write);
+        }
+        Ok(())
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// Prepares the state for a follower, and offers it.
+    pub(crate) async fn offer(&self, slot: u32, to: ReplicaId) {
+        if !self.with_state(|state| state.begin_sending(slot, to)) {
+            return;
+        }
+        let range = self.with_state(|state| state.seat_of(slot).range);
+        let offered = self.try_offer(range, to).await;
+        if !offered {
+            self.step(|state| state.end_sending(range, to, true));
+        }
+    }
+
+    async fn try_offer(&self, range: RangeId, to: ReplicaId) -> bool {
+        // What is only in memory would have to be sent as entries again.
+        let tablet = loop {
+            let claimed = self.with_state(|state| match state.local(range) {
+                Some(local) if local.busy.get() => Some(None),
+                Some(local) => {
+                    local.busy.set(true);
+                    Some(Some(local.tablet.clone()))
+                }
+                None => None,
+            });
+            match claimed {
+                Some(Some(tablet)) => break tablet,
+                Some(None) => self.env.clock().sleep(Duration::from_millis(2)).await,
+                None => return false,
+            }
+        };
+        if tablet.applied_index() > tablet.flushed_index() {
+            self.freeze(range);
+            match tablet.flush().await {
+                Ok(flushed) => self.step(|state| {
+                    state.log.cover(range, flushed);
+                    if let Some(&slot) = state.here.get(&range) {
+                        state.live_mut(slot).flushed(flushed);
+                    }
+                }),
+                Err(error) => {
+                    self.fail(format!("range {range} could not be flushed: {error}"));
+                    return false;
+                }
+            }
+        }
+        self.step(|state| {
+            state.unclaim(range);
+            let Ok(snapshot) = tablet.snapshot() else {
+                base::sometimes!("node: state cannot be offered yet");
+                return false;
+            };
+            let (index, app_state) = (snapshot.description().index(), snapshot.description().app_state());
+            let Some(&slot) = state.here.get(&range) else {
+                return false;
+            };
+            let local = state.live_mut(slot);
+            let own = (local.seat.raft.id(), local.replica.group().hard_state);
+            let adopted = Replica::<()>::adopt_state(range, index, app_state, own);
+            let Ok((group, _)) = adopted else {
+                return false;
+            };
+            if !local.seat.raft.is_leader() {
+                return false;
+            }
+            let (from, term) = (local.seat.raft.id(), local.seat.raft.term());
+            let last = group.applied.last;
+            let mut members = Vec::new();
+            encode_members(&group.applied.membership, &mut members);
+            let description = snapshot.description().encode();
+            let (now, _) = state.clock();
+            if let Some(neighbours) = &mut state.neighbours {
+                for sending in &mut neighbours.sending {
+                    if sending.range == range && sending.to == to {
+                        sending.heard = now;
+                        sending.slot = slot;
+                    }
+                }
+                let snapshot = Rc::new(snapshot);
+                let known = neighbours
+                    .sending
+                    .iter_mut()
+                    .find(|sending| sending.range == range && sending.to == to);
+                if let Some(sending) = known {
+                    sending.snapshot = Some((last, snapshot));
+                }
+            }
+            let step = TransferStep::Offer {
+                term: term.0,
+                chain: group.applied.chain,
+                members: &members,
+                description: &description,
+            };
+            state.say((range, from, to), last, step);
+            true
+        })
+    }
+
+    /// Reads bytes for a follower.
+    pub(crate) async fn send_piece(&self, wanted: Wanted<E>) {
+        let Wanted {
+            snapshot,
+            range,
+            from,
+            to,
+            last,
+            file,
+            offset,
+        } = wanted;
+        let read = snapshot.read(file, offset, PIECE_BYTES).await;
+        self.step(|state| {
+            let step = match &read {
+                Ok(bytes) => TransferStep::Piece { file, offset, bytes },
+                // Whoever asks for what is not there, or cannot be read here, gets the state of another leader, later.
+                Err(_) => TransferStep::Gone,
+            };
+            state.say((range, from, to), last, step);
+        });
+    }
+
+    /// Receives state that was offered, and gives it to the group.
+    pub(crate) async fn receive(&self, offered: Offered) {
+        let range = offered.description.range();
+        let installs = self.try_receive(&offered).await;
+        self.step(|state| {
+            state.end_receiving(range);
+            let Some(seat) = state.slots[offered.slot as usize].seat() else {
+                return;
+            };
+            let me = seat.raft.id();
+            let step = TransferStep::Done { installed: installs };
+            state.say((range, me, offered.from), offered.snapshot.last, step);
+        });
+    }
+
+    /// Whether the group has taken the state up.
+    async fn try_receive(&self, offered: &Offered) -> bool {
+        let range = offered.description.range();
+        let begun = self.begin_receiving(offered).await;
+        let Ok(mut receiver) = begun else {
+            base::sometimes!("node: state cannot be received");
+            return false;
+        };
+        let mut tries = 0;
+        while let Some(due) = receiver.due() {
+            tries += 1;
+            if tries > TRIES_MAX {
+                base::sometimes!("node: the sender of state was given up");
+                return false;
+            }
+            match self.fetch_piece(offered, due.file, due.offset).await {
+                Some(bytes) => match receiver.write(due.file, due.offset, &bytes).await {
+                    Ok(()) => tries = 0,
+                    // Damaged on the way from one disk to the other, or not what was asked for: again.
+                    Err(error @ SnapshotError::Storage(_)) if !error.is_retryable() => {
+                        base::sometimes!("node: received state could not be kept");
+                    }
+                    Err(_) => {}
+                },
+                None if self.with_state(|state| !state.is_receiving(range)) => return false,
+                None => {}
+            }
+        }
+        self.hand_over_state(offered, receiver).await
+    }
+
+    async fn begin_receiving(&self, offered: &Offered) -> Result<SnapshotReceiver<E>, SnapshotError> {
+        let tablet = self.with_state(|state| {
+            let local = state.slots[offered.slot as usize].live()?;
+            Some(local.tablet.clone())
+        });
+        let description = offered.description.clone();
+        match tablet {
+            Some(tablet) => tablet.receive(description).await,
+            None => {
+                let storage = self.with_state(|state| state.storage.clone());
+                Tablet::receive_new(&storage, description.range(), description).await
+            }
+        }
+    }
+
+    /// Asks for a piece and waits for it, for a while.
+    async fn fetch_piece(&self, offered: &Offered, file: u64, offset: u64) -> Option<Vec<u8>> {
+        let range = offered.description.range();
+        self.step(|state| {
+            let me = state.seat_of(offered.slot).raft.id();
+            let step = TransferStep::Want { file, offset };
+            state.say((range, me, offered.from), offered.snapshot.last, step);
+        });
+        let deadline = self.now() + PIECE_PATIENCE;
+        loop {
+            match offered.inbox.piece.borrow_mut().take() {
+                Some(Came::Piece {
+                    file: of,
+                    offset: at,
+                    bytes,
+                }) if of == file && at == offset => return Some(bytes),
+                Some(Came::Gone) => {
+                    self.with_state(|state| state.end_receiving(range));
+                    return None;
+                }
+                Some(Came::Piece { .. }) | None => {}
+            }
+            let left = deadline.since(self.now());
+            if left.is_zero() {
+                base::sometimes!("node: a piece of state did not come in time");
+                return None;
+            }
+            let sleep = self.env.clock().sleep(left);
+            crate::start::race(offered.inbox.changed.notified(), sleep).await;
+        }
+    }
+
+    /// Gives the state to the group, once nothing else works on the tablet. Whether the group wanted it.
+    async fn hand_over_state(&self, offered: &Offered, receiver: SnapshotReceiver<E>) -> bool {
+        loop {
+            let claimed = self.with_state(|state| match &state.slots[offered.slot as usize] {
+                Slot::Live(local) => !local.busy.replace(true),
+                Slot::Free | Slot::Opening(..) | Slot::Stranger(_) => true,
+            });
+            if claimed {
+                break;
+            }
+            self.env.clock().sleep(Duration::from_millis(2)).await;
+        }
+        let range = offered.description.range();
+        let refused = self.step(|state| {
+            state.close_batch();
+            let slot = offered.slot;
+            let Some(seat) = state.slots[slot as usize]
+                .seat_mut()
+                .filter(|seat| seat.range == range)
+            else {
+                return Some(receiver);
+            };
+            seat.arrived = Some(Box::new(Arrived {
+                receiver,
+                snapshot: offered.snapshot.clone(),
+            }));
+            let message = raft::Message {
+                term: offered.term,
+                body: Body::Snapshot(offered.snapshot.clone()),
+            };
+            // Members that were checked when they came cannot be malformed; if they are, nothing is taken up.
+            let taken = seat.raft.step(offered.from, message);
+            state.touch(slot);
+            state.close_batch();
+            let seat = state.seat_of(slot);
+            let left = seat.arrived.take();
+            if (left.is_some() || taken.is_err())
+                && let Slot::Live(local) = &state.slots[slot as usize]
+            {
+                local.busy.set(false);
+            }
+            left.map(|arrived| arrived.receiver)
+        });
+        match refused {
+            Some(receiver) => {
+                base::sometimes!("node: a group did not want the state any more");
+                // What is left on the disk is swept at the next start, or taken over by the next state.
+                let _ = receiver.abandon().await;
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Makes state that the group has taken up the range's own.
+    pub(crate) async fn install(
+        &self,
+        slot: u32,
+        seqno: Seqno,
+        mark: PersistMark,
+        mut arrived: Box<Arrived<E>>,
+    ) {
+        let log = self.with_state(|state| state.log.clone());
+        if log.persisted() < seqno {
+            let before = seqno.prev().unwrap_or(Seqno::ZERO);
+            if let Err(error) = log.persisted_beyond(before).await {
+                return self.fail(format!("the log failed: {error}"));
+            }
+        }
+        let (range, own) = self.with_state(|state| {
+            let hard_state = match &state.slots[slot as usize] {
+                Slot::Live(local) => local.replica.group().hard_state,
+                Slot::Stranger(stranger) => stranger.hard_state,
+                Slot::Free | Slot::Opening(..) => unreachable!("a replica stays while state is installed"),
+            };
+            let seat = state.seat_of(slot);
+            (seat.range, (seat.raft.id(), hard_state))
+        });
+        let index = arrived.snapshot.last.index;
+        let description = arrived.receiver.description();
+        let adopted = Replica::<()>::adopt_state(range, index, description.app_state(), own);
+        let state = match adopted {
+            Ok((_, state)) => state,
+            Err(error) => return self.fail(format!("the state that range {range} was sent: {error}")),
+        };
+        arrived.receiver.set_app_state(&state);
+        // The marker comes first: a tablet without one would be nobody's.
+        if let Err(error) = marker::create(&self.env, self.mailbox.shard(), range).await {
+            return self.fail(format!("range {range} could not be marked: {error}"));
+        }
+        let tablet = match arrived.receiver.install().await {
+            Ok(tablet) => tablet,
+            Err(error) => {
+                return self.fail(format!("state of range {range} could not be installed: {error}"));
+            }
+        };
+        let ended = self.step(|s| s.end_install(slot, mark, tablet, index, &state));
+        if let Err(error) = ended {
+            return self.fail(format!("range {range} after it got its state: {error}"));
+        }
+        let entry = self.with_state(|state| state.entry_of(slot));
+        // Without an answer the node is stopping.
+        let _ = self.edit_map(vec![entry]).await;
+    }
+}
+
+impl<E: Env, B> State<E, B> {
+    fn is_receiving(&self, range: RangeId) -> bool {
+        let receiving = |neighbours: &Neighbours<E>| neighbours.receiving.iter().any(|r| r.range == range);
+        self.neighbours.as_deref().is_some_and(receiving)
+    }
+}
