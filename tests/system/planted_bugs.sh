@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the simulator once for each planted bug and counts the seeds until it is found. Fails when one is not found within
-# its number of seeds. What whole nodes do not reach is left to a test of its crate: PACKAGE:TEST instead of a number. For a
+# its number of seeds, of one node or of a cluster. What whole nodes do not reach is left to a test of its crate: PACKAGE:TEST instead of a number. For a
 # scheduled job: each bug builds the workspace's crates anew (dependencies are shared).
 #
 #   tests/system/planted_bugs.sh              all bugs
@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# Name and seeds within which it must be found, or the test that must find it.
+# Name and seeds within which it must be found (with a c: of clusters), or the test that must find it.
 bugs=(
   "node-ack-before-durable 200"
   "node-clock-bound-ignored 500"
@@ -26,6 +26,21 @@ bugs=(
   "storage-merge-drops-newest 50"
   "storage-range-tombstone-ignored 50"
   "storage-row-of-another-version 500"
+  "node-read-without-lease c300"
+  "node-leader-starts-below-lease c300"
+  "node-installed-over-old-log c300"
+  "node-stranger-forgets-vote c300"
+  "node-split-before-it-is-known c300"
+  "raft-ack-before-durable c300"
+  "raft-vote-before-durable c300"
+  "raft-support-promises-nothing c300"
+  "raft-commit-old-term c300"
+  "raft-read-without-own-entry c300"
+  "liveness-withdraws-early c300"
+  "liveness-ignores-bound c300"
+  "liveness-restart-does-not-wait c300"
+  "storage-snapshot-without-last-file c300"
+  "log-ack-before-durable c300"
 )
 
 source tests/system/plant.sh
@@ -48,7 +63,12 @@ for line in "${bugs[@]}"; do
     continue
   fi
   cargo build --quiet -p corelane-system --bin sim
-  if RUST_BACKTRACE=0 "$target/debug/sim" --seeds "1..$((limit + 1))" --failures 1 >"$out" 2>/dev/null; then
+  kind=()
+  if [[ $limit == c* ]]; then
+    kind=(--cluster)
+    limit=${limit#c}
+  fi
+  if RUST_BACKTRACE=0 "$target/debug/sim" "${kind[@]}" --seeds "1..$((limit + 1))" --failures 1 >"$out" 2>/dev/null; then
     printf '%-38s %8s  %s\n' "$bug" "> $limit" "NOT FOUND"
     failed=1
   else

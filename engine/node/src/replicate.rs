@@ -146,7 +146,9 @@ impl<E: Env, B> State<E, B> {
             let mut seqno = Seqno::ZERO;
             let arrived = ready.snapshot.take().map(|snapshot| {
                 let (range, after) = (self.seat_of(slot).range, snapshot.last.index);
-                seqno = self.log.append(&Record::Truncate { range, after });
+                if !base::planted_bug!("node-installed-over-old-log") {
+                    seqno = self.log.append(&Record::Truncate { range, after });
+                }
                 self.begin_install(slot, &snapshot)
             });
             if let Some(hard_state) = ready.hard_state {
@@ -343,10 +345,14 @@ impl<E: Env, B> State<E, B> {
         // A leader before this one may have shown readers the state as of its clock, up to the end of its lease; by this clock
         // that was not later than now, and the bound.
         let after = match &self.neighbours {
-            Some(neighbours) if !local.is_alone() => Timestamp::new(
-                wall_ns.saturating_add(neighbours.cluster.liveness.clock_offset_ns_max),
-                0,
-            ),
+            Some(neighbours)
+                if !local.is_alone() && !base::planted_bug!("node-leader-starts-below-lease") =>
+            {
+                Timestamp::new(
+                    wall_ns.saturating_add(neighbours.cluster.liveness.clock_offset_ns_max),
+                    0,
+                )
+            }
             _ => Timestamp::ZERO,
         };
         local.replica.lead(local.seat.raft.last().index, after);
@@ -510,7 +516,7 @@ impl<E: Env, B> State<E, B> {
             new.replica.set_hard_state(hard_state);
             new.restart_group(&self.groups, Vec::new());
         }
-        if !is_alone {
+        if !is_alone && !base::planted_bug!("node-split-before-it-is-known") {
             let HardState { term, vote, .. } = local.replica.group().hard_state;
             self.log.append(&Record::HardState {
                 range: local.range,
