@@ -7,7 +7,8 @@ use crate::transfer::Arrived;
 use base::{Index, Prng, RangeId, ReplicaId, Seqno};
 use core::cell::{Cell, RefCell};
 use env::Env;
-use raft::{Entry, HardState, Raft, Restored};
+use env::sync::Sender;
+use raft::{Entry, HardState, Raft, ReadToken, Restored};
 use replica::Replica;
 use replica::replica::StateError;
 use std::collections::VecDeque;
@@ -130,6 +131,8 @@ pub(crate) struct Local<E: Env> {
     pub(crate) leads_from: Index,
     /// What was proposed here and is not applied, in order.
     pub(crate) proposed: VecDeque<(Index, Then)>,
+    /// Reads that wait until a quorum has confirmed that this replica leads.
+    pub(crate) unconfirmed: Vec<(ReadToken, Sender<Index>)>,
     /// Reads that wait for the disk: a move waits for them.
     pub(crate) reads: Rc<Cell<u32>>,
     /// A flush, merge, split or move works on the tablet: one at a time.
@@ -157,6 +160,7 @@ impl<E: Env> Local<E> {
             frozen: VecDeque::new(),
             leads_from: Index::ZERO,
             proposed: VecDeque::new(),
+            unconfirmed: Vec::new(),
             reads: Rc::new(Cell::new(0)),
             busy: Rc::new(Cell::new(false)),
             split_open: false,

@@ -23,12 +23,13 @@ use crate::shard::Shard;
 use crate::state::{Job, Message, Slot, State};
 use crate::transfer::{Receiving, Sending};
 use base::collections::FastMap;
-use base::{NodeId, RangeId, ReplicaId, ShardId};
+use base::{Index, NodeId, RangeId, ReplicaId, ShardId};
 use core::mem;
 use core::time::Duration;
+use env::sync::{Receiver, oneshot};
 use env::{Clock, Env, Mailbox};
 use liveness::{Event, Liveness, Peer, StepError};
-use raft::{Body, Epoch, HardState, Support};
+use raft::{Body, Epoch, HardState, ReadToken, Support};
 use std::rc::Rc;
 use std::sync::Arc;
 use transport::{ConnectionId, HelloAnswer, Peers};
@@ -437,6 +438,19 @@ impl<E: Env, B> State<E, B> {
             self.renew_lease(slot);
         }
         wall_ns < self.live_mut(slot).lease_ns
+    }
+
+    /// Asks a quorum whether the replica in `slot` leads: what must be applied before a read that waits for the answer is served
+    /// comes in the receiver, or nothing when it does not lead.
+    pub(crate) fn confirm(&mut self, slot: u32) -> Option<Receiver<Index>> {
+        self.ticket_last += 1;
+        let token = ReadToken(self.ticket_last);
+        let local = self.slots[slot as usize].live_mut().filter(|local| local.led)?;
+        local.seat.raft.read_index(token).ok()?;
+        let (sender, receiver) = oneshot();
+        local.unconfirmed.push((token, sender));
+        self.touch(slot);
+        Some(receiver)
     }
 
     /// Looks anew until when the range in `slot` may be read here.

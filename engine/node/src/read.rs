@@ -3,16 +3,20 @@
 use crate::message::RawRequest;
 use crate::refusal::{Refusal, check_key};
 use crate::shard::Shard;
+use crate::start::{First, race};
 use crate::state::{GetTask, Job, Message, Route, Slot, State};
 use base::{RangeId, Timestamp};
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
-use env::{Env, Instant, Mailbox};
+use env::{Clock, Env, Instant, Mailbox};
 use std::rc::Rc;
 use storage::{NeedsIo, Tablet, interleave};
 use wire::Code;
 use wire::reply::GetReply;
 use wire::request::ArchivedGet;
+
+/// How long a quorum is waited for before the lease is looked at again.
+const CONFIRM_MAX: Duration = Duration::from_secs(1);
 
 /// Counts a read that waits for the disk, so that the range is not moved away beneath it.
 pub(crate) struct ReadGuard(Rc<Cell<u32>>);
@@ -241,6 +245,32 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
     }
 
+    /// Without a lease, a round to a quorum shows that this replica leads: then the newest version may be read as soon as everything
+    /// is applied that was committed by then. `None` when a lease, or another node, must do.
+    async fn confirmed(&self, key: &[u8], deadline: Instant) -> Option<Tablet<E>> {
+        let (receiver, tablet) = self.step(|state| {
+            let Route::Here(slot) = state.routes[state.map.position(key)] else {
+                return None;
+            };
+            if state.may_read(slot) {
+                return None;
+            }
+            let receiver = state.confirm(slot)?;
+            Some((receiver, state.live_mut(slot).tablet.clone()))
+        })?;
+        let left = deadline.since(self.now()).min(CONFIRM_MAX);
+        let First::Left(index) = race(receiver, self.env.clock().sleep(left)).await else {
+            return None;
+        };
+        let index = index?;
+        base::sometimes!("node: read confirmed by a quorum, without a lease");
+        while tablet.applied_index() < index {
+            self.wait_applied().await;
+        }
+        // A split may have taken the key away.
+        tablet.span().contains(key).then_some(tablet)
+    }
+
     /// After a read: whether this replica may still speak for the range.
     pub(crate) fn check_lease(&self, range: RangeId) -> Result<(), Refusal> {
         self.with_state(|state| match state.here.get(&range).copied() {
@@ -256,6 +286,13 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         read_ts: Option<Timestamp>,
         deadline: Instant,
     ) -> Result<Option<Option<(Timestamp, Vec<u8>)>>, Refusal> {
+        if read_ts.is_none()
+            && let Some(tablet) = self.confirmed(key, deadline).await
+        {
+            // Whoever leads since then has committed nothing that this read had to see.
+            let found = tablet.get(key, Timestamp::MAX).await;
+            return found.map(Some).map_err(|error| self.storage_refusal(&error));
+        }
         let Some((tablet, at, guard)) = self
             .wait_to_read(|state| state.map.position(key), read_ts, deadline)
             .await?

@@ -197,7 +197,16 @@ impl<E: Env, B> State<E, B> {
             for fetch in ready.fetches.drain(..) {
                 self.jobs.push(Job::Fetch { slot, fetch });
             }
-            if self.slots[slot as usize].live().is_some() {
+            if let Some(local) = self.slots[slot as usize].live_mut() {
+                for read in ready.reads.drain(..) {
+                    let found = local
+                        .unconfirmed
+                        .iter()
+                        .position(|(token, _)| *token == read.token);
+                    if let Some(at) = found {
+                        local.unconfirmed.swap_remove(at).1.send(read.index);
+                    }
+                }
                 self.change_role(slot, &ready.events);
                 self.apply_committed(slot);
             }
@@ -369,6 +378,8 @@ impl<E: Env, B> State<E, B> {
             .live_mut()
             .expect("a range stays while its group works");
         local.led = false;
+        // Their receivers hear of it as nobody will send.
+        local.unconfirmed.clear();
         local.replica.follow();
         let range = local.range;
         for (_, then) in mem::take(&mut local.proposed) {

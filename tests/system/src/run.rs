@@ -297,6 +297,14 @@ impl Runner {
 
     /// Runs until the budget is used up. Says whether the node serves.
     fn finish(&mut self) -> bool {
+        // What a disk was asked for before it became calm may still fail.
+        let settled = self.sim.now() + Duration::from_secs(1);
+        while self.sim.now() < settled {
+            self.sim.run_for(Duration::from_millis(1));
+            if !self.supervise() {
+                return self.give_up("the node does not start");
+            }
+        }
         let mut end = self.sim.now() + self.scenario.finish;
         let mut open_before = self.history.begun();
         while !self.workload.is_done() && self.wrong.is_empty() && self.history.violations().is_empty() {
