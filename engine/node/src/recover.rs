@@ -217,12 +217,12 @@ pub(crate) async fn recover_dir<E: Env>(
         });
     }
     let strangers = match &config.cluster {
-        Some(cluster) if !base::planted_bug!("node-stranger-forgets-vote") => {
+        Some(cluster) => {
             let me = replica_on(cluster.me);
             let stranger = |(range, promised)| Stranger::new(range, me, promised, groups);
             replay.promises.into_iter().map(stranger).collect()
         }
-        Some(_) | None => Vec::new(),
+        None => Vec::new(),
     };
     base::sometimes!(
         "node: unacknowledged tail of the log cut",

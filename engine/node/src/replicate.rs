@@ -146,9 +146,7 @@ impl<E: Env, B> State<E, B> {
             let mut seqno = Seqno::ZERO;
             let arrived = ready.snapshot.take().map(|snapshot| {
                 let (range, after) = (self.seat_of(slot).range, snapshot.last.index);
-                if !base::planted_bug!("node-installed-over-old-log") {
-                    seqno = self.log.append(&Record::Truncate { range, after });
-                }
+                seqno = self.log.append(&Record::Truncate { range, after });
                 self.begin_install(slot, &snapshot)
             });
             if let Some(hard_state) = ready.hard_state {
@@ -527,7 +525,7 @@ impl<E: Env, B> State<E, B> {
             new.replica.set_hard_state(hard_state);
             new.restart_group(&self.groups, Vec::new());
         }
-        if !is_alone && !base::planted_bug!("node-split-before-it-is-known") {
+        if !is_alone {
             let HardState { term, vote, .. } = local.replica.group().hard_state;
             self.log.append(&Record::HardState {
                 range: local.range,

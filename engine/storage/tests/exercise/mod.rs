@@ -5,7 +5,7 @@
 use base::api::WriteOp;
 use base::key::Span;
 use base::{Index, RangeId, Timestamp};
-use corelane_storage::{ScanPage, Shared, StorageConfig, StorageError, Tablet};
+use corelane_storage::{ScanPage, Shared, SnapshotDescription, StorageConfig, StorageError, Tablet};
 use sim::{DiskImage, ImageMachine};
 use std::cell::OnceCell;
 
@@ -96,4 +96,33 @@ async fn read_all<E: env::Env>(tablet: &Tablet<E>, reverse: bool) {
     if let Ok(rows) = found {
         assert!(rows.len() <= 10_000);
     }
+}
+
+/// A description of a raft snapshot with any bytes behind its magic and a checksum that fits: refused in words, or it encodes to
+/// exactly these bytes.
+pub(crate) fn description(content: &[u8]) {
+    let mut bytes = b"corelsnp".to_vec();
+    bytes.extend_from_slice(&base::checksum::crc32c(content).to_le_bytes());
+    bytes.extend_from_slice(content);
+    if let Ok(description) = SnapshotDescription::decode(&bytes) {
+        assert_eq!(description.encode(), bytes, "a description has one encoding");
+        let files: u64 = description.files().map(|file| file.bytes).sum();
+        std::hint::black_box((
+            files,
+            description.span(),
+            description.index(),
+            description.app_state().len(),
+        ));
+    }
+}
+
+/// The description of a sound tablet, without magic and checksum.
+pub(crate) fn sound_description() -> Vec<u8> {
+    let machine = ImageMachine::new(&sound());
+    let shared = Shared::new(machine.env(), config());
+    machine.block_on(async {
+        let tablet = Tablet::open(&shared, RANGE).await.expect("it is sound");
+        let snapshot = tablet.snapshot().expect("nothing is pending");
+        snapshot.description().encode()[12..].to_vec()
+    })
 }
