@@ -13,6 +13,7 @@
 //! - A range stays in its slot while writes of its group are under way.
 
 use crate::dialect::Letter;
+use crate::local::Seat;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::split::split_local;
@@ -185,13 +186,8 @@ impl<E: Env, B> State<E, B> {
                     }
                 }
             }
-            let committed = self
-                .seat_of(slot)
-                .raft
-                .entries(&ready.committed)
-                .cloned()
-                .collect::<Vec<_>>();
-            self.seat_of(slot).committed.extend(committed);
+            let Seat { raft, committed, .. } = self.seat_of(slot);
+            committed.extend(raft.entries(&ready.committed).cloned());
             for fetch in ready.fetches.drain(..) {
                 self.jobs.push(Job::Fetch { slot, fetch });
             }
