@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const ABOUT: &str = "A transactional key-value store, one event loop per core";
+const ABOUT: &str = "A key-value store with one event loop per core";
 
 const EXAMPLES: &str = "\
 Examples:

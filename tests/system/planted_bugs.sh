@@ -29,15 +29,7 @@ bugs=(
   "node-read-without-lease c300"
   "node-leader-starts-below-lease c300"
   "raft-ack-before-durable c300"
-  "raft-vote-before-durable c300"
   "raft-support-promises-nothing c300"
-  "raft-commit-old-term c300"
-  "raft-read-without-own-entry c300"
-  "liveness-withdraws-early c300"
-  "liveness-ignores-bound c300"
-  "liveness-restart-does-not-wait c300"
-  "storage-snapshot-without-last-file c300"
-  "log-ack-before-durable c300"
 )
 
 source tests/system/plant.sh
