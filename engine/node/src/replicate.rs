@@ -140,7 +140,9 @@ impl<E: Env, B> State<E, B> {
             self.apply_committed(slot);
         }
         loop {
-            if !self.seat_of(slot).raft.ready(&mut ready) {
+            // Until state is installed nothing is written that builds on it: a crash would leave entries that follow nothing.
+            let seat = self.seat_of(slot);
+            if seat.installing || !seat.raft.ready(&mut ready) {
                 break;
             }
             self.post(slot, ready.messages.drain(..));

@@ -17,6 +17,7 @@ use crate::marker;
 use crate::neighbours::Neighbours;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Slot, State};
+use base::key::Span;
 use base::{Index, NodeId, RangeId, ReplicaId, Seqno, Term};
 use core::cell::RefCell;
 use core::mem;
@@ -55,9 +56,10 @@ pub(crate) struct Sending<E: Env> {
     failed: Option<Instant>,
 }
 
-/// State that is being received.
+/// State that is being received, until it is installed.
 pub(crate) struct Receiving {
     range: RangeId,
+    span: Span,
     from: ReplicaId,
     last: Mark,
     inbox: Rc<Inbox>,
@@ -316,8 +318,16 @@ impl<E: Env, B> State<E, B> {
             let (mine, theirs) = (&local.replica.descriptor().span, description.span());
             local.range != range && mine.intersect(&theirs.start, theirs.end.as_deref()).is_some()
         };
-        // A range that still has these keys has not applied the split that takes them away: it will.
-        let is_early = self.slots.iter().filter_map(Slot::live).any(overlaps);
+        // A range that still has these keys, or is about to get them, has not applied the split that takes them away: it will, and
+        // make the other range anew.
+        let is_early = self.slots.iter().filter_map(Slot::live).any(overlaps)
+            || self.neighbours.as_ref().is_some_and(|neighbours| {
+                let span = description.span();
+                neighbours.receiving.iter().any(|receiving| {
+                    let common = receiving.span.intersect(&span.start, span.end.as_deref());
+                    receiving.range != range && common.is_some()
+                })
+            });
         // A replica that has all of it says so: the answer to an earlier offer was lost, or was not needed.
         if let Some(slot) = slot
             && let Some(seat) = self.slots[slot as usize].seat_mut()
@@ -357,6 +367,7 @@ impl<E: Env, B> State<E, B> {
         let inbox = Rc::<Inbox>::default();
         neighbours.receiving.push(Receiving {
             range,
+            span: description.span().clone(),
             from,
             last: snapshot.last,
             inbox: inbox.clone(),
@@ -452,6 +463,7 @@ impl<E: Env, B> State<E, B> {
         );
         self.hlc.raise(last_ts);
         self.log.cover(range, index);
+        self.end_receiving(range);
         let entry = self.entry_of(slot);
         self.map.merge([entry]);
         self.update_routes();
@@ -586,7 +598,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let range = offered.description.range();
         let installs = self.try_receive(&offered).await;
         self.step(|state| {
-            state.end_receiving(range);
+            if !installs {
+                state.end_receiving(range);
+            }
             let Some(seat) = state.slots[offered.slot as usize].seat() else {
                 return;
             };

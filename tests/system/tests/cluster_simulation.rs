@@ -14,6 +14,14 @@ const REGRESSIONS: &[(u64, &str)] = &[
         "a split that waited for a vote on its way to the disk was forgotten",
     ),
     (
+        40_000_023,
+        "a range was made by a split while its state was being received",
+    ),
+    (
+        40_000_222,
+        "entries that follow a state were written before it was installed",
+    ),
+    (
         1444,
         "a conditional write whose condition was read while leadership was lost was answered as another one",
     ),
