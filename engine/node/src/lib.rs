@@ -9,6 +9,7 @@
 //!     maintenance           flush, merge, clock bound
 //!   route, range_map        which shard serves which keys
 //!   local ─► replicate      a range's group, replica and tablet; what groups want written, sent and applied
+//!   entry, dialect          what groups say, as it is in the log and on the wire
 //!   cluster, neighbours     other nodes: who they are, what is said to them, whether they live
 //!   transfer                state for replicas that the log does not reach any more
 //!   message                 what shards say to each other
@@ -26,6 +27,7 @@
 pub mod cluster;
 pub mod config;
 mod dialect;
+mod entry;
 pub mod identity;
 mod incarnation;
 mod local;

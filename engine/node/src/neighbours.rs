@@ -38,6 +38,8 @@ use wire::{Code, Frame, PeerRef, WireError, decode_peer};
 
 /// How long nothing but messages wakes the detector and the groups, at most: a group may begin to need ticks at any time.
 const NAP_MAX: Duration = Duration::from_millis(50);
+/// Ranges whose state is not here; messages of more are dropped, and repeated by those who sent them.
+const STRANGERS_MAX: usize = 4096;
 
 /// What a shard knows of the other nodes.
 pub(crate) struct Neighbours<E: Env> {
@@ -54,16 +56,6 @@ pub(crate) struct Neighbours<E: Env> {
     /// State for followers, and state for replicas here.
     pub(crate) sending: Vec<Sending<E>>,
     pub(crate) receiving: Vec<Receiving>,
-    pub(crate) counts: NeighbourCounts,
-}
-
-/// What was taken from other nodes so far.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct NeighbourCounts {
-    /// Messages for groups of this shard.
-    pub(crate) letters: u64,
-    /// Messages for ranges that are not here, or before this shard may take part.
-    pub(crate) dropped: u64,
 }
 
 impl<E: Env> Neighbours<E> {
@@ -80,7 +72,6 @@ impl<E: Env> Neighbours<E> {
             ticking: Vec::new(),
             sending: Vec::new(),
             receiving: Vec::new(),
-            counts: NeighbourCounts::default(),
         }
     }
 
@@ -199,7 +190,11 @@ impl<E: Env, B> State<E, B> {
                     .as_ref()
                     .and_then(|neighbours| neighbours.callers.get(&id));
                 let node = caller.ok_or(malformed)?.node;
-                return self.on_transfer(node, transfer, malformed);
+                return if self.may_start() {
+                    self.on_transfer(node, transfer, malformed)
+                } else {
+                    Ok(())
+                };
             }
         };
         // What was asked for before comes first: it has its place in the log by now.
@@ -247,11 +242,10 @@ impl<E: Env, B> State<E, B> {
     }
 
     fn on_letter(&mut self, letter: Letter, wall_ns: u64) -> Result<(), raft::Malformed> {
-        let Some(neighbours) = &mut self.neighbours else {
+        let Some(neighbours) = &self.neighbours else {
             return Ok(());
         };
         if !neighbours.detector.may_start(wall_ns) {
-            neighbours.counts.dropped += 1;
             return Ok(());
         }
         // State comes by a transfer, and is then given to the group.
@@ -259,7 +253,6 @@ impl<E: Env, B> State<E, B> {
             let (from, what) = (letter.from, "state comes by a transfer");
             return Err(raft::Malformed { from, what });
         }
-        neighbours.counts.letters += 1;
         let known = self
             .here
             .get(&letter.range)
@@ -280,7 +273,12 @@ impl<E: Env, B> State<E, B> {
     /// A message for a range that is not here: if this node has a replica of it, that one waits for its state from now on, and
     /// votes meanwhile. A group whose members all wait for each other's state would have no leader who could send it.
     fn welcome(&mut self, letter: &Letter) -> Option<u32> {
-        if letter.to != replica_on(self.identity.node) || letter.range <= RangeId::SYSTEM {
+        let is_ours = letter.to == replica_on(self.identity.node) && letter.range > RangeId::SYSTEM;
+        if !is_ours || self.strangers.len() >= STRANGERS_MAX {
+            base::sometimes!(
+                "node: too many ranges were heard of before they were here",
+                is_ours
+            );
             return None;
         }
         base::sometimes!("node: a range was heard of before it was here");
@@ -289,6 +287,13 @@ impl<E: Env, B> State<E, B> {
         self.strangers.insert(letter.range, slot);
         self.introduce_all(slot);
         Some(slot)
+    }
+
+    /// Whether this shard may take part in anything: what it promised before it was started has expired.
+    fn may_start(&self) -> bool {
+        let wall_ns = self.env.clock().wall_ns();
+        let neighbours = self.neighbours.as_ref();
+        neighbours.is_some_and(|neighbours| neighbours.detector.may_start(wall_ns))
     }
 
     /// Does what the detector wants done.
@@ -305,9 +310,9 @@ impl<E: Env, B> State<E, B> {
         for event in &detected.events {
             match *event {
                 Event::Support { peer, .. } => self.on_support(peer.node),
-                Event::PeerClock { peer, outside, .. } => {
+                // The detector neither believes it nor promises it anything; the other node stops itself.
+                Event::PeerClock { outside, .. } => {
                     base::sometimes!("node: the clock of another node is outside the bound", outside);
-                    let _ = peer;
                 }
                 Event::ClockOutOfBound { nodes, of } => {
                     self.failed.get_or_insert(format!(
@@ -420,8 +425,9 @@ impl<E: Env, B> State<E, B> {
         neighbours.links.flush();
     }
 
-    /// Whether the range in `slot` may be read here now: nobody else leads it, and everything that leaders before this one
-    /// have committed is applied. Reads the clock, so it is asked after the read: whoever was held up in between may have
+    /// Whether the range in `slot` may be read here now: nobody else leads it, everything that leaders before this one have
+    /// committed is applied, and no timestamp is shown above which the next leader does not begin: timestamps may run ahead of
+    /// the clock, after a restart up to what the process before made durable, and then reads wait for it. Reads the clock, so it is asked after the read: whoever was held up in between may have
     /// read what is not true any more.
     pub(crate) fn may_read(&mut self, slot: u32) -> bool {
         let Some(local) = self.slots[slot as usize].live() else {
@@ -437,7 +443,16 @@ impl<E: Env, B> State<E, B> {
         if wall_ns >= local.lease_ns {
             self.renew_lease(slot);
         }
-        wall_ns < self.live_mut(slot).lease_ns
+        let offset_ns = self
+            .neighbours
+            .as_ref()
+            .map_or(0, |neighbours| neighbours.cluster.liveness.clock_offset_ns_max);
+        let is_ahead = self.hlc.last().wall_ns > wall_ns.saturating_add(offset_ns);
+        base::sometimes!(
+            "node: read waits for a clock that timestamps run ahead of",
+            is_ahead
+        );
+        wall_ns < self.live_mut(slot).lease_ns && !is_ahead
     }
 
     /// Asks a quorum whether the replica in `slot` leads: what must be applied before a read that waits for the answer is served

@@ -279,19 +279,22 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         })
     }
 
-    /// A point read that waits for the disk or for a timestamp to be safe.
+    /// A point read that waits for the disk or for a timestamp to be safe: its timestamp, and the value if there is one.
     pub(crate) async fn get(
         &self,
         key: &[u8],
         read_ts: Option<Timestamp>,
         deadline: Instant,
-    ) -> Result<Option<Option<(Timestamp, Vec<u8>)>>, Refusal> {
+    ) -> Result<Option<(Timestamp, Option<Vec<u8>>)>, Refusal> {
         if read_ts.is_none()
             && let Some(tablet) = self.confirmed(key, deadline).await
         {
-            // Whoever leads since then has committed nothing that this read had to see.
+            // Whoever leads since then has committed nothing that this read had to see. That nothing is there holds at no
+            // timestamp of this node's, without a lease: then the lease is waited for.
             let found = tablet.get(key, Timestamp::MAX).await;
-            return found.map(Some).map_err(|error| self.storage_refusal(&error));
+            if let Some((ts, value)) = found.map_err(|error| self.storage_refusal(&error))? {
+                return Ok(Some((ts, Some(value))));
+            }
         }
         let Some((tablet, at, guard)) = self
             .wait_to_read(|state| state.map.position(key), read_ts, deadline)
@@ -305,8 +308,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             .get(key, at)
             .await
             .map_err(|error| self.storage_refusal(&error))?;
+        // The timestamp at which nothing was found lies within the lease: so it comes before the look at it.
+        let missing = read_ts.unwrap_or_else(|| self.with_state(State::now));
         self.check_lease(tablet.range())?;
         drop(guard);
-        Ok(Some(found))
+        Ok(Some(
+            found.map_or((missing, None), |(ts, value)| (ts, Some(value))),
+        ))
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::cluster::replica_on;
 use crate::config::NodeConfig;
+use crate::entry::{content_of, payload_of};
 use crate::local::{Groups, Local, Stranger};
 use crate::marker;
 use crate::range_map::RangeEntry;
@@ -10,8 +11,8 @@ use base::{Index, RangeId, ReplicaId, ShardId, Term, Timestamp};
 use core::time::Duration;
 use env::{Disk, DiskError, Env};
 use log::{EntryKind, Log, LogConfig, LogError, Position, Record};
-use raft::{Content, Entry, HardState, Mark, Payload};
-use replica::group::{decode_members, encode_members};
+use raft::{Entry, HardState, Mark};
+use replica::group::decode_members;
 use replica::replica::{At, StateError};
 use replica::{Applied, CommandError};
 use std::collections::{BTreeMap, VecDeque};
@@ -492,18 +493,11 @@ impl<E: Env> Replaying<E> {
         let Some(local) = self.locals.get(&range) else {
             unreachable!("looked up before")
         };
-        let content = match kind {
-            EntryKind::Command => Content::Command(Payload::from(payload)),
-            EntryKind::Empty => Content::Empty,
-            EntryKind::Membership => {
-                let members = decode_members(&mut &*payload).ok_or(RecoverError::Members {
-                    range,
-                    index,
-                    position,
-                })?;
-                Content::Membership(members.into())
-            }
-        };
+        let content = content_of(kind, payload).ok_or(RecoverError::Members {
+            range,
+            index,
+            position,
+        })?;
         let applied = &local.replica.group().applied;
         let tail = self.tails.entry(range).or_default();
         let before = tail.entries.len();
@@ -559,15 +553,7 @@ impl<E: Env> Replaying<E> {
                 chain: entry.chain,
             };
             let mut members = Vec::new();
-            let (kind, payload): (_, &[u8]) = match &entry.content {
-                Content::Command(payload) => (EntryKind::Command, payload),
-                Content::Empty => (EntryKind::Empty, &[]),
-                Content::Membership(membership) => {
-                    encode_members(membership, &mut members);
-                    (EntryKind::Membership, &members)
-                }
-                Content::Header(_) => unreachable!("no replica of a node is a witness"),
-            };
+            let (kind, payload) = payload_of(&entry.content, &mut members);
             self.apply(position, range, at, (kind, payload))?;
         }
     }

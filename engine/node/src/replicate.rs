@@ -13,6 +13,7 @@
 //! - A range stays in its slot while writes of its group are under way.
 
 use crate::dialect::Letter;
+use crate::entry::{entry_of, payload_of};
 use crate::local::Seat;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
@@ -20,10 +21,9 @@ use crate::split::split_local;
 use crate::state::{Job, Message, Slot, SplitApplied, State, Then};
 use base::{Index, RangeId, ReplicaId, Seqno, Timestamp};
 use core::mem;
-use env::{Env, Mailbox};
-use log::{EntryKind, Record};
+use env::{Clock, Env, Mailbox};
+use log::Record;
 use raft::{Body, Content, Entry, Event, Fetch, HardState, Membership, Payload, PersistMark};
-use replica::group::{decode_members, encode_members};
 use replica::replica::At;
 use replica::{Applied, command};
 use std::sync::Arc;
@@ -341,7 +341,8 @@ impl<E: Env, B> State<E, B> {
 
     /// The group in `slot` leads from `first` on.
     fn step_up(&mut self, slot: u32, first: Index) {
-        let (_, wall_ns) = self.clock();
+        // Not the turn's clock: it may have been read before the node was held up, and before a leader's lease ended.
+        let wall_ns = self.env.clock().wall_ns();
         let local = self.slots[slot as usize]
             .live_mut()
             .expect("a range stays while its group works");
@@ -587,44 +588,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     }
 }
 
-/// An entry as it is in the log.
-fn entry_of(record: &Record<'_>) -> Option<Entry> {
-    let Record::Entry {
-        index,
-        term,
-        chain,
-        kind,
-        payload,
-        ..
-    } = *record
-    else {
-        return None;
-    };
-    let content = match kind {
-        EntryKind::Command => Content::Command(Payload::from(payload)),
-        EntryKind::Empty => Content::Empty,
-        EntryKind::Membership => Content::Membership(Arc::new(decode_members(&mut &*payload)?)),
-    };
-    Some(Entry {
-        term,
-        index,
-        chain,
-        content,
-    })
-}
-
 /// Stages an entry.
 fn append<E: Env>(log: &log::Log<E>, range: RangeId, entry: &Entry) -> Seqno {
     let mut members = Vec::new();
-    let (kind, payload): (_, &[u8]) = match &entry.content {
-        Content::Command(payload) => (EntryKind::Command, payload),
-        Content::Empty => (EntryKind::Empty, &[]),
-        Content::Membership(membership) => {
-            encode_members(membership, &mut members);
-            (EntryKind::Membership, &members)
-        }
-        Content::Header(_) => unreachable!("no replica of a node is a witness"),
-    };
+    let (kind, payload) = payload_of(&entry.content, &mut members);
     log.append(&Record::Entry {
         range,
         index: entry.index,

@@ -518,18 +518,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             } => {
                 let result = self.get(&key, read_ts, deadline).await;
                 self.step(|state| match result {
-                    Ok(Some(Some((ts, value)))) => {
-                        state.reply(
-                            origin,
-                            &GetReply {
-                                value: Some(&value),
-                                ts: ts.into(),
-                            },
-                        );
-                    }
-                    Ok(Some(None)) => {
-                        let ts = read_ts.unwrap_or_else(|| state.now()).into();
-                        state.reply(origin, &GetReply { value: None, ts });
+                    Ok(Some((ts, value))) => {
+                        let (value, ts) = (value.as_deref(), ts.into());
+                        state.reply(origin, &GetReply { value, ts });
                     }
                     Ok(None) => state.forward_get(origin, &key, read_ts, received, deadline),
                     Err(refusal) => state.refuse(origin, &refusal),

@@ -24,7 +24,7 @@ use core::mem;
 use core::time::Duration;
 use env::sync::Notify;
 use env::{Clock, Env, Instant, Mailbox};
-use raft::{Body, Mark, PersistMark, Snapshot};
+use raft::{Body, HardState, Mark, PersistMark, Snapshot};
 use replica::Replica;
 use replica::group::{decode_members, encode_members};
 use std::rc::Rc;
@@ -41,6 +41,8 @@ const PIECE_PATIENCE: Duration = Duration::from_secs(1);
 const TRIES_MAX: u32 = 5;
 /// How long the leader keeps a state for a follower that says nothing. Longer than all tries of the follower.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// States that a shard receives at once; more are to be offered later.
+const RECEIVING_MAX: usize = 8;
 /// How long the leader waits after a state that was not taken.
 const REST: Duration = Duration::from_millis(100);
 
@@ -48,7 +50,6 @@ const REST: Duration = Duration::from_millis(100);
 pub(crate) struct Sending<E: Env> {
     range: RangeId,
     to: ReplicaId,
-    slot: u32,
     /// `None` while it is being prepared.
     snapshot: Option<(Mark, Rc<TabletSnapshot<E>>)>,
     heard: Instant,
@@ -86,6 +87,7 @@ enum Came {
 pub(crate) struct Offered {
     slot: u32,
     from: ReplicaId,
+    to: ReplicaId,
     term: Term,
     snapshot: Snapshot,
     description: SnapshotDescription,
@@ -159,6 +161,12 @@ impl<E: Env, B> State<E, B> {
                     chain: chain.to_native(),
                     membership: Arc::new(membership),
                 };
+                // What the group is told and what the state says of it must be one thing: later it would stop the node.
+                let own = (to, HardState::default());
+                let adopted = Replica::<()>::adopt_state(range, last.index, description.app_state(), own);
+                if adopted.map_or(true, |(theirs, _)| theirs.applied != snapshot) {
+                    return Err(malformed);
+                }
                 let term = Term(term.to_native());
                 self.on_offer((from, to), term, snapshot, description);
             }
@@ -216,7 +224,6 @@ impl<E: Env, B> State<E, B> {
         neighbours.sending.push(Sending {
             range,
             to,
-            slot,
             snapshot: None,
             heard,
             failed: None,
@@ -280,9 +287,8 @@ impl<E: Env, B> State<E, B> {
                 .sending
                 .iter_mut()
                 .find(|sending| sending.range == range && sending.to == from)?;
-            let (mark, snapshot) = sending.snapshot.as_ref().filter(|(mark, _)| *mark == last)?;
+            let (_, snapshot) = sending.snapshot.as_ref().filter(|(mark, _)| *mark == last)?;
             sending.heard = now;
-            let _ = mark;
             Some(Rc::clone(snapshot))
         });
         match found {
@@ -359,7 +365,9 @@ impl<E: Env, B> State<E, B> {
         {
             return;
         }
-        let Some(slot) = usable else {
+        let has_room = neighbours.receiving.len() < RECEIVING_MAX;
+        base::sometimes!("node: too much state is received already", !has_room);
+        let Some(slot) = usable.filter(|_| has_room) else {
             base::sometimes!("node: state was offered that is of no use now");
             let step = TransferStep::Done { installed: false };
             return self.say((range, to, from), snapshot.last, step);
@@ -375,6 +383,7 @@ impl<E: Env, B> State<E, B> {
         self.jobs.push(Job::Receive(Box::new(Offered {
             slot,
             from,
+            to,
             term,
             snapshot,
             description,
@@ -544,22 +553,15 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             encode_members(&group.applied.membership, &mut members);
             let description = snapshot.description().encode();
             let (now, _) = state.clock();
-            if let Some(neighbours) = &mut state.neighbours {
-                for sending in &mut neighbours.sending {
-                    if sending.range == range && sending.to == to {
-                        sending.heard = now;
-                        sending.slot = slot;
-                    }
-                }
-                let snapshot = Rc::new(snapshot);
-                let known = neighbours
-                    .sending
-                    .iter_mut()
-                    .find(|sending| sending.range == range && sending.to == to);
-                if let Some(sending) = known {
-                    sending.snapshot = Some((last, snapshot));
-                }
-            }
+            let known = state.neighbours.as_mut().and_then(|neighbours| {
+                let mut sending = neighbours.sending.iter_mut();
+                sending.find(|sending| sending.range == range && sending.to == to)
+            });
+            let Some(sending) = known else {
+                return false;
+            };
+            sending.heard = now;
+            sending.snapshot = Some((last, Rc::new(snapshot)));
             let step = TransferStep::Offer {
                 term: term.0,
                 chain: group.applied.chain,
@@ -601,12 +603,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             if !installs {
                 state.end_receiving(range);
             }
-            let Some(seat) = state.slots[offered.slot as usize].seat() else {
-                return;
-            };
-            let me = seat.raft.id();
             let step = TransferStep::Done { installed: installs };
-            state.say((range, me, offered.from), offered.snapshot.last, step);
+            state.say((range, offered.to, offered.from), offered.snapshot.last, step);
         });
     }
 
@@ -643,7 +641,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
 
     async fn begin_receiving(&self, offered: &Offered) -> Result<SnapshotReceiver<E>, SnapshotError> {
         let tablet = self.with_state(|state| {
-            let local = state.slots[offered.slot as usize].live()?;
+            let local = state.local(offered.description.range())?;
             Some(local.tablet.clone())
         });
         let description = offered.description.clone();
@@ -660,9 +658,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     async fn fetch_piece(&self, offered: &Offered, file: u64, offset: u64) -> Option<Vec<u8>> {
         let range = offered.description.range();
         self.step(|state| {
-            let me = state.seat_of(offered.slot).raft.id();
             let step = TransferStep::Want { file, offset };
-            state.say((range, me, offered.from), offered.snapshot.last, step);
+            state.say((range, offered.to, offered.from), offered.snapshot.last, step);
         });
         let deadline = self.now() + PIECE_PATIENCE;
         loop {
@@ -690,17 +687,17 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
 
     /// Gives the state to the group, once nothing else works on the tablet. Whether the group wanted it.
     async fn hand_over_state(&self, offered: &Offered, receiver: SnapshotReceiver<E>) -> bool {
+        let range = offered.description.range();
         loop {
             let claimed = self.with_state(|state| match &state.slots[offered.slot as usize] {
-                Slot::Live(local) => !local.busy.replace(true),
-                Slot::Free | Slot::Opening(..) | Slot::Stranger(_) => true,
+                Slot::Live(local) if local.range == range => !local.busy.replace(true),
+                Slot::Free | Slot::Opening(..) | Slot::Live(_) | Slot::Stranger(_) => true,
             });
             if claimed {
                 break;
             }
             self.env.clock().sleep(Duration::from_millis(2)).await;
         }
-        let range = offered.description.range();
         let refused = self.step(|state| {
             state.close_batch();
             let slot = offered.slot;
