@@ -11,6 +11,7 @@
 //!   └─────────┘  └─────────┘  └─────────┘
 //! ```
 
+use crate::Record;
 use crate::record::HEADER_BYTES as HARD_STATE_BYTES;
 use base::collections::FastMap;
 use base::limits::BLOCK_BYTES;
@@ -103,6 +104,29 @@ impl Coverage {
         }
     }
 
+    /// `record` is on its way to the log: what it will mean when it has its place there.
+    pub(crate) fn stage(&mut self, record: &Record<'_>) -> Note {
+        let range = record.range();
+        match *record {
+            Record::Entry { index, .. } => Note::Entries {
+                range,
+                first: index,
+                last: index,
+            },
+            Record::HardState {
+                term, vote, commit, ..
+            } => {
+                self.stage_hard_state(range, HardState { term, vote, commit });
+                Note::HardState(range)
+            }
+            Record::Truncate { after, .. } => Note::Truncate(range, after),
+            Record::Forget { .. } => {
+                self.stage_forget(range);
+                Note::Forget(range)
+            }
+        }
+    }
+
     /// A batch of `bytes` bytes has its place in the last segment.
     pub(crate) fn place(&mut self, seqno: Seqno, bytes: u64, notes: &[Note]) {
         if let Some(last) = self.segments.back_mut() {
@@ -126,7 +150,7 @@ impl Coverage {
     }
 
     /// Remembers the range's hard state when it is staged; the segment follows when the batch has its place.
-    pub(crate) fn stage_hard_state(&mut self, range: RangeId, state: HardState) {
+    fn stage_hard_state(&mut self, range: RangeId, state: HardState) {
         let segment = self.hard_states.get(&range).map_or(0, |&(_, segment)| segment);
         self.hard_states.insert(range, (state, segment));
     }
@@ -162,7 +186,7 @@ impl Coverage {
     }
 
     /// Forgets the range's staged hard state when the forgetting is staged.
-    pub(crate) fn stage_forget(&mut self, range: RangeId) {
+    fn stage_forget(&mut self, range: RangeId) {
         self.hard_states.remove(&range);
     }
 

@@ -1,7 +1,7 @@
 //! The handle, and how a log is opened.
 
 use crate::batch::{BatchKind, HEADER_BYTES};
-use crate::coverage::{Coverage, HardState, Note};
+use crate::coverage::Coverage;
 use crate::error::LogError;
 use crate::index::{EntryIndex, Place};
 use crate::prepare::{create_slot, open_slot};
@@ -317,25 +317,7 @@ impl Intake {
                 self.batch = Some(Place::from(header));
             }
             Found::Record { position, record } => {
-                let range = record.range();
-                let note = match record {
-                    Record::Entry { index, .. } => Note::Entries {
-                        range,
-                        first: index,
-                        last: index,
-                    },
-                    Record::HardState {
-                        term, vote, commit, ..
-                    } => {
-                        coverage.stage_hard_state(range, HardState { term, vote, commit });
-                        Note::HardState(range)
-                    }
-                    Record::Truncate { after, .. } => Note::Truncate(range, after),
-                    Record::Forget { .. } => {
-                        coverage.stage_forget(range);
-                        Note::Forget(range)
-                    }
-                };
+                let note = coverage.stage(&record);
                 coverage.place(position.seqno, 0, &[note]);
                 if let Some(place) = &self.batch {
                     self.index.place(place, &[note]);

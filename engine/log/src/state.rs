@@ -82,25 +82,7 @@ impl<E: Env> State<E> {
 
     pub(crate) fn append(&mut self, record: &Record<'_>) -> Seqno {
         let range = record.range();
-        let note = match *record {
-            Record::Entry { index, .. } => Note::Entries {
-                range,
-                first: index,
-                last: index,
-            },
-            Record::HardState {
-                term, vote, commit, ..
-            } => {
-                self.coverage
-                    .stage_hard_state(range, HardState { term, vote, commit });
-                Note::HardState(range)
-            }
-            Record::Truncate { after, .. } => Note::Truncate(range, after),
-            Record::Forget { .. } => {
-                self.coverage.stage_forget(range);
-                Note::Forget(range)
-            }
-        };
+        let note = self.coverage.stage(record);
         let tail = self.ranges.entry(range).or_default();
         let (seqno, checksum) = self.writer.stage(record, tail.checksum, note);
         if let Some(kept) = tail.take(record, checksum) {

@@ -6,7 +6,7 @@
 use crate::local::Local;
 use crate::shard::Shard;
 use crate::state::{Message, Slot, State};
-use base::{RangeId, Seqno, Term, Timestamp};
+use base::{Index, RangeId, Seqno, Term, Timestamp};
 use env::{Clock, Env, Mailbox};
 use log::Record;
 use std::rc::Rc;
@@ -41,7 +41,7 @@ impl<E: Env, B> State<E, B> {
             range: RangeId::SYSTEM,
             term: Term(1),
             vote: None,
-            commit: base::Index::ZERO,
+            commit: Index::ZERO,
         };
         let seqno = self.log.append(&tick);
         self.clock_bound_staged = Some((seqno, bound));
@@ -164,23 +164,35 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         if stats.active_bytes > 0 || stats.frozen == 0 {
             self.freeze(range);
         }
-        let progress = match tablet.flush().await {
-            Ok(flushed) => self.step(|state| {
-                state.log.cover(range, flushed);
-                if let Some(&slot) = state.here.get(&range) {
-                    state.live_mut(slot).flushed(flushed);
-                }
-                state.unclaim(range);
-                state.release_stalled();
-                flushed > before || stats.frozen > 0
-            }),
-            Err(error) => {
-                self.fail(format!("range {range} could not be flushed: {error}"));
-                return false;
-            }
+        let Some(flushed) = self.flush_claimed(range, &tablet).await else {
+            return false;
         };
+        self.step(|state| {
+            state.unclaim(range);
+            state.release_stalled();
+        });
+        let progress = flushed > before || stats.frozen > 0;
         base::sometimes!("node: flush without progress", !progress);
         progress
+    }
+
+    /// Flushes what is frozen of a range that was claimed, and lets log and group go of what tables have. `None`: the node stops.
+    pub(crate) async fn flush_claimed(&self, range: RangeId, tablet: &Tablet<E>) -> Option<Index> {
+        match tablet.flush().await {
+            Ok(flushed) => {
+                self.step(|state| {
+                    state.log.cover(range, flushed);
+                    if let Some(&slot) = state.here.get(&range) {
+                        state.live_mut(slot).flushed(flushed);
+                    }
+                });
+                Some(flushed)
+            }
+            Err(error) => {
+                self.fail(format!("range {range} could not be flushed: {error}"));
+                None
+            }
+        }
     }
 
     async fn merge_one(&self) -> bool {

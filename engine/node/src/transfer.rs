@@ -515,17 +515,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         };
         if tablet.applied_index() > tablet.flushed_index() {
             self.freeze(range);
-            match tablet.flush().await {
-                Ok(flushed) => self.step(|state| {
-                    state.log.cover(range, flushed);
-                    if let Some(&slot) = state.here.get(&range) {
-                        state.live_mut(slot).flushed(flushed);
-                    }
-                }),
-                Err(error) => {
-                    self.fail(format!("range {range} could not be flushed: {error}"));
-                    return false;
-                }
+            if self.flush_claimed(range, &tablet).await.is_none() {
+                return false;
             }
         }
         self.step(|state| {

@@ -171,30 +171,25 @@ impl Connection {
     /// A connection that was opened at `now`.
     #[must_use]
     pub fn new(now: Instant, config: &TransportConfig) -> Self {
-        Self {
-            phase: Phase::Hello,
-            opened: now,
-            incomplete: None,
-            unsent: None,
-            paused: false,
-            requests: 0,
-            outbox_bytes: 0,
-            reply_bytes: config.outbox_bytes_max / WINDOW_START,
-        }
+        Self::begun(Phase::Hello, now, config.outbox_bytes_max / WINDOW_START)
     }
 
     /// A connection that this side has dialled at `now`: it starts with a hello of its own.
     #[must_use]
     pub fn dialled(now: Instant) -> Self {
+        Self::begun(Phase::Peer, now, 1)
+    }
+
+    fn begun(phase: Phase, now: Instant, reply_bytes: usize) -> Self {
         Self {
-            phase: Phase::Peer,
+            phase,
             opened: now,
             incomplete: None,
             unsent: None,
             paused: false,
             requests: 0,
             outbox_bytes: 0,
-            reply_bytes: 1,
+            reply_bytes,
         }
     }
 

@@ -35,6 +35,38 @@ pub struct Total {
     pub wrong: Vec<(u64, Vec<String>)>,
 }
 
+/// The number in a variable of the environment, if it is one.
+#[must_use]
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}
+
+/// How many seeds a test takes: the simulation step of CI names its first seed and runs optimised; an ordinary test run takes
+/// a few.
+#[must_use]
+pub fn seeds(simulation: u64, ordinary: u64) -> u64 {
+    if std::env::var_os("CORELANE_SEED").is_some() {
+        simulation
+    } else {
+        ordinary
+    }
+}
+
+/// Checks that seeds which found a bug once find none.
+///
+/// # Panics
+/// When one does.
+pub fn check_regressions(regressions: &[(u64, &str)], draw: impl Fn(u64) -> Scenario) {
+    for (seed, bug) in regressions {
+        let run = try_run(&draw(*seed)).expect("no panic");
+        let none = Vec::<String>::new();
+        assert_eq!(run.wrong, none, "seed {seed}, which once found that {bug}");
+    }
+}
+
 /// Runs a scenario; a panic is something wrong, too.
 ///
 /// # Errors

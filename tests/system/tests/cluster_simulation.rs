@@ -3,7 +3,7 @@
 //! `CORELANE_SEED` starts the fresh seeds (CI derives it from the commit), `CORELANE_CLUSTER_SEEDS` says how many.
 
 use corelane_system::scenario::Scenario;
-use corelane_system::swarm::{Total, try_run};
+use corelane_system::swarm::{Total, check_regressions, number, seeds, try_run};
 
 /// Seeds that found a bug once, each with what it was.
 const REGRESSIONS: &[(u64, &str)] = &[
@@ -31,22 +31,6 @@ const REGRESSIONS: &[(u64, &str)] = &[
     ),
 ];
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
-
-/// The simulation step of CI names its first seed and runs optimised; an ordinary test run takes a few seeds.
-fn seeds(simulation: u64, ordinary: u64) -> u64 {
-    if std::env::var_os("CORELANE_SEED").is_some() {
-        simulation
-    } else {
-        ordinary
-    }
-}
-
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let first = number("CORELANE_SEED", 1);
@@ -61,11 +45,7 @@ fn the_same_seed_gives_the_same_run() {
 #[test]
 fn seeds_that_found_a_bug_once_find_none() {
     let count = usize::try_from(seeds(REGRESSIONS.len() as u64, 1)).expect("few");
-    for (seed, bug) in &REGRESSIONS[..count] {
-        let run = try_run(&Scenario::draw_cluster(*seed)).expect("no panic");
-        let none = Vec::<String>::new();
-        assert_eq!(run.wrong, none, "seed {seed}, which once found that {bug}");
-    }
+    check_regressions(&REGRESSIONS[..count], Scenario::draw_cluster);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! `CORELANE_DETERMINISM` how many run twice.
 
 use corelane_system::scenario::{Mode, Scenario};
-use corelane_system::swarm::{Total, try_run};
+use corelane_system::swarm::{Total, check_regressions, number, seeds, try_run};
 use sim::Fault;
 
 /// Seeds that found a bug once, each with what it was. A fixed bug also leaves a scenario or a unit test where one fits.
@@ -25,22 +25,6 @@ const REGRESSIONS: &[(u64, &str)] = &[
     ),
 ];
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
-
-/// The simulation step of CI names its first seed and runs optimised; an ordinary test run takes a few seeds.
-fn seeds(simulation: u64, ordinary: u64) -> u64 {
-    if std::env::var_os("CORELANE_SEED").is_some() {
-        simulation
-    } else {
-        ordinary
-    }
-}
-
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let first = number("CORELANE_SEED", 1);
@@ -57,14 +41,7 @@ fn the_same_seed_gives_the_same_run() {
 #[test]
 fn seeds_that_found_a_bug_once_find_none() {
     let count = usize::try_from(seeds(REGRESSIONS.len() as u64, 2)).expect("few");
-    for (seed, bug) in &REGRESSIONS[..count] {
-        let run = try_run(&Scenario::draw(*seed)).expect("no panic");
-        assert_eq!(
-            run.wrong,
-            Vec::<String>::new(),
-            "seed {seed}, which once found that {bug}"
-        );
-    }
+    check_regressions(&REGRESSIONS[..count], Scenario::draw);
 }
 
 #[test]
