@@ -501,6 +501,7 @@ impl Session {
                 end,
                 shard: *shard,
                 generation: world.map_version,
+                leader: None,
             });
         }
         self.outbox
@@ -509,6 +510,7 @@ impl Session {
                 &reply::RangeMapReply {
                     version: world.map_version,
                     ranges: &entries,
+                    nodes: &[],
                 },
             )
             .unwrap();

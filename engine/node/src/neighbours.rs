@@ -20,7 +20,7 @@ use crate::local::{Local, Stranger};
 use crate::message::Origin;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
-use crate::state::{Job, Message, Slot, State};
+use crate::state::{Job, Message, Route, Slot, State};
 use crate::transfer::{Receiving, Sending};
 use base::collections::FastMap;
 use base::{Index, NodeId, RangeId, ReplicaId, ShardId};
@@ -504,8 +504,18 @@ impl<E: Env, B> State<E, B> {
                 0,
                 format!("range {range} is led by {node} at {address}"),
             )
-            .about_range(range),
+            .about_range(range)
+            .led_by(node),
         )
+    }
+
+    /// The node that leads the range at map position `position`, as far as this shard knows; `None` for a node that is alone.
+    pub(crate) fn leader_at(&self, position: usize) -> Option<NodeId> {
+        self.neighbours.as_ref()?;
+        let Route::Here(slot) = self.routes[position] else {
+            return None;
+        };
+        self.slots[slot as usize].live()?.seat.raft.leader().map(node_of)
     }
 }
 

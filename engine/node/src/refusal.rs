@@ -1,6 +1,6 @@
 //! Errors as clients see them: a stable code, what happened to what, and whether to try again.
 
-use base::{RangeId, limits};
+use base::{NodeId, RangeId, limits};
 use storage::StorageError;
 use wire::Code;
 
@@ -15,6 +15,8 @@ pub struct Refusal {
     pub retry_after_ms: Option<u32>,
     /// The range concerned.
     pub range: Option<RangeId>,
+    /// The node that leads the range concerned, if it is another one and known.
+    pub leader: Option<NodeId>,
     /// The key concerned.
     pub key: Option<Vec<u8>>,
 }
@@ -28,6 +30,7 @@ impl Refusal {
             message: message.into(),
             retry_after_ms: None,
             range: None,
+            leader: None,
             key: None,
         }
     }
@@ -52,6 +55,13 @@ impl Refusal {
     #[must_use]
     pub fn about_range(mut self, range: RangeId) -> Self {
         self.range = Some(range);
+        self
+    }
+
+    /// The same, about a range that `leader` leads.
+    #[must_use]
+    pub fn led_by(mut self, leader: NodeId) -> Self {
+        self.leader = Some(leader);
         self
     }
 

@@ -67,6 +67,7 @@ impl<E: Env, B> State<E, B> {
             retry_after_ms: refusal.retry_after_ms.unwrap_or(0),
             range_map_version: self.map.version(),
             range: refusal.range.map(|range| range.0),
+            leader: refusal.leader.map(|node| node.0),
             key: refusal.key.as_deref(),
             message: &refusal.message,
         };

@@ -28,7 +28,7 @@ use std::rc::{Rc, Weak};
 use storage::StorageError;
 use transport::{CloseReason, ConnectionId, Handler, Handover, HelloAnswer};
 use wire::peer::ArchivedPeerHello;
-use wire::reply::{DiskWriteReply, GetReply, RangeEntry as WireEntry, RangeMapReply};
+use wire::reply::{DiskWriteReply, GetReply, NodeEntry, RangeEntry as WireEntry, RangeMapReply};
 use wire::request::ArchivedHello;
 use wire::{Code, Frame, RequestRef, WireError, decode_request};
 
@@ -241,20 +241,36 @@ impl<E: Env, B> State<E, B> {
         let ranges: Vec<_> = map
             .entries()
             .iter()
-            .filter(|entry| !entry.is_hole())
-            .map(|entry| WireEntry {
+            .enumerate()
+            .filter(|(_, entry)| !entry.is_hole())
+            .map(|(position, entry)| WireEntry {
                 range: entry.descriptor.range.0,
                 start: &entry.descriptor.span.start,
                 end: entry.descriptor.span.end.as_deref(),
                 shard: entry.shard.0,
                 generation: entry.descriptor.generation,
+                leader: self.leader_at(position).map(|node| node.0),
             })
+            .collect();
+        let members = self
+            .neighbours
+            .as_ref()
+            .map(|neighbours| &neighbours.cluster.nodes);
+        let addresses: Vec<_> = members
+            .into_iter()
+            .flatten()
+            .map(|(node, address)| (node.0, address.to_string()))
+            .collect();
+        let nodes: Vec<_> = addresses
+            .iter()
+            .map(|(node, address)| NodeEntry { node: *node, address })
             .collect();
         self.reply(
             raw.origin,
             &RangeMapReply {
                 version: map.version(),
                 ranges: &ranges,
+                nodes: &nodes,
             },
         );
     }

@@ -8,7 +8,7 @@ use crate::request::{
     ArchivedCondition, ArchivedGet, ArchivedHello, ArchivedOp, ArchivedScan, ArchivedWrite, Condition, Op,
 };
 use base::api::{self, WriteId};
-use base::{ClientId, RangeId, ShardId, Timestamp};
+use base::{ClientId, NodeId, RangeId, ShardId, Timestamp};
 use rkyv::{Archive, Serialize};
 
 /// A [`Timestamp`], version 1.
@@ -221,6 +221,12 @@ impl ArchivedRangeEntry<'static> {
     pub fn shard_id(&self) -> ShardId {
         ShardId(self.shard.to_native())
     }
+
+    /// The node that leads it, if known.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader.as_ref().map(|node| NodeId(node.to_native()))
+    }
 }
 
 impl ArchivedErrorReply<'static> {
@@ -228,6 +234,12 @@ impl ArchivedErrorReply<'static> {
     #[must_use]
     pub fn range(&self) -> Option<RangeId> {
         self.range.as_ref().map(|range| RangeId(range.to_native()))
+    }
+
+    /// The node that leads the range concerned, if known.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader.as_ref().map(|node| NodeId(node.to_native()))
     }
 
     /// The key concerned, if any.

@@ -114,9 +114,24 @@ pub struct RowHead {
 pub struct RangeMapReply<'a> {
     /// Increases with every change of the map.
     pub version: u64,
-    /// Every range, by start key, without gaps: the first starts at the empty key, the last has no end.
+    /// Every range that the node knows, by start key. Of a node that is alone without gaps: the first starts at the empty
+    /// key, the last has no end.
     #[rkyv(with = InlineAsBox)]
     pub ranges: &'a [RangeEntry<'a>],
+    /// All nodes of the cluster, the answering one included; empty for a node that is alone. The ranges of a node of a
+    /// cluster may have gaps: it has no replica of what is missing, or not yet.
+    #[rkyv(with = InlineAsBox)]
+    pub nodes: &'a [NodeEntry<'a>],
+}
+
+/// One node of the cluster, version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct NodeEntry<'a> {
+    /// The node.
+    pub node: u64,
+    /// Where clients reach it: `HOST:PORT`.
+    #[rkyv(with = InlineAsBox)]
+    pub address: &'a str,
 }
 
 /// One range of the map, version 1.
@@ -134,6 +149,8 @@ pub struct RangeEntry<'a> {
     pub shard: u16,
     /// Increases with every split and move of this range.
     pub generation: u64,
+    /// The node that leads it, as far as the answering one knows; `None` when it does not, or is alone.
+    pub leader: Option<u64>,
 }
 
 /// Answers [`crate::request::Split`], version 1.
@@ -201,6 +218,8 @@ pub struct ErrorReply<'a> {
     pub range_map_version: u64,
     /// The range concerned, if any.
     pub range: Option<u64>,
+    /// The node that leads that range, if it is another one and the server knows it.
+    pub leader: Option<u64>,
     /// The key concerned, if any.
     #[rkyv(with = Map<InlineAsBox>)]
     pub key: Option<&'a [u8]>,
@@ -219,6 +238,7 @@ impl ErrorReply<'_> {
             retry_after_ms: 0,
             range_map_version: 0,
             range: None,
+            leader: None,
             key: None,
             message: "",
         }

@@ -266,15 +266,18 @@ fn touch_reply(reply: &ReplyRef<'_>) -> usize {
             assert_eq!(rows, page.data.len(), "rows cover the data");
             rows + sum_of(page.resume())
         }
-        ReplyRef::RangeMapReply(map) => map
-            .ranges
-            .iter()
-            .map(|range| sum(&range.start) + sum_of(range.end()))
-            .sum(),
+        ReplyRef::RangeMapReply(map) => {
+            let ranges = map.ranges.iter().map(|range| {
+                std::hint::black_box(range.leader());
+                sum(&range.start) + sum_of(range.end())
+            });
+            let nodes = map.nodes.iter().map(|node| sum(node.address.as_bytes()));
+            ranges.sum::<usize>() + nodes.sum::<usize>()
+        }
         ReplyRef::StatusReply(status) => sum(status.json.as_bytes()),
         ReplyRef::EchoReply(echo) => sum(&echo.payload),
         ReplyRef::ErrorReply(error) => {
-            std::hint::black_box(error.range());
+            std::hint::black_box((error.range(), error.leader()));
             sum(error.message.as_bytes()) + sum_of(error.key())
         }
         ReplyRef::WriteReply(_)

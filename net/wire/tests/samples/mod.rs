@@ -334,6 +334,7 @@ pub(crate) fn replies() -> Vec<Sample> {
             end: Some(b"m"),
             shard: 0,
             generation: 1,
+            leader: Some(2),
         },
         reply::RangeEntry {
             range: 3,
@@ -341,6 +342,25 @@ pub(crate) fn replies() -> Vec<Sample> {
             end: None,
             shard: 1,
             generation: 5,
+            leader: None,
+        },
+    ];
+    let alone = [reply::RangeEntry {
+        range: 2,
+        start: b"",
+        end: None,
+        shard: 0,
+        generation: 1,
+        leader: None,
+    }];
+    let nodes = [
+        reply::NodeEntry {
+            node: 1,
+            address: "127.0.0.1:7400",
+        },
+        reply::NodeEntry {
+            node: 2,
+            address: "[::1]:7400",
         },
     ];
     let mut page = PageBuilder::new();
@@ -360,6 +380,13 @@ pub(crate) fn replies() -> Vec<Sample> {
         key: Some(b"key"),
         message: "the queue of shard 1 is full",
         ..reply::ErrorReply::new(Code::Overloaded)
+    };
+    let elsewhere = reply::ErrorReply {
+        retryable: true,
+        range: Some(3),
+        leader: Some(2),
+        message: "range r3 is led by n2 at 127.0.0.1:7402",
+        ..reply::ErrorReply::new(Code::NotLeader)
     };
     vec![
         frame("HelloReply", &hello),
@@ -396,6 +423,15 @@ pub(crate) fn replies() -> Vec<Sample> {
             &reply::RangeMapReply {
                 version: 12,
                 ranges: &ranges,
+                nodes: &nodes,
+            },
+        ),
+        frame(
+            "RangeMapReply, of a node that is alone",
+            &reply::RangeMapReply {
+                version: 1,
+                ranges: &alone,
+                nodes: &[],
             },
         ),
         frame(
@@ -424,6 +460,7 @@ pub(crate) fn replies() -> Vec<Sample> {
         frame("EchoReply", &reply::EchoReply { payload: b"ping" }),
         frame("DiskWriteReply", &reply::DiskWriteReply { bytes: 4096 }),
         frame("ErrorReply, with details", &error),
+        frame("ErrorReply, led by another node", &elsewhere),
         frame("ErrorReply, bare", &reply::ErrorReply::new(Code::BadFrame)),
     ]
 }
