@@ -36,13 +36,13 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// The node to talk to: `HOST:PORT` or `corelane://HOST:PORT`
+    /// The node to talk to, or several of one cluster: `HOST:PORT[,HOST:PORT…]`, with or without `corelane://` before it
     #[arg(
         long,
         global = true,
         env = "CORELANE_CONNECT",
         default_value = "127.0.0.1:7400",
-        value_name = "ADDR"
+        value_name = "ADDRS"
     )]
     pub(crate) connect: String,
     /// How long one operation may take, for example 500ms, 5s, 2m

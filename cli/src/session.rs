@@ -93,7 +93,7 @@ pub(crate) fn explain(error: corelane::Error, address: &str) -> CliError {
     let said = |what: &str| CliError::new(code.number(), exit, what).cause(text.clone());
     match code {
         Code::Unavailable => said(&format!("no node answers at {address}"))
-            .help("start one with `corelane start`, or name another with --connect HOST:PORT"),
+            .help("start one with `corelane start`, or name others with --connect HOST:PORT,HOST:PORT"),
         Code::DeadlineExceeded => {
             said("the node did not answer in time").help("try again, or allow more with --timeout 30s")
         }

@@ -97,7 +97,7 @@ impl Drop for Background {
     }
 }
 
-/// Connects to the server at `address` with default options.
+/// Connects to the server, or to the first that answers of several, at `address` with default options.
 ///
 /// # Errors
 /// As [`crate::connect`].
@@ -105,7 +105,7 @@ pub fn connect(address: &str) -> Result<Db, Error> {
     connect_with(address, Options::default())
 }
 
-/// Connects to the server at `address` with `options`.
+/// Connects to the server, or to the first that answers of several, at `address` with `options`.
 ///
 /// # Errors
 /// As [`crate::connect`].
@@ -167,7 +167,7 @@ waiting! {
 }
 
 impl Db {
-    /// What the node said about itself when the newest connection was made.
+    /// What the home node said about itself when a connection to it was made.
     #[must_use]
     pub fn node(&self) -> Option<NodeInfo> {
         self.inner.node()

@@ -9,8 +9,10 @@ use wire::Code;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The address is not `corelane://HOST:PORT`.
-    #[error("{text:?} is not an address: expected corelane://HOST:PORT")]
+    /// The address is neither `corelane://HOST:PORT` nor a list `corelane://HOST:PORT,HOST:PORT`.
+    #[error(
+        "{text:?} is not an address: expected corelane://HOST:PORT, or several HOST:PORT with commas between them"
+    )]
     InvalidAddress {
         /// What was given.
         text: String,

@@ -15,16 +15,20 @@
 //! ```
 //!
 //! ```text
-//!   Db ──► session (write numbers) ──► range cache (which shard) ──► one connection per shard, pipelined
-//!    ▲                                                                  │
-//!    └────────────── retry (again, elsewhere, later, or give up) ◄──────┘
+//!   Db ──► session (write numbers) ──► routing (which node and shard) ──► one connection each, pipelined
+//!    ▲                                  by range cache and refusals           │
+//!    └────────────── retry (again, elsewhere, later, or give up) ◄────────────┘
 //! ```
+//!
+//! Of a cluster it is enough to name some nodes: `corelane://HOST:PORT,HOST:PORT`. The client learns the others, sends each
+//! request to the node that leads the key's range, follows when the leader changes, and goes elsewhere when a node does not
+//! answer ([`Options::try_timeout`]).
 //!
 //! Every call has a deadline ([`Options::deadline`], 5 s unless chosen otherwise) and is retried until then where that is
 //! safe: reads always, writes because each has a number by which the server recognises a repetition. A write whose outcome
 //! is truly unknown at its deadline ends as [`Error::Ambiguous`], and only such a write does.
 //!
-//! The pure part ([`range_cache`], `session`, `retry`, `request`, `cursor`) performs no I/O and reads no clock.
+//! The pure part ([`range_cache`], `routing`, `session`, `retry`, `request`, `cursor`) performs no I/O and reads no clock.
 
 mod batch;
 mod cursor;
@@ -33,6 +37,7 @@ mod options;
 pub mod range_cache;
 mod request;
 mod retry;
+mod routing;
 mod session;
 mod span;
 
@@ -44,7 +49,7 @@ pub use base::{NodeId, RangeId, ShardId, Timestamp};
 pub use batch::Batch;
 pub use cursor::{Page, Row};
 pub use error::Error;
-pub use options::{Address, Options};
+pub use options::{Address, Addresses, Options};
 pub use range_cache::RangeInfo;
 pub use request::{Moved, NodeInfo, Split, Swap};
 pub use span::{KeySpan, prefix};

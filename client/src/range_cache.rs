@@ -1,9 +1,9 @@
 //! Which shard serves which keys, as far as this client knows. Pure.
 //!
-//! A stale cache costs time, not correctness: the server forwards or refuses what came to the wrong shard.
+//! A stale cache costs time, not correctness: the server forwards or refuses what came to the wrong shard or node.
 
 use base::key::Span;
-use base::{RangeId, ShardId};
+use base::{NodeId, RangeId, ShardId};
 
 /// One range of the map.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,17 +16,19 @@ pub struct RangeInfo {
     pub shard: ShardId,
     /// Increases with every split and move of this range.
     pub generation: u64,
+    /// The node that leads it, as far as the node that was asked knows; `None` when it does not, or is alone.
+    pub leader: Option<NodeId>,
 }
 
 /// The newest range map seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RangeCache {
     version: u64,
-    /// By start key; without gaps when not empty.
+    /// By start key, without overlaps. Gaps stand for ranges that the node asked has no replica of.
     ranges: Vec<RangeInfo>,
 }
 
-/// The map is not one: its ranges do not cover every key exactly once.
+/// The map is not one: its ranges overlap, or do not cover every key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MalformedMap;
 
@@ -49,6 +51,23 @@ impl RangeCache {
         }
     }
 
+    /// A map of `version` of a node of a cluster, which need not know every range.
+    ///
+    /// # Errors
+    /// [`MalformedMap`] unless the ranges follow on one another without overlap.
+    pub fn partial(version: u64, ranges: Vec<RangeInfo>) -> Result<Self, MalformedMap> {
+        let is_span = |range: &RangeInfo| range.span.end.as_ref().is_none_or(|end| range.span.start < *end);
+        let follows = |pair: &[RangeInfo]| {
+            let end = pair[0].span.end.as_ref();
+            end.is_some_and(|end| *end <= pair[1].span.start)
+        };
+        if ranges.iter().all(is_span) && ranges.windows(2).all(follows) {
+            Ok(Self { version, ranges })
+        } else {
+            Err(MalformedMap)
+        }
+    }
+
     /// The map's version; zero when nothing is known.
     #[must_use]
     pub fn version(&self) -> u64 {
@@ -61,19 +80,34 @@ impl RangeCache {
         &self.ranges
     }
 
-    /// The range that holds `key`; `None` when nothing is known.
+    /// The range that holds `key`; `None` when it is not known.
     #[must_use]
     pub fn lookup(&self, key: &[u8]) -> Option<&RangeInfo> {
         let after = self.ranges.partition_point(|range| *range.span.start <= *key);
-        self.ranges.get(after.checked_sub(1)?)
+        let range = self.ranges.get(after.checked_sub(1)?)?;
+        range.span.contains(key).then_some(range)
     }
 
-    /// The range that holds the last keys before `end`: where a reverse scan begins.
+    /// The range that holds the last keys before `end`: where a reverse scan begins. `None` when it is not known.
     #[must_use]
     pub fn lookup_before(&self, end: Option<&[u8]>) -> Option<&RangeInfo> {
-        let Some(end) = end else { return self.ranges.last() };
+        let Some(end) = end else {
+            return self.ranges.last().filter(|range| range.span.end.is_none());
+        };
         let after = self.ranges.partition_point(|range| *range.span.start < *end);
-        self.ranges.get(after.saturating_sub(1))
+        let range = self.ranges.get(after.saturating_sub(1))?;
+        let reaches = range.span.end.as_deref().is_none_or(|bound| end <= bound);
+        reaches.then_some(range)
+    }
+
+    /// The first key after `key` at which another range may begin; `None` when there is none.
+    #[must_use]
+    pub fn bound_after(&self, key: &[u8]) -> Option<&[u8]> {
+        if let Some(range) = self.lookup(key) {
+            return range.span.end.as_deref();
+        }
+        let next = self.ranges.partition_point(|range| *range.span.start <= *key);
+        self.ranges.get(next).map(|range| &*range.span.start)
     }
 
     /// Takes in a map unless this one is newer.
@@ -99,6 +133,7 @@ mod tests {
                 span: Span::new(start.as_bytes(), end),
                 shard,
                 generation: 1,
+                leader: None,
             });
         }
         RangeCache::new(version, ranges)
@@ -126,6 +161,45 @@ mod tests {
         for bad in [&[][..], &["a"], &["", "g", "g"], &["", "p", "g"]] {
             assert_eq!(map(1, bad), Err(MalformedMap), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_map_with_gaps_knows_what_it_does_not_know() {
+        let range = |id: u64, start: &str, end: Option<&str>| RangeInfo {
+            range: RangeId(id),
+            span: Span::new(start.as_bytes(), end.map(str::as_bytes)),
+            shard: ShardId(0),
+            generation: 1,
+            leader: None,
+        };
+        let cache = RangeCache::partial(3, vec![range(1, "b", Some("d")), range(2, "f", Some("h"))]).unwrap();
+        let at = |key: &str| cache.lookup(key.as_bytes()).map(|range| range.range.0);
+        assert_eq!(
+            ["a", "b", "d", "f", "h"].map(at),
+            [None, Some(1), None, Some(2), None]
+        );
+        let before = |end: Option<&str>| {
+            cache
+                .lookup_before(end.map(str::as_bytes))
+                .map(|range| range.range.0)
+        };
+        assert_eq!(
+            [None, Some("i"), Some("h"), Some("e"), Some("c")].map(before),
+            [None, None, Some(2), None, Some(1)]
+        );
+        let bound = |key: &str| cache.bound_after(key.as_bytes());
+        assert_eq!(
+            ["a", "b", "d", "g", "h"].map(bound),
+            [Some(&b"b"[..]), Some(b"d"), Some(b"f"), Some(b"h"), None]
+        );
+        for bad in [
+            vec![range(1, "b", None), range(2, "c", None)],
+            vec![range(1, "b", Some("d")), range(2, "c", None)],
+            vec![range(1, "b", Some("b"))],
+        ] {
+            assert_eq!(RangeCache::partial(1, bad), Err(MalformedMap));
+        }
+        assert!(RangeCache::partial(1, Vec::new()).is_ok());
     }
 
     #[test]

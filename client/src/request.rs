@@ -1,8 +1,8 @@
 //! Requests and replies as values: what is sent again on a retry, and what came back. Pure.
 
-use crate::Error;
 use crate::cursor::Page;
 use crate::range_cache::{RangeCache, RangeInfo};
+use crate::{Address, Error};
 use base::api::{Condition, WriteId, WriteOp};
 use base::key::Span;
 use base::limits;
@@ -46,10 +46,12 @@ pub(crate) enum Request<'a> {
 /// Where a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
-    /// To the shard that serves this key.
+    /// To the node and shard that serve this key.
     Key(&'a [u8]),
-    /// To a shard given by number, or whichever there is.
-    Shard(ShardId),
+    /// To those that serve the last keys before this one, or the last of all.
+    Before(Option<&'a [u8]>),
+    /// To the home server's shard of this number.
+    Home(ShardId),
 }
 
 impl<'a> Request<'a> {
@@ -81,7 +83,7 @@ impl<'a> Request<'a> {
             | Self::Move { .. }
             | Self::Status
             | Self::Echo { .. }
-            | Self::DiskWrite { .. } => Route::Shard(ShardId(0)),
+            | Self::DiskWrite { .. } => Route::Home(ShardId(0)),
         }
     }
 
@@ -349,7 +351,11 @@ pub(crate) enum Reply {
         ts: Timestamp,
     },
     Page(Page),
-    RangeMap(RangeCache),
+    RangeMap {
+        map: RangeCache,
+        /// All nodes of the cluster and where clients reach them; empty when the node is alone.
+        nodes: Vec<(NodeId, Address)>,
+    },
     Split {
         split: Split,
         range_map_version: u64,
@@ -372,6 +378,9 @@ pub(crate) struct Refusal {
     pub(crate) retryable: bool,
     pub(crate) retry_after_ms: u32,
     pub(crate) range_map_version: u64,
+    pub(crate) range: Option<RangeId>,
+    /// The node that leads that range.
+    pub(crate) leader: Option<NodeId>,
 }
 
 impl Refusal {
@@ -383,6 +392,8 @@ impl Refusal {
             retryable: false,
             retry_after_ms: 0,
             range_map_version: 0,
+            range: None,
+            leader: None,
         }
     }
 }
@@ -403,7 +414,7 @@ impl Reply {
                 ts: failed.ts.timestamp(),
             },
             ReplyRef::ScanPage(page) => Self::Page(Page::from_wire(page)),
-            ReplyRef::RangeMapReply(map) => Self::RangeMap(range_map(map)?),
+            ReplyRef::RangeMapReply(map) => range_map(map)?,
             ReplyRef::SplitReply(split) => Self::Split {
                 split: Split {
                     left: RangeId(split.left.to_native()),
@@ -436,6 +447,8 @@ impl Reply {
                     retryable,
                     retry_after_ms: error.retry_after_ms.to_native(),
                     range_map_version: error.range_map_version.to_native(),
+                    range: error.range(),
+                    leader: error.leader(),
                 })
             }
         })
@@ -449,7 +462,7 @@ impl Reply {
             Self::Written(_) => "a write's result",
             Self::ConditionFailed { .. } => "a failed condition",
             Self::Page(_) => "a page",
-            Self::RangeMap(_) => "a range map",
+            Self::RangeMap { .. } => "a range map",
             Self::Split { .. } => "a split's result",
             Self::Moved { .. } => "a move's result",
             Self::Status(_) => "a status",
@@ -463,16 +476,29 @@ impl Reply {
     }
 }
 
-fn range_map(map: &ArchivedRangeMapReply<'static>) -> Result<RangeCache, Error> {
+fn range_map(map: &ArchivedRangeMapReply<'static>) -> Result<Reply, Error> {
     let info = |entry: &wire::reply::ArchivedRangeEntry<'static>| RangeInfo {
         range: entry.range_id(),
         span: Span::new(&entry.start, entry.end()),
         shard: entry.shard_id(),
         generation: entry.generation.to_native(),
+        leader: entry.leader(),
     };
-    RangeCache::new(map.version.to_native(), map.ranges.iter().map(info).collect()).map_err(|_| {
-        Error::Protocol {
+    let (version, ranges) = (map.version.to_native(), map.ranges.iter().map(info).collect());
+    // Addresses that only later clients understand are left out.
+    let address = |entry: &wire::reply::ArchivedNodeEntry<'static>| {
+        let address = entry.address.parse().ok()?;
+        Some((NodeId(entry.node.to_native()), address))
+    };
+    let cache = if map.nodes.is_empty() {
+        RangeCache::new(version, ranges)
+    } else {
+        RangeCache::partial(version, ranges)
+    };
+    Ok(Reply::RangeMap {
+        map: cache.map_err(|_| Error::Protocol {
             what: "a range map with gaps or overlaps".to_owned(),
-        }
+        })?,
+        nodes: map.nodes.iter().filter_map(address).collect(),
     })
 }

@@ -4,9 +4,14 @@
 //! |---|---|---|
 //! | not sent | again | again |
 //! | connection lost after sending | again | again, same number; at the deadline *ambiguous* |
+//! | no answer for a while, and other servers are known | again, elsewhere | again, elsewhere, same number; at the deadline *ambiguous* |
 //! | no answer until the deadline | deadline exceeded | *ambiguous* |
-//! | refused, retryable | again, after the server's advice | again |
+//! | refused: another node leads the range | again, there | again, there, same number |
+//! | refused, retryable | again, after the server's advice | again, same number |
 //! | refused for good | the refusal | the refusal; *ambiguous* if the server no longer knows the number and a try was lost |
+//!
+//! "Again" is at once where another server can be asked that was not asked since the last pause (`routing` says so), and
+//! after a pause otherwise. A refusal that names another leader ends no doubt: an earlier try may have been applied.
 //!
 //! Once a try of a write was lost, only a definite answer to a later try (applied, condition failed, refused for good) ends
 //! the doubt: the server remembers numbers, so that answer speaks for all tries.
@@ -22,7 +27,7 @@ use wire::Code;
 pub(crate) enum Failure {
     /// Nothing of it was sent.
     NotSent(Error),
-    /// It was sent, or may have been, and the connection ended.
+    /// It was sent, or may have been, and the connection ended or the server was given up on.
     Lost(Error),
     /// It was sent, and time ran out.
     TimedOut,
@@ -75,18 +80,21 @@ impl Retry {
             .max(1)
     }
 
-    /// How long to wait for an answer to a try that starts now.
-    pub(crate) fn left(&self, elapsed: Duration) -> Duration {
-        self.deadline.saturating_sub(elapsed)
-    }
-
     /// Progress was made: the clock of pauses starts anew. For scans, after each page.
     pub(crate) fn reset(&mut self) {
         self.backoff = self.backoff_min;
         self.last = None;
     }
 
-    pub(crate) fn on_failure(&mut self, failure: Failure, elapsed: Duration, prng: &mut Prng) -> Next {
+    /// Decides after a failed try. `elsewhere` says that the next one goes to a server that was not asked since the last
+    /// pause: then there is nothing to wait for.
+    pub(crate) fn on_failure(
+        &mut self,
+        failure: Failure,
+        elsewhere: bool,
+        elapsed: Duration,
+        prng: &mut Prng,
+    ) -> Next {
         let mut advice = Duration::ZERO;
         let mut range_map_version = 0;
         match failure {
@@ -115,10 +123,14 @@ impl Retry {
                 self.last = Some(refusal.error);
             }
         }
-        // Half of the pause is drawn, so that clients that failed together do not come back together.
-        let drawn = self.backoff.mul_f64(0.5 + prng.unit() / 2.0);
-        let pause = drawn.max(advice);
-        self.backoff = (self.backoff * 2).min(self.backoff_max);
+        let pause = if elsewhere {
+            Duration::ZERO
+        } else {
+            // Half of the pause is drawn, so that clients that failed together do not come back together.
+            let drawn = self.backoff.mul_f64(0.5 + prng.unit() / 2.0);
+            self.backoff = (self.backoff * 2).min(self.backoff_max);
+            drawn.max(advice)
+        };
         if elapsed + pause >= self.deadline {
             return Next::End(self.give_up());
         }
@@ -174,6 +186,8 @@ mod tests {
             retryable,
             retry_after_ms: 3,
             range_map_version,
+            range: None,
+            leader: None,
         })
     }
 
@@ -183,7 +197,7 @@ mod tests {
         let mut prng = Prng::new(1);
         let count = failures.len();
         for (ms, failure) in failures {
-            match retry.on_failure(failure, Duration::from_millis(ms), &mut prng) {
+            match retry.on_failure(failure, false, Duration::from_millis(ms), &mut prng) {
                 Next::Again { .. } => {}
                 Next::End(error) => return Err(error.code()),
             }
@@ -252,6 +266,45 @@ mod tests {
             run(true, vec![(4999, refused(Code::Ambiguous, true))]),
             Err(Code::Ambiguous)
         );
+        // So it does through refusals of nodes that do not lead: the one that did may have applied it.
+        assert_eq!(
+            run(true, vec![(0, lost()), (4999, refused(Code::NotLeader, true))]),
+            Err(Code::Ambiguous)
+        );
+        for is_write in [false, true] {
+            assert_eq!(
+                run(is_write, vec![(4999, refused(Code::NotLeader, true))]),
+                Err(Code::NotLeader)
+            );
+        }
+    }
+
+    #[test]
+    fn another_server_is_asked_at_once_while_there_is_time() {
+        let mut retry = Retry::new(&Options::default(), true);
+        let mut prng = Prng::new(3);
+        let mut next = |elsewhere, ms| {
+            let next = retry.on_failure(
+                refused(Code::NotLeader, true),
+                elsewhere,
+                Duration::from_millis(ms),
+                &mut prng,
+            );
+            match next {
+                Next::Again { pause, .. } => Ok(pause),
+                Next::End(error) => Err(error.code()),
+            }
+        };
+        for _ in 0..10 {
+            assert_eq!(next(true, 1), Ok(Duration::ZERO));
+        }
+        let pause = next(false, 1).unwrap();
+        assert!(
+            pause <= Duration::from_millis(3),
+            "going elsewhere made no pause longer: {pause:?}"
+        );
+        assert_eq!(next(true, 4999), Ok(Duration::ZERO));
+        assert_eq!(next(true, 5000), Err(Code::NotLeader));
     }
 
     #[test]
@@ -264,7 +317,7 @@ mod tests {
         let mut prng = Prng::new(2);
         let mut longest = Duration::ZERO;
         for _ in 0..20 {
-            let Next::Again { pause, .. } = retry.on_failure(lost(), Duration::ZERO, &mut prng) else {
+            let Next::Again { pause, .. } = retry.on_failure(lost(), false, Duration::ZERO, &mut prng) else {
                 panic!()
             };
             longest = longest.max(pause);
@@ -274,7 +327,7 @@ mod tests {
             "{longest:?}"
         );
         retry.reset();
-        let next = retry.on_failure(refused(Code::Overloaded, true), Duration::ZERO, &mut prng);
+        let next = retry.on_failure(refused(Code::Overloaded, true), false, Duration::ZERO, &mut prng);
         assert_eq!(
             next,
             Next::Again {

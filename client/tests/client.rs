@@ -1,6 +1,7 @@
 //! The client against a tiny server that speaks the wire format and fails on demand.
 #![expect(clippy::unwrap_used, reason = "a failure here fails the test")]
 
+mod nodes;
 mod support;
 
 use core::time::Duration;

@@ -1,12 +1,14 @@
 //! One call: tries until an answer, a refusal for good, or the deadline.
 
-use super::connection::{Connection, SubmitError};
-use super::pool::Pool;
-use crate::Error;
+use super::connection::{Connection, SubmitError, Watch};
+use super::pool::{NoConnection, Pool};
+use crate::range_cache::RangeCache;
 use crate::request::{Refusal, Reply, Request, Route};
 use crate::retry::{Failure, Next, Retry};
+use crate::routing::{Course, Routing, ServerId, Target, Trouble, Turn};
+use crate::{Address, Error, Options};
 use base::api::WriteId;
-use base::{RequestId, ShardId};
+use base::{NodeId, RequestId, ShardId};
 use core::time::Duration;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,31 +28,51 @@ pub(crate) fn too_large(error: EncodeError) -> Error {
     }
 }
 
+/// The tries of one call, or of one page of a scan.
+#[derive(Debug)]
+pub(crate) struct Tries {
+    started: Instant,
+    deadline: Duration,
+    retry: Retry,
+    pub(crate) course: Course,
+}
+
+impl Tries {
+    pub(crate) fn new(options: &Options, is_write: bool) -> Self {
+        Self {
+            started: Instant::now(),
+            deadline: options.deadline,
+            retry: Retry::new(options, is_write),
+            course: Course::default(),
+        }
+    }
+
+    /// Progress was made: all the time is there again.
+    pub(crate) fn reset(&mut self) {
+        self.started = Instant::now();
+        self.retry.reset();
+        self.course = Course::default();
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.started + self.deadline
+    }
+
+    pub(crate) fn server_deadline_ms(&self) -> u32 {
+        self.retry.server_deadline_ms(self.started.elapsed())
+    }
+}
+
 impl Pool {
     /// Performs `request`. The reply is not a refusal.
     pub(crate) async fn call(self: &Arc<Self>, request: &Request<'_>) -> Result<Reply, Error> {
         if let Some(limits) = self.limits() {
             limits.check(request)?;
         }
-        self.call_as(request, |pool| pool.shard_for(request.route()))
-            .await
-    }
-
-    /// Performs `request` at the shard that `route` names, asked anew for each try.
-    pub(crate) async fn call_as(
-        self: &Arc<Self>,
-        request: &Request<'_>,
-        route: impl Fn(&Self) -> ShardId,
-    ) -> Result<Reply, Error> {
-        let started = Instant::now();
-        let mut retry = Retry::new(&self.options, request.is_write());
+        let mut tries = Tries::new(&self.options, request.is_write());
         let number = if request.is_write() {
             let waiting = tokio::time::timeout(self.options.deadline, self.begin_write());
-            let late = |_| Error::DeadlineExceeded {
-                after: self.options.deadline,
-                last: None,
-            };
-            Some(waiting.await.map_err(late)?)
+            Some(waiting.await.map_err(|_| self.late())?)
         } else {
             None
         };
@@ -58,18 +80,52 @@ impl Pool {
             let id = number
                 .as_ref()
                 .map_or_else(WriteId::default, |number| number.id());
-            let failure = match self.attempt(request, route(self), id, &retry, started).await {
+            let target = self.aim(request.route(), &mut tries.course);
+            let failure = match self.attempt(request, &target, id, &mut tries).await {
                 Ok(Reply::Refused(refusal)) => Failure::Refused(refusal),
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    self.answered(&target);
+                    if let Reply::RangeMap { map, nodes } = &reply {
+                        self.map_seen(target.server, map.clone(), nodes.clone());
+                    }
+                    return Ok(reply);
+                }
                 Err(failure) => failure,
             };
-            let next = retry.on_failure(failure, started.elapsed(), &mut self.prng());
-            self.pause(next, started).await?;
+            self.after(failure, &target, &mut tries).await?;
         }
     }
 
-    /// Waits before the next try, and looks at the range map if the last one says that it changed.
-    pub(crate) async fn pause(self: &Arc<Self>, next: Next, started: Instant) -> Result<(), Error> {
+    fn late(&self) -> Error {
+        Error::DeadlineExceeded {
+            after: self.options.deadline,
+            last: None,
+        }
+    }
+
+    /// After a failed try: learns from it, waits, and looks at the range map, as far as each helps the next one. The error is
+    /// the call's.
+    pub(crate) async fn after(
+        self: &Arc<Self>,
+        failure: Failure,
+        target: &Target,
+        tries: &mut Tries,
+    ) -> Result<(), Error> {
+        let turn = match &failure {
+            Failure::Refused(refusal) => self.after_refusal(refusal, target, tries).await,
+            Failure::NotSent(_) | Failure::Lost(_) => self.elsewhere(&mut tries.course),
+            Failure::TimedOut => Turn::Pause,
+        };
+        // Versions of another server's map say nothing about home's.
+        let is_home = self.routing().home() == target.server;
+        let moved =
+            matches!(&failure, Failure::Refused(refusal) if refusal.code == Code::WrongShard.number());
+        let next = tries.retry.on_failure(
+            failure,
+            turn == Turn::AtOnce,
+            tries.started.elapsed(),
+            &mut self.prng(),
+        );
         let (pause, version) = match next {
             Next::End(error) => return Err(error),
             Next::Again {
@@ -77,38 +133,78 @@ impl Pool {
                 range_map_version,
             } => (pause, range_map_version),
         };
-        tokio::time::sleep(pause).await;
-        if version > self.ranges().version() {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        let known = self.map_version();
+        let wanted = match (is_home, moved) {
+            (true, _) => version,
+            (false, true) => known + 1,
+            (false, false) => 0,
+        };
+        if wanted > known {
             // When this fails the next try fails too, and says why.
-            let _ = self
-                .refresh_ranges(version, started + self.options.deadline)
-                .await;
+            let _ = self.refresh_ranges(wanted, tries.deadline()).await;
         }
         Ok(())
+    }
+
+    async fn after_refusal(self: &Arc<Self>, refusal: &Refusal, target: &Target, tries: &mut Tries) -> Turn {
+        let code = Code::from_number(refusal.code);
+        if code == Some(Code::ShuttingDown) {
+            self.failed(target.server, Trouble::Broke);
+            return self.elsewhere(&mut tries.course);
+        }
+        self.refused(target);
+        if code != Some(Code::NotLeader) {
+            tries.course.stay();
+            return Turn::Pause;
+        }
+        let (range, leader) = (refusal.range, refusal.leader);
+        let turn = self.route(|routing, now| routing.refused(target, range, leader, &mut tries.course, now));
+        let Turn::Learn(node) = turn else {
+            if let Turn::Probe(server) = turn {
+                self.probe(server, target.shard);
+            }
+            if self.routing().is_news_of_range(range) {
+                self.refresh_soon();
+            }
+            return turn;
+        };
+        // When this fails, or nobody knows the node, the next server is asked.
+        let _ = self
+            .refresh_unless(|routing| routing.knows(node), tries.deadline())
+            .await;
+        self.route(|routing, now| {
+            let leader = leader.filter(|leader| routing.knows(*leader));
+            routing.refused(target, range, leader, &mut tries.course, now)
+        })
     }
 
     async fn attempt(
         self: &Arc<Self>,
         request: &Request<'_>,
-        shard: ShardId,
+        target: &Target,
         id: WriteId,
-        retry: &Retry,
-        started: Instant,
+        tries: &mut Tries,
     ) -> Result<Reply, Failure> {
-        let deadline = started + self.options.deadline;
-        let connection = self.connect_for(shard, deadline).await?;
-        let late = || {
-            Failure::NotSent(Error::DeadlineExceeded {
-                after: self.options.deadline,
-                last: None,
-            })
+        let deadline = tries.deadline();
+        let connection = self.connect_for(target, deadline).await?;
+        let (watch, begun) = (connection.watch(), Instant::now());
+        let allowance = tries.course.allowance(target.server, self.options.try_timeout);
+        let until = self.step_deadline(allowance, deadline);
+        let permit = match tokio::time::timeout_at(until.into(), connection.room()).await {
+            Ok(permit) => permit.map_err(Failure::NotSent)?,
+            Err(_) if until < deadline => {
+                let error = self.unanswered(&watch, begun, target, tries);
+                return Err(Failure::NotSent(error));
+            }
+            Err(_) => return Err(Failure::NotSent(self.late())),
         };
-        let room = tokio::time::timeout_at(deadline.into(), connection.room()).await;
-        let permit = room.map_err(|_| late())?.map_err(Failure::NotSent)?;
         if let Err(error) = connection.info.limits.check(request) {
             return Ok(refuse(error));
         }
-        let deadline_ms = retry.server_deadline_ms(started.elapsed());
+        let deadline_ms = tries.server_deadline_ms();
         let pending = connection.call(permit, |outbox, number| {
             request.encode(outbox, number, id, deadline_ms)
         });
@@ -117,39 +213,78 @@ impl Pool {
             Err(SubmitError::Closed(error)) => return Err(Failure::NotSent(error)),
             Err(SubmitError::Encode(error)) => return Ok(refuse(too_large(error))),
         };
-        match tokio::time::timeout(retry.left(started.elapsed()), pending.wait()).await {
+        match tokio::time::timeout_at(until.into(), pending.wait()).await {
             Ok(Ok(reply)) => {
                 if connection.take_misrouted() {
                     self.refresh_soon();
                 }
                 Ok(reply)
             }
-            Ok(Err(error)) => Err(Failure::Lost(error)),
+            Ok(Err(error)) => {
+                self.failed(target.server, Trouble::Broke);
+                Err(Failure::Lost(error))
+            }
+            Err(_) if until < deadline => Err(Failure::Lost(self.unanswered(&watch, begun, target, tries))),
             Err(_) => Err(Failure::TimedOut),
         }
     }
 
-    /// The connection to `shard` for one try.
+    /// A try got no answer in the time that it has where other servers are known. A server that answered others meanwhile is
+    /// slow, not gone: only this call goes elsewhere.
+    pub(crate) fn unanswered(
+        self: &Arc<Self>,
+        watch: &Watch,
+        begun: Instant,
+        target: &Target,
+        tries: &mut Tries,
+    ) -> Error {
+        tries.course.unanswered(target.server);
+        let (error, is_silent) = watch.give_up(begun.elapsed());
+        if is_silent {
+            self.failed(target.server, Trouble::Silent);
+        }
+        error
+    }
+
+    /// The connection for one try.
     pub(crate) async fn connect_for(
         self: &Arc<Self>,
-        shard: ShardId,
+        target: &Target,
         deadline: Instant,
     ) -> Result<Arc<Connection>, Failure> {
-        let error = match self.connection(shard, deadline).await {
-            Ok(connection) => return Ok(connection),
-            Err(error) => error,
-        };
+        let NoConnection { error, trouble } =
+            match self.connection(target.server, target.shard, deadline).await {
+                Ok(connection) => return Ok(connection),
+                Err(none) => none,
+            };
         let Error::Server { code, retryable, .. } = error else {
+            self.failed(target.server, trouble);
             return Err(Failure::NotSent(error));
         };
         if code == Code::NoSuchShard.number() {
             // The node was started again with fewer shards: the map of its earlier life routes nowhere.
-            let version = self.ranges().version() + 1;
+            let version = self.map_version() + 1;
             let _ = self.refresh_ranges(version, deadline).await;
-        } else if !retryable {
+        } else if !retryable && self.routing().servers() == 1 {
             return Err(Failure::Refused(Refusal::for_good(error, code)));
+        } else {
+            self.failed(target.server, trouble);
         }
         Err(Failure::NotSent(error))
+    }
+
+    /// Finds out in the background whether a server that was silent is there again.
+    fn probe(self: &Arc<Self>, server: ServerId, shard: ShardId) {
+        if self.is_connecting(server) {
+            return;
+        }
+        let (pool, deadline) = (self.clone(), Instant::now() + self.options.deadline);
+        tokio::spawn(async move {
+            // When this fails it is as before: the server is avoided until its time is over.
+            if pool.connection(server, shard, deadline).await.is_ok() {
+                pool.says_hello(server);
+            }
+        });
     }
 
     /// Asks for a newer range map in the background, at most once at a time and not too often: requests are answered without
@@ -160,7 +295,7 @@ impl Pool {
         }
         let pool = self.clone();
         tokio::spawn(async move {
-            let version = pool.ranges().version() + 1;
+            let version = pool.map_version() + 1;
             // When this fails, the next misrouted reply asks again.
             let _ = pool
                 .refresh_ranges(version, Instant::now() + pool.options.deadline)
@@ -170,39 +305,119 @@ impl Pool {
         });
     }
 
-    /// Asks for the range map unless the cached one is at least as new as `version`.
+    /// Asks home for the range map unless the cached one is at least as new as `version`.
     pub(crate) async fn refresh_ranges(
         self: &Arc<Self>,
         version: u64,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let late = |_| Error::DeadlineExceeded {
-            after: self.options.deadline,
-            last: None,
-        };
-        let _one = tokio::time::timeout_at(deadline.into(), self.refreshing.lock())
+        self.refresh_unless(|routing| routing.map_version() >= version.max(1), deadline)
             .await
-            .map_err(late)?;
-        if self.ranges().version() >= version.max(1) {
-            return Ok(());
-        }
-        let left = deadline
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_millis(1));
-        let connection = self.connection(ShardId(0), deadline).await?;
-        let map = ask_for_ranges(&connection);
-        let map = tokio::time::timeout(left, map).await.map_err(late)??;
-        self.update_ranges(map);
-        Ok(())
     }
 
-    /// The route of a key in words that a closure can return.
-    pub(crate) fn shard_of(&self, key: &[u8]) -> ShardId {
-        self.shard_for(Route::Key(key))
+    /// Asks home for the range map unless `enough` is known. When home fails the next one is asked, each server once.
+    async fn refresh_unless(
+        self: &Arc<Self>,
+        enough: impl Fn(&Routing) -> bool,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let _one = tokio::time::timeout_at(deadline.into(), self.refreshing.lock())
+            .await
+            .map_err(|_| self.late())?;
+        if enough(&self.routing()) {
+            return Ok(());
+        }
+        let mut course = Course::default();
+        loop {
+            let target = self.aim(Route::Home(ShardId(0)), &mut course);
+            let error = match self.ask_for_ranges(&target, deadline).await {
+                Ok((map, nodes)) => {
+                    self.answered(&target);
+                    self.map_seen(target.server, map, nodes);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if self.elsewhere(&mut course) != Turn::AtOnce || Instant::now() >= deadline {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn ask_for_ranges(
+        self: &Arc<Self>,
+        target: &Target,
+        deadline: Instant,
+    ) -> Result<(RangeCache, Vec<(NodeId, Address)>), Error> {
+        let deadline = deadline.max(Instant::now() + Duration::from_millis(1));
+        let connection = self.connection(target.server, target.shard, deadline);
+        let connection = connection.await.map_err(|none| {
+            self.failed(target.server, none.trouble);
+            none.error
+        })?;
+        let (watch, begun) = (connection.watch(), Instant::now());
+        let until = self.step_deadline(self.options.try_timeout, deadline);
+        let Ok(answer) = tokio::time::timeout_at(until.into(), ask_for_ranges(&connection)).await else {
+            if until == deadline {
+                return Err(self.late());
+            }
+            let (error, is_silent) = watch.give_up(begun.elapsed());
+            if is_silent {
+                self.failed(target.server, Trouble::Silent);
+            }
+            return Err(error);
+        };
+        if matches!(answer, Err(Error::Unavailable { .. })) {
+            self.failed(target.server, Trouble::Broke);
+        }
+        answer
+    }
+
+    /// Finds a server that answers, each asked once, and makes it home.
+    pub(crate) async fn first_connection(self: &Arc<Self>, deadline: Instant) -> Result<(), Error> {
+        let mut course = Course::default();
+        let mut errors = Vec::new();
+        loop {
+            let target = self.aim(Route::Home(ShardId(0)), &mut course);
+            match self.connection(target.server, target.shard, deadline).await {
+                Ok(_) => {
+                    self.says_hello(target.server);
+                    return Ok(());
+                }
+                Err(none) => {
+                    self.failed(target.server, none.trouble);
+                    errors.push(none.error);
+                }
+            }
+            if self.elsewhere(&mut course) != Turn::AtOnce {
+                return Err(none_answers(errors));
+            }
+        }
     }
 }
 
-async fn ask_for_ranges(connection: &Connection) -> Result<crate::range_cache::RangeCache, Error> {
+/// One error for several servers. A refusal tells more than that others could not be reached.
+fn none_answers(mut errors: Vec<Error>) -> Error {
+    let told = errors
+        .iter()
+        .position(|error| !matches!(error, Error::Unavailable { .. }));
+    if let Some(at) = told {
+        return errors.swap_remove(at);
+    }
+    let (mut addresses, mut causes) = (Vec::new(), Vec::new());
+    for error in &errors {
+        if let Error::Unavailable { address, cause } = error {
+            addresses.push(address.as_str());
+            causes.push(cause.as_str());
+        }
+    }
+    Error::Unavailable {
+        address: addresses.join(", "),
+        cause: causes.join("; "),
+    }
+}
+
+async fn ask_for_ranges(connection: &Connection) -> Result<(RangeCache, Vec<(NodeId, Address)>), Error> {
     let permit = connection.room().await?;
     let request = Request::RangeMap;
     let encode = |outbox: &mut wire::Outbox, number: RequestId| {
@@ -213,7 +428,7 @@ async fn ask_for_ranges(connection: &Connection) -> Result<crate::range_cache::R
         SubmitError::Encode(error) => too_large(error),
     })?;
     match pending.wait().await? {
-        Reply::RangeMap(map) => Ok(map),
+        Reply::RangeMap { map, nodes } => Ok((map, nodes)),
         other => Err(other.unexpected("a request for the range map")),
     }
 }

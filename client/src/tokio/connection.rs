@@ -9,10 +9,11 @@
 
 use super::traffic::{Receiver, Sender};
 use crate::request::{NodeInfo, Reply};
-use crate::{Error, Options};
+use crate::{Address, Error, Options};
 use base::collections::FastMap;
 use base::{ClientId, RequestId, ShardId};
-use std::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::net::TcpStream;
@@ -40,6 +41,10 @@ pub(crate) struct Shared {
     pub(crate) wake: Notify,
     /// The server had to pass a request on to another shard: the range map that this client has is old.
     pub(crate) misrouted: AtomicBool,
+    /// How often something arrived.
+    pub(crate) heard: AtomicU64,
+    /// Where the server is.
+    address: String,
 }
 
 #[derive(Debug)]
@@ -90,20 +95,16 @@ pub(crate) enum SubmitError {
 impl Connection {
     /// Connects, says hello and waits for the answer, until `deadline`.
     pub(crate) async fn open(
-        host: &str,
-        port: u16,
+        address: &Address,
         options: &Options,
         client: ClientId,
         shard: Option<ShardId>,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let address = if host.contains(':') {
-            format!("[{host}]:{port}")
-        } else {
-            format!("{host}:{port}")
-        };
+        let Address { host, port } = address;
+        let address = address.host_and_port();
         let late = || unavailable(&address, "no answer in time");
-        let opening = Self::open_within(host, port, &address, options, client, shard);
+        let opening = Self::open_within(host, *port, &address, options, client, shard);
         tokio::time::timeout_at(deadline.into(), opening)
             .await
             .map_err(|_| late())?
@@ -131,6 +132,8 @@ impl Connection {
             state: Mutex::new(state),
             wake: Notify::new(),
             misrouted: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            address: address.to_owned(),
         });
         let receiver = Receiver {
             shared: shared.clone(),
@@ -184,6 +187,11 @@ impl Connection {
     /// Whether the connection is of no further use.
     pub(crate) fn is_closed(&self) -> bool {
         self.shared.lock().closed.is_some()
+    }
+
+    /// What a try watches.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::new(&self.shared)
     }
 
     /// Whether a request was passed on by the server since the last time this was asked.
@@ -263,6 +271,11 @@ impl Stream {
         reply
     }
 
+    /// What the wait for a page watches.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::new(&self.shared)
+    }
+
     /// As [`Connection::take_misrouted`].
     pub(crate) fn take_misrouted(&self) -> bool {
         self.shared.take_misrouted()
@@ -274,6 +287,34 @@ impl Stream {
             self.shared
                 .post(|outbox| outbox.push(self.request, &wire::request::ScanCredit { pages }));
         }
+    }
+}
+
+/// A connection from the beginning of a try on: tells a server that is slow from one that says nothing at all.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    shared: Arc<Shared>,
+    heard: u64,
+}
+
+impl Watch {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: shared.clone(),
+            heard: shared.heard.load(Ordering::Relaxed),
+        }
+    }
+
+    /// No answer came within `waited`: why the try counts as lost, and whether nothing else came either. Then the connection is
+    /// closed, so that the next one shows whether the server is there.
+    pub(crate) fn give_up(&self, waited: Duration) -> (Error, bool) {
+        let cause = format!("no answer within {} ms", waited.as_millis());
+        let error = unavailable(&self.shared.address, &cause);
+        let is_silent = self.shared.heard.load(Ordering::Relaxed) == self.heard;
+        if is_silent {
+            self.shared.close(&error);
+        }
+        (error, is_silent)
     }
 }
 

@@ -13,8 +13,9 @@ use std::time::Instant;
 
 /// A database: a cheap handle that all tasks may clone and share.
 ///
-/// Requests of all clones are pipelined over one connection per shard of the node. Lost connections are made again by the
-/// next call.
+/// Requests of all clones are pipelined over one connection per shard of each node that is needed. Lost connections are made
+/// again by the next call. Of a cluster, requests go to the node that leads the range, and elsewhere when it does not answer;
+/// what concerns no range goes to *home*, the first node that answered, until that fails.
 ///
 /// # Cancellation
 /// Dropping the future of a read is safe. Dropping the future of a write leaves its outcome unknown.
@@ -23,10 +24,11 @@ pub struct Db {
     pool: Arc<Pool>,
 }
 
-/// Connects to the server at `address` (`corelane://HOST[:PORT]`) with default options.
+/// Connects to the server at `address` (`corelane://HOST[:PORT]`) with default options; or to the first that answers of
+/// several nodes of a cluster (`corelane://HOST[:PORT],HOST[:PORT]`).
 ///
 /// # Errors
-/// [`Error::InvalidAddress`]; [`Error::Unavailable`] when the server cannot be reached, at once.
+/// [`Error::InvalidAddress`]; [`Error::Unavailable`] when no server can be reached, after one try of each.
 ///
 /// # Cancellation
 /// Safe.
@@ -34,7 +36,7 @@ pub async fn connect(address: &str) -> Result<Db, Error> {
     connect_with(address, Options::default()).await
 }
 
-/// Connects to the server at `address` with `options`.
+/// Connects to the server or servers at `address` with `options`.
 ///
 /// # Errors
 /// As [`connect`].
@@ -43,8 +45,8 @@ pub async fn connect(address: &str) -> Result<Db, Error> {
 /// Safe.
 pub async fn connect_with(address: &str, options: Options) -> Result<Db, Error> {
     let deadline = Instant::now() + options.deadline;
-    let pool = Arc::new(Pool::new(address.parse()?, options)?);
-    pool.connection(ShardId(0), deadline).await?;
+    let pool = Arc::new(Pool::new(&address.parse()?, options)?);
+    pool.first_connection(deadline).await?;
     if pool.options.map_at_connect {
         pool.refresh_ranges(0, deadline).await?;
     }
@@ -117,9 +119,7 @@ impl Db {
         let started = Instant::now();
         while !rest.is_empty() {
             let ranges = self.pool.ranges();
-            let bound = ranges
-                .lookup(&rest.start)
-                .and_then(|range| range.span.end.clone());
+            let bound = ranges.bound_after(&rest.start).map(Box::from);
             let clipped = match (&rest.end, &bound) {
                 (Some(end), Some(bound)) => Some(end.min(bound)),
                 (end, bound) => end.as_ref().or(bound.as_ref()),
@@ -140,6 +140,8 @@ impl Db {
                 Err(error) if spans_ranges(&error) && started.elapsed() < self.pool.options.deadline => {
                     let deadline = Instant::now() + self.pool.options.deadline;
                     self.pool.refresh_ranges(ranges.version() + 1, deadline).await?;
+                    // The node that was asked may hear of the split later than the one that leads the range.
+                    tokio::time::sleep(self.pool.options.backoff_min).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -274,22 +276,18 @@ impl Db {
         }
     }
 
-    /// Every range, by start key, as the node knows them now.
+    /// Every range, by start key, as the home node knows them now.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn ranges(&self) -> Result<Vec<RangeInfo>, Error> {
         match self.pool.call(&Request::RangeMap).await? {
-            Reply::RangeMap(map) => {
-                let ranges = map.ranges().to_vec();
-                self.pool.update_ranges(map);
-                Ok(ranges)
-            }
+            Reply::RangeMap { map, .. } => Ok(map.ranges().to_vec()),
             other => Err(other.unexpected("a request for the range map")),
         }
     }
 
-    /// The node's status as a JSON object.
+    /// The home node's status as a JSON object.
     ///
     /// # Errors
     /// See [`Error`].
@@ -300,13 +298,13 @@ impl Db {
         }
     }
 
-    /// What the node said about itself when the newest connection was made.
+    /// What the home node said about itself when a connection to it was made.
     #[must_use]
     pub fn node(&self) -> Option<NodeInfo> {
         self.pool.node()
     }
 
-    /// Sends `payload` to a shard and back: no storage is involved.
+    /// Sends `payload` to a shard of the home node and back: no storage is involved.
     ///
     /// # Errors
     /// See [`Error`].

@@ -1,36 +1,47 @@
-//! What all calls of a client share: its session, its range cache and one connection per shard.
+//! What all calls of a client share: its session, what it knows of the servers, and one connection per server and shard.
 
-use super::connection::Connection;
+use super::connection::{Connection, unavailable};
 use crate::range_cache::RangeCache;
 use crate::request::{Limits, NodeInfo, Route};
+use crate::routing::{Course, Routing, ServerId, Target, Trouble, Turn};
 use crate::session::Session;
-use crate::{Address, Error, Options};
+use crate::{Address, Addresses, Error, Options};
 use base::limits::SHARDS_MAX;
-use base::{ClientId, Prng, ShardId};
+use base::{ClientId, NodeId, Prng, ShardId};
+use core::time::Duration;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 use tokio::sync::Notify;
 
 #[derive(Debug)]
 pub(crate) struct Pool {
-    pub(crate) address: Address,
     pub(crate) options: Options,
     client: ClientId,
     session: Mutex<Session>,
     /// The session's window moved.
     session_moved: Notify,
     prng: Mutex<Prng>,
-    ranges: RwLock<Arc<RangeCache>>,
+    /// Where the routing's time begins.
+    epoch: Instant,
+    routing: RwLock<Routing>,
     /// One call at a time asks for the range map.
     pub(crate) refreshing: tokio::sync::Mutex<()>,
     /// A task asks for the range map, or has just done so.
     pub(crate) refresh_planned: AtomicBool,
-    /// By shard. Grows up to the number of shards that the node has.
-    connections: RwLock<Vec<Option<Arc<Connection>>>>,
-    /// One call at a time connects.
-    connecting: tokio::sync::Mutex<()>,
+    /// By server, then by shard. Grows up to the servers known and the shards that a node has.
+    connections: RwLock<Vec<Vec<Option<Arc<Connection>>>>>,
+    /// By server: one call at a time connects.
+    connecting: Mutex<Vec<Arc<tokio::sync::Mutex<()>>>>,
+    /// Of the newest connection.
     node: Mutex<Option<NodeInfo>>,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) struct NoConnection {
+    pub(crate) error: Error,
+    pub(crate) trouble: Trouble,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -38,7 +49,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    pub(crate) fn new(address: Address, options: Options) -> Result<Self, Error> {
+    pub(crate) fn new(addresses: &Addresses, options: Options) -> Result<Self, Error> {
         let mut random = [0; 24];
         getrandom::fill(&mut random).map_err(|error| Error::Unavailable {
             address: "the system's random source".to_owned(),
@@ -48,17 +59,17 @@ impl Pool {
         let client = ClientId(u128::from_le_bytes(client.try_into().expect("16 of 24 bytes")));
         let seed = u64::from_le_bytes(seed.try_into().expect("8 of 24 bytes"));
         Ok(Self {
-            address,
             options,
             client,
             session: Mutex::new(Session::new(client)),
             session_moved: Notify::new(),
             prng: Mutex::new(Prng::new(seed)),
-            ranges: RwLock::default(),
+            epoch: Instant::now(),
+            routing: RwLock::new(Routing::new(addresses.as_slice())),
             refreshing: tokio::sync::Mutex::default(),
             refresh_planned: AtomicBool::new(false),
             connections: RwLock::default(),
-            connecting: tokio::sync::Mutex::default(),
+            connecting: Mutex::default(),
             node: Mutex::default(),
         })
     }
@@ -67,49 +78,146 @@ impl Pool {
         lock(&self.prng)
     }
 
+    /// What is known of the servers, to look at.
+    pub(crate) fn routing(&self) -> RwLockReadGuard<'_, Routing> {
+        self.routing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known of the servers. The time is the routing's.
+    pub(crate) fn route<T>(&self, change: impl FnOnce(&mut Routing, Duration) -> T) -> T {
+        let now = self.epoch.elapsed();
+        change(
+            &mut self.routing.write().unwrap_or_else(PoisonError::into_inner),
+            now,
+        )
+    }
+
+    /// The newest range map, whoever gave it.
     pub(crate) fn ranges(&self) -> Arc<RangeCache> {
-        self.ranges.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.routing().map().clone()
     }
 
-    pub(crate) fn update_ranges(&self, newer: RangeCache) {
-        let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::make_mut(&mut ranges).update(newer);
+    /// The version of home's range map; zero when there is none.
+    pub(crate) fn map_version(&self) -> u64 {
+        self.routing().map_version()
     }
 
+    /// Where the next try of a call goes.
+    pub(crate) fn aim(&self, route: Route<'_>, course: &mut Course) -> Target {
+        self.routing().aim(route, course, self.epoch.elapsed())
+    }
+
+    /// After a try that its server did not answer: whether there is another one to ask at once.
+    pub(crate) fn elsewhere(&self, course: &mut Course) -> Turn {
+        self.routing().elsewhere(course, self.epoch.elapsed())
+    }
+
+    /// A server failed: the next tries go elsewhere.
+    pub(crate) fn failed(self: &Arc<Self>, server: ServerId, trouble: Trouble) {
+        if self.route(|routing, now| routing.failed(server, trouble, now)) {
+            self.home_has_moved();
+        }
+    }
+
+    /// The server of `target` answered a request.
+    pub(crate) fn answered(self: &Arc<Self>, target: &Target) {
+        if target.is_news && self.route(|routing, _| routing.answered(target)) {
+            self.home_has_moved();
+        }
+    }
+
+    /// The server of `target` refused a request.
+    pub(crate) fn refused(self: &Arc<Self>, target: &Target) {
+        if target.is_news {
+            self.says_hello(target.server);
+        }
+    }
+
+    /// A server lets itself be heard again.
+    pub(crate) fn says_hello(self: &Arc<Self>, server: ServerId) {
+        if self.route(|routing, _| routing.is_up(server)) {
+            self.home_has_moved();
+        }
+    }
+
+    fn home_has_moved(self: &Arc<Self>) {
+        // A client that has no map so far goes on without.
+        if self.ranges().version() > 0 {
+            self.refresh_soon();
+        }
+    }
+
+    /// A server told its range map.
+    pub(crate) fn map_seen(&self, server: ServerId, map: RangeCache, nodes: Vec<(NodeId, Address)>) {
+        self.route(|routing, now| routing.map_seen(server, map, nodes, now));
+    }
+
+    /// What home said about itself.
     pub(crate) fn node(&self) -> Option<NodeInfo> {
-        lock(&self.node).clone()
+        let home = self.routing().home();
+        let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
+        let of_home = connections.get(home.0).into_iter().flatten().flatten().next();
+        of_home
+            .map(|connection| connection.info.clone())
+            .or_else(|| lock(&self.node).clone())
     }
 
     pub(crate) fn limits(&self) -> Option<Limits> {
         lock(&self.node).as_ref().map(|node| node.limits)
     }
 
-    /// The shard that a request goes to, as far as is known.
-    pub(crate) fn shard_for(&self, route: Route<'_>) -> ShardId {
-        match route {
-            Route::Shard(shard) => shard,
-            Route::Key(key) => self.ranges().lookup(key).map_or(ShardId(0), |range| range.shard),
+    /// Until when one step of a try may last: `allowance` from now where other servers are known, and `deadline` at most.
+    pub(crate) fn step_deadline(&self, allowance: Duration, deadline: Instant) -> Instant {
+        if self.routing().servers() > 1 {
+            deadline.min(Instant::now() + allowance)
+        } else {
+            deadline
         }
     }
 
-    /// The connection to `shard`, made if need be until `deadline`.
+    /// The connection to a server's shard, made if need be until `deadline`, and within the time of one try where other
+    /// servers are known.
     pub(crate) async fn connection(
         &self,
+        server: ServerId,
         shard: ShardId,
         deadline: Instant,
-    ) -> Result<Arc<Connection>, Error> {
-        if let Some(connection) = self.live(shard) {
+    ) -> Result<Arc<Connection>, NoConnection> {
+        if let Some(connection) = self.live(server, shard) {
             return Ok(connection);
         }
-        let waiting = tokio::time::timeout_at(deadline.into(), self.connecting.lock());
-        let _one = waiting
-            .await
-            .map_err(|_| super::connection::unavailable(&self.address.to_string(), "no answer in time"))?;
-        if let Some(connection) = self.live(shard) {
+        let deadline = self.step_deadline(self.options.try_timeout, deadline);
+        let address = self.routing().address(server).clone();
+        let connecting = self.connecting(server);
+        let Ok(_one) = tokio::time::timeout_at(deadline.into(), connecting.lock()).await else {
+            return Err(NoConnection {
+                error: unavailable(&address.host_and_port(), "no answer in time"),
+                trouble: Trouble::Silent,
+            });
+        };
+        if let Some(connection) = self.live(server, shard) {
             return Ok(connection);
         }
-        let Address { host, port } = &self.address;
-        let opened = Connection::open(host, *port, &self.options, self.client, Some(shard), deadline).await?;
+        let opening = Connection::open(&address, &self.options, self.client, Some(shard), deadline);
+        let opened = opening.await.map_err(|error| NoConnection {
+            error,
+            trouble: if Instant::now() < deadline {
+                Trouble::Broke
+            } else {
+                Trouble::Silent
+            },
+        })?;
+        let (node, cluster) = (opened.info.node, opened.info.cluster);
+        self.route(|routing, _| routing.identified(server, node, cluster))
+            .map_err(|known| NoConnection {
+                error: unavailable(
+                    &address.host_and_port(),
+                    &format!(
+                        "it is a node of cluster {cluster:032x}, and this client speaks to {known:032x}"
+                    ),
+                ),
+                trouble: Trouble::Broke,
+            })?;
         *lock(&self.node) = Some(opened.info.clone());
         let opened = Arc::new(opened);
         let mut connections = self.connections.write().unwrap_or_else(PoisonError::into_inner);
@@ -118,16 +226,33 @@ impl Pool {
             at < SHARDS_MAX,
             "{shard} was routed to by a map that the cache has checked"
         );
-        if connections.len() <= at {
-            connections.resize(at + 1, None);
+        if connections.len() <= server.0 {
+            connections.resize(server.0 + 1, Vec::new());
         }
-        connections[at] = Some(opened.clone());
+        let of_server = &mut connections[server.0];
+        if of_server.len() <= at {
+            of_server.resize(at + 1, None);
+        }
+        of_server[at] = Some(opened.clone());
         Ok(opened)
     }
 
-    fn live(&self, shard: ShardId) -> Option<Arc<Connection>> {
+    /// Whether a call connects to `server` at the moment.
+    pub(crate) fn is_connecting(&self, server: ServerId) -> bool {
+        self.connecting(server).try_lock().is_err()
+    }
+
+    fn connecting(&self, server: ServerId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut connecting = lock(&self.connecting);
+        if connecting.len() <= server.0 {
+            connecting.resize_with(server.0 + 1, Arc::default);
+        }
+        connecting[server.0].clone()
+    }
+
+    fn live(&self, server: ServerId, shard: ShardId) -> Option<Arc<Connection>> {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
-        let connection = connections.get(usize::from(shard.0))?.as_ref()?;
+        let connection = connections.get(server.0)?.get(usize::from(shard.0))?.as_ref()?;
         if connection.is_closed() {
             None
         } else {

@@ -1,14 +1,15 @@
 //! Scans as streams, with credit: the server is at most a few pages ahead of the reader.
 
-use super::call::too_large;
+use super::call::{Tries, too_large};
 use super::connection::{Stream, SubmitError};
 use super::pool::Pool;
 use crate::cursor::{Cursor, Page, Row};
-use crate::request::Reply;
-use crate::retry::{Failure, Retry};
+use crate::request::{Reply, Route};
+use crate::retry::Failure;
+use crate::routing::{Target, Trouble};
 use crate::{Error, KeySpan};
+use base::Timestamp;
 use base::key::Span;
-use base::{ShardId, Timestamp};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -102,7 +103,8 @@ pub struct Rows {
     pool: Arc<Pool>,
     cursor: Cursor,
     invalid: Option<Error>,
-    stream: Option<Stream>,
+    /// The running stream and where it comes from.
+    stream: Option<(Stream, Target)>,
     /// The page whose rows are being handed out.
     page: Option<Page>,
     at: usize,
@@ -177,22 +179,32 @@ impl Rows {
         if let Some(error) = &self.invalid {
             return Err(error.clone());
         }
-        let mut started = Instant::now();
-        let mut retry = Retry::new(&self.pool.options, false);
+        let mut tries = Tries::new(&self.pool.options, false);
         while !self.cursor.is_finished() {
-            let failure = match self.fetch_once(&retry, started).await {
+            let target = match &self.stream {
+                Some((_, target)) => {
+                    tries.course.visit(target.server);
+                    *target
+                }
+                None => self.pool.aim(self.route(), &mut tries.course),
+            };
+            let failure = match self.fetch_once(&target, &mut tries).await {
                 Ok(Reply::Page(mut page)) => {
+                    self.pool.answered(&target);
                     self.cursor.on_page(&mut page)?;
-                    match &self.stream {
-                        Some(stream) if !page.done && !self.cursor.is_finished() => stream.credit(1),
+                    match &mut self.stream {
+                        Some((stream, target)) if !page.done && !self.cursor.is_finished() => {
+                            // Told once.
+                            target.is_news = false;
+                            stream.credit(1);
+                        }
                         Some(_) | None => self.stream = None,
                     }
                     if !page.is_empty() {
                         return Ok(Some(page));
                     }
                     // An empty page is progress too: the span has become smaller.
-                    started = Instant::now();
-                    retry.reset();
+                    tries.reset();
                     continue;
                 }
                 Ok(Reply::Refused(refusal)) => Failure::Refused(refusal),
@@ -200,34 +212,42 @@ impl Rows {
                 Err(failure) => failure,
             };
             self.stream = None;
-            let next = retry.on_failure(failure, started.elapsed(), &mut self.pool.prng());
-            self.pool.pause(next, started).await?;
+            self.pool.after(failure, &target, &mut tries).await?;
         }
         Ok(None)
     }
 
-    async fn fetch_once(&mut self, retry: &Retry, started: Instant) -> Result<Reply, Failure> {
+    async fn fetch_once(&mut self, target: &Target, tries: &mut Tries) -> Result<Reply, Failure> {
         if self.stream.is_none() {
-            self.stream = Some(self.start(retry, started).await?);
+            self.stream = Some((self.start(target, tries).await?, *target));
         }
-        let stream = self.stream.as_mut().expect("just started");
-        match tokio::time::timeout(retry.left(started.elapsed()), stream.next()).await {
+        let (stream, _) = self.stream.as_mut().expect("just started");
+        let (watch, begun, deadline) = (stream.watch(), Instant::now(), tries.deadline());
+        let allowance = tries
+            .course
+            .allowance(target.server, self.pool.options.try_timeout);
+        let until = self.pool.step_deadline(allowance, deadline);
+        match tokio::time::timeout_at(until.into(), stream.next()).await {
             Ok(Ok(reply)) => {
                 if stream.take_misrouted() {
                     self.pool.refresh_soon();
                 }
                 Ok(reply)
             }
-            Ok(Err(error)) => Err(Failure::Lost(error)),
+            Ok(Err(error)) => {
+                self.pool.failed(target.server, Trouble::Broke);
+                Err(Failure::Lost(error))
+            }
+            Err(_) if until < deadline => {
+                Err(Failure::Lost(self.pool.unanswered(&watch, begun, target, tries)))
+            }
             Err(_) => Err(Failure::TimedOut),
         }
     }
 
-    async fn start(&self, retry: &Retry, started: Instant) -> Result<Stream, Failure> {
-        let deadline = started + self.pool.options.deadline;
-        let connection = self.pool.connect_for(self.shard(), deadline).await?;
-        let deadline_ms = retry.server_deadline_ms(started.elapsed());
-        let request = self.cursor.request(CREDIT_PAGES, deadline_ms);
+    async fn start(&self, target: &Target, tries: &Tries) -> Result<Stream, Failure> {
+        let connection = self.pool.connect_for(target, tries.deadline()).await?;
+        let request = self.cursor.request(CREDIT_PAGES, tries.server_deadline_ms());
         connection
             .scan(CREDIT_PAGES, |outbox, number| outbox.push(number, &request))
             .map_err(|error| match error {
@@ -236,15 +256,12 @@ impl Rows {
             })
     }
 
-    /// The shard that serves the next rows, as far as is known.
-    fn shard(&self) -> ShardId {
-        if !self.cursor.reverse {
-            return self.pool.shard_of(&self.cursor.span().start);
+    /// Where the next rows are.
+    fn route(&self) -> Route<'_> {
+        if self.cursor.reverse {
+            Route::Before(self.cursor.span().end.as_deref())
+        } else {
+            Route::Key(&self.cursor.span().start)
         }
-        let end = self.cursor.span().end.as_deref();
-        self.pool
-            .ranges()
-            .lookup_before(end)
-            .map_or(ShardId(0), |range| range.shard)
     }
 }

@@ -70,7 +70,10 @@ impl Receiver {
         loop {
             match self.reader.try_read(inbox.spare()) {
                 Ok(0) => return unavailable(&self.address, "the server closed the connection"),
-                Ok(bytes) => inbox.filled(bytes),
+                Ok(bytes) => {
+                    self.shared.heard.fetch_add(1, Ordering::Relaxed);
+                    inbox.filled(bytes);
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     if let Err(error) = self.reader.readable().await {
                         return unavailable(&self.address, &error.to_string());

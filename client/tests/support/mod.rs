@@ -1,11 +1,14 @@
-//! A tiny server that speaks the wire format: one map in memory, shards in name only, and faults on demand.
+//! A tiny server that speaks the wire format: one map in memory, shards in name only, and faults on demand. Several of them
+//! over one map play a cluster.
 #![expect(clippy::unwrap_used, reason = "a failure here fails the test")]
 
+pub(crate) mod cluster;
 mod scan;
 
 use base::Timestamp;
 use base::api::{Condition, WriteId, WriteOp};
 use base::limits;
+use cluster::Node;
 use scan::Scan;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -63,6 +66,16 @@ pub(crate) struct World {
     pub(crate) refuse_hello: Option<Code>,
     /// Connections of earlier lives end at their next request.
     pub(crate) life: u64,
+    /// By number, from 1; empty for a server that is alone.
+    pub(crate) nodes: Vec<Node>,
+    /// By position in `ranges`: the node that leads; zero for none.
+    pub(crate) leaders: Vec<u64>,
+    /// After so many pages, this range is led by this node.
+    pub(crate) change_of_leader: Option<(u32, usize, u64)>,
+    /// Numbers of the writes that arrived, in order, and the node that each arrived at.
+    pub(crate) writes_seen: Vec<(u64, u64)>,
+    /// Read timestamps of scans, and the node that each arrived at.
+    pub(crate) scans_seen: Vec<(u64, Option<Timestamp>)>,
 }
 
 /// A running server; ends with the test.
@@ -86,7 +99,7 @@ impl Server {
         let shared = world.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serve(socket, shared.clone()));
+                tokio::spawn(serve(socket, shared.clone(), 1));
             }
         });
         Self { address, world }
@@ -109,6 +122,8 @@ enum After {
 
 struct Session {
     world: Arc<Mutex<World>>,
+    /// Which node this is.
+    node: u64,
     outbox: Outbox,
     shard: u16,
     client: u128,
@@ -117,13 +132,14 @@ struct Session {
     scans: BTreeMap<base::RequestId, Scan>,
 }
 
-async fn serve(socket: TcpStream, world: Arc<Mutex<World>>) {
+async fn serve(socket: TcpStream, world: Arc<Mutex<World>>, node: u64) {
     socket.set_nodelay(true).unwrap();
     world.lock().unwrap().connections += 1;
     let mut inbox = FrameReader::new(limits::FRAME_BYTES_MAX);
-    let life = world.lock().unwrap().life;
+    let life = world.lock().unwrap().life_of(node);
     let mut session = Session {
         world,
+        node,
         life,
         outbox: Outbox::new(),
         shard: 0,
@@ -164,6 +180,10 @@ impl World {
     fn now(&mut self) -> Timestamp {
         self.clock += 1;
         Timestamp::new(self.clock, 0)
+    }
+
+    pub(crate) fn range_at(&self, key: &[u8]) -> usize {
+        self.ranges.partition_point(|(start, _)| **start <= *key) - 1
     }
 
     fn shard_of(&self, key: &[u8]) -> u16 {
@@ -207,6 +227,7 @@ impl World {
         ops: impl Iterator<Item = WriteOp<'a>>,
     ) -> Result<Timestamp, (u32, Option<Vec<u8>>)> {
         self.acked_below = self.acked_below.max(id.acked_below);
+        self.pause_after_write();
         if let Some(&ts) = self.results.get(&(id.client.0, id.seq)) {
             self.repetitions += 1;
             return Ok(ts);
@@ -254,8 +275,11 @@ impl Session {
         let id = frame.request;
         let shared = self.world.clone();
         let mut world = shared.lock().unwrap();
-        if world.life != self.life {
+        if world.life_of(self.node) != self.life {
             return After::Cut;
+        }
+        if world.is_paused(self.node) {
+            return After::Go;
         }
         match &request {
             RequestRef::Hello(hello) => {
@@ -289,7 +313,7 @@ impl Session {
             }
             _ => {}
         }
-        let fault = world.faults.pop_front();
+        let fault = world.next_fault(self.node);
         match fault {
             Some(Fault::CutBefore) => return After::Cut,
             Some(Fault::Silence) => return After::Go,
@@ -307,10 +331,17 @@ impl Session {
             }
             Some(Fault::CutAfter | Fault::CutScan) | None => {}
         }
+        if let Some(after) = self.check_leader(id, &request, &mut world) {
+            return after;
+        }
         if let Some(after) = self.check_shard(id, &request, &mut world) {
             return after;
         }
         self.perform(id, &request, &mut world, fault);
+        if world.is_paused(self.node) {
+            // It went silent after it had applied the request.
+            self.outbox = Outbox::new();
+        }
         if fault == Some(Fault::CutAfter) {
             After::Cut
         } else {
@@ -367,6 +398,7 @@ impl Session {
             }
             RequestRef::Put(put) => {
                 assert_eq!(put.id.write_id().client.0, self.client);
+                world.writes_seen.push((self.node, put.id.write_id().seq));
                 let op = WriteOp::Put {
                     key: &put.key,
                     value: &put.value,
@@ -471,12 +503,12 @@ impl Session {
     fn hello(&mut self, id: base::RequestId, world: &World) {
         let own = |bytes: usize| u32::try_from(bytes).unwrap();
         let reply = reply::HelloReply {
-            node: 1,
-            cluster: [9; 16],
+            node: self.node,
+            cluster: world.cluster_of(self.node).to_le_bytes(),
             shards: world.shards,
             shard: self.shard,
             version: 1,
-            range_map_version: world.map_version,
+            range_map_version: world.map_version_of(self.node),
             limits: reply::Limits {
                 key_bytes_max: own(limits::KEY_BYTES_MAX),
                 value_bytes_max: 1 << 20,
@@ -501,16 +533,17 @@ impl Session {
                 end,
                 shard: *shard,
                 generation: world.map_version,
-                leader: None,
+                leader: world.leader_known_to(self.node, at),
             });
         }
+        let nodes: Vec<_> = world.nodes.iter().map(Node::entry).collect();
         self.outbox
             .push(
                 id,
                 &reply::RangeMapReply {
-                    version: world.map_version,
+                    version: world.map_version_of(self.node),
                     ranges: &entries,
-                    nodes: &[],
+                    nodes: &nodes,
                 },
             )
             .unwrap();
@@ -518,7 +551,7 @@ impl Session {
 
     fn refuse(&mut self, id: base::RequestId, code: Code, retryable: bool, world: &World) {
         let message = format!("refused by the test: {}", code.summary());
-        let range_map_version = world.map_version;
+        let range_map_version = world.map_version_of(self.node);
         let reply = reply::ErrorReply {
             retryable,
             message: &message,
@@ -535,6 +568,7 @@ impl Session {
         world: &mut World,
         cut: bool,
     ) {
+        world.scans_seen.push((self.node, scan.read_ts()));
         let ts = scan.read_ts().unwrap_or_else(|| world.now());
         let scan = Scan {
             start: scan.start.to_vec(),
@@ -554,13 +588,23 @@ impl Session {
         let shared = self.world.clone();
         let mut world = shared.lock().unwrap();
         let mut cut = false;
+        if world.is_paused(self.node) {
+            return false;
+        }
+        let mut refused = Vec::new();
         for (&id, scan) in &mut self.scans {
             let mut sent = 0;
             while scan.credit > 0 && !cut {
+                if let Some(at) = world.led_elsewhere(self.node, world.range_of_scan(scan)) {
+                    refused.push((id, at));
+                    scan.rows_left = 0;
+                    break;
+                }
                 sent += 1;
                 world.pages_ahead_max = world.pages_ahead_max.max(sent);
                 scan.credit -= 1;
                 let done = scan.page(&world, id, &mut self.outbox);
+                world.page_sent();
                 cut |= scan.cut;
                 if done {
                     scan.rows_left = 0;
@@ -569,6 +613,9 @@ impl Session {
             }
         }
         self.scans.retain(|_, scan| scan.rows_left > 0);
+        for (id, at) in refused {
+            self.refuse_to_lead(id, at, &world);
+        }
         cut
     }
 }

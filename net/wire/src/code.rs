@@ -72,7 +72,7 @@ codes! {
     NoSuchShard = 1009, "no such shard",
         "The node has fewer shards. `corelane status` says how many.";
     InvalidAddress = 1010, "invalid address",
-        "An address reads corelane://HOST:PORT, for example corelane://127.0.0.1:7400.";
+        "An address reads corelane://HOST:PORT, for example corelane://127.0.0.1:7400; several nodes of a cluster corelane://HOST:PORT,HOST:PORT.";
 
     ConditionFailed = 2001, "condition failed",
         "A key did not have the expected value; nothing was written. Read it again and decide anew.";

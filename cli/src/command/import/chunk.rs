@@ -212,6 +212,7 @@ mod tests {
             span: Span::new(start.as_bytes(), end.map(str::as_bytes)),
             shard: ShardId(0),
             generation: 1,
+            leader: None,
         };
         let records = ["a", "b", "c", "m", "z"].map(|key| pair(key, ""));
         let ranges = [

@@ -1,0 +1,459 @@
+//! Which server a request goes to. Pure: elapsed time comes in as an argument.
+//!
+//! ```text
+//!   key ──► range (map of the home server) ──► its leader, where known ──► not reachable lately? another one
+//!                                                  ▲
+//!              refusals that name the leader, and servers that answered, correct it
+//! ```
+//!
+//! One server is *home*: range maps are asked from it, and what concerns no key goes to it. Versions of maps of different
+//! nodes say nothing about each other, so the map belongs to home: a new home's map replaces it, whatever its version.
+//!
+//! A server that failed is avoided for a while, and what it was thought to lead is forgotten. How it failed matters when
+//! others still name it as the leader: where the connection broke, trying again is cheap; where nothing was answered, it
+//! costs a time-out, so that the others are asked while a hello beside the calls finds out whether it is there again.
+//!
+//! Invariants:
+//! - Every server that can be asked is asked once before a call pauses, unless a refusal says where to go.
+//! - A server of another cluster is never used: [`Routing::identified`] says so before anything is sent to it.
+
+use crate::Address;
+use crate::range_cache::RangeCache;
+use crate::request::Route;
+use base::collections::FastMap;
+use base::{NodeId, RangeId, ShardId};
+use core::time::Duration;
+use std::sync::Arc;
+
+/// The servers that a client knows, at most. A cluster with more is used through these.
+const SERVERS_MAX: usize = 1024;
+/// How long a server is avoided after its first failure.
+const AVOIDED_MIN: Duration = Duration::from_secs(1);
+/// How long a server is avoided that failed again and again.
+const AVOIDED_MAX: Duration = Duration::from_secs(5);
+/// How often the time that a slow server gets is doubled within one call.
+const DOUBLINGS_MAX: u32 = 4;
+
+/// A server's position in the client's list, which only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ServerId(pub(crate) usize);
+
+/// How a server failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It could not be reached, the connection ended, or it turned the client away: known at once.
+    Broke,
+    /// Nothing was heard from it until a time-out.
+    Silent,
+}
+
+#[derive(Debug)]
+struct Server {
+    address: Address,
+    /// Which node it is, as it said itself or as the map says.
+    node: Option<NodeId>,
+    /// Set from a failure until the next answer.
+    outage: Option<Outage>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Outage {
+    trouble: Trouble,
+    /// Avoided until then.
+    until: Duration,
+    /// How long this time.
+    length: Duration,
+}
+
+/// Where one try goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) server: ServerId,
+    pub(crate) shard: ShardId,
+    /// The range of the key, by the map.
+    range: Option<RangeId>,
+    /// An answer would be news: [`Routing::answered`] wants to hear of it.
+    pub(crate) is_news: bool,
+}
+
+/// What one call remembers of its tries.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    /// Asked since the last pause.
+    visited: Vec<ServerId>,
+    /// Where the last refusal pointed.
+    next: Option<ServerId>,
+    /// Gave no answer in time, once per try.
+    unanswered: Vec<ServerId>,
+}
+
+/// When the next try begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// There is another server to ask: at once.
+    AtOnce,
+    /// After a pause.
+    Pause,
+    /// After a pause, at another server: the one that is named as the leader was silent lately. Meanwhile a hello may show
+    /// whether it is there again.
+    Probe(ServerId),
+    /// After a look at the range map, which names the node that leads: then ask [`Routing::refused`] again.
+    Learn(NodeId),
+}
+
+/// What a client knows about the servers of its cluster.
+#[derive(Debug)]
+pub(crate) struct Routing {
+    servers: Vec<Server>,
+    home: ServerId,
+    map: Arc<RangeCache>,
+    /// Whose map it is.
+    map_of: Option<ServerId>,
+    /// Who leads, by range: from the map, corrected by refusals and answers. Ranges of the map and few others.
+    leaders: FastMap<RangeId, ServerId>,
+    /// The cluster of the first server that answered.
+    cluster: Option<u128>,
+}
+
+impl Course {
+    /// How long a try at `server` may go without an answer when others could be asked: longer after it let tries of this
+    /// call pass unanswered although it could be reached.
+    pub(crate) fn allowance(&self, server: ServerId, try_timeout: Duration) -> Duration {
+        let times = self.unanswered.iter().filter(|seen| **seen == server).count();
+        let doublings = u32::try_from(times).unwrap_or(DOUBLINGS_MAX).min(DOUBLINGS_MAX);
+        try_timeout.saturating_mul(1 << doublings)
+    }
+
+    /// The try at `server` got no answer in time.
+    pub(crate) fn unanswered(&mut self, server: ServerId) {
+        self.unanswered.push(server);
+    }
+
+    /// A try goes on at `server`, where an earlier one began.
+    pub(crate) fn visit(&mut self, server: ServerId) {
+        if !self.visited.contains(&server) {
+            self.visited.push(server);
+        }
+    }
+
+    /// The last try was refused for another reason than where it was: the next one may go there again.
+    pub(crate) fn stay(&mut self) {
+        self.visited.clear();
+    }
+}
+
+impl Routing {
+    /// Knows `servers`, at least one.
+    pub(crate) fn new(servers: &[Address]) -> Self {
+        assert!(!servers.is_empty(), "a client is told of at least one server");
+        let server = |address: &Address| Server {
+            address: address.clone(),
+            node: None,
+            outage: None,
+        };
+        Self {
+            servers: servers.iter().take(SERVERS_MAX).map(server).collect(),
+            home: ServerId(0),
+            map: Arc::default(),
+            map_of: None,
+            leaders: FastMap::default(),
+            cluster: None,
+        }
+    }
+
+    /// How many servers are known.
+    pub(crate) fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Where a server is.
+    pub(crate) fn address(&self, server: ServerId) -> &Address {
+        &self.servers[server.0].address
+    }
+
+    /// The server that maps are asked from.
+    pub(crate) fn home(&self) -> ServerId {
+        self.home
+    }
+
+    /// The newest map of the newest home that gave one.
+    pub(crate) fn map(&self) -> &Arc<RangeCache> {
+        &self.map
+    }
+
+    /// The version of home's map; zero when there is none.
+    pub(crate) fn map_version(&self) -> u64 {
+        if self.map_of == Some(self.home) {
+            self.map.version()
+        } else {
+            0
+        }
+    }
+
+    /// Whether a server of `node` is known.
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        self.servers.iter().any(|server| server.node == Some(node))
+    }
+
+    /// Whether the map has `range`.
+    fn has_range(&self, range: RangeId) -> bool {
+        self.map.ranges().iter().any(|info| info.range == range)
+    }
+
+    /// Where the next try of a call goes.
+    pub(crate) fn aim(&self, route: Route<'_>, course: &mut Course, now: Duration) -> Target {
+        let info = match route {
+            Route::Key(key) => self.map.lookup(key),
+            Route::Before(end) => self.map.lookup_before(end),
+            Route::Home(_) => None,
+        };
+        let shard = match (route, info) {
+            (Route::Home(shard), _) => shard,
+            (_, Some(info)) => info.shard,
+            (_, None) => ShardId(0),
+        };
+        let range = info.map(|info| info.range);
+        let leader = range.and_then(|range| self.leaders.get(&range)).copied();
+        let server = match course.next.take() {
+            Some(server) => server,
+            None => self.choose(leader, course, now),
+        };
+        course.visit(server);
+        let is_news = self.servers[server.0].outage.is_some()
+            || (self.servers.len() > 1 && range.is_some() && leader != Some(server));
+        Target {
+            server,
+            shard,
+            range,
+            is_news,
+        }
+    }
+
+    fn choose(&self, leader: Option<ServerId>, course: &mut Course, now: Duration) -> ServerId {
+        let first = |course: &Course| {
+            let wished = leader.into_iter().chain(self.ring());
+            wished
+                .into_iter()
+                .find(|server| self.is_fresh(*server, course, now))
+        };
+        if let Some(server) = first(course) {
+            return server;
+        }
+        course.visited.clear();
+        first(course).unwrap_or_else(|| {
+            let until = |server: &ServerId| self.servers[server.0].outage.map(|outage| outage.until);
+            self.ring().min_by_key(until).unwrap_or(self.home)
+        })
+    }
+
+    /// Every server once, home first.
+    fn ring(&self) -> impl Iterator<Item = ServerId> {
+        let (count, home) = (self.servers.len(), self.home.0);
+        (0..count).map(move |step| ServerId((home + step) % count))
+    }
+
+    /// Whether a call may go to `server` without a pause.
+    fn is_fresh(&self, server: ServerId, course: &Course, now: Duration) -> bool {
+        !course.visited.contains(&server) && self.avoided(server, now).is_none()
+    }
+
+    /// Why a server is avoided now, if it is.
+    fn avoided(&self, server: ServerId, now: Duration) -> Option<Trouble> {
+        let outage = self.servers[server.0].outage?;
+        (now < outage.until).then_some(outage.trouble)
+    }
+
+    /// After a try that its server did not answer: whether there is another one to ask at once.
+    pub(crate) fn elsewhere(&self, course: &mut Course, now: Duration) -> Turn {
+        if self.ring().any(|server| self.is_fresh(server, course, now)) {
+            return Turn::AtOnce;
+        }
+        course.visited.clear();
+        Turn::Pause
+    }
+
+    /// The server of `target` does not lead the range; `leader` does as far as it knows, of `range`.
+    pub(crate) fn refused(
+        &mut self,
+        target: &Target,
+        range: Option<RangeId>,
+        leader: Option<NodeId>,
+        course: &mut Course,
+        now: Duration,
+    ) -> Turn {
+        let ranges = [target.range, range.filter(|range| self.has_range(*range))];
+        for range in ranges.into_iter().flatten() {
+            if self.leaders.get(&range) == Some(&target.server) {
+                self.leaders.remove(&range);
+            }
+        }
+        let Some(node) = leader else {
+            return self.rotate(course, now);
+        };
+        let Some(led_by) = self.server_of(node, now) else {
+            return Turn::Learn(node);
+        };
+        let avoided = self.avoided(led_by, now);
+        if led_by == target.server {
+            return self.rotate(course, now);
+        }
+        if avoided == Some(Trouble::Silent) {
+            self.rotate(course, now);
+            return Turn::Probe(led_by);
+        }
+        for range in ranges.into_iter().flatten() {
+            self.leaders.insert(range, led_by);
+        }
+        course.next = Some(led_by);
+        if avoided.is_none() && !course.visited.contains(&led_by) {
+            return Turn::AtOnce;
+        }
+        course.visited.clear();
+        Turn::Pause
+    }
+
+    /// Nobody says who leads: the next server is asked, after a pause.
+    pub(crate) fn rotate(&self, course: &mut Course, now: Duration) -> Turn {
+        self.elsewhere(course, now);
+        Turn::Pause
+    }
+
+    /// Whether a refusal about `range` shows that the map is old.
+    pub(crate) fn is_news_of_range(&self, range: Option<RangeId>) -> bool {
+        self.map_version() > 0 && range.is_some_and(|range| !self.has_range(range))
+    }
+
+    fn server_of(&self, node: NodeId, now: Duration) -> Option<ServerId> {
+        let of_node = |server: &ServerId| self.servers[server.0].node == Some(node);
+        let mut servers = (0..self.servers.len()).map(ServerId).filter(of_node);
+        let first = servers.next()?;
+        if self.avoided(first, now).is_none() {
+            return Some(first);
+        }
+        // The node may have moved to another address.
+        Some(
+            servers
+                .find(|server| self.avoided(*server, now).is_none())
+                .unwrap_or(first),
+        )
+    }
+
+    /// A server failed. Says whether another one is home from now on.
+    pub(crate) fn failed(&mut self, server: ServerId, trouble: Trouble, now: Duration) -> bool {
+        let outage = &mut self.servers[server.0].outage;
+        let is_known = outage.is_some_and(|outage| now < outage.until);
+        let length = outage.map_or(AVOIDED_MIN, |last| (last.length * 2).min(AVOIDED_MAX));
+        match outage {
+            // Calls that failed together count once, and what costs more counts.
+            Some(last) if is_known => {
+                if trouble == Trouble::Silent {
+                    last.trouble = trouble;
+                }
+            }
+            Some(_) | None => {
+                *outage = Some(Outage {
+                    trouble,
+                    until: now + length,
+                    length,
+                });
+            }
+        }
+        self.leaders.retain(|_, leader| *leader != server);
+        let next = self.ring().find(|other| self.avoided(*other, now).is_none());
+        match next {
+            Some(next) if server == self.home => {
+                let moved = next != self.home;
+                self.home = next;
+                moved
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// The server of `target` answered a request for it: it is up, and leads the range if there is one. Says whether it has
+    /// become home, in place of one that failed.
+    pub(crate) fn answered(&mut self, target: &Target) -> bool {
+        if let Some(range) = target.range.filter(|_| self.servers.len() > 1) {
+            self.leaders.insert(range, target.server);
+        }
+        self.is_up(target.server)
+    }
+
+    /// A server said something, if only a refusal. Says whether it has become home, in place of one that failed.
+    pub(crate) fn is_up(&mut self, server: ServerId) -> bool {
+        self.servers[server.0].outage = None;
+        let moves = server != self.home && self.servers[self.home.0].outage.is_some();
+        if moves {
+            self.home = server;
+        }
+        moves
+    }
+
+    /// A server said who it is.
+    ///
+    /// # Errors
+    /// The cluster that the client speaks to, when the server is of another one: it must not be used.
+    pub(crate) fn identified(&mut self, server: ServerId, node: NodeId, cluster: u128) -> Result<(), u128> {
+        let known = *self.cluster.get_or_insert(cluster);
+        if known != cluster {
+            self.servers[server.0].node = None;
+            return Err(known);
+        }
+        self.servers[server.0].node = Some(node);
+        Ok(())
+    }
+
+    /// A server told its range map and the nodes of the cluster.
+    pub(crate) fn map_seen(
+        &mut self,
+        server: ServerId,
+        map: RangeCache,
+        nodes: Vec<(NodeId, Address)>,
+        now: Duration,
+    ) {
+        for (node, address) in nodes {
+            self.learn(node, address, now);
+        }
+        if self.map_of == Some(server) {
+            Arc::make_mut(&mut self.map).update(map);
+        } else if server == self.home || self.map_of.is_none() {
+            (self.map, self.map_of) = (Arc::new(map), Some(server));
+        } else {
+            return;
+        }
+        let known = core::mem::take(&mut self.leaders);
+        if self.servers.len() == 1 {
+            return;
+        }
+        let map = self.map.clone();
+        for info in map.ranges() {
+            let told = || {
+                let server = self.server_of(info.leader?, now)?;
+                self.avoided(server, now).is_none().then_some(server)
+            };
+            // What refusals and answers said is newer than what a node has heard of.
+            if let Some(leader) = known.get(&info.range).copied().or_else(told) {
+                self.leaders.insert(info.range, leader);
+            }
+        }
+    }
+
+    fn learn(&mut self, node: NodeId, address: Address, now: Duration) {
+        if let Some(server) = self.servers.iter_mut().find(|server| server.address == address) {
+            server.node = Some(node);
+            return;
+        }
+        let reached = self.server_of(node, now);
+        let is_reached = reached.is_some_and(|server| self.servers[server.0].outage.is_none());
+        if !is_reached && self.servers.len() < SERVERS_MAX {
+            self.servers.push(Server {
+                address,
+                node: Some(node),
+                outage: None,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
