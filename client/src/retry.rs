@@ -8,13 +8,14 @@
 //! | no answer until the deadline | deadline exceeded | *ambiguous* |
 //! | refused: another node leads the range | again, there | again, there, same number |
 //! | refused, retryable | again, after the server's advice | again, same number |
-//! | refused for good | the refusal | the refusal; *ambiguous* if the server no longer knows the number and a try was lost |
+//! | refused for good | the refusal | the refusal; *ambiguous* if a try was lost, unless the request itself is wrong |
 //!
 //! "Again" is at once where another server can be asked that was not asked since the last pause (`routing` says so), and
 //! after a pause otherwise. A refusal that names another leader ends no doubt: an earlier try may have been applied.
 //!
-//! Once a try of a write was lost, only a definite answer to a later try (applied, condition failed, refused for good) ends
-//! the doubt: the server remembers numbers, so that answer speaks for all tries.
+//! Once a try of a write was lost, only an answer to a later try that speaks for all of them ends the doubt: applied or
+//! condition failed, because the range remembers numbers, or a request that no node would have carried out. That the number is
+//! forgotten, that a split lies between the keys now, or that this node's disk or time failed, says nothing about the lost try.
 
 use crate::request::Refusal;
 use crate::{Error, Options};
@@ -112,7 +113,7 @@ impl Retry {
                 if self.is_write && known == Some(Code::Ambiguous) {
                     self.in_doubt = true;
                 } else if !refusal.retryable && known != Some(Code::WrongShard) {
-                    if self.in_doubt && known == Some(Code::SequenceReused) {
+                    if self.in_doubt && !known.is_some_and(is_about_the_request) {
                         self.last = Some(refusal.error);
                         return Next::End(self.give_up());
                     }
@@ -158,6 +159,19 @@ impl Retry {
             },
         }
     }
+}
+
+/// Whether every node would refuse the same request with this code, whatever its ranges are and were.
+fn is_about_the_request(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidRequest
+            | Code::KeyTooLong
+            | Code::ValueTooLong
+            | Code::BatchTooLarge
+            | Code::EmptyKey
+            | Code::InvalidSpan
+    )
 }
 
 #[cfg(test)]
@@ -244,19 +258,28 @@ mod tests {
         assert_eq!(run(true, vec![(5000, Failure::TimedOut)]), Err(Code::Ambiguous));
         assert_eq!(run(false, vec![(4999, lost())]), Err(Code::Unavailable));
         assert_eq!(run(true, vec![(4999, lost())]), Err(Code::Ambiguous));
-        // A later refusal for good speaks for the lost try too, unless the server has forgotten the number.
+        // A later refusal for good speaks for the lost try too when it is about the request, and only then.
         assert_eq!(
             run(true, vec![(0, lost()), (9, refused(Code::KeyTooLong, false))]),
             Err(Code::KeyTooLong)
         );
-        assert_eq!(
-            run(true, vec![(0, lost()), (9, refused(Code::SequenceReused, false))]),
-            Err(Code::Ambiguous)
-        );
-        assert_eq!(
-            run(true, vec![(0, refused(Code::SequenceReused, false))]),
-            Err(Code::SequenceReused)
-        );
+        for code in [
+            Code::SequenceReused,
+            Code::BatchSpansRanges,
+            Code::DiskFailed,
+            Code::DeadlineExceeded,
+            Code::VersionUnsupported,
+        ] {
+            assert_eq!(
+                run(true, vec![(0, lost()), (9, refused(code, false))]),
+                Err(Code::Ambiguous)
+            );
+            assert_eq!(
+                run(false, vec![(0, lost()), (9, refused(code, false))]),
+                Err(code)
+            );
+            assert_eq!(run(true, vec![(0, refused(code, false))]), Err(code));
+        }
         // The doubt stays through retryable refusals.
         assert_eq!(
             run(true, vec![(0, lost()), (4999, refused(Code::Overloaded, true))]),
