@@ -2,6 +2,7 @@
 //!
 //! In blocks marked `console`, a line `$ command` is run by `sh`; the lines below it are its output, standard error behind
 //! standard output; `…` stands for anything to the end of the line or to the text behind it; `[exit N]` is the exit code.
+//! Nodes of a cluster are started as shown, on other ports than those shown; what `status` says of them may take a moment.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails there")]
 
@@ -10,8 +11,11 @@ mod common;
 use common::{CORELANE, Node, scratch};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -78,6 +82,112 @@ fn patterns_fit_what_they_should() {
     assert!(!fits("a\n", "b\n"));
 }
 
+/// Where documents start the nodes of a cluster.
+const CLUSTER_PORTS: [&str; 3] = ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"];
+/// How long a cluster may take to look as shown.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What runs the commands of one document: a directory, a node that is there already, and the nodes that it starts.
+struct Reader {
+    dir: tempfile::TempDir,
+    path: String,
+    node: Node,
+    started: Vec<Child>,
+    /// Free ports in place of those shown, with as many digits, so that tables keep their columns.
+    ports: Vec<(&'static str, String)>,
+}
+
+impl Reader {
+    fn new() -> Self {
+        let dir = scratch();
+        let bin = dir.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        std::os::unix::fs::symlink(CORELANE, bin.join("corelane")).unwrap();
+        let node = Node::start(&dir.path().join("corelane-data"));
+        let first = 3000 + u16::try_from(std::process::id() % 5000).unwrap();
+        let free = (first..9999).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+        let held: Vec<_> = free.take(CLUSTER_PORTS.len()).collect();
+        let ports = held
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().to_string());
+        Self {
+            path: format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()),
+            node,
+            started: Vec::new(),
+            ports: CLUSTER_PORTS.into_iter().zip(ports).collect(),
+            dir,
+        }
+    }
+
+    fn shell(&self, command: &str) -> Command {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", command])
+            .current_dir(self.dir.path())
+            .env("PATH", &self.path)
+            .env("CORELANE_CONNECT", &self.node.address)
+            .env("CORELANE_SHARDS", "2")
+            .stdin(Stdio::null());
+        shell
+    }
+
+    /// Runs a command to its end, and returns what it printed.
+    fn run(&self, command: &str) -> String {
+        let ended = self.shell(command).output().unwrap();
+        let mut printed =
+            String::from_utf8(ended.stdout).unwrap() + &String::from_utf8(ended.stderr).unwrap();
+        if let Some(code) = ended.status.code().filter(|&code| code != 0) {
+            let _ = writeln!(printed, "[exit {code}]");
+        }
+        printed
+    }
+
+    /// Starts a node, and returns its ready line.
+    fn start(&mut self, command: &str) -> String {
+        let command = format!("exec {} --no-pin --stall-max 60s", command.trim_end_matches('&'));
+        let mut child = self.shell(&command).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        self.started.push(child);
+        out.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Does what a document shows, and says what was printed.
+    fn follow(&mut self, shown: &Shown) -> String {
+        let mut command = shown.command.clone();
+        for (shown, port) in &self.ports {
+            command = command.replace(shown, port);
+        }
+        let began = Instant::now();
+        loop {
+            let mut printed = if command.starts_with("corelane start") {
+                self.start(&command)
+            } else {
+                self.run(&command)
+            };
+            for (shown, port) in &self.ports {
+                printed = printed.replace(port, shown);
+            }
+            let settles = command.starts_with("corelane status");
+            if !settles || fits(&shown.output, &printed) || began.elapsed() > PATIENCE {
+                return printed;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        for child in &mut self.started {
+            // Gone already when it failed.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 #[track_caller]
 fn follow(document: &str) {
     let text = fs::read_to_string(repository().join(document)).unwrap();
@@ -87,37 +197,18 @@ fn follow(document: &str) {
         "{document} shows only {} commands",
         commands.len()
     );
-    let dir = scratch();
-    let bin = dir.path().join("bin");
-    fs::create_dir(&bin).unwrap();
-    std::os::unix::fs::symlink(CORELANE, bin.join("corelane")).unwrap();
-    let node = Node::start(&dir.path().join("corelane-data"));
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    for Shown {
-        line,
-        command,
-        output,
-    } in commands
-    {
+    let mut reader = Reader::new();
+    for shown in commands {
         // The node is there already, on a port of its own.
-        if command.starts_with("corelane start") {
+        if shown.command == "corelane start &" {
             continue;
         }
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", &command])
-            .current_dir(dir.path())
-            .env("PATH", &path);
-        let ended = shell
-            .env("CORELANE_CONNECT", &node.address)
-            .stdin(std::process::Stdio::null())
-            .output()
-            .unwrap();
-        let mut printed =
-            String::from_utf8(ended.stdout).unwrap() + &String::from_utf8(ended.stderr).unwrap();
-        if let Some(code) = ended.status.code().filter(|&code| code != 0) {
-            let _ = writeln!(printed, "[exit {code}]");
-        }
+        let printed = reader.follow(&shown);
+        let Shown {
+            line,
+            command,
+            output,
+        } = shown;
         assert!(
             fits(&output, &printed),
             "{document}:{line}: $ {command}\nshown:\n{output}\nprinted:\n{printed}"

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod check;
+mod cluster;
 pub(crate) mod completions;
 pub(crate) mod debug;
 pub(crate) mod del;

@@ -6,11 +6,12 @@
 //! ```
 
 use crate::args::{Global, parse_duration};
+use crate::command::cluster::{self, ClusterArgs};
 use crate::command::start_error;
 use crate::error::{CliError, Exit, Outcome, code};
 use crate::output::{Object, Output, grouped, size};
 use clap::Args;
-use node::{NodeConfig, NodeError, Replayed, ShardMessage, run_shard};
+use node::{Cluster, NodeConfig, NodeError, Replayed, ShardMessage, run_shard};
 use runtime::RuntimeConfig;
 use serde_json::Value;
 use std::io::Read as _;
@@ -26,6 +27,11 @@ Examples:
   corelane start --data /var/lib/corelane --shards 4
   corelane start --dedicated                     shards poll before they sleep: lower latency, a busy core each
   corelane start --listen 0.0.0.0:7400 --insecure
+  corelane start --data one --node 1 --cluster 1=127.0.0.1:7401,2=127.0.0.1:7402,3=127.0.0.1:7403
+                                                 one of three nodes; each is started with the same list
+
+A node of a cluster listens at its own address of the list unless --listen says otherwise. Other addresses may be given later;
+the numbers and --cluster-name stay: the data directory remembers them.
 
 Prints one line, \"corelane ready: …\", on standard output when clients can connect. SIGTERM or Ctrl-C ends it in order;
 kill -9 is safe too. Exits with 78 when it cannot start here; `corelane doctor` tells more.";
@@ -41,14 +47,10 @@ pub(crate) struct StartArgs {
         default_value = "corelane-data"
     )]
     data: PathBuf,
-    /// Where clients connect; port 0 picks a free one
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "CORELANE_LISTEN",
-        default_value = "127.0.0.1:7400"
-    )]
-    listen: String,
+    /// Where clients and nodes connect; port 0 picks a free one. 127.0.0.1:7400 unless given, for a node of a cluster its
+    /// address in the list
+    #[arg(long, value_name = "ADDR", env = "CORELANE_LISTEN")]
+    listen: Option<String>,
     /// Shards, each a thread on a core of its own; as many as there are cores unless given. May change between two starts
     #[arg(long, value_name = "N", env = "CORELANE_SHARDS")]
     shards: Option<u16>,
@@ -83,18 +85,28 @@ pub(crate) struct StartArgs {
     /// Connections of each shard
     #[arg(long, value_name = "N", help_heading = "Limits")]
     connections: Option<usize>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
-    let listen = address(&args.listen)?;
-    if !listen.ip().is_loopback() && !args.insecure {
-        return Err(CliError::new(
-            code::NOT_LOOPBACK,
-            Exit::Config,
-            format!("{listen} can be reached from other machines"),
-        )
-        .cause("there is no encryption and no password yet: whoever connects may read and write everything")
-        .help("listen on 127.0.0.1, or add --insecure if the network is yours alone"));
+    let cluster = args.cluster.cluster()?;
+    let listen = match (&args.listen, cluster.as_ref().and_then(cluster::own_address)) {
+        (Some(listen), _) => address(listen)?,
+        (None, Some(own)) => own,
+        (None, None) => SocketAddr::from(([127, 0, 0, 1], 7400)),
+    };
+    if !args.insecure {
+        let open = Some(listen).filter(|listen| !listen.ip().is_loopback());
+        if let Some(open) = open.or_else(|| cluster.as_ref().and_then(cluster::open_address)) {
+            return Err(open_to_others(open));
+        }
+    }
+    let note = cluster
+        .as_ref()
+        .and_then(|cluster| cluster::note_on(cluster.nodes.len()));
+    if let Some(note) = note.filter(|_| !global.json) {
+        eprintln!("{note}");
     }
     base::collections::seed_hashes(random_seed());
     let mut config = RuntimeConfig::new(&args.data);
@@ -103,12 +115,27 @@ pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
     config.pin = !args.no_pin;
     config.stall_max = args.stall_max.unwrap_or(config.stall_max);
     let _report = runtime::preflight(&args.data).map_err(|error| start_error::of_preflight(&error))?;
-    serve(global, &config, &node_config(args, listen)?)
+    serve(global, &config, &node_config(args, listen, cluster)?)
 }
 
-fn node_config(args: &StartArgs, listen: SocketAddr) -> Result<NodeConfig, CliError> {
+fn open_to_others(address: SocketAddr) -> CliError {
+    CliError::new(
+        code::NOT_LOOPBACK,
+        Exit::Config,
+        format!("{address} can be reached from other machines"),
+    )
+    .cause("there is no encryption and no password yet: whoever connects may read and write everything")
+    .help("use 127.0.0.1, or add --insecure if the network is yours alone")
+}
+
+fn node_config(
+    args: &StartArgs,
+    listen: SocketAddr,
+    cluster: Option<Cluster>,
+) -> Result<NodeConfig, CliError> {
     let mut config = NodeConfig {
         listen,
+        cluster: cluster.map(Arc::new),
         ..NodeConfig::default()
     };
     let fits = |size: u64| {
@@ -137,6 +164,7 @@ fn serve(global: &Global, config: &RuntimeConfig, node: &NodeConfig) -> Outcome 
         json: global.json,
         shards: config.shards,
         data: config.data_dir.clone(),
+        cluster: node.cluster.clone(),
         replayed: Arc::new(Mutex::new(vec![None; usize::from(config.shards)])),
     };
     let ended = runtime::run_shards::<ShardMessage<runtime::Socket>, _, _, _>(config, move |env, mailbox| {
@@ -176,6 +204,7 @@ struct Ready {
     json: bool,
     shards: u16,
     data: PathBuf,
+    cluster: Option<Arc<Cluster>>,
     /// What each shard's start read from the log; `None` before the shard is ready.
     replayed: Arc<Mutex<Vec<Option<Replayed>>>>,
 }
@@ -202,12 +231,21 @@ impl Ready {
                 .set("event", "ready")
                 .set("address", address.to_string())
                 .set("shards", shards);
-            let json = json.set("data", data.to_string()).set("pid", pid);
+            let mut json = json.set("data", data.to_string()).set("pid", pid);
+            if let Some(cluster) = &self.cluster {
+                json = json
+                    .set("node", cluster.me.0)
+                    .set("nodes", cluster.nodes.len())
+                    .set("cluster", format!("{:032x}", cluster.id));
+            }
             let replayed: Vec<_> = all.iter().map(replay_json).collect();
             out.line(json.set("replayed", replayed).build())
         } else {
+            let place = self.cluster.as_ref().map_or_else(String::new, |cluster| {
+                format!("node {} of {}, ", cluster.me.0, cluster.nodes.len())
+            });
             out.line(format_args!(
-                "corelane ready: listening on {address}, {shards} shards, data in {data}, pid {pid}"
+                "corelane ready: {place}listening on {address}, {shards} shards, data in {data}, pid {pid}"
             ))
         };
         // A supervisor that closed our output is none of the clients' business.
@@ -242,7 +280,7 @@ fn replay_json(replayed: &Replayed) -> Value {
 }
 
 /// The first address that `text` stands for.
-fn address(text: &str) -> Result<SocketAddr, CliError> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, CliError> {
     let refused = |why: String| {
         CliError::new(
             wire::Code::InvalidAddress.number(),

@@ -90,7 +90,10 @@ fn of_identity(error: &IdentityError) -> CliError {
             "the data directory belongs to another node or cluster",
         )
         .cause(error.to_string())
-        .help("choose another directory with --data"),
+        .help(
+            "choose the node's own directory with --data, or say who it is: --node, the numbers in the list of --cluster, \
+             and --cluster-name",
+        ),
         IdentityError::Unknown => refused(Code::FormatUnknown, "this is no data directory of this corelane")
             .cause(error.to_string())
             .help("choose another directory with --data, or the version of corelane that wrote it"),

@@ -2,7 +2,7 @@
 
 use crate::args::Global;
 use crate::error::{Exit, Outcome};
-use crate::output::{grouped, print};
+use crate::output::{grouped, print, table};
 use crate::session::Session;
 use clap::Args;
 use serde_json::Value;
@@ -55,6 +55,9 @@ pub(crate) fn render(address: &str, status: &Value) -> String {
                     columns(std::slice::from_ref(value))
                 );
             }
+            Value::Array(rows) if name == "nodes" && !rows.is_empty() => {
+                let _ = write!(out, "\n\nother nodes\n{}", members(rows));
+            }
             Value::Array(rows) if !rows.is_empty() && rows.iter().all(Value::is_object) => {
                 let _ = write!(out, "\n\n{}\n{}", spoken(name), columns(rows));
             }
@@ -68,6 +71,32 @@ pub(crate) fn render(address: &str, status: &Value) -> String {
         }
     }
     out
+}
+
+/// The other nodes of the cluster, one line each: their refusals are sentences.
+fn members(rows: &[Value]) -> String {
+    let row = |member: &Value| {
+        let text = |name: &str| plain(&member[name]);
+        vec![
+            format!("  {}", text("node")),
+            text("address"),
+            text("answers"),
+            text("supported_by_shards"),
+            text("supports_shards"),
+            text("refusal"),
+        ]
+    };
+    let header = [
+        "  node",
+        "address",
+        "answers",
+        "supported by us",
+        "supports us",
+        "refuses",
+    ];
+    let text = table(&header, rows.iter().map(row)).to_string();
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
 }
 
 /// Objects with the same fields side by side: one row per field, one column per object. Fields of a nested object get its

@@ -8,6 +8,29 @@ use core::time::Duration;
 use env::Address;
 use raft::Membership;
 
+/// One of the nodes of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// The node.
+    pub node: NodeId,
+    /// Where clients reach it.
+    pub address: Address,
+    /// Where the node that has the list reaches it: usually the same.
+    pub peer_address: Address,
+}
+
+impl Member {
+    /// A node that clients and nodes reach at the same address.
+    #[must_use]
+    pub const fn new(node: NodeId, address: Address) -> Self {
+        Self {
+            node,
+            address,
+            peer_address: address,
+        }
+    }
+}
+
 /// The nodes of a cluster, and which of them this is. All nodes share the list and the settings.
 #[derive(Debug, Clone)]
 pub struct Cluster {
@@ -15,8 +38,8 @@ pub struct Cluster {
     pub id: u128,
     /// This node.
     pub me: NodeId,
-    /// All nodes, this one included, and where the others reach them.
-    pub nodes: Vec<(NodeId, Address)>,
+    /// All nodes, this one included.
+    pub nodes: Vec<Member>,
     /// The failure detector between shards.
     pub liveness: liveness::Config,
     /// What a tick of the groups lasts. A follower without a leader asks for votes after 10 to 20 of them: ten must be longer
@@ -27,7 +50,7 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster with the default settings.
     #[must_use]
-    pub fn new(id: u128, me: NodeId, nodes: Vec<(NodeId, Address)>) -> Self {
+    pub fn new(id: u128, me: NodeId, nodes: Vec<Member>) -> Self {
         Self {
             id,
             me,
@@ -42,7 +65,7 @@ impl Cluster {
     /// # Errors
     /// What is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        let mut ids: Vec<_> = self.nodes.iter().map(|(node, _)| *node).collect();
+        let mut ids: Vec<_> = self.nodes.iter().map(|member| member.node).collect();
         ids.sort_unstable();
         ids.dedup();
         if ids.len() != self.nodes.len() {
@@ -62,13 +85,13 @@ impl Cluster {
     }
 
     /// The other nodes.
-    pub(crate) fn others(&self) -> impl Iterator<Item = (NodeId, Address)> {
-        self.nodes.iter().copied().filter(|(node, _)| *node != self.me)
+    pub(crate) fn others(&self) -> impl Iterator<Item = Member> {
+        self.nodes.iter().copied().filter(|member| member.node != self.me)
     }
 
     /// Who has the first ranges.
     pub(crate) fn founders(&self) -> Membership {
-        Membership::of_voters(self.nodes.iter().map(|(node, _)| replica_on(*node)))
+        Membership::of_voters(self.nodes.iter().map(|member| replica_on(member.node)))
     }
 }
 

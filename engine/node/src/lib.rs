@@ -51,7 +51,7 @@ pub mod status;
 mod transfer;
 mod write;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Member};
 pub use config::NodeConfig;
 pub use identity::Identity;
 pub use incarnation::IncarnationError;

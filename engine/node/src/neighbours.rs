@@ -61,7 +61,7 @@ pub(crate) struct Neighbours<E: Env> {
 impl<E: Env> Neighbours<E> {
     /// `detector` has made its start durable.
     pub(crate) fn new(cluster: Arc<Cluster>, links: Peers<E>, detector: Liveness) -> Self {
-        let letters = cluster.others().map(|(node, _)| (node, Vec::new())).collect();
+        let letters = cluster.others().map(|member| (member.node, Vec::new())).collect();
         Self {
             cluster,
             links,
@@ -91,7 +91,7 @@ impl<E: Env> Neighbours<E> {
     }
 
     /// What is known between this shard and another member of its groups.
-    fn support(&self, replica: ReplicaId) -> Support {
+    pub(crate) fn support(&self, replica: ReplicaId) -> Support {
         let liveness::Support { given, received } = self.detector.support(self.peer(replica));
         let epoch = |epoch: liveness::Epoch| Epoch(epoch.0);
         Support {
@@ -101,7 +101,7 @@ impl<E: Env> Neighbours<E> {
     }
 
     /// Until when nobody but this replica leads, by the wall clock; zero when somebody may.
-    fn lease_ns(&self, local: &Local<E>) -> u64 {
+    pub(crate) fn lease_ns(&self, local: &Local<E>) -> u64 {
         let expiry = |replica, epoch: Epoch| {
             self.detector
                 .supported_until(self.peer(replica), liveness::Epoch(epoch.0))
@@ -127,7 +127,7 @@ impl<E: Env, B> State<E, B> {
             Some(_) if to != me => Some(format!(
                 "this is {me}, not {to}: is an address of the cluster wrong?"
             )),
-            Some(neighbours) if neighbours.cluster.others().all(|(node, _)| node != from) => {
+            Some(neighbours) if neighbours.cluster.others().all(|member| member.node != from) => {
                 Some(format!("{from} is not a node of this cluster"))
             }
             Some(_) if !versions.contains(&u16::from(wire::frame::VERSION)) => Some(format!(
@@ -358,7 +358,7 @@ impl<E: Env, B> State<E, B> {
         let others: Vec<_> = self
             .neighbours
             .iter()
-            .flat_map(|neighbours| neighbours.cluster.others().map(|(node, _)| replica_on(node)))
+            .flat_map(|neighbours| neighbours.cluster.others().map(|member| replica_on(member.node)))
             .collect();
         for replica in others {
             self.introduce(slot, replica);
@@ -497,7 +497,7 @@ impl<E: Env, B> State<E, B> {
             .filter(|leader| *leader != local.seat.raft.id())?;
         let (range, node) = (local.range, node_of(leader));
         let nodes = &self.neighbours.as_ref()?.cluster.nodes;
-        let (_, address) = nodes.iter().find(|(id, _)| *id == node)?;
+        let address = nodes.iter().find(|member| member.node == node)?.address;
         Some(
             Refusal::retry(
                 Code::NotLeader,

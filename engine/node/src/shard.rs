@@ -259,7 +259,7 @@ impl<E: Env, B> State<E, B> {
         let addresses: Vec<_> = members
             .into_iter()
             .flatten()
-            .map(|(node, address)| (node.0, address.to_string()))
+            .map(|member| (member.node.0, member.address.to_string()))
             .collect();
         let nodes: Vec<_> = addresses
             .iter()

@@ -75,9 +75,10 @@ impl<E: Env, B> State<E, B> {
         assert_eq!(self.me, ShardId(0), "shard 0 gives range ids out");
         // Each node of a cluster has numbers of its own: the nodes take turns.
         let (turn, turns) = self.neighbours.as_ref().map_or((0, 1), |neighbours| {
-            let nodes = &neighbours.cluster.nodes;
-            let me = |(node, _): &(base::NodeId, _)| *node == neighbours.cluster.me;
-            (nodes.iter().position(me).unwrap_or(0), nodes.len())
+            let cluster = &neighbours.cluster;
+            // Whatever the order of the list.
+            let before_me = cluster.nodes.iter().filter(|member| member.node < cluster.me);
+            (before_me.count(), cluster.nodes.len())
         });
         let next = (self.range_last.0 + 1..).find(|id| id % turns as u64 == turn as u64);
         self.range_last = RangeId(next.expect("range ids do not run out"));

@@ -473,11 +473,11 @@ async fn meet_neighbours<E: Env>(
         version_max: wire::frame::VERSION.into(),
     };
     let links = Peers::new(env.clone(), PeerConfig::new(hello));
-    for (node, address) in cluster.others() {
+    for member in cluster.others() {
         detector
-            .add_peer(peer(node), now_ns())
+            .add_peer(peer(member.node), now_ns())
             .map_err(|error| NodeError::Config(error.to_string()))?;
-        links.set_address(node, Some(address));
+        links.set_address(member.node, Some(member.peer_address));
     }
     Ok(Some(Box::new(Neighbours::new(cluster.clone(), links, detector))))
 }

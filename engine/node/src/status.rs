@@ -1,10 +1,12 @@
 //! How a node is, for people and programs: collected from all shards, one JSON object.
 
+use crate::cluster::{Member, replica_on};
+use crate::local::Local;
 use crate::message::{Answer, Ask, Origin};
 use crate::shard::Shard;
 use crate::state::{Message, Slot, State};
 use base::ShardId;
-use env::{Env, Mailbox, Tasks};
+use env::{Clock, Env, Mailbox, Tasks};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use wire::reply::StatusReply;
@@ -24,8 +26,52 @@ pub struct NodeStatus {
     pub node: u64,
     /// The version of the range map.
     pub range_map_version: u64,
+    /// Who leads the ranges that this node has replicas of.
+    pub ranges: RangesStatus,
+    /// The other nodes of the cluster; none for a node that is alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<MemberStatus>,
     /// Every shard.
     pub shards: Vec<ShardStatus>,
+}
+
+/// Who leads ranges, as their replicas here see it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RangesStatus {
+    /// Ranges with a replica here.
+    pub replicas: u64,
+    /// Those that this node leads, with the right to answer reads.
+    pub leads: u64,
+    /// Those without a leader that this node knows and that lives.
+    pub leaderless: u64,
+    /// Ranges heard of whose state has not come yet; not among the replicas.
+    pub awaited: u64,
+}
+
+/// Another node, as all shards of this one see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MemberStatus {
+    /// The node's id.
+    pub node: u64,
+    /// Where clients reach it.
+    pub address: String,
+    /// Whether every shard of this node supports it and is supported by it: whether it lives.
+    pub answers: bool,
+    /// Shards of this node that support it: it may lead as far as they are concerned.
+    pub supported_by_shards: u64,
+    /// Shards of this node that it supports: they may lead as far as it is concerned.
+    pub supports_shards: u64,
+    /// What it said when it refused this node; `None` when it did not, or was connected since then.
+    pub refusal: Option<String>,
+}
+
+impl MemberStatus {
+    fn add(&mut self, other: Self) {
+        self.answers &= other.answers;
+        self.supported_by_shards += other.supported_by_shards;
+        self.supports_shards += other.supports_shards;
+        self.refusal = self.refusal.take().or(other.refusal);
+    }
 }
 
 /// The state of a shard: counters since the start, sizes now.
@@ -33,8 +79,16 @@ pub struct NodeStatus {
 pub struct ShardStatus {
     /// The shard.
     pub shard: u16,
-    /// Ranges served here.
+    /// Ranges with a replica here.
     pub ranges: u64,
+    /// Those that this shard leads.
+    pub leads: u64,
+    /// Who leads them; the node's sum is shown.
+    #[serde(skip)]
+    pub led: RangesStatus,
+    /// Other nodes as this shard sees them; the node's sum is shown.
+    #[serde(skip)]
+    pub nodes: Vec<MemberStatus>,
     /// Connections open.
     pub connections: u64,
     /// Counters of requests and turns, by name.
@@ -63,9 +117,13 @@ impl<E: Env, B> State<E, B> {
         let transport = self.transport.counters();
         let live = || self.slots.iter().filter_map(Slot::live);
         let tablets: Vec<_> = live().map(|local| local.tablet.stats()).collect();
+        let led = self.led();
         ShardStatus {
             shard: self.me.0,
             ranges: tablets.len() as u64,
+            leads: led.leads,
+            led,
+            nodes: self.members_seen(),
             connections: self.transport.len() as u64,
             counts: BTreeMap::from([
                 ("gets", counts.gets),
@@ -163,10 +221,79 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
 }
 
 impl<E: Env, B> State<E, B> {
+    /// Who leads the ranges of this shard.
+    fn led(&self) -> RangesStatus {
+        let wall_ns = self.env.clock().wall_ns();
+        let mut led = RangesStatus {
+            awaited: self.strangers.len() as u64,
+            ..RangesStatus::default()
+        };
+        for local in self.slots.iter().filter_map(Slot::live) {
+            led.replicas += 1;
+            led.leads += u64::from(self.leads_now(local, wall_ns));
+            led.leaderless += u64::from(!self.is_led(local, wall_ns));
+        }
+        led
+    }
+
+    /// Whether the range is led here, and nobody else can lead it now.
+    fn leads_now(&self, local: &Local<E>, wall_ns: u64) -> bool {
+        let has_lease = || {
+            let neighbours = self.neighbours.as_ref();
+            neighbours.is_some_and(|neighbours| neighbours.lease_ns(local) > wall_ns)
+        };
+        local.leads() && (local.is_alone() || has_lease())
+    }
+
+    /// Whether the range has a leader of which this node knows, and which lives as far as this node can tell.
+    fn is_led(&self, local: &Local<E>, wall_ns: u64) -> bool {
+        match local.seat.raft.leader() {
+            None => false,
+            Some(leader) if leader == local.seat.raft.id() => self.leads_now(local, wall_ns),
+            Some(leader) => {
+                let neighbours = self.neighbours.as_ref();
+                neighbours.is_some_and(|neighbours| neighbours.support(leader).given.is_some())
+            }
+        }
+    }
+
+    /// The other nodes as this shard sees them.
+    fn members_seen(&self) -> Vec<MemberStatus> {
+        let Some(neighbours) = &self.neighbours else {
+            return Vec::new();
+        };
+        let seen = |Member { node, address, .. }: Member| {
+            let support = neighbours.support(replica_on(node));
+            MemberStatus {
+                node: node.0,
+                address: address.to_string(),
+                answers: support.given.is_some() && support.received.is_some(),
+                supported_by_shards: support.given.is_some().into(),
+                supports_shards: support.received.is_some().into(),
+                refusal: neighbours.links.refusal(node),
+            }
+        };
+        neighbours.cluster.others().map(seen).collect()
+    }
+
     fn node_status(&self, shards: Vec<ShardStatus>) -> NodeStatus {
         let damaged: usize = shards.iter().map(|shard| shard.damage.len()).sum();
+        let mut ranges = RangesStatus::default();
+        let mut nodes: Vec<MemberStatus> = Vec::new();
+        for shard in &shards {
+            ranges.replicas += shard.led.replicas;
+            ranges.leads += shard.led.leads;
+            ranges.leaderless += shard.led.leaderless;
+            ranges.awaited += shard.led.awaited;
+            for seen in &shard.nodes {
+                match nodes.iter_mut().find(|known| known.node == seen.node) {
+                    Some(known) => known.add(seen.clone()),
+                    None => nodes.push(seen.clone()),
+                }
+            }
+        }
         let (verdict, advice) = match damaged {
-            0 => ("ok".into(), None),
+            0 => judge(ranges, &nodes),
             _ => (
                 format!("{damaged} ranges have damaged tables"),
                 Some("stop the node and run `corelane check DIR`".into()),
@@ -179,7 +306,93 @@ impl<E: Env, B> State<E, B> {
             cluster: format!("{:032x}", self.identity.cluster),
             node: self.identity.node.0,
             range_map_version: self.map.version(),
+            ranges,
+            nodes,
             shards,
         }
+    }
+}
+
+/// What is to be said of the cluster: `ok`, or what is wrong and what to do.
+fn judge(ranges: RangesStatus, nodes: &[MemberStatus]) -> (String, Option<String>) {
+    let silent: Vec<&MemberStatus> = nodes.iter().filter(|node| !node.answers).collect();
+    let mut wrong: Vec<String> = Vec::new();
+    if ranges.leaderless > 0 {
+        wrong.push(format!(
+            "{} of {} ranges have no leader",
+            ranges.leaderless, ranges.replicas
+        ));
+    }
+    if ranges.awaited > 0 {
+        wrong.push(format!("the state of {} ranges has not come yet", ranges.awaited));
+    }
+    match *silent {
+        [] => {}
+        [node] => wrong.push(format!("node {} at {} does not answer", node.node, node.address)),
+        _ => {
+            let of = silent.iter().map(|node| node.node.to_string());
+            wrong.push(format!(
+                "nodes {} do not answer",
+                of.collect::<Vec<_>>().join(" and ")
+            ));
+        }
+    }
+    if wrong.is_empty() {
+        return ("ok".into(), None);
+    }
+    let refused = silent.iter().find_map(|node| {
+        Some(format!(
+            "node {} refuses this one: {}",
+            node.node,
+            node.refusal.as_ref()?
+        ))
+    });
+    let advice = refused.or_else(|| {
+        let why =
+            "start the nodes that are down with the same list, or look at the network between the nodes";
+        (!silent.is_empty()).then(|| why.into())
+    });
+    (wrong.join("; "), advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(node: u64, answers: bool, refusal: Option<&str>) -> MemberStatus {
+        MemberStatus {
+            node,
+            address: format!("127.0.0.1:740{node}"),
+            answers,
+            supported_by_shards: answers.into(),
+            supports_shards: answers.into(),
+            refusal: refusal.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn the_verdict_names_what_is_wrong_with_the_cluster() {
+        let led = RangesStatus {
+            replicas: 4,
+            leads: 1,
+            ..RangesStatus::default()
+        };
+        assert_eq!(judge(led, &[node(2, true, None)]), ("ok".into(), None));
+        let (verdict, advice) = judge(led, &[node(2, false, None), node(3, true, None)]);
+        assert_eq!(verdict, "node 2 at 127.0.0.1:7402 does not answer");
+        assert!(advice.is_some_and(|advice| advice.contains("start the nodes that are down")));
+        let lost = RangesStatus { leaderless: 4, ..led };
+        let (verdict, advice) = judge(
+            lost,
+            &[node(2, false, Some("another cluster")), node(3, false, None)],
+        );
+        assert_eq!(
+            verdict,
+            "4 of 4 ranges have no leader; nodes 2 and 3 do not answer"
+        );
+        assert_eq!(
+            advice.as_deref(),
+            Some("node 2 refuses this one: another cluster")
+        );
     }
 }

@@ -16,7 +16,7 @@ use crate::workload::Workload;
 use base::{NodeId, Prng, ShardId};
 use core::time::Duration;
 use env::{Disk, Env, Instant};
-use node::{Cluster, NodeConfig};
+use node::{Cluster, Member, NodeConfig};
 use sim::{Fault, Report, Sim, SimNodeId};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -75,8 +75,8 @@ fn node_config(scenario: &Scenario, at: u16) -> NodeConfig {
     let mut config = scenario.node.clone();
     if scenario.nodes > 1 {
         let id = |at: u16| NodeId(u64::from(at) + 1);
-        let address = |at: u16| (id(at), Sim::address_of(SimNodeId(at.into()), PORT));
-        let nodes = (0..scenario.nodes).map(address).collect();
+        let member = |at: u16| Member::new(id(at), Sim::address_of(SimNodeId(at.into()), PORT));
+        let nodes = (0..scenario.nodes).map(member).collect();
         let cluster = Cluster {
             liveness: scenario.liveness,
             tick: scenario.tick,

@@ -1,0 +1,224 @@
+//! What `start` is told of a cluster: the list of nodes in text, and what follows from it.
+
+use crate::command::start::address;
+use crate::error::{CliError, Exit};
+use base::NodeId;
+use clap::Args;
+use node::{Cluster, Member};
+use std::net::SocketAddr;
+use wire::Code;
+
+const HOW_TO_WRITE: &str = "write ID=HOST:PORT, for example --cluster 1=10.0.0.1:7400,2=10.0.0.2:7400,3=10.0.0.3:7400; \
+                            ID=HOST:PORT@HOST:PORT when this node reaches the other one elsewhere than clients do";
+
+/// The options of a node of a cluster.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ClusterArgs {
+    /// The number of this node in the list of --cluster
+    #[arg(long, value_name = "N", env = "CORELANE_NODE")]
+    node: Option<u64>,
+    /// All nodes of the cluster, the same on each: ID=HOST:PORT,… where clients and nodes reach them; ID=HOST:PORT@HOST:PORT
+    /// when this node reaches one elsewhere than clients do
+    #[arg(long, value_name = "LIST", env = "CORELANE_CLUSTER")]
+    cluster: Option<String>,
+    /// Tells clusters apart: nodes of other names are refused
+    #[arg(
+        long,
+        value_name = "TEXT",
+        env = "CORELANE_CLUSTER_NAME",
+        default_value = "corelane"
+    )]
+    cluster_name: String,
+}
+
+impl ClusterArgs {
+    /// The cluster that the options ask for; `None` for a node that is alone.
+    pub(crate) fn cluster(&self) -> Result<Option<Cluster>, CliError> {
+        let (me, list) = match (self.node, self.cluster.as_deref()) {
+            (None, None) => return Ok(None),
+            (Some(me), Some(list)) => (NodeId(me), list),
+            (Some(_), None) => {
+                return Err(refused("--node is given without --cluster".to_owned()).help(HOW_TO_WRITE));
+            }
+            (None, Some(_)) => {
+                return Err(refused("--cluster is given without --node".to_owned())
+                    .help("say which of the nodes this one is: --node N"));
+            }
+        };
+        let mut nodes = list
+            .split(',')
+            .map(|entry| member(entry.trim()))
+            .collect::<Result<Vec<_>, _>>()?;
+        nodes.sort_unstable_by_key(|member| member.node);
+        for pair in nodes.windows(2) {
+            if pair[0].node == pair[1].node {
+                let what = format!("node {} is twice in the list of --cluster", pair[0].node.0);
+                return Err(refused(what).help("give each node a number of its own"));
+            }
+        }
+        if nodes.iter().all(|member| member.node != me) {
+            let known: Vec<_> = nodes.iter().map(|member| member.node.0.to_string()).collect();
+            return Err(
+                refused(format!("node {} is not in the list of --cluster", me.0)).help(format!(
+                    "the list has the nodes {}; add this one, or choose one of them with --node",
+                    known.join(", ")
+                )),
+            );
+        }
+        let ids: Vec<_> = nodes.iter().map(|member| member.node).collect();
+        Ok(Some(Cluster::new(
+            cluster_id(&self.cluster_name, &ids),
+            me,
+            nodes,
+        )))
+    }
+}
+
+/// Where this node listens unless it is told otherwise.
+pub(crate) fn own_address(cluster: &Cluster) -> Option<SocketAddr> {
+    let me = cluster.nodes.iter().find(|member| member.node == cluster.me)?;
+    Some(me.address)
+}
+
+/// An address of the list that other machines can reach, if there is one.
+pub(crate) fn open_address(cluster: &Cluster) -> Option<SocketAddr> {
+    let mut addresses = cluster
+        .nodes
+        .iter()
+        .flat_map(|member| [member.address, member.peer_address]);
+    addresses.find(|address| !address.ip().is_loopback())
+}
+
+/// What is to be said of the number of nodes.
+pub(crate) fn note_on(count: usize) -> Option<String> {
+    count.is_multiple_of(2).then(|| {
+        format!(
+            "note: a cluster of {count} nodes bears no more failures than one of {}",
+            count - 1
+        )
+    })
+}
+
+/// An entry of the list: `ID=HOST:PORT`, or `ID=HOST:PORT@HOST:PORT`.
+fn member(entry: &str) -> Result<Member, CliError> {
+    let wrong = |why: String| {
+        refused(format!("`{entry}` in the list of --cluster is not a node"))
+            .cause(why)
+            .help(HOW_TO_WRITE)
+    };
+    let (id, places) = entry
+        .split_once('=')
+        .ok_or_else(|| wrong("there is no `=` in it".to_owned()))?;
+    let node = match id.trim().parse::<u64>() {
+        Ok(id) if id > 0 => NodeId(id),
+        Ok(_) => return Err(wrong("nodes are numbered from 1".to_owned())),
+        Err(_) => return Err(wrong(format!("`{id}` is not a number"))),
+    };
+    let resolve = |place: &str| {
+        let found = address(place).map_err(|error| {
+            let why = error.cause.unwrap_or(error.what);
+            wrong(format!("`{place}`: {why}"))
+        })?;
+        if found.port() == 0 {
+            return Err(wrong(format!("`{place}`: other nodes need to know the port")));
+        }
+        Ok(found)
+    };
+    let (clients, nodes) = places.split_once('@').unwrap_or((places, places));
+    Ok(Member {
+        node,
+        address: resolve(clients)?,
+        peer_address: resolve(nodes)?,
+    })
+}
+
+fn refused(what: String) -> CliError {
+    CliError::new(Code::ConfigurationInvalid.number(), Exit::Config, what)
+}
+
+/// The cluster's id: FNV-1a over 128 bits of the name and the sorted numbers of the nodes. Not of addresses, which may change.
+/// It keeps apart by accident, not against an attacker.
+fn cluster_id(name: &str, nodes: &[NodeId]) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0100_0000_0000_0000_0000_013b;
+    let numbers = nodes.iter().flat_map(|node| node.0.to_le_bytes());
+    // No text has the byte 255.
+    let bytes = name.bytes().chain([255]).chain(numbers);
+    bytes.fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(node: u64, list: &str) -> Result<Cluster, CliError> {
+        let args = ClusterArgs {
+            node: Some(node),
+            cluster: Some(list.to_owned()),
+            cluster_name: "corelane".to_owned(),
+        };
+        args.cluster().map(|cluster| cluster.expect("both are given"))
+    }
+
+    #[test]
+    fn a_list_says_where_nodes_are() {
+        let cluster = told(2, "3=127.0.0.1:3@127.0.0.1:33, 1=127.0.0.1:1,2=127.0.0.1:2").unwrap();
+        let ids: Vec<_> = cluster.nodes.iter().map(|member| member.node.0).collect();
+        assert_eq!(ids, [1, 2, 3]);
+        assert_eq!(own_address(&cluster).unwrap().port(), 2);
+        assert_eq!(
+            (
+                cluster.nodes[2].address.port(),
+                cluster.nodes[2].peer_address.port()
+            ),
+            (3, 33)
+        );
+        assert_eq!(open_address(&cluster), None);
+        assert_eq!(cluster.check(), Ok(()));
+        let open = told(1, "1=127.0.0.1:1@10.0.0.1:1").unwrap();
+        assert_eq!(open_address(&open), Some("10.0.0.1:1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (node, list, word) in [
+            (1, "1:127.0.0.1:1", "no `=`"),
+            (1, "0=127.0.0.1:1", "from 1"),
+            (1, "one=127.0.0.1:1", "`one` is not a number"),
+            (1, "1=127.0.0.1", "`127.0.0.1`"),
+            (1, "1=127.0.0.1:0", "the port"),
+            (1, "1=127.0.0.1:1,", "`` in the list"),
+            (1, "1=127.0.0.1:1,1=127.0.0.1:2", "node 1 is twice"),
+            (4, "1=127.0.0.1:1,2=127.0.0.1:2", "node 4 is not in the list"),
+        ] {
+            let error = told(node, list).unwrap_err();
+            let text = error.render(false);
+            assert!(text.contains(word) && error.help.is_some(), "{list}: {text}");
+            assert_eq!(error.exit, Exit::Config);
+        }
+    }
+
+    #[test]
+    fn ids_are_of_names_and_numbers() {
+        let ids = |numbers: &[u64]| numbers.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let id = cluster_id("corelane", &ids(&[1, 2, 3]));
+        assert_eq!(
+            id, 0x0e9b_45a5_fd73_ea4f_595d_1c6b_0cc6_dd99,
+            "data directories hold it, so it stays"
+        );
+        for other in [
+            cluster_id("corelane2", &ids(&[1, 2, 3])),
+            cluster_id("corelane", &ids(&[1, 2])),
+            cluster_id("corelane", &ids(&[1, 2, 4])),
+        ] {
+            assert_ne!(id, other);
+        }
+    }
+
+    #[test]
+    fn even_numbers_are_remarked_upon() {
+        assert_eq!(note_on(3), None);
+        assert!(note_on(4).unwrap().ends_with("one of 3"));
+    }
+}

@@ -1,0 +1,234 @@
+//! Three real nodes of a cluster on loopback: the leader is killed, the others go on, and it catches up when it is back.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use corelane_process::process::{Node, Program};
+use serde_json::Value;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+/// How long anything may take: a fail-over takes about two seconds on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Programs of `count` nodes on ports that are free now.
+fn programs(dir: &Path, count: usize, name: &str) -> Vec<Program> {
+    let held: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let addresses: Vec<_> = held
+        .iter()
+        .map(|listener| listener.local_addr().unwrap().to_string())
+        .collect();
+    let entries = (1..)
+        .zip(&addresses)
+        .map(|(id, address)| format!("{id}={address}"));
+    let list = entries.collect::<Vec<_>>().join(",");
+    (1..=count)
+        .zip(addresses)
+        .map(|(id, address)| Program {
+            binary: env!("CARGO_BIN_EXE_process-node").into(),
+            data: dir.join(format!("node-{id}")),
+            listen: address,
+            options: options(id, &list, name),
+        })
+        .collect()
+}
+
+fn options(id: usize, list: &str, name: &str) -> Vec<String> {
+    let id = id.to_string();
+    let all = [
+        "--shards",
+        "1",
+        "--node",
+        &id,
+        "--cluster",
+        list,
+        "--cluster-name",
+        name,
+    ];
+    all.map(str::to_owned).to_vec()
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("corelane-process-")
+        .tempdir()
+        .unwrap()
+}
+
+/// Runs a command against the node at `address`.
+fn at(program: &Program, address: &str, arguments: &[&str]) -> Output {
+    let all = [arguments, &["--connect", address, "--timeout", "2s"]].concat();
+    program.run(&all).unwrap()
+}
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// Asks `nodes` in turn, the one at `leader` first, until one does it: `leader` is that one then. What it said.
+fn by_any(program: &Program, nodes: &[&Node], leader: &mut usize, arguments: &[&str]) -> String {
+    let began = Instant::now();
+    loop {
+        let mut last = String::new();
+        for _ in nodes {
+            let output = at(program, &nodes[*leader].address, arguments);
+            if output.status.success() {
+                return String::from_utf8(output.stdout).unwrap();
+            }
+            last = said(&output);
+            *leader = (*leader + 1) % nodes.len();
+        }
+        assert!(began.elapsed() < PATIENCE, "{arguments:?}: {last}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn status(program: &Program, node: &Node) -> Value {
+    let output = at(program, &node.address, &["status", "--json"]);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)))
+}
+
+/// Waits until the status of `node` is as it should be.
+fn wait_for(program: &Program, node: &Node, what: &str, is_there: impl Fn(&Value) -> bool) -> Value {
+    let began = Instant::now();
+    loop {
+        let status = status(program, node);
+        if is_there(&status) {
+            return status;
+        }
+        assert!(began.elapsed() < PATIENCE, "{what}: {status:#}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn is_well(status: &Value) -> bool {
+    status["verdict"] == "ok"
+}
+
+#[test]
+fn two_of_three_nodes_go_on_and_the_third_catches_up() {
+    let dir = scratch();
+    let programs = programs(dir.path(), 3, "corelane");
+    let program = &programs[0];
+    let mut nodes: Vec<Node> = programs
+        .iter()
+        .map(Program::spawn)
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let put = |nodes: &[&Node], leader: &mut usize, number: u32| {
+        let (key, value) = (format!("key{number}"), format!("value{number}"));
+        by_any(program, nodes, leader, &["put", &key, &value])
+    };
+    let mut leader = 0;
+    for number in 0..20 {
+        put(&nodes.iter().collect::<Vec<_>>(), &mut leader, number);
+    }
+    for node in &nodes {
+        let status = wait_for(program, node, "all nodes see each other", is_well);
+        assert_eq!(status["nodes"].as_array().unwrap().len(), 2, "{status:#}");
+        assert_eq!(status["ranges"]["replicas"], 1, "{status:#}");
+    }
+    let text = said(&at(program, &nodes[0].address, &["status"]));
+    assert!(
+        text.contains("is available.") && text.contains("other nodes"),
+        "{text}"
+    );
+
+    nodes.remove(leader).kill().unwrap();
+    let others: Vec<&Node> = nodes.iter().collect();
+    let mut next = 0;
+    for number in 0..20 {
+        let value = by_any(program, &others, &mut next, &["get", &format!("key{number}")]);
+        assert_eq!(value, format!("value{number}\n"));
+    }
+    for number in 20..40 {
+        put(&others, &mut next, number);
+    }
+    let killed = leader + 1;
+    let named = format!("node {killed} at {} does not answer", programs[leader].listen);
+    wait_for(program, others[0], &named, |status| {
+        status["verdict"]
+            .as_str()
+            .is_some_and(|verdict| verdict.contains(&named))
+    });
+
+    let back = programs[leader].start().unwrap();
+    for node in [others[0], others[1], &back] {
+        wait_for(program, node, "the node is back", is_well);
+    }
+    // With one of those that went on gone, what is served needs the one that was away.
+    nodes.remove(0).kill().unwrap();
+    let last = [&nodes[0], &back];
+    let mut next = 0;
+    for number in 0..40 {
+        let value = by_any(program, &last, &mut next, &["get", &format!("key{number}")]);
+        assert_eq!(value, format!("value{number}\n"));
+    }
+    assert_eq!(back.terminate().unwrap(), 0);
+}
+
+#[test]
+fn data_of_another_node_or_cluster_is_refused() {
+    let dir = scratch();
+    let programs = programs(dir.path(), 3, "corelane");
+    let _ = programs[0].start().unwrap().terminate().unwrap();
+    let refused = |change: &dyn Fn(&mut Program)| {
+        let mut program = programs[0].clone();
+        change(&mut program);
+        let output = program.command().output().unwrap();
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(78), "{text}");
+        text
+    };
+    let list = programs[0].options[5].clone();
+    let text = refused(&|program| program.options = options(1, &list, "another"));
+    assert!(
+        text.contains("belongs to another node or cluster") && text.contains("--cluster-name"),
+        "{text}"
+    );
+    let text = refused(&|program| {
+        program.data.clone_from(&programs[0].data);
+        program.options = options(2, &list, "corelane");
+        program.listen.clone_from(&programs[1].listen);
+    });
+    assert!(text.contains("this is the data of n1 of cluster"), "{text}");
+    let text = refused(&|program| program.options = options(1, "1=127.0.0.1:1,2=nonsense", "corelane"));
+    assert!(text.contains("`2=nonsense` in the list of --cluster"), "{text}");
+    let text = refused(&|program| program.options = options(1, "1=127.0.0.1:1,2=192.0.2.1:7400", "corelane"));
+    assert!(
+        text.contains("192.0.2.1:7400 can be reached from other machines"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_node_of_another_cluster_is_named_by_the_others() {
+    let dir = scratch();
+    let programs = programs(dir.path(), 3, "corelane");
+    let mut stranger = programs[2].clone();
+    stranger.options = options(3, &stranger.options[5], "another");
+    let nodes: Vec<Node> = [&programs[0], &programs[1], &stranger]
+        .map(|program| program.start().unwrap())
+        .into();
+    let status = wait_for(&programs[0], &nodes[0], "the refusal is shown", |status| {
+        status["nodes"][1]["refusal"].is_string()
+    });
+    let verdict = status["verdict"].as_str().unwrap();
+    assert!(
+        verdict.contains("node 3 at") && verdict.contains("does not answer"),
+        "{status:#}"
+    );
+    let advice = status["advice"].as_str().unwrap();
+    assert!(advice.contains("node 3 refuses this one: "), "{status:#}");
+    // Two of three are enough.
+    by_any(
+        &programs[0],
+        &[&nodes[0], &nodes[1]],
+        &mut 0,
+        &["put", "key", "value"],
+    );
+}
