@@ -107,6 +107,22 @@ impl Raft {
         Ok(())
     }
 
+    /// Whether this leader is handing over.
+    #[must_use]
+    pub fn is_transferring(&self) -> bool {
+        matches!(&self.role, Role::Leader(leadership) if leadership.transfer.is_some())
+    }
+
+    /// The last entry that a member is known to have durably; `None` when this is not the leader or `id` is no other member.
+    #[must_use]
+    pub fn matched(&self, id: ReplicaId) -> Option<Index> {
+        let Role::Leader(leadership) = &self.role else {
+            return None;
+        };
+        let peer = leadership.peers.iter().find(|peer| peer.id == id)?;
+        Some(peer.matched)
+    }
+
     /// The state that `to` was to get did not arrive: it is asked again what it has. Harmless when that is not so.
     pub fn snapshot_failed(&mut self, to: ReplicaId) {
         if let Some((leadership, _)) = self.leadership()

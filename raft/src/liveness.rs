@@ -103,6 +103,11 @@ impl Raft {
         }
     }
 
+    /// The replicas whose nodes' liveness is known to be something.
+    pub fn told_of(&self) -> impl Iterator<Item = ReplicaId> {
+        self.supports.0.iter().map(|known| known.id)
+    }
+
     pub(crate) fn end_promise(&mut self, leader: ReplicaId) {
         self.promise = None;
         self.heard = self.config.election_ticks;

@@ -317,7 +317,7 @@ impl Raft {
 
     /// Who takes part, as of its last entry.
     #[must_use]
-    pub fn membership(&self) -> &Membership {
+    pub fn membership(&self) -> &Arc<Membership> {
         self.log.membership()
     }
 

@@ -185,6 +185,7 @@ impl Driver for CorelaneDriver {
                 | ReplyRef::RangeMapReply(_)
                 | ReplyRef::SplitReply(_)
                 | ReplyRef::MoveReply(_)
+                | ReplyRef::PlaceReply(_)
                 | ReplyRef::StatusReply(_) => {
                     return Err(DriverError::Unexpected {
                         kind: frame.kind.name(),

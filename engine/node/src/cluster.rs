@@ -1,12 +1,16 @@
 //! The nodes of a cluster, as this node is told of them.
 //!
-//! Today the nodes are those that the cluster began with: all of them are started with the same list, and every range has a
-//! replica on each. A replica has its node's number in the group.
+//! Today the nodes are those that the cluster began with: all of them are started with the same list. The first range has a replica
+//! on each founder; which nodes have replicas of a range changes later, see `members`.
 
-use base::{NodeId, ReplicaId};
+use base::NodeId;
 use core::time::Duration;
 use env::Address;
 use raft::Membership;
+use replica::group::replica_on;
+
+/// The greatest number of a node: the ids of ranges that a node makes are told apart by it.
+pub const NODE_MAX: NodeId = NodeId(1023);
 
 /// One of the nodes of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub struct Cluster {
     pub me: NodeId,
     /// All nodes, this one included.
     pub nodes: Vec<Member>,
+    /// Which of them have the first range when the cluster begins.
+    pub founders: Vec<NodeId>,
     /// The failure detector between shards.
     pub liveness: liveness::Config,
     /// What a tick of the groups lasts. A follower without a leader asks for votes after 10 to 20 of them: ten must be longer
@@ -48,13 +54,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster with the default settings.
+    /// A cluster with the default settings, and a replica of the first range on every node.
     #[must_use]
     pub fn new(id: u128, me: NodeId, nodes: Vec<Member>) -> Self {
+        let founders = nodes.iter().map(|member| member.node).collect();
         Self {
             id,
             me,
             nodes,
+            founders,
             liveness: liveness::Config::default(),
             tick: Duration::from_millis(10),
         }
@@ -74,8 +82,11 @@ impl Cluster {
         if !ids.contains(&self.me) {
             return Err(format!("{} is not in the list of the cluster's nodes", self.me));
         }
-        if ids.first() == Some(&NodeId(0)) {
-            return Err("nodes are numbered from 1".to_owned());
+        if ids.first() == Some(&NodeId(0)) || ids.last() > Some(&NODE_MAX) {
+            return Err(format!("nodes are numbered from 1 to {}", NODE_MAX.0));
+        }
+        if self.founders.is_empty() || self.founders.iter().any(|founder| !ids.contains(founder)) {
+            return Err("the founders are one or more of the cluster's nodes".to_owned());
         }
         if self.tick.is_zero() {
             return Err("a tick lasts some time".to_owned());
@@ -89,18 +100,13 @@ impl Cluster {
         self.nodes.iter().copied().filter(|member| member.node != self.me)
     }
 
-    /// Who has the first ranges.
-    pub(crate) fn founders(&self) -> Membership {
-        Membership::of_voters(self.nodes.iter().map(|member| replica_on(member.node)))
+    /// Who has the first range.
+    pub(crate) fn first_members(&self) -> Membership {
+        Membership::of_voters(self.founders.iter().map(|node| replica_on(*node, 0)))
     }
-}
 
-/// A range's replica on a node.
-pub(crate) fn replica_on(node: NodeId) -> ReplicaId {
-    ReplicaId(node.0)
-}
-
-/// The node that has a replica.
-pub(crate) fn node_of(replica: ReplicaId) -> NodeId {
-    NodeId(replica.0)
+    /// Whether the first range begins on this node, among others.
+    pub(crate) fn is_founder(&self) -> bool {
+        self.founders.contains(&self.me)
+    }
 }

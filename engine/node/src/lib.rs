@@ -11,6 +11,7 @@
 //!   local ─► replicate      a range's group, replica and tablet; what groups want written, sent and applied
 //!   entry, dialect          what groups say, as it is in the log and on the wire
 //!   cluster, neighbours     other nodes: who they are, what is said to them, whether they live
+//!   members, removal        who has a range's replicas changes online
 //!   transfer                state for replicas that the log does not reach any more
 //!   message                 what shards say to each other
 //!   refusal, status         what clients are told
@@ -33,6 +34,7 @@ mod incarnation;
 mod local;
 mod maintenance;
 mod marker;
+mod members;
 pub mod message;
 mod moving;
 mod neighbours;
@@ -40,6 +42,7 @@ pub mod range_map;
 mod read;
 mod recover;
 pub mod refusal;
+mod removal;
 mod replicate;
 mod route;
 mod scan;

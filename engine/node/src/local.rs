@@ -8,7 +8,7 @@ use base::{Index, Prng, RangeId, ReplicaId, Seqno};
 use core::cell::{Cell, RefCell};
 use env::Env;
 use env::sync::Sender;
-use raft::{Entry, HardState, Raft, ReadToken, Restored};
+use raft::{Entry, HardState, Membership, Raft, ReadToken, Restored};
 use replica::Replica;
 use replica::replica::StateError;
 use std::collections::VecDeque;
@@ -78,6 +78,10 @@ pub(crate) struct Seat<E: Env> {
     /// State is being installed: nothing is applied, and what is durable is kept back.
     pub(crate) installing: bool,
     pub(crate) held: Vec<Write>,
+    /// The group has removed the replica: it takes part in nothing any more, and goes when nothing works on it.
+    pub(crate) leaving: bool,
+    /// The members whose nodes' liveness the group was told of.
+    pub(crate) introduced: Option<Arc<Membership>>,
 }
 
 impl<E: Env> Seat<E> {
@@ -93,6 +97,8 @@ impl<E: Env> Seat<E> {
             arrived: None,
             installing: false,
             held: Vec::new(),
+            leaving: false,
+            introduced: None,
         }
     }
 }
@@ -180,11 +186,14 @@ impl<E: Env> Local<E> {
     /// The group goes on where replay has led the replica, with what the log has beyond.
     pub(crate) fn restart_group(&mut self, groups: &Groups, entries: Vec<Entry>) {
         self.seat.raft = groups.start(self.replica.group(), entries);
+        self.seat.introduced = None;
     }
 
-    /// Whether the range has no replica elsewhere: then what is durable here is committed, and nobody else leads.
+    /// Whether the range has no replica elsewhere, and is about to have none: then what is durable here is committed, and nobody else
+    /// leads.
     pub(crate) fn is_alone(&self) -> bool {
         self.replica.group().is_alone()
+            && replica::group::is_alone(self.seat.raft.membership(), self.seat.raft.id())
     }
 
     /// Freezes what the memtable has, with the state that goes with it.

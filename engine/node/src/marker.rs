@@ -6,6 +6,7 @@
 
 use base::{RangeId, ShardId};
 use env::{Disk, DiskError, Env, OpenMode};
+use std::collections::BTreeMap;
 
 fn dir(shard: ShardId) -> String {
     format!("shard-{}/ranges", shard.0)
@@ -54,6 +55,46 @@ pub(crate) async fn hand_over<E: Env>(
 ) -> Result<(), DiskError> {
     create(env, to, range).await?;
     remove(env, from, range).await
+}
+
+fn graves(shard: ShardId) -> String {
+    format!("shard-{}/gone", shard.0)
+}
+
+/// Notes, durably, that the shard's replica of a range, and every one before it, was removed from its group: none of them takes part
+/// in anything again.
+pub(crate) async fn bury<E: Env>(
+    env: &E,
+    shard: ShardId,
+    range: RangeId,
+    life: u32,
+) -> Result<(), DiskError> {
+    let (dir, disk) = (graves(shard), env.disk());
+    disk.create_dir(&dir).await?;
+    drop(
+        disk.create(&format!("{dir}/{}.{life}", range.0), OpenMode::Write)
+            .await?,
+    );
+    disk.sync_dir(&dir).await
+}
+
+/// The last life of each range whose replicas here were removed; durably so.
+pub(crate) async fn buried<E: Env>(env: &E, shard: ShardId) -> Result<BTreeMap<RangeId, u32>, DiskError> {
+    let (dir, disk) = (graves(shard), env.disk());
+    disk.create_dir(&dir).await?;
+    disk.sync_dir(&dir).await?;
+    let mut buried = BTreeMap::new();
+    for entry in disk.list(&dir).await? {
+        let parsed = entry
+            .name
+            .split_once('.')
+            .and_then(|(range, life)| Some((RangeId(range.parse().ok()?), life.parse::<u32>().ok()?)));
+        if let Some((range, life)) = parsed {
+            let last = buried.entry(range).or_insert(life);
+            *last = life.max(*last);
+        }
+    }
+    Ok(buried)
 }
 
 /// The note that a shard's log is to go as a whole.
@@ -118,6 +159,31 @@ mod tests {
             let third = ImageMachine::new(&second.image_least());
             assert_eq!(third.block_on(marks(&third.env())), seen);
         }
+    }
+
+    #[test]
+    fn graves_that_are_found_stay() {
+        let machine = ImageMachine::new(&DiskImage::new());
+        let env = machine.env();
+        machine
+            .block_on(create_dir(&env, FROM))
+            .expect("the disk is fine");
+        machine.record();
+        let bury = async {
+            bury(&env, FROM, RANGE, 0).await?;
+            bury(&env, FROM, RANGE, 12).await
+        };
+        machine.block_on(bury).expect("the disk is fine");
+        for boundary in machine.trace().boundaries() {
+            let second = ImageMachine::after_kill(&boundary);
+            let seen = second.block_on(buried(&second.env(), FROM));
+            let third = ImageMachine::new(&second.image_least());
+            assert_eq!(third.block_on(buried(&third.env(), FROM)), seen);
+        }
+        assert_eq!(
+            machine.block_on(buried(&env, FROM)),
+            Ok(BTreeMap::from([(RANGE, 12)]))
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! - Groups hear that support has changed before a message that follows from it leaves.
 //! - What waits for a write leaves after it, in the order in which the group handed it out.
 
-use crate::cluster::{Cluster, node_of, replica_on};
+use crate::cluster::Cluster;
 use crate::dialect::{Letter, letter_from_wire, liveness_from_wire, with_train};
 use crate::incarnation;
 use crate::local::{Local, Stranger};
@@ -30,6 +30,7 @@ use env::sync::{Receiver, oneshot};
 use env::{Clock, Env, Mailbox};
 use liveness::{Event, Liveness, Peer, StepError};
 use raft::{Body, Epoch, HardState, ReadToken, Support};
+use replica::group::{life_of, node_of};
 use std::rc::Rc;
 use std::sync::Arc;
 use transport::{ConnectionId, HelloAnswer, Peers};
@@ -261,19 +262,63 @@ impl<E: Env, B> State<E, B> {
             return Ok(());
         };
         let seat = self.seat_of(slot);
-        if seat.raft.id() != letter.to {
-            base::sometimes!("node: message for another replica of the range");
+        if seat.leaving {
             return Ok(());
         }
+        if seat.raft.id() != letter.to {
+            base::sometimes!("node: message for another replica of the range");
+            if life_of(letter.to) > life_of(seat.raft.id()) {
+                self.succeed(slot, &letter);
+            }
+            return Ok(());
+        }
+        if let Some(local) = self.slots[slot as usize].live()
+            && local.replica.group().has_removed(letter.from)
+        {
+            base::sometimes!("node: a removed replica does not know that it is");
+            self.say_removed(slot, letter.from);
+            return Ok(());
+        }
+        let seat = self.seat_of(slot);
         seat.raft.step(letter.from, letter.message)?;
+        if seat.raft.membership().members().next().is_none() {
+            // Nobody has said yet who else takes part.
+            self.introduce(slot, letter.from);
+        }
         self.touch(slot);
         Ok(())
+    }
+
+    /// A later replica of a range is spoken to than the one that is here: this one was removed. One that has no state, and so nothing
+    /// but what it promised, becomes the later one and keeps the promise.
+    fn succeed(&mut self, slot: u32, letter: &Letter) {
+        let seat = self.seat_of(slot);
+        if seat.writes > 0 || seat.installing || seat.arrived.is_some() || self.is_receiving(letter.range) {
+            return;
+        }
+        match &mut self.slots[slot as usize] {
+            Slot::Stranger(stranger) => {
+                base::sometimes!("node: a stranger became a later replica");
+                let groups = self.groups.clone();
+                **stranger = Stranger::new(letter.range, letter.to, stranger.hard_state, &groups);
+                self.touch(slot);
+            }
+            Slot::Live(_) => self.end_replica(slot),
+            Slot::Free | Slot::Opening(..) => {}
+        }
     }
 
     /// A message for a range that is not here: if this node has a replica of it, that one waits for its state from now on, and
     /// votes meanwhile. A group whose members all wait for each other's state would have no leader who could send it.
     fn welcome(&mut self, letter: &Letter) -> Option<u32> {
-        let is_ours = letter.to == replica_on(self.identity.node) && letter.range > RangeId::SYSTEM;
+        let is_ours = node_of(letter.to) == self.identity.node && letter.range > RangeId::SYSTEM;
+        let is_gone = self
+            .gone
+            .get(&letter.range)
+            .is_some_and(|life| life_of(letter.to) <= *life);
+        if is_gone || self.removing.contains(&letter.range) {
+            return None;
+        }
         if !is_ours || self.strangers.len() >= STRANGERS_MAX {
             base::sometimes!(
                 "node: too many ranges were heard of before they were here",
@@ -334,13 +379,19 @@ impl<E: Env, B> State<E, B> {
 
     /// Support between this shard and a node has begun or ended: its groups hear of it.
     fn on_support(&mut self, node: NodeId) {
-        let replica = replica_on(node);
+        let mut there = Vec::new();
         for slot in 0..self.slots.len() {
-            let is_alone = self.slots[slot].live().is_some_and(Local::is_alone);
-            if self.slots[slot].seat().is_some() && !is_alone {
-                let slot = u32::try_from(slot).expect("a shard has fewer than 2^32 ranges");
-                self.introduce(slot, replica);
-            }
+            let Some(seat) = self.slots[slot].seat() else {
+                continue;
+            };
+            let slot = u32::try_from(slot).expect("a shard has fewer than 2^32 ranges");
+            let told = seat.raft.told_of().chain(seat.raft.membership().members());
+            let is_other = |replica: &ReplicaId| node_of(*replica) == node && *replica != seat.raft.id();
+            there.extend(told.filter(is_other).map(|replica| (slot, replica)));
+        }
+        there.dedup();
+        for (slot, replica) in there {
+            self.introduce(slot, replica);
         }
     }
 
@@ -353,14 +404,20 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    /// A group begins to take part here.
+    /// Tells the group in `slot` of the nodes of its members, when it begins to take part and when its members change.
     pub(crate) fn introduce_all(&mut self, slot: u32) {
-        let others: Vec<_> = self
-            .neighbours
-            .iter()
-            .flat_map(|neighbours| neighbours.cluster.others().map(|member| replica_on(member.node)))
-            .collect();
-        for replica in others {
+        let seat = self.seat_of(slot);
+        let members = Arc::clone(seat.raft.membership());
+        if seat
+            .introduced
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, &members))
+        {
+            return;
+        }
+        seat.introduced = Some(Arc::clone(&members));
+        let me = seat.raft.id();
+        for replica in members.members().filter(|replica| *replica != me) {
             self.introduce(slot, replica);
         }
         self.touch(slot);
@@ -374,7 +431,8 @@ impl<E: Env, B> State<E, B> {
             .expect("a replica stays while its group works");
         if let Some(neighbours) = &mut self.neighbours
             && !seat.ticks
-            && !is_alone
+            && !(is_alone && seat.raft.is_leader())
+            && !seat.leaving
             && seat.raft.needs_tick()
         {
             seat.ticks = true;
@@ -398,7 +456,10 @@ impl<E: Env, B> State<E, B> {
             let Some(seat) = self.slots[slot as usize].seat_mut() else {
                 continue;
             };
-            seat.ticks = false;
+            // A slot that was taken by another range meanwhile may be here twice.
+            if !mem::take(&mut seat.ticks) || seat.leaving {
+                continue;
+            }
             for _ in 0..ticks {
                 if seat.raft.needs_tick() {
                     seat.raft.tick();

@@ -107,6 +107,12 @@ impl RangeMap {
             .collect();
     }
 
+    /// Takes a range out that has no replica here any more.
+    pub fn remove(&mut self, range: RangeId) {
+        self.entries.retain(|entry| entry.descriptor.range != range);
+        self.merge([]);
+    }
+
     fn fill_holes(&mut self) {
         let hole = |start: &[u8], end: Option<&[u8]>| RangeEntry {
             descriptor: Descriptor {

@@ -1,6 +1,5 @@
 //! Recovery of one shard's directory: its markers, its tablets, its log.
 
-use crate::cluster::replica_on;
 use crate::config::NodeConfig;
 use crate::entry::{content_of, payload_of};
 use crate::local::{Groups, Local, Stranger};
@@ -11,11 +10,11 @@ use base::{Index, RangeId, ReplicaId, ShardId, Term, Timestamp};
 use core::time::Duration;
 use env::{Disk, DiskError, Env};
 use log::{EntryKind, Log, LogConfig, LogError, Position, Record};
-use raft::{Entry, HardState, Mark};
-use replica::group::decode_members;
+use raft::{Content, Entry, HardState, Mark};
+use replica::group::{decode_members, replica_on};
 use replica::replica::{At, StateError};
-use replica::{Applied, CommandError};
-use std::collections::{BTreeMap, VecDeque};
+use replica::{Applied, CommandError, command};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use storage::{Shared, StorageError, Tablet};
 
@@ -28,6 +27,8 @@ pub(crate) struct Found<E: Env> {
     pub(crate) locals: Vec<Local<E>>,
     /// Replicas that vote and do not have their state.
     pub(crate) strangers: Vec<Stranger<E>>,
+    /// The last life of each range whose replicas here were removed.
+    pub(crate) gone: BTreeMap<RangeId, u32>,
     /// Nothing at or below was issued again.
     pub(crate) clock: Timestamp,
     /// The greatest range id seen.
@@ -175,14 +176,19 @@ pub(crate) async fn recover_dir<E: Env>(
     marker::create_dir(env, shard).await?;
     remove_retired_log(env, shard).await?;
     let marked = marker::list(env, shard).await?;
+    let gone = marker::buried(env, shard).await?;
+    for range in gone.keys().filter(|range| !marked.contains(range)) {
+        // A crash came between marker and files.
+        Tablet::destroy(env, *range).await?;
+    }
     let tablets = Tablet::list(env).await?;
     let mut replay = Replaying {
-        shard,
         locals: BTreeMap::new(),
         marked: marked.clone(),
         groups: groups.clone(),
         tails: BTreeMap::new(),
         promises: BTreeMap::new(),
+        without_tablet: BTreeSet::new(),
         entries: 0,
         error: None,
     };
@@ -206,6 +212,9 @@ pub(crate) async fn recover_dir<E: Env>(
     if let Some(error) = replay.error {
         return Err(error);
     }
+    if let Some(&range) = replay.without_tablet.first() {
+        return Err(RecoverError::NoTablet { range, shard });
+    }
     let broken = replay
         .tails
         .iter()
@@ -219,7 +228,8 @@ pub(crate) async fn recover_dir<E: Env>(
     }
     let strangers = match &config.cluster {
         Some(cluster) => {
-            let me = replica_on(cluster.me);
+            // Its life is that of whom the next message speaks to.
+            let me = replica_on(cluster.me, 0);
             let stranger = |(range, promised)| Stranger::new(range, me, promised, groups);
             replay.promises.into_iter().map(stranger).collect()
         }
@@ -236,7 +246,17 @@ pub(crate) async fn recover_dir<E: Env>(
         took: recovered.took,
     };
     let mut clock = recovered.hlc_bound;
-    let range_max = marked.iter().chain(&tablets).copied().max().unwrap_or_default();
+    // Also of ranges that are gone from here, and of splits that may yet be committed.
+    let open = replay
+        .tails
+        .values()
+        .flat_map(|tail| &tail.entries)
+        .filter_map(|entry| match &entry.content {
+            Content::Command(payload) => command::split_of(payload),
+            _ => None,
+        });
+    let known = marked.iter().chain(&tablets).chain(gone.keys()).copied();
+    let range_max = known.chain(open).max().unwrap_or_default();
     let mut locals: Vec<_> = replay.locals.into_values().collect();
     for local in &mut locals {
         let tail = replay.tails.remove(&local.range).unwrap_or_default();
@@ -261,6 +281,7 @@ pub(crate) async fn recover_dir<E: Env>(
         log_bound: recovered.hlc_bound,
         locals,
         strangers,
+        gone,
         clock,
         range_max,
         replayed,
@@ -333,7 +354,6 @@ async fn remove_retired_log<E: Env>(env: &E, shard: ShardId) -> Result<(), DiskE
 }
 
 struct Replaying<E: Env> {
-    shard: ShardId,
     locals: BTreeMap<RangeId, Local<E>>,
     marked: Vec<RangeId>,
     groups: Rc<Groups>,
@@ -341,6 +361,8 @@ struct Replaying<E: Env> {
     tails: BTreeMap<RangeId, Tail>,
     /// Terms and votes of replicas that are not here, or not yet.
     promises: BTreeMap<RangeId, HardState>,
+    /// Ranges that are marked, have entries in the log that are not forgotten, and no tablet.
+    without_tablet: BTreeSet<RangeId>,
     /// Seen so far.
     entries: u64,
     error: Option<RecoverError>,
@@ -412,6 +434,11 @@ impl<E: Env> Replaying<E> {
             Record::Forget { range } => {
                 self.tails.remove(&range);
                 self.promises.remove(&range);
+                let was_without = self.without_tablet.remove(&range);
+                base::sometimes!(
+                    "node: entries of a range that came back were passed over",
+                    was_without
+                );
                 Ok(())
             }
         };
@@ -452,13 +479,12 @@ impl<E: Env> Replaying<E> {
     ) -> Result<(), RecoverError> {
         let index = at.mark.index;
         let Some(local) = self.locals.get(&range) else {
-            // A range that has left this shard has no marker here; its entries are in its tables.
-            let shard = self.shard;
-            return if self.marked.contains(&range) {
-                Err(RecoverError::NoTablet { range, shard })
-            } else {
-                Ok(())
-            };
+            // A range that has left this shard has no marker here; its entries are in its tables. One that came back has a marker
+            // before it has its state, and its entries are forgotten, as a later record says.
+            if self.marked.contains(&range) {
+                self.without_tablet.insert(range);
+            }
+            return Ok(());
         };
         let applied = local.replica.applied_index();
         if index <= applied {
@@ -467,7 +493,7 @@ impl<E: Env> Replaying<E> {
         let tail = self.tails.get(&range);
         // A group of one commits what it has written; except who takes part, which counts before it is committed.
         let waits = tail.is_some_and(|tail| !tail.entries.is_empty());
-        if local.is_alone() && !waits && kind != EntryKind::Membership {
+        if local.replica.group().is_alone() && !waits && kind != EntryKind::Membership {
             if index != applied.next() {
                 let found = index;
                 return Err(RecoverError::Gap {

@@ -24,6 +24,7 @@ use core::mem;
 use env::{Clock, Env, Mailbox};
 use log::Record;
 use raft::{Body, Content, Entry, Event, Fetch, HardState, Membership, Payload, PersistMark};
+use replica::group::life_of;
 use replica::replica::At;
 use replica::{Applied, command};
 use std::sync::Arc;
@@ -69,12 +70,19 @@ impl<E: Env, B> State<E, B> {
 
     /// Starts all groups: those of one elect themselves, the others hear of their neighbours and wait.
     pub(crate) fn start_groups(&mut self) {
-        let slots: Vec<(u32, bool)> = (0..)
+        let slots: Vec<(u32, bool, bool)> = (0..)
             .zip(&self.slots)
-            .filter_map(|(at, slot)| slot.live().map(|local| (at, local.is_alone())))
+            .filter_map(|(at, slot)| {
+                let local = slot.live()?;
+                let is_gone = self.is_gone(local.range, local.seat.raft.id());
+                Some((at, is_gone, local.is_alone()))
+            })
             .collect();
-        for (slot, is_alone) in slots {
-            if is_alone {
+        for (slot, is_gone, is_alone) in slots {
+            if is_gone {
+                base::sometimes!("node: a crash came before a removed replica was gone");
+                self.end_replica(slot);
+            } else if is_alone {
                 self.campaign(slot);
             } else {
                 self.introduce_all(slot);
@@ -85,8 +93,17 @@ impl<E: Env, B> State<E, B> {
 
     /// Proposes the commands of this turn, and stages what their groups want written.
     pub(crate) fn close_batch(&mut self) {
+        self.propose_batch();
+        self.drain_dirty();
+        while !self.joint.is_empty() {
+            self.leave_joint();
+            self.drain_dirty();
+        }
+    }
+
+    fn propose_batch(&mut self) {
         if self.batch.commands.is_empty() {
-            return self.drain_dirty();
+            return;
         }
         let bytes: Arc<[u8]> = self.batch.bytes.as_slice().into();
         self.batch.bytes.clear();
@@ -105,7 +122,6 @@ impl<E: Env, B> State<E, B> {
             self.touch(command.slot);
         }
         self.batch.commands = commands;
-        self.drain_dirty();
     }
 
     /// The group in `slot` may want something: it is asked at the end of the turn.
@@ -208,8 +224,10 @@ impl<E: Env, B> State<E, B> {
             }
         }
         self.ready = ready;
+        self.introduce_all(slot);
         self.watch_ticks(slot);
         if self.slots[slot as usize].live().is_some() {
+            self.watch_joint(slot);
             self.renew_lease(slot);
             self.refuse_parked(slot);
             let local = self.live_mut(slot);
@@ -229,7 +247,10 @@ impl<E: Env, B> State<E, B> {
                 unreachable!("{} is alone and sends something", seat.range)
             };
             if let Body::Snapshot(_) = message.body {
-                self.jobs.push(Job::Offer { slot, to });
+                self.jobs.push(Job::Offer {
+                    range: seat.range,
+                    to,
+                });
             } else {
                 neighbours.post(Letter {
                     range: seat.range,
@@ -369,7 +390,7 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// The group in `slot` leads no more: who waits for it hears that what was asked for may still happen.
-    fn step_down(&mut self, slot: u32) {
+    pub(crate) fn step_down(&mut self, slot: u32) {
         base::sometimes!("node: leadership lost");
         let local = self.slots[slot as usize]
             .live_mut()
@@ -460,8 +481,14 @@ impl<E: Env, B> State<E, B> {
                     Content::Membership(members) => Some(Membership::clone(members)),
                     _ => None,
                 };
+                let before = Arc::clone(&local.replica.group().applied.membership);
+                let is_change = members.is_some();
                 local.replica.apply_members(at, members);
-                return local.tablet.apply_nothing(entry.index);
+                local.tablet.apply_nothing(entry.index);
+                if is_change {
+                    self.members_changed(slot, &before);
+                }
+                return;
             }
             Content::Header(_) => unreachable!("no replica of a node is a witness"),
         };
@@ -520,6 +547,12 @@ impl<E: Env, B> State<E, B> {
         let is_alone = local.is_alone();
         let campaigns = is_alone || local.seat.raft.is_leader();
         let mut new = split_local(local, index, right, at, &self.groups);
+        // A replica that was removed before it was made.
+        let is_gone = self
+            .gone
+            .get(&right)
+            .is_some_and(|life| life_of(new.seat.raft.id()) <= *life);
+        base::sometimes!("node: a split made a replica that had been removed", is_gone);
         if let Some(hard_state) = promised {
             new.replica.set_hard_state(hard_state);
             new.restart_group(&self.groups, Vec::new());
@@ -542,13 +575,17 @@ impl<E: Env, B> State<E, B> {
         self.map.merge([left.clone(), right.clone()]);
         self.update_routes();
         self.wake_maintenance = true;
-        if !is_alone {
-            self.introduce_all(right_slot);
+        if is_gone {
+            self.end_replica(right_slot);
+        } else {
+            if !is_alone {
+                self.introduce_all(right_slot);
+            }
+            if campaigns {
+                self.live_mut(right_slot).seat.raft.campaign_now();
+            }
+            self.touch(right_slot);
         }
-        if campaigns {
-            self.live_mut(right_slot).seat.raft.campaign_now();
-        }
-        self.touch(right_slot);
         SplitApplied { left, right }
     }
 }

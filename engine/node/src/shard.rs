@@ -225,6 +225,7 @@ impl<E: Env, B> State<E, B> {
                 );
                 self.on_move(range, to, request.deadline_ms.to_native(), raw);
             }
+            RequestRef::Place(place) => self.on_place(place, raw),
             RequestRef::Status(_) => self.jobs.push(Job::Status { origin: raw.origin }),
             RequestRef::DiskWrite(write) => {
                 self.jobs.push(Job::DiskWrite {
@@ -383,6 +384,21 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             }
             None => self.env.clock().sleep(Duration::from_millis(1)).await,
         }
+    }
+
+    /// Waits until everything up to `seqno` in the log is durable.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub(crate) async fn wait_durable(&self, log: &log::Log<E>, seqno: base::Seqno) -> Result<(), String> {
+        if log.persisted() >= seqno {
+            return Ok(());
+        }
+        let before = seqno.prev().unwrap_or(base::Seqno::ZERO);
+        let persisted = log.persisted_beyond(before).await;
+        persisted
+            .map(drop)
+            .map_err(|error| format!("the log failed: {error}"))
     }
 
     /// What clients are told of a storage error. Damage and disk failures stop the node when they concern a write; a failed
@@ -570,7 +586,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 self.move_in(from, ticket, slot, arrival, clock).await;
             }
             Job::Fetch { slot, fetch } => self.fetch(slot, fetch).await,
-            Job::Offer { slot, to } => self.offer(slot, to).await,
+            Job::Offer { range, to } => self.offer(range, to).await,
             Job::Piece(wanted) => self.send_piece(wanted).await,
             Job::Receive(offered) => self.receive(*offered).await,
             Job::Install {
@@ -581,6 +597,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             } => self.install(slot, seqno, mark, arrived).await,
             Job::CompleteSplit(applied) => self.complete_foreign_split(applied).await,
             Job::Incarnation(durable) => self.store_incarnation(durable).await,
+            Job::Place {
+                origin,
+                wish,
+                deadline,
+            } => self.place(origin, &wish, deadline).await,
+            Job::Remove(range) => self.remove_replica(range).await,
             Job::Status { origin } => self.status(origin).await,
             Job::DiskWrite { origin, bytes } => self.disk_write(origin, bytes).await,
         }

@@ -1,5 +1,6 @@
 //! Splitting a range online: an entry in its log, then both halves at once.
 
+use crate::cluster::NODE_MAX;
 use crate::local::{Groups, Local};
 use crate::marker;
 use crate::message::{Answer, Ask, Origin, RawRequest, ShardMessage};
@@ -73,15 +74,13 @@ impl<E: Env, B> State<E, B> {
     /// Shard 0: the id of a new range.
     pub(crate) fn new_range(&mut self) -> RangeId {
         assert_eq!(self.me, ShardId(0), "shard 0 gives range ids out");
-        // Each node of a cluster has numbers of its own: the nodes take turns.
-        let (turn, turns) = self.neighbours.as_ref().map_or((0, 1), |neighbours| {
-            let cluster = &neighbours.cluster;
-            // Whatever the order of the list.
-            let before_me = cluster.nodes.iter().filter(|member| member.node < cluster.me);
-            (before_me.count(), cluster.nodes.len())
-        });
-        let next = (self.range_last.0 + 1..).find(|id| id % turns as u64 == turn as u64);
-        self.range_last = RangeId(next.expect("range ids do not run out"));
+        // Each node of a cluster has numbers of its own: they end in its number.
+        let (end, step) = self
+            .neighbours
+            .as_ref()
+            .map_or((0, 1), |neighbours| (neighbours.cluster.me.0, NODE_MAX.0 + 1));
+        let next = (self.range_last.0 + 1).next_multiple_of(step) + end;
+        self.range_last = RangeId(next);
         self.range_last
     }
 

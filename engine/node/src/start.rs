@@ -10,7 +10,7 @@
 //! When the node has fewer shards than at its last start, shard `i` also takes the directories of shards `i + n`, `i + 2n`,
 //! …: it replays their logs, flushes their ranges, takes their markers, and removes their logs.
 
-use crate::cluster::{Cluster, replica_on};
+use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::identity::{Identity, IdentityError};
 use crate::incarnation::{self, IncarnationError};
@@ -32,7 +32,8 @@ use core::task::Poll;
 use env::{Clock, Env, Listener, Mailbox, Net, TaskClass, Tasks};
 use liveness::Liveness;
 use replica::Replica;
-use std::collections::{BTreeMap, VecDeque};
+use replica::group::replica_on;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use storage::{Shared, StorageError, Tablet};
@@ -172,14 +173,13 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
         listener = Some(listen(&env, config.listen)?);
     }
     let address = listener.as_ref().map(Listener::address);
-    let first = config
-        .cluster
-        .as_deref()
-        .map_or_else(replica::Group::alone, |cluster| {
-            replica::Group::first(replica_on(cluster.me), cluster.founders())
-        });
-    let (assembled, early) =
-        assemble(&env, &mailbox, &storage, identity, &first, &mut found, address).await?;
+    let first = match config.cluster.as_deref() {
+        None => Some(replica::Group::alone()),
+        Some(cluster) => cluster
+            .is_founder()
+            .then(|| replica::Group::first(replica_on(cluster.me, 0), cluster.first_members(), 0)),
+    };
+    let (assembled, early) = assemble(&env, &mailbox, &storage, identity, first, &mut found, address).await?;
     drop_twins(&env, me, &assembled.map, &mut found).await?;
 
     let front = Rc::new(Front {
@@ -306,7 +306,7 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
     mailbox: &B,
     storage: &Rc<Shared<E>>,
     identity: Identity,
-    first: &replica::Group,
+    first: Option<replica::Group>,
     found: &mut Found<E>,
     address: Option<env::Address>,
 ) -> Result<(Assembled, Early<E>), NodeError> {
@@ -345,11 +345,14 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         .iter()
         .flat_map(|recovered| recovered.entries.clone())
         .collect();
-    if entries.is_empty() {
+    let is_alone = first.as_ref().is_some_and(replica::Group::is_alone);
+    // A range that was here, and was removed with all that was split off, does not begin anew.
+    let is_new = entries.is_empty() && !found.gone.contains_key(&FIRST_RANGE);
+    if let Some(first) = first.filter(|_| is_new) {
         let groups = found.groups.clone();
         found
             .locals
-            .push(create_first(env, storage, &groups, first, me).await?);
+            .push(create_first(env, storage, &groups, &first, me).await?);
         entries = found.entries(me);
     }
     found.range_max = all
@@ -360,7 +363,7 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         .max(FIRST_RANGE);
     // Versions must not repeat over restarts: clients compare them. Wall time serves; within a run they count up.
     let version = env.clock().wall_ns().max(clock.wall_ns);
-    let map = if first.is_alone() {
+    let map = if is_alone {
         RangeMap::new(version, entries)
     } else {
         RangeMap::partial(version, entries)
@@ -528,6 +531,10 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
             )
             .collect(),
         strangers: BTreeMap::new(),
+        gone: found.gone,
+        removing: BTreeSet::new(),
+        placing: BTreeSet::new(),
+        joint: Vec::new(),
         departed: Vec::new(),
         gets: Vec::new(),
         get_keys: Vec::new(),

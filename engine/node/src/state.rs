@@ -3,6 +3,7 @@
 use crate::config::NodeConfig;
 use crate::identity::Identity;
 use crate::local::{Groups, Local, Seat, Stranger};
+use crate::members::Wish;
 use crate::message::{Answer, OwnedRequest, PageAsk, Replies, ShardMessage};
 use crate::neighbours::Neighbours;
 use crate::range_map::{RangeEntry, RangeMap};
@@ -17,7 +18,7 @@ use env::sync::{Notify, Sender};
 use env::{Env, Instant, Net};
 use log::Log;
 use raft::PersistMark;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use storage::{Shared, Tablet};
 use transport::{ConnectionId, Transport};
@@ -129,7 +130,7 @@ pub(crate) enum Job<E: Env> {
     /// A follower lacks entries that are only in the log.
     Fetch { slot: u32, fetch: raft::Fetch },
     /// A follower gets the state of the range.
-    Offer { slot: u32, to: ReplicaId },
+    Offer { range: RangeId, to: ReplicaId },
     /// A follower wants bytes of it.
     Piece(Wanted<E>),
     /// State is offered to a replica here.
@@ -141,6 +142,14 @@ pub(crate) enum Job<E: Env> {
         mark: PersistMark,
         arrived: Box<Arrived<E>>,
     },
+    /// The nodes that shall have the replicas of a range, and its leader.
+    Place {
+        origin: Origin,
+        wish: Wish,
+        deadline: Instant,
+    },
+    /// The range's replica was removed from its group.
+    Remove(RangeId),
     /// `status`.
     Status { origin: Origin },
     /// The bench's raw durable write.
@@ -179,6 +188,7 @@ pub(crate) struct Counts {
     pub(crate) duplicates: u64,
     pub(crate) splits: u64,
     pub(crate) moves: u64,
+    pub(crate) removed: u64,
     pub(crate) turns: u64,
     pub(crate) echoes: u64,
     pub(crate) disk_writes: u64,
@@ -213,6 +223,14 @@ pub(crate) struct State<E: Env, B: 'static> {
     /// The slots of ranges whose state is not here.
     pub(crate) strangers: BTreeMap<RangeId, u32>,
     pub(crate) slots: Vec<Slot<E>>,
+    /// The last life of each range whose replicas here were removed: none of them takes part in anything.
+    pub(crate) gone: BTreeMap<RangeId, u32>,
+    /// Ranges whose files are being removed.
+    pub(crate) removing: BTreeSet<RangeId>,
+    /// Ranges whose replicas are being placed.
+    pub(crate) placing: BTreeSet<RangeId>,
+    /// Slots of groups that lead and have a joint configuration to leave.
+    pub(crate) joint: Vec<u32>,
     /// Ranges that left this shard, until the map that counts knows.
     pub(crate) departed: Vec<RangeEntry>,
 

@@ -1,12 +1,13 @@
 //! How a node is, for people and programs: collected from all shards, one JSON object.
 
-use crate::cluster::{Member, replica_on};
+use crate::cluster::Member;
 use crate::local::Local;
 use crate::message::{Answer, Ask, Origin};
 use crate::shard::Shard;
 use crate::state::{Message, Slot, State};
 use base::ShardId;
 use env::{Clock, Env, Mailbox, Tasks};
+use replica::group::replica_on;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use wire::reply::StatusReply;
@@ -263,7 +264,7 @@ impl<E: Env, B> State<E, B> {
             return Vec::new();
         };
         let seen = |Member { node, address, .. }: Member| {
-            let support = neighbours.support(replica_on(node));
+            let support = neighbours.support(replica_on(node, 0));
             MemberStatus {
                 node: node.0,
                 address: address.to_string(),

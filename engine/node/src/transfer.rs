@@ -26,7 +26,7 @@ use env::sync::Notify;
 use env::{Clock, Env, Instant, Mailbox};
 use raft::{Body, HardState, Mark, PersistMark, Snapshot};
 use replica::Replica;
-use replica::group::{decode_members, encode_members};
+use replica::group::{decode_members, encode_members, node_of};
 use std::rc::Rc;
 use std::sync::Arc;
 use storage::{SnapshotDescription, SnapshotError, SnapshotReceiver, Tablet, TabletSnapshot};
@@ -138,7 +138,7 @@ impl<E: Env, B> State<E, B> {
             term: Term(transfer.last.term.to_native()),
             index: Index(transfer.last.index.to_native()),
         };
-        if crate::cluster::node_of(from) != node {
+        if node_of(from) != node {
             return Err(malformed);
         }
         match &transfer.step {
@@ -183,14 +183,20 @@ impl<E: Env, B> State<E, B> {
             }
             ArchivedTransferStep::Done { installed } => self.end_sending(range, from, !installed),
             ArchivedTransferStep::Gone => self.on_came(range, from, last, Came::Gone),
+            ArchivedTransferStep::Removed => self.on_removed(range, to),
         }
         Ok(())
     }
 
-    fn say(
+    fn say(&mut self, who: (RangeId, ReplicaId, ReplicaId), last: Mark, step: TransferStep<'_>) {
+        self.say_at(who, to_wire(last), step);
+    }
+
+    /// Says something to a replica of a range on another node.
+    pub(crate) fn say_at(
         &mut self,
         (range, from, to): (RangeId, ReplicaId, ReplicaId),
-        last: Mark,
+        last: peer::Mark,
         step: TransferStep<'_>,
     ) {
         let shard = self.me;
@@ -199,21 +205,18 @@ impl<E: Env, B> State<E, B> {
                 range: range.0,
                 from: from.0,
                 to: to.0,
-                last: to_wire(last),
+                last,
                 step,
             };
-            neighbours
-                .links
-                .send(crate::cluster::node_of(to), shard, &transfer);
+            neighbours.links.send(node_of(to), shard, &transfer);
         }
     }
 
     // ---- the leader's side ----
 
     /// Whether the state for that follower is to be prepared: nobody else does.
-    fn begin_sending(&mut self, slot: u32, to: ReplicaId) -> bool {
+    fn begin_sending(&mut self, range: RangeId, to: ReplicaId) -> bool {
         let (heard, _) = self.clock();
-        let range = self.seat_of(slot).range;
         let Some(neighbours) = &mut self.neighbours else {
             return false;
         };
@@ -351,7 +354,10 @@ impl<E: Env, B> State<E, B> {
         let usable = slot.filter(|slot| {
             let seat = self.slots[*slot as usize].seat();
             let fits = seat.is_some_and(|seat| {
-                seat.raft.id() == to && !seat.installing && seat.raft.commit_index() < snapshot.last.index
+                seat.raft.id() == to
+                    && !seat.installing
+                    && !seat.leaving
+                    && seat.raft.commit_index() < snapshot.last.index
             });
             fits && !is_early
         });
@@ -401,6 +407,29 @@ impl<E: Env, B> State<E, B> {
         if let Some(receiving) = receiving {
             *receiving.inbox.piece.borrow_mut() = Some(came);
             receiving.inbox.changed.notify();
+        }
+    }
+
+    /// Nobody wants the state any more that is being received.
+    pub(crate) fn stop_receiving(&mut self, range: RangeId) {
+        let receiving = self.neighbours.as_ref().and_then(|neighbours| {
+            neighbours
+                .receiving
+                .iter()
+                .find(|receiving| receiving.range == range)
+        });
+        if let Some(receiving) = receiving {
+            *receiving.inbox.piece.borrow_mut() = Some(Came::Gone);
+            receiving.inbox.changed.notify();
+        }
+    }
+
+    /// A replica gets the range's state from here no more; nobody does if none is named.
+    pub(crate) fn stop_sending(&mut self, range: RangeId, to: Option<ReplicaId>) {
+        if let Some(neighbours) = &mut self.neighbours {
+            let stays =
+                |sending: &Sending<E>| sending.range != range || to.is_some_and(|to| to != sending.to);
+            neighbours.sending.retain(stays);
         }
     }
 
@@ -485,11 +514,10 @@ impl<E: Env, B> State<E, B> {
 
 impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Prepares the state for a follower, and offers it.
-    pub(crate) async fn offer(&self, slot: u32, to: ReplicaId) {
-        if !self.with_state(|state| state.begin_sending(slot, to)) {
+    pub(crate) async fn offer(&self, range: RangeId, to: ReplicaId) {
+        if !self.with_state(|state| state.begin_sending(range, to)) {
             return;
         }
-        let range = self.with_state(|state| state.seat_of(slot).range);
         let offered = self.try_offer(range, to).await;
         if !offered {
             self.step(|state| state.end_sending(range, to, true));
@@ -739,11 +767,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         mut arrived: Box<Arrived<E>>,
     ) {
         let log = self.with_state(|state| state.log.clone());
-        if log.persisted() < seqno {
-            let before = seqno.prev().unwrap_or(Seqno::ZERO);
-            if let Err(error) = log.persisted_beyond(before).await {
-                return self.fail(format!("the log failed: {error}"));
-            }
+        if let Err(error) = self.wait_durable(&log, seqno).await {
+            return self.fail(error);
         }
         let (range, own) = self.with_state(|state| {
             let hard_state = match &state.slots[slot as usize] {
@@ -783,7 +808,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
 }
 
 impl<E: Env, B> State<E, B> {
-    fn is_receiving(&self, range: RangeId) -> bool {
+    pub(crate) fn is_receiving(&self, range: RangeId) -> bool {
         let receiving = |neighbours: &Neighbours<E>| neighbours.receiving.iter().any(|r| r.range == range);
         self.neighbours.as_deref().is_some_and(receiving)
     }

@@ -9,7 +9,6 @@ use base::key::Span;
 use base::{Index, RangeId, ReplicaId, Timestamp};
 use raft::{HardState, Mark, Membership};
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// Version of the bytes of [`Replica::encode_state`].
 const STATE_VERSION: u8 = 2;
@@ -304,6 +303,13 @@ impl<W> Replica<W> {
         index
     }
 
+    /// Counts an entry of the group that is not a command and was appended to its log after all commands proposed so far: it has
+    /// the index that comes back.
+    pub fn count_entry(&mut self) -> Index {
+        self.proposed = self.proposed.next();
+        self.proposed
+    }
+
     fn next_index(&mut self, ts: Timestamp) -> Index {
         assert!(!self.blocked, "a blocked range proposes nothing");
         assert!(
@@ -360,7 +366,7 @@ impl<W> Replica<W> {
     pub fn apply_members(&mut self, at: At, members: Option<Membership>) {
         self.advance(at);
         if let Some(members) = members {
-            self.group.applied.membership = Arc::new(members);
+            self.group.set_members(members);
         }
     }
 
@@ -392,7 +398,8 @@ impl<W> Replica<W> {
         };
         self.descriptor.span.end = Some(at.into());
         self.descriptor.generation += 1;
-        let group = Group::first(self.group.id, Membership::clone(&self.group.applied.membership));
+        let members = Membership::clone(&self.group.applied.membership);
+        let group = Group::first(self.group.id, members, self.group.lives);
         Self {
             descriptor: Descriptor {
                 range: right,

@@ -172,6 +172,36 @@ impl<E: Env> Tablet<E> {
         Ok(())
     }
 
+    /// Whether somebody else holds the tablet, or reads what it has.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        Rc::strong_count(&self.0) > 1 || Rc::strong_count(&self.0.state.borrow().version) > 1
+    }
+
+    /// Removes the tablet with all that it has. A tablet of the same range may be made afterwards.
+    ///
+    /// # Errors
+    /// What the disk said.
+    ///
+    /// # Panics
+    /// When it [is held](Self::is_held): files would vanish under a reader.
+    ///
+    /// # Cancellation
+    /// What is left of it is no tablet, or still a whole one.
+    pub async fn remove(self) -> Result<(), StorageError> {
+        assert!(
+            !self.is_held(),
+            "{} is removed when nobody reads it",
+            self.range()
+        );
+        let (shared, range) = (self.0.shared.clone(), self.range());
+        drop(self);
+        // Files of a later tablet may have the names of those that were to go one by one.
+        let _nobody_else = shared.removing().lock().await;
+        shared.keep_of(&dir(range));
+        Self::destroy(shared.env(), range).await
+    }
+
     /// Opens the table that a flush, merge or split has just written or linked.
     pub(crate) async fn open_table(&self, meta: TableMeta) -> Result<Rc<Table<E>>, StorageError> {
         Table::open(&self.0.shared, &self.0.dir, meta).await

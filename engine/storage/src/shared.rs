@@ -4,6 +4,7 @@ use crate::StorageConfig;
 use crate::cache::{Cache, CacheStats};
 use crate::memtable::Memtable;
 use crate::rows::RowCache;
+use crate::sync::Lock;
 use base::collections::FastHash;
 use base::{Prng, RangeId, Timestamp};
 use core::cell::{Cell, RefCell, RefMut};
@@ -38,6 +39,8 @@ pub struct Shared<E: Env> {
     gc_threshold: Cell<Timestamp>,
     /// Files that no version refers to any more.
     garbage: RefCell<Vec<String>>,
+    /// Held by who removes files.
+    removing: Lock,
     /// Ranges that receive a raft snapshot.
     receiving: RefCell<BTreeSet<RangeId>>,
     /// Buffers for version keys.
@@ -108,6 +111,7 @@ impl<E: Env> Shared<E> {
             prng,
             gc_threshold: Cell::default(),
             garbage: RefCell::default(),
+            removing: Lock::default(),
             receiving: RefCell::default(),
             scratch: RefCell::default(),
         })
@@ -161,6 +165,7 @@ impl<E: Env> Shared<E> {
     /// # Cancellation
     /// Safe: what was not removed is removed when its tablet is opened next.
     pub async fn remove_obsolete(&self) {
+        let _one = self.removing.lock().await;
         loop {
             let Some(path) = self.garbage.borrow_mut().pop() else {
                 return;
@@ -186,6 +191,16 @@ impl<E: Env> Shared<E> {
     pub(crate) fn number_version(&self) -> u64 {
         self.version.set(self.version.get() + 1);
         self.version.get()
+    }
+
+    pub(crate) fn removing(&self) -> &Lock {
+        &self.removing
+    }
+
+    /// Forgets files of a directory that were to be removed: it goes as a whole.
+    pub(crate) fn keep_of(&self, dir: &str) {
+        let inside = |path: &str| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+        self.garbage.borrow_mut().retain(|path| !inside(path));
     }
 
     pub(crate) fn discard(&self, path: String) {

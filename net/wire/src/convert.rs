@@ -5,7 +5,8 @@ use crate::reply::{
     ArchivedConditionFailed, ArchivedErrorReply, ArchivedGetReply, ArchivedRangeEntry, ArchivedScanPage,
 };
 use crate::request::{
-    ArchivedCondition, ArchivedGet, ArchivedHello, ArchivedOp, ArchivedScan, ArchivedWrite, Condition, Op,
+    ArchivedCondition, ArchivedGet, ArchivedHello, ArchivedOp, ArchivedPlace, ArchivedScan, ArchivedWrite,
+    Condition, Op,
 };
 use base::api::{self, WriteId};
 use base::{ClientId, NodeId, RangeId, ShardId, Timestamp};
@@ -223,6 +224,25 @@ impl ArchivedRangeEntry<'static> {
     }
 
     /// The node that leads it, if known.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader.as_ref().map(|node| NodeId(node.to_native()))
+    }
+}
+
+impl ArchivedPlace<'static> {
+    /// The range.
+    #[must_use]
+    pub fn range_id(&self) -> RangeId {
+        RangeId(self.range.to_native())
+    }
+
+    /// The nodes that shall have replicas.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().map(|node| NodeId(node.to_native()))
+    }
+
+    /// The node that shall lead, if one was named.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.leader.as_ref().map(|node| NodeId(node.to_native()))

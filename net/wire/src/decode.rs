@@ -103,6 +103,7 @@ messages! {
         Status: ArchivedStatus,
         Echo: ArchivedEcho<'static>,
         DiskWrite: ArchivedDiskWrite,
+        Place: ArchivedPlace<'static>,
     ]
 }
 
@@ -120,6 +121,7 @@ messages! {
         StatusReply: ArchivedStatusReply<'static>,
         EchoReply: ArchivedEchoReply<'static>,
         DiskWriteReply: ArchivedDiskWriteReply,
+        PlaceReply: ArchivedPlaceReply<'static>,
         ErrorReply: ArchivedErrorReply<'static>,
     ]
 }
@@ -188,6 +190,7 @@ kind_of! {
     request::Status => Status,
     request::Echo<'_> => Echo,
     request::DiskWrite => DiskWrite,
+    request::Place<'_> => Place,
     peer::PeerHello => PeerHello,
     peer::Train<'_> => Train,
     peer::Transfer<'_> => Transfer,
@@ -201,6 +204,7 @@ kind_of! {
     reply::StatusReply<'_> => StatusReply,
     reply::EchoReply<'_> => EchoReply,
     reply::DiskWriteReply => DiskWriteReply,
+    reply::PlaceReply<'_> => PlaceReply,
     reply::ErrorReply<'_> => ErrorReply,
 }
 

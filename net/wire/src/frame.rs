@@ -90,6 +90,8 @@ kinds! {
     Echo = 0x0c,
     /// [`crate::request::DiskWrite`].
     DiskWrite = 0x0d,
+    /// [`crate::request::Place`].
+    Place = 0x0e,
     /// [`crate::peer::PeerHello`]: the first frame of a connection between shards.
     PeerHello = 0x40,
     /// [`crate::peer::Train`].
@@ -118,6 +120,8 @@ kinds! {
     EchoReply = 0x8c,
     /// [`crate::reply::DiskWriteReply`].
     DiskWriteReply = 0x8d,
+    /// [`crate::reply::PlaceReply`].
+    PlaceReply = 0x8e,
     /// [`crate::reply::ErrorReply`].
     ErrorReply = 0xff,
 }

@@ -179,6 +179,18 @@ pub struct MoveReply {
     pub range_map_version: u64,
 }
 
+/// Answers [`crate::request::Place`], version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct PlaceReply<'a> {
+    /// The range.
+    pub range: u64,
+    /// The nodes that have a replica that votes.
+    #[rkyv(with = InlineAsBox)]
+    pub nodes: &'a [u64],
+    /// The node that answers and leads.
+    pub leader: u64,
+}
+
 /// Answers [`crate::request::Status`], version 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 pub struct StatusReply<'a> {

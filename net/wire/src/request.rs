@@ -152,6 +152,24 @@ pub struct Move {
     pub deadline_ms: u32,
 }
 
+/// Says which nodes shall have the replicas of a range, and which of them shall lead it, version 1. Answered by
+/// [`crate::reply::PlaceReply`] when it is so.
+///
+/// Replicas are added, and get the range's state, before others are removed. A request that is given up half way leaves the range
+/// served, perhaps with replicas more than before; the same request finishes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct Place<'a> {
+    /// The range.
+    pub range: u64,
+    /// The nodes; those that have replicas now when empty.
+    #[rkyv(with = InlineAsBox)]
+    pub nodes: &'a [u64],
+    /// Who shall lead; whoever does when `None`.
+    pub leader: Option<u64>,
+    /// Milliseconds from receipt.
+    pub deadline_ms: u32,
+}
+
 /// Asks for the node's status, version 1. Answered by [`crate::reply::StatusReply`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 #[rkyv(derive(Debug))]

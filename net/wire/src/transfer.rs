@@ -60,4 +60,6 @@ pub enum TransferStep<'a> {
         /// Whether it has the state, or else the log must do, or another state.
         installed: bool,
     },
+    /// The group has removed the receiver, as of `last` at the latest.
+    Removed,
 }

@@ -61,6 +61,8 @@ pub enum Action {
     Split(KeyNo),
     /// Moves a range to a shard.
     Move(u64, u16),
+    /// Says which nodes shall have the replicas of a range, and perhaps which shall lead.
+    Place(u64, Vec<u64>, Option<u64>),
     /// Reads the range map.
     RangeMap,
     /// Reads the status.

@@ -80,6 +80,7 @@ fn node_config(scenario: &Scenario, at: u16) -> NodeConfig {
         let cluster = Cluster {
             liveness: scenario.liveness,
             tick: scenario.tick,
+            founders: (0..scenario.founders).map(id).collect(),
             ..Cluster::new(u128::from(scenario.seed) + 1, id(at), nodes)
         };
         config.cluster = Some(Arc::new(cluster));

@@ -39,6 +39,7 @@ pub struct Mix {
     pub scan_past: u64,
     pub split: u64,
     pub move_range: u64,
+    pub place: u64,
     pub range_map: u64,
     pub status: u64,
 }
@@ -54,8 +55,10 @@ pub struct Scenario {
     pub sim: SimConfig,
     /// The node.
     pub node: NodeConfig,
-    /// Nodes; the ranges of several have a replica on each.
+    /// Nodes.
     pub nodes: u16,
+    /// How many of them have the first range.
+    pub founders: u16,
     /// Shards at the first start.
     pub shards: u16,
     /// That a restart draws another number of shards.
@@ -147,6 +150,7 @@ impl Scenario {
             node: node_config(prng),
             sim,
             nodes: 1,
+            founders: 1,
             shards,
             reshard: if prng.chance(0.5) { prng.unit() } else { 0.0 },
             liveness: liveness::Config::default(),
@@ -184,7 +188,12 @@ impl Scenario {
             Mode::Errors
         };
         let mut scenario = Self::draw_mode(seed, mode, &mut prng);
-        scenario.nodes = if prng.chance(0.8) { 3 } else { 5 };
+        scenario.nodes = 3 + small(prng.below(3));
+        scenario.founders = match scenario.nodes {
+            5 if prng.chance(0.5) => 5,
+            _ => 3,
+        };
+        scenario.mix.place = if prng.chance(0.6) { 1 + prng.below(3) } else { 0 };
         // Replicas stay on the shard on which they were made.
         scenario.shards = 1;
         scenario.reshard = 0.0;
@@ -310,6 +319,7 @@ impl Mix {
             scan_past: weight(5),
             split: weight(1),
             move_range: weight(2),
+            place: 0,
             range_map: weight(1),
             status: weight(1),
         };

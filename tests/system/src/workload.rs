@@ -135,6 +135,7 @@ impl Workload {
             mix.split,
             mix.move_range,
             mix.range_map,
+            mix.place,
             mix.status,
         ];
         let mut at = prng.below(weights.iter().sum());
@@ -176,8 +177,39 @@ impl Workload {
                 Action::Move(range, u16::try_from(shard).expect("drawn below"))
             }
             12 => Action::RangeMap,
+            13 => self.place(client, prng),
             _ => Action::Status,
         }
+    }
+
+    /// Mostly a range's replicas on as many nodes as at first, and now and then on one or on all.
+    fn place(&self, client: &Client, prng: &mut Prng) -> Action {
+        let ranges = client.ranges();
+        if ranges.is_empty() {
+            return Action::RangeMap;
+        }
+        let range = ranges[prng.index(ranges.len())].range;
+        let all = u64::from(self.scenario.nodes);
+        let count = match prng.below(8) {
+            0 => 1,
+            1 => all,
+            2 => 0,
+            _ => u64::from(self.scenario.founders),
+        };
+        let mut nodes: Vec<u64> = (1..=all).collect();
+        prng.shuffle(&mut nodes);
+        nodes.truncate(usize::try_from(count).expect("few nodes"));
+        let leader = if nodes.is_empty() || prng.chance(0.4) {
+            let among = if nodes.is_empty() {
+                1 + prng.below(all)
+            } else {
+                nodes[prng.index(nodes.len())]
+            };
+            Some(among)
+        } else {
+            None
+        };
+        Action::Place(range, nodes, leader)
     }
 
     fn key(&self, prng: &mut Prng) -> KeyNo {

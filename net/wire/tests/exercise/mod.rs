@@ -209,6 +209,14 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
         }
         RequestRef::Split(split) => sum(&split.key),
         RequestRef::Echo(echo) => sum(&echo.payload),
+        RequestRef::Place(place) => {
+            std::hint::black_box(place.leader());
+            place
+                .nodes
+                .iter()
+                .map(|node| sum(&node.to_native().to_le_bytes()))
+                .sum()
+        }
         RequestRef::ScanCredit(_)
         | RequestRef::ScanCancel(_)
         | RequestRef::RangeMap(_)
@@ -231,7 +239,8 @@ fn touch_peer(message: &PeerRef<'_>) -> usize {
                 ArchivedTransferStep::Piece { bytes, .. } => sum(bytes),
                 ArchivedTransferStep::Want { .. }
                 | ArchivedTransferStep::Done { .. }
-                | ArchivedTransferStep::Gone => 0,
+                | ArchivedTransferStep::Gone
+                | ArchivedTransferStep::Removed => 0,
             };
         }
     };
@@ -276,6 +285,11 @@ fn touch_reply(reply: &ReplyRef<'_>) -> usize {
         }
         ReplyRef::StatusReply(status) => sum(status.json.as_bytes()),
         ReplyRef::EchoReply(echo) => sum(&echo.payload),
+        ReplyRef::PlaceReply(place) => place
+            .nodes
+            .iter()
+            .map(|node| sum(&node.to_native().to_le_bytes()))
+            .sum(),
         ReplyRef::ErrorReply(error) => {
             std::hint::black_box((error.range(), error.leader()));
             sum(error.message.as_bytes()) + sum_of(error.key())

@@ -173,6 +173,7 @@ pub(crate) fn peers() -> Vec<Sample> {
             &transfer(peer::TransferStep::Done { installed: true }),
         ),
         frame("Transfer: gone", &transfer(peer::TransferStep::Gone)),
+        frame("Transfer: removed", &transfer(peer::TransferStep::Removed)),
     ]
 }
 
@@ -292,6 +293,15 @@ pub(crate) fn requests() -> Vec<Sample> {
             &request::Move {
                 range: 7,
                 shard: 1,
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
+            "Place",
+            &request::Place {
+                range: 7,
+                nodes: &[1, 2, 4],
+                leader: Some(2),
                 deadline_ms: 5000,
             },
         ),
@@ -441,6 +451,14 @@ pub(crate) fn replies() -> Vec<Sample> {
                 right: 3,
                 right_shard: 1,
                 range_map_version: 13,
+            },
+        ),
+        frame(
+            "PlaceReply",
+            &reply::PlaceReply {
+                range: 7,
+                nodes: &[1, 2, 4],
+                leader: 2,
             },
         ),
         frame(

@@ -181,6 +181,7 @@ impl Client {
             | Action::Scan { .. }
             | Action::Split(_)
             | Action::Move(..)
+            | Action::Place(..)
             | Action::RangeMap
             | Action::Status => None,
         };
@@ -324,6 +325,12 @@ impl Client {
                 shard: *shard,
                 deadline_ms,
             }),
+            Action::Place(range, nodes, leader) => connection.send(&request::Place {
+                range: *range,
+                nodes,
+                leader: *leader,
+                deadline_ms,
+            }),
             Action::RangeMap => connection.send(&request::RangeMap { deadline_ms }),
             Action::Status => connection.send(&request::Status { deadline_ms }),
         };
@@ -413,7 +420,9 @@ impl Client {
                 *self.ranges.borrow_mut() = ranges;
                 Outcome::Done
             }
-            (Action::Split(_) | Action::Move(..) | Action::Status, Reply::Done) => Outcome::Done,
+            (Action::Split(_) | Action::Move(..) | Action::Place(..) | Action::Status, Reply::Done) => {
+                Outcome::Done
+            }
             (action, reply) => {
                 self.violation(format!("{action:?} was answered by {reply:?}"));
                 Outcome::Unknown
@@ -435,7 +444,7 @@ impl Client {
 
     fn refused(&self, action: &Action, code: Code, retry_after: Option<Duration>) -> Tried {
         *self.refusals.borrow_mut().entry(format!("{code:?}")).or_insert(0) += 1;
-        let administrative = matches!(action, Action::Split(_) | Action::Move(..));
+        let administrative = matches!(action, Action::Split(_) | Action::Move(..) | Action::Place(..));
         match code {
             // Nothing happened, and the next try has another deadline.
             Code::DeadlineExceeded => Tried::Again(Duration::from_millis(1)),
@@ -476,6 +485,7 @@ fn may_be_given_up(action: &Action) -> bool {
         | Action::Scan { .. }
         | Action::Split(_)
         | Action::Move(..)
+        | Action::Place(..)
         | Action::RangeMap
         | Action::Status => true,
     }

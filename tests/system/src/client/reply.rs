@@ -98,6 +98,7 @@ impl Reply {
             }
             ReplyRef::SplitReply(_)
             | ReplyRef::MoveReply(_)
+            | ReplyRef::PlaceReply(_)
             | ReplyRef::StatusReply(_)
             | ReplyRef::EchoReply(_)
             | ReplyRef::DiskWriteReply(_) => Self::Done,
