@@ -254,6 +254,10 @@ impl<E: Env, B> State<E, B> {
             let (from, what) = (letter.from, "state comes by a transfer");
             return Err(raft::Malformed { from, what });
         }
+        if self.is_gone(letter.range, letter.to) {
+            self.answer_for_gone(&letter);
+            return Ok(());
+        }
         let known = self
             .here
             .get(&letter.range)
@@ -289,6 +293,22 @@ impl<E: Env, B> State<E, B> {
         Ok(())
     }
 
+    /// Somebody who does not know that a replica was removed speaks to it. Who is bound to it, and so elects nobody else, hears that
+    /// it leads no more: it never will.
+    fn answer_for_gone(&mut self, letter: &Letter) {
+        if let (Body::Bound, Some(neighbours)) = (&letter.message.body, &mut self.neighbours) {
+            base::sometimes!("node: a replica is bound to one that is gone");
+            let term = letter.message.term;
+            let body = Body::Released;
+            neighbours.post(Letter {
+                range: letter.range,
+                from: letter.to,
+                to: letter.from,
+                message: raft::Message { term, body },
+            });
+        }
+    }
+
     /// A later replica of a range is spoken to than the one that is here: this one was removed. One that has no state, and so nothing
     /// but what it promised, becomes the later one and keeps the promise.
     fn succeed(&mut self, slot: u32, letter: &Letter) {
@@ -312,11 +332,7 @@ impl<E: Env, B> State<E, B> {
     /// votes meanwhile. A group whose members all wait for each other's state would have no leader who could send it.
     fn welcome(&mut self, letter: &Letter) -> Option<u32> {
         let is_ours = node_of(letter.to) == self.identity.node && letter.range > RangeId::SYSTEM;
-        let is_gone = self
-            .gone
-            .get(&letter.range)
-            .is_some_and(|life| life_of(letter.to) <= *life);
-        if is_gone || self.removing.contains(&letter.range) {
+        if self.removing.contains(&letter.range) {
             return None;
         }
         if !is_ours || self.strangers.len() >= STRANGERS_MAX {
