@@ -304,7 +304,7 @@ impl Sim {
             node.device.rules_clear();
             node.clock.jump_to(core.now, 0);
         }
-        core.net.config = calm.net.clone();
+        core.net.calm(calm.net.clone());
         core.config = SimConfig {
             clock: calm.clock.clone(),
             ..calm

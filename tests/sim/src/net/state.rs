@@ -329,6 +329,18 @@ impl NetState {
         }
     }
 
+    /// Connections that drip, or are slow, are not from here on.
+    pub(crate) fn calm(&mut self, config: NetConfig) {
+        self.config = config;
+        let delay_max = *self.config.delay_ns.end();
+        let window = usize::try_from(*self.config.window_bytes.end()).expect("a window fits in memory");
+        for end in self.connections.values_mut().flat_map(|connection| &mut connection.ends) {
+            end.is_drip = false;
+            end.window = end.window.max(window);
+            end.delay_ns = end.delay_ns.min(delay_max);
+        }
+    }
+
     /// A node's process is gone: listeners with it, and each peer is told or not.
     pub(crate) fn stop(&mut self, node: u32, now: u64, timeline: &mut Timeline, trace: &mut Trace) {
         self.is_up[node as usize] = false;
