@@ -14,8 +14,8 @@
 //! from inside an asynchronous task, which would stop that task's thread.
 
 use crate::tokio as shell;
-use crate::{Batch, Error, KeySpan, Moved, NodeInfo, Options, Page, RangeInfo, Row, Split, Swap};
-use base::{RangeId, ShardId, Timestamp};
+use crate::{Batch, Error, KeySpan, Moved, NodeInfo, Options, Page, Placed, RangeInfo, Row, Split, Swap};
+use base::{NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
@@ -156,6 +156,8 @@ waiting! {
     split(key: impl AsRef<[u8]>) -> Split;
     /// Moves a range to another shard of its node.
     move_range(range: RangeId, shard: ShardId) -> Moved;
+    /// Sees to it that the replicas of a range are on exactly these nodes; see [`crate::Db::place_range`].
+    place_range(range: RangeId, nodes: &[NodeId], leader: Option<NodeId>) -> Placed;
     /// Every range, by start key, as the node knows them now.
     ranges() -> Vec<RangeInfo>;
     /// The node's status as a JSON object.

@@ -51,6 +51,6 @@ pub use cursor::{Page, Row};
 pub use error::Error;
 pub use options::{Address, Addresses, Options};
 pub use range_cache::RangeInfo;
-pub use request::{Moved, NodeInfo, Split, Swap};
+pub use request::{Moved, NodeInfo, Placed, Split, Swap};
 pub use span::{KeySpan, prefix};
 pub use wire::Code;

@@ -34,6 +34,11 @@ pub(crate) enum Request<'a> {
         range: RangeId,
         shard: ShardId,
     },
+    Place {
+        range: RangeId,
+        nodes: &'a [u64],
+        leader: Option<NodeId>,
+    },
     Status,
     Echo {
         payload: &'a [u8],
@@ -50,6 +55,8 @@ pub(crate) enum Route<'a> {
     Key(&'a [u8]),
     /// To those that serve the last keys before this one, or the last of all.
     Before(Option<&'a [u8]>),
+    /// To the node that leads this range.
+    Range(RangeId),
     /// To the home server's shard of this number.
     Home(ShardId),
 }
@@ -63,6 +70,7 @@ impl<'a> Request<'a> {
             | Self::RangeMap
             | Self::Split { .. }
             | Self::Move { .. }
+            | Self::Place { .. }
             | Self::Status
             | Self::Echo { .. }
             | Self::DiskWrite { .. } => false,
@@ -79,6 +87,7 @@ impl<'a> Request<'a> {
                     .or_else(|| conditions.first().map(Condition::key));
                 Route::Key(key.unwrap_or_default())
             }
+            Self::Place { range, .. } => Route::Range(range),
             Self::RangeMap
             | Self::Move { .. }
             | Self::Status
@@ -137,6 +146,15 @@ impl<'a> Request<'a> {
                     deadline_ms,
                 },
             ),
+            Self::Place { range, nodes, leader } => outbox.push(
+                number,
+                &request::Place {
+                    range: range.0,
+                    nodes,
+                    leader: leader.map(|node| node.0),
+                    deadline_ms,
+                },
+            ),
             Self::Status => outbox.push(number, &request::Status { deadline_ms }),
             Self::Echo { payload } => outbox.push(number, &request::Echo { payload }),
             Self::DiskWrite { bytes } => outbox.push(number, &request::DiskWrite { bytes, deadline_ms }),
@@ -184,6 +202,17 @@ pub struct Moved {
     pub range: RangeId,
     /// The shard that serves it now.
     pub shard: ShardId,
+}
+
+/// Where the replicas of a range are, after they were placed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// The range.
+    pub range: RangeId,
+    /// The nodes that have a replica that votes, ascending.
+    pub nodes: Vec<NodeId>,
+    /// The node that leads.
+    pub leader: NodeId,
 }
 
 /// What a node said about itself.
@@ -265,7 +294,11 @@ impl Limits {
                 payload.len() as u64,
                 self.value_bytes,
             ),
-            Request::RangeMap | Request::Move { .. } | Request::Status | Request::DiskWrite { .. } => Ok(()),
+            Request::RangeMap
+            | Request::Move { .. }
+            | Request::Place { .. }
+            | Request::Status
+            | Request::DiskWrite { .. } => Ok(()),
         }
     }
 
@@ -364,6 +397,7 @@ pub(crate) enum Reply {
         moved: Moved,
         range_map_version: u64,
     },
+    Placed(Placed),
     Status(String),
     Echo(Vec<u8>),
     DiskWritten,
@@ -430,6 +464,16 @@ impl Reply {
                 },
                 range_map_version: moved.range_map_version.to_native(),
             },
+            ReplyRef::PlaceReply(placed) => {
+                let node = |node: u64| NodeId(node);
+                let mut nodes: Vec<_> = placed.nodes.iter().map(|id| node(id.to_native())).collect();
+                nodes.sort_unstable();
+                Self::Placed(Placed {
+                    range: RangeId(placed.range.to_native()),
+                    nodes,
+                    leader: node(placed.leader.to_native()),
+                })
+            }
             ReplyRef::StatusReply(status) => Self::Status(String::from(&*status.json)),
             ReplyRef::EchoReply(echo) => Self::Echo(echo.payload.to_vec()),
             ReplyRef::DiskWriteReply(_) => Self::DiskWritten,
@@ -465,6 +509,7 @@ impl Reply {
             Self::RangeMap { .. } => "a range map",
             Self::Split { .. } => "a split's result",
             Self::Moved { .. } => "a move's result",
+            Self::Placed(_) => "a placement's result",
             Self::Status(_) => "a status",
             Self::Echo(_) => "an echo",
             Self::DiskWritten => "a disk write's result",

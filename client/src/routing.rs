@@ -205,6 +205,7 @@ impl Routing {
         let info = match route {
             Route::Key(key) => self.map.lookup(key),
             Route::Before(end) => self.map.lookup_before(end),
+            Route::Range(range) => self.map.ranges().iter().find(|info| info.range == range),
             Route::Home(_) => None,
         };
         let shard = match (route, info) {
@@ -212,7 +213,10 @@ impl Routing {
             (_, Some(info)) => info.shard,
             (_, None) => ShardId(0),
         };
-        let range = info.map(|info| info.range);
+        let range = match route {
+            Route::Range(range) => Some(range),
+            _ => info.map(|info| info.range),
+        };
         let leader = range.and_then(|range| self.leaders.get(&range)).copied();
         let server = match course.next.take() {
             Some(server) => server,

@@ -1,10 +1,10 @@
-//! `corelane range ls|split|move`.
+//! `corelane range ls|split|move|place`.
 
 use crate::args::Global;
 use crate::error::{Exit, Outcome};
 use crate::output::{Object, Output, print, shown, table};
 use crate::session::Session;
-use base::{RangeId, ShardId};
+use base::{NodeId, RangeId, ShardId};
 use clap::{Args, Subcommand};
 use corelane::RangeInfo;
 use std::ffi::OsString;
@@ -14,7 +14,9 @@ pub(crate) const HELP: &str = "\
 Examples:
   corelane range ls
   corelane range split user/m                    `user/m` becomes the first key of a new range
-  corelane range move r7 1                       range 7 to shard 1
+  corelane range move r7 1                       range 7 to shard 1 of its node
+  corelane range place r7 --nodes 1,2,4          the replicas of range 7 to these nodes, of a cluster
+  corelane range place r7 --leader 2             node 2 leads range 7
 
 Reads and writes go on meanwhile.";
 
@@ -43,6 +45,28 @@ enum Action {
         #[arg(value_parser = parse_shard)]
         shard: ShardId,
     },
+    /// Say which nodes of a cluster have the replicas of a range, and which leads it. New replicas get the range's data before old ones
+    /// go; given up half way (--timeout), the same command goes on
+    Place {
+        /// The range, as `range ls` names it: r7, or 7
+        #[arg(value_parser = parse_range)]
+        range: RangeId,
+        /// The nodes: 1,2,4; where they are now unless given
+        #[arg(long, value_name = "N,N,…", value_delimiter = ',', value_parser = parse_node, required_unless_present = "leader")]
+        nodes: Vec<NodeId>,
+        /// The node that leads it
+        #[arg(long, value_name = "N", value_parser = parse_node)]
+        leader: Option<NodeId>,
+    },
+}
+
+/// A node: n2, or 2.
+fn parse_node(text: &str) -> Result<NodeId, String> {
+    text.strip_prefix('n')
+        .unwrap_or(text)
+        .parse()
+        .map(NodeId)
+        .map_err(|_| "a node reads n2, or 2".to_owned())
 }
 
 fn parse_range(text: &str) -> Result<RangeId, String> {
@@ -98,7 +122,27 @@ pub(crate) fn run(global: &Global, args: RangeArgs) -> Outcome {
             )?;
             Ok(Exit::Ok)
         }
+        Action::Place { range, nodes, leader } => place(global, range, &nodes, leader),
     }
+}
+
+fn place(global: &Global, range: RangeId, nodes: &[NodeId], leader: Option<NodeId>) -> Outcome {
+    let session = Session::open(global)?;
+    let placed = session.wait(session.db.place_range(range, nodes, leader))?;
+    let nodes: Vec<u64> = placed.nodes.iter().map(|node| node.0).collect();
+    let names: Vec<String> = placed.nodes.iter().map(NodeId::to_string).collect();
+    let text = format!(
+        "{} has replicas on {}; {} leads",
+        placed.range,
+        names.join(", "),
+        placed.leader
+    );
+    let json = Object::new()
+        .set("range", placed.range.0)
+        .set("nodes", nodes)
+        .set("leader", placed.leader.0);
+    print(global, text, &json.build())?;
+    Ok(Exit::Ok)
 }
 
 fn list(global: &Global) -> Outcome {
@@ -114,6 +158,7 @@ fn list(global: &Global) -> Outcome {
             .set("range", range.range.0)
             .set("shard", range.shard.0)
             .set("generation", range.generation)
+            .set("leader", range.leader.map(|node| node.0))
             .bytes("start", &range.span.start, global.hex);
         json = match &range.span.end {
             Some(end) => json.bytes("end", end, global.hex),
@@ -127,6 +172,8 @@ fn list(global: &Global) -> Outcome {
 
 /// The ranges as a table.
 pub(crate) fn listing(global: &Global, ranges: &[RangeInfo]) -> comfy_table::Table {
+    // A node that is alone does not name leaders.
+    let is_cluster = ranges.iter().any(|range| range.leader.is_some());
     let rows = ranges.iter().map(|range| {
         let start = if range.span.start.is_empty() {
             "(first key)".to_owned()
@@ -138,7 +185,16 @@ pub(crate) fn listing(global: &Global, ranges: &[RangeInfo]) -> comfy_table::Tab
             .end
             .as_ref()
             .map_or_else(|| "(end)".to_owned(), |end| shown(global, end));
-        vec![range.range.to_string(), range.shard.to_string(), start, end]
+        let mut row = vec![range.range.to_string(), range.shard.to_string(), start, end];
+        if is_cluster {
+            row.push(
+                range
+                    .leader
+                    .map_or_else(|| "?".to_owned(), |node| node.to_string()),
+            );
+        }
+        row
     });
-    table(&["range", "shard", "start", "end"], rows)
+    let columns = ["range", "shard", "start", "end", "leader"];
+    table(&columns[..if is_cluster { 5 } else { 4 }], rows)
 }

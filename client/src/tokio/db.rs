@@ -2,11 +2,11 @@
 
 use super::pool::Pool;
 use super::scan::Scan;
-use crate::request::{Limits, Moved, NodeInfo, Reply, Request, Split, Swap};
+use crate::request::{Limits, Moved, NodeInfo, Placed, Reply, Request, Split, Swap};
 use crate::span::checked;
 use crate::{Batch, Error, KeySpan, Options, RangeInfo};
 use base::api::{Condition, WriteOp};
-use base::{RangeId, ShardId, Timestamp};
+use base::{NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
@@ -273,6 +273,30 @@ impl Db {
                 Ok(moved)
             }
             other => Err(other.unexpected("a move")),
+        }
+    }
+
+    /// Sees to it that the replicas of a range are on exactly these nodes, and that `leader` leads it if that is given. No nodes: they
+    /// stay where they are. New replicas get the range's state before others are removed, so it takes as long as that; after an
+    /// error the same call goes on where this one ended.
+    ///
+    /// # Errors
+    /// See [`Error`]; with code `RangeBusy` when it takes longer than the deadline.
+    pub async fn place_range(
+        &self,
+        range: RangeId,
+        nodes: &[NodeId],
+        leader: Option<NodeId>,
+    ) -> Result<Placed, Error> {
+        let nodes: Vec<u64> = nodes.iter().map(|node| node.0).collect();
+        let request = Request::Place {
+            range,
+            nodes: &nodes,
+            leader,
+        };
+        match self.pool.call(&request).await? {
+            Reply::Placed(placed) => Ok(placed),
+            other => Err(other.unexpected("a placement")),
         }
     }
 

@@ -470,6 +470,13 @@ impl Session {
                 };
                 self.outbox.push(id, &reply).unwrap();
             }
+            RequestRef::Place(place) => {
+                let nodes: Vec<u64> = place.nodes().map(|node| node.0).collect();
+                let leader = place.leader().map_or(nodes[0], |node| node.0);
+                let (range, nodes) = (place.range.to_native(), &nodes[..]);
+                let reply = reply::PlaceReply { range, nodes, leader };
+                self.outbox.push(id, &reply).unwrap();
+            }
             RequestRef::Status(_) => self
                 .outbox
                 .push(

@@ -43,7 +43,7 @@ const TRIES_MAX: u32 = 5;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// States that a shard receives at once; more are to be offered later.
 const RECEIVING_MAX: usize = 8;
-/// How long the leader waits after a state that was not taken.
+/// How long the leader waits after a state before it asks the follower what it has.
 const REST: Duration = Duration::from_millis(100);
 
 /// State that the leader has for a follower.
@@ -53,8 +53,9 @@ pub(crate) struct Sending<E: Env> {
     /// `None` while it is being prepared.
     snapshot: Option<(Mark, Rc<TabletSnapshot<E>>)>,
     heard: Instant,
-    /// It did not work out, as of then: the group may try again after a while.
-    failed: Option<Instant>,
+    /// The follower has it, or will not have it, as of then. After a while the group asks the follower what it has, unless it knows
+    /// by then: what the follower said to the group may be lost, and what the group wanted meanwhile was not begun.
+    ended: Option<Instant>,
 }
 
 /// State that is being received, until it is installed.
@@ -229,26 +230,22 @@ impl<E: Env, B> State<E, B> {
             to,
             snapshot: None,
             heard,
-            failed: None,
+            ended: None,
         });
         true
     }
 
-    /// The follower has the state, or will not have it: then the group tries again after a while.
+    /// The follower has the state, or will not have it.
     fn end_sending(&mut self, range: RangeId, to: ReplicaId, failed: bool) {
+        base::sometimes!("node: state did not arrive at a follower", failed);
         let (now, _) = self.clock();
-        let Some(neighbours) = &mut self.neighbours else {
-            return;
-        };
-        let is_it = |sending: &Sending<E>| sending.range == range && sending.to == to;
-        if failed {
-            base::sometimes!("node: state did not arrive at a follower");
-            for sending in neighbours.sending.iter_mut().filter(|sending| is_it(sending)) {
-                sending.snapshot = None;
-                sending.failed.get_or_insert(now);
-            }
-        } else {
-            neighbours.sending.retain(|sending| !is_it(sending));
+        let sending = self
+            .neighbours
+            .iter_mut()
+            .flat_map(|neighbours| &mut neighbours.sending);
+        for sending in sending.filter(|sending| sending.range == range && sending.to == to) {
+            sending.snapshot = None;
+            sending.ended.get_or_insert(now);
         }
     }
 
@@ -258,8 +255,8 @@ impl<E: Env, B> State<E, B> {
         let Some(neighbours) = &mut self.neighbours else {
             return;
         };
-        let is_over = |sending: &Sending<E>| match sending.failed {
-            Some(failed) => now.since(failed) > REST,
+        let is_over = |sending: &Sending<E>| match sending.ended {
+            Some(ended) => now.since(ended) > REST,
             None => now.since(sending.heard) > SILENCE_MAX,
         };
         let mut over = Vec::new();

@@ -11,7 +11,7 @@ use raft::{HardState, Mark, Membership};
 use std::collections::VecDeque;
 
 /// Version of the bytes of [`Replica::encode_state`].
-const STATE_VERSION: u8 = 2;
+const STATE_VERSION: u8 = 3;
 
 /// What may happen to a write now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

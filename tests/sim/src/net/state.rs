@@ -334,7 +334,11 @@ impl NetState {
         self.config = config;
         let delay_max = *self.config.delay_ns.end();
         let window = usize::try_from(*self.config.window_bytes.end()).expect("a window fits in memory");
-        for end in self.connections.values_mut().flat_map(|connection| &mut connection.ends) {
+        for end in self
+            .connections
+            .values_mut()
+            .flat_map(|connection| &mut connection.ends)
+        {
             end.is_drip = false;
             end.window = end.window.max(window);
             end.delay_ns = end.delay_ns.min(delay_max);
