@@ -20,6 +20,7 @@ Examples:
   corelane import packages.tsv                first column the key, the rest the value
   corelane shell                              the same, interactive
   corelane status
+  corelane demo                               a cluster on this machine, and a bank that survives what you do to it
 
 Exit codes: 0 done, 1 not found, 2 condition failed or conflict, 64 wrong command line, 65 wrong data, 69 no node answered,
 74 local file trouble, 75 try again, 78 the node cannot start here. `corelane explain C2001` explains an error's code.";
@@ -95,6 +96,9 @@ pub(crate) enum Command {
     /// Run a node
     #[command(after_help = command::start::HELP)]
     Start(With<command::start::StartArgs>),
+    /// Run a cluster on this machine, with a bank over it, and break things
+    #[command(after_help = command::demo::HELP)]
+    Demo(With<command::demo::DemoArgs>),
     /// Examine this machine: can a node run here, and how fast is its disk?
     #[command(after_help = command::doctor::HELP)]
     Doctor(With<command::doctor::DoctorArgs>),

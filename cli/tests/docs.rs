@@ -15,6 +15,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 fn repository() -> PathBuf {
@@ -66,12 +67,21 @@ fn fits(pattern: &str, text: &str) -> bool {
 }
 
 fn line_fits(pattern: &str, line: &str) -> bool {
-    match pattern.split_once('…') {
-        None => pattern == line,
-        Some((before, after)) => {
-            line.starts_with(before) && line.len() >= before.len() && line.ends_with(after)
-        }
+    let mut parts = pattern.split('…');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = line.strip_prefix(first) else {
+        return false;
+    };
+    let Some(last) = parts.next_back() else {
+        return rest.is_empty();
+    };
+    for part in parts {
+        let Some((_, after)) = rest.split_once(part) else {
+            return false;
+        };
+        rest = after;
     }
+    rest.ends_with(last)
 }
 
 #[test]
@@ -80,10 +90,12 @@ fn patterns_fit_what_they_should() {
     assert!(fits("{…}\n", "{\"x\":1}"));
     assert!(!fits("a\n", "a\nb\n"));
     assert!(!fits("a\n", "b\n"));
+    assert!(fits("a … b … c", "a 1 b 2 b 3 c"));
+    assert!(!fits("a … b … c", "a 1 b c"));
 }
 
-/// Where documents start the nodes of a cluster.
-const CLUSTER_PORTS: [&str; 3] = ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"];
+/// Where documents start the nodes of a cluster, and those of a demonstration.
+const PORTS: [u16; 6] = [7401, 7402, 7403, 7400, 7500, 7600];
 /// How long a cluster may take to look as shown.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -94,7 +106,25 @@ struct Reader {
     node: Node,
     started: Vec<Child>,
     /// Free ports in place of those shown, with as many digits, so that tables keep their columns.
-    ports: Vec<(&'static str, String)>,
+    ports: Vec<(String, String)>,
+    demo_port: u16,
+}
+
+/// Ports for [`PORTS`], of which the last three are a hundred apart from each other.
+fn free_ports() -> [u16; 6] {
+    static TAKEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+    let mut taken = TAKEN.lock().unwrap();
+    let first = 3000 + u16::try_from(std::process::id() % 5000).unwrap();
+    let free = |at: &u16, port: u16| {
+        !taken.contains(&(at + port)) && TcpListener::bind(("127.0.0.1", at + port)).is_ok()
+    };
+    let offsets = [1, 2, 3, 0, 100, 200];
+    let at = (first..9799)
+        .find(|at| offsets.iter().all(|&offset| free(at, offset)))
+        .unwrap();
+    let ports = offsets.map(|offset| at + offset);
+    taken.extend(ports);
+    ports
 }
 
 impl Reader {
@@ -104,17 +134,14 @@ impl Reader {
         fs::create_dir(&bin).unwrap();
         std::os::unix::fs::symlink(CORELANE, bin.join("corelane")).unwrap();
         let node = Node::start(&dir.path().join("corelane-data"));
-        let first = 3000 + u16::try_from(std::process::id() % 5000).unwrap();
-        let free = (first..9999).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
-        let held: Vec<_> = free.take(CLUSTER_PORTS.len()).collect();
-        let ports = held
-            .iter()
-            .map(|listener| listener.local_addr().unwrap().to_string());
+        let ports = free_ports();
+        let told = |port: u16| format!("127.0.0.1:{port}");
         Self {
             path: format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()),
             node,
             started: Vec::new(),
-            ports: CLUSTER_PORTS.into_iter().zip(ports).collect(),
+            demo_port: ports[3],
+            ports: PORTS.map(told).into_iter().zip(ports.map(told)).collect(),
             dir,
         }
     }
@@ -155,7 +182,8 @@ impl Reader {
 
     /// Does what a document shows, and says what was printed.
     fn follow(&mut self, shown: &Shown) -> String {
-        let mut command = shown.command.clone();
+        let demo = format!("corelane demo --port-base {}", self.demo_port);
+        let mut command = shown.command.replace("corelane demo", &demo);
         for (shown, port) in &self.ports {
             command = command.replace(shown, port);
         }

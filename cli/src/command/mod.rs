@@ -6,6 +6,7 @@ mod cluster;
 pub(crate) mod completions;
 pub(crate) mod debug;
 pub(crate) mod del;
+pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod export;
@@ -29,6 +30,7 @@ use crate::error::Outcome;
 pub(crate) fn run(command: Command) -> (Outcome, bool) {
     match command {
         Command::Start(with) => call(with, |global, args| start::run(global, &args)),
+        Command::Demo(with) => call(with, |global, args| demo::run(global, &args)),
         Command::Doctor(with) => call(with, |global, args| doctor::run(global, &args)),
         Command::Get(with) => call(with, get::run),
         Command::Put(with) => call(with, put::run),

@@ -13,12 +13,14 @@ use crate::output::{Object, Output, grouped, size};
 use clap::Args;
 use node::{Cluster, NodeConfig, NodeError, Replayed, ShardMessage, run_shard};
 use runtime::RuntimeConfig;
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use serde_json::Value;
 use std::io::Read as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use wire::Code;
 
 /// What `--help` says below the options.
 pub(crate) const HELP: &str = "\
@@ -87,9 +89,15 @@ pub(crate) struct StartArgs {
     connections: Option<usize>,
     #[command(flatten)]
     cluster: ClusterArgs,
+    /// The process that starts this one; the node is killed when that has ended
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<u32>,
 }
 
 pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
+    if let Some(parent) = args.parent {
+        end_with(parent)?;
+    }
     let cluster = args.cluster.cluster()?;
     let listen = match (&args.listen, cluster.as_ref().and_then(cluster::own_address)) {
         (Some(listen), _) => address(listen)?,
@@ -116,6 +124,26 @@ pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
     config.stall_max = args.stall_max.unwrap_or(config.stall_max);
     let _report = runtime::preflight(&args.data).map_err(|error| start_error::of_preflight(&error))?;
     serve(global, &config, &node_config(args, listen, cluster)?)
+}
+
+/// From now on the kernel kills this process when the thread that started it is gone, also while it is stopped.
+fn end_with(parent: u32) -> Result<(), CliError> {
+    let failed = |cause: String| {
+        CliError::new(
+            Code::Internal.number(),
+            Exit::Config,
+            "the node cannot be bound to its parent",
+        )
+        .cause(cause)
+    };
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| failed(error.to_string()))?;
+    // It may have ended before.
+    let now = getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
+    if now == parent {
+        Ok(())
+    } else {
+        Err(failed(format!("process {parent} is not the parent of this one")))
+    }
 }
 
 fn open_to_others(address: SocketAddr) -> CliError {
@@ -283,7 +311,7 @@ fn replay_json(replayed: &Replayed) -> Value {
 pub(crate) fn address(text: &str) -> Result<SocketAddr, CliError> {
     let refused = |why: String| {
         CliError::new(
-            wire::Code::InvalidAddress.number(),
+            Code::InvalidAddress.number(),
             Exit::Config,
             format!("cannot listen at `{text}`"),
         )

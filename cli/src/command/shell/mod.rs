@@ -1,7 +1,7 @@
 //! `corelane shell`: the commands, interactive, with completion and history.
 
 mod complete;
-mod parse;
+pub(crate) mod parse;
 
 use crate::args::Global;
 use crate::command::{explain, range, status};
@@ -43,7 +43,7 @@ pub(crate) struct ShellArgs {
 }
 
 /// What the lines of one session share.
-struct Shell {
+pub(crate) struct Shell {
     global: Global,
     session: Rc<Session>,
     timing: bool,
@@ -57,12 +57,7 @@ enum Then {
 }
 
 pub(crate) fn run(global: &Global, args: ShellArgs) -> Outcome {
-    let session = Rc::new(Session::open(global)?);
-    let mut shell = Shell {
-        global: global.clone(),
-        session,
-        timing: false,
-    };
+    let mut shell = Shell::over(global)?;
     if !args.command.is_empty() {
         return shell.run_lines(args.command.into_iter().map(Ok));
     }
@@ -73,6 +68,15 @@ pub(crate) fn run(global: &Global, args: ShellArgs) -> Outcome {
 }
 
 impl Shell {
+    /// A shell over the nodes that `global` names.
+    pub(crate) fn over(global: &Global) -> Result<Self, CliError> {
+        Ok(Self {
+            global: global.clone(),
+            session: Rc::new(Session::open(global)?),
+            timing: false,
+        })
+    }
+
     /// Runs lines that nobody types: the first error ends them.
     fn run_lines(&mut self, lines: impl Iterator<Item = std::io::Result<String>>) -> Outcome {
         let mut exit = Exit::Ok;
@@ -151,7 +155,7 @@ impl Shell {
         Ok((then, exit))
     }
 
-    fn execute(&mut self, line: Line) -> Outcome {
+    pub(crate) fn execute(&mut self, line: Line) -> Outcome {
         let session = self.session.clone();
         let (db, global) = (&session.db, &self.global);
         match line {
