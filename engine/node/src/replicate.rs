@@ -172,7 +172,13 @@ impl<E: Env, B> State<E, B> {
                 self.set_hard_state(slot, hard_state);
             }
             if ready.hard_state.is_some() || !ready.entries.is_empty() && self.is_commit_due(slot) {
-                seqno = self.note_commit(slot);
+                // What is written after this takes the place of what the log has, which replay must not take for committed.
+                let end = match (&arrived, ready.entries.is_empty()) {
+                    (Some(_), _) => Index::ZERO,
+                    (None, true) => Index(u64::MAX),
+                    (None, false) => ready.entries.start,
+                };
+                seqno = self.note_commit(slot, end);
             }
             let seat = self.slots[slot as usize]
                 .seat_mut()
@@ -278,11 +284,12 @@ impl<E: Env, B> State<E, B> {
         })
     }
 
-    /// Writes term and vote, and what is committed.
-    fn note_commit(&mut self, slot: u32) -> Seqno {
+    /// Writes term and vote, and what is committed before `end`.
+    fn note_commit(&mut self, slot: u32, end: Index) -> Seqno {
         let (range, hard_state, commit) = match &mut self.slots[slot as usize] {
             Slot::Live(local) => {
-                local.commit_noted = local.seat.raft.commit_index();
+                let commit = local.seat.raft.commit_index().min(Index(end.0.saturating_sub(1)));
+                local.commit_noted = local.commit_noted.max(commit);
                 (local.range, local.replica.group().hard_state, local.commit_noted)
             }
             Slot::Stranger(stranger) => (stranger.seat.range, stranger.hard_state, Index::ZERO),

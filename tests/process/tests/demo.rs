@@ -188,6 +188,34 @@ fn the_bank_goes_on_after_every_fault_and_nothing_is_left() {
     assert!(is_empty(&place), "the data is removed");
 }
 
+/// What a paused leader has proposed last takes second place to what others commit meanwhile; killed before any of it is in
+/// tables, it finds both in its log.
+#[test]
+fn a_leader_that_was_away_starts_from_a_log_in_which_entries_took_the_place_of_others() {
+    let dir = scratch();
+    let place = place(dir.path());
+    let mut demo = Demo::start(&place);
+    for _ in 0..3 {
+        demo.ask("wait");
+        demo.ask("pause leader");
+        let status = demo.ask("status");
+        let nodes = status["nodes"].as_array().unwrap();
+        let paused = nodes.iter().find(|node| node["state"] == "paused").unwrap();
+        let away = paused["node"].as_u64().unwrap();
+        demo.ask("wait");
+        demo.say("sleep 1.5");
+        demo.ask(&format!("resume {away}"));
+        demo.say("sleep 1");
+        demo.ask(&format!("kill {away}"));
+        demo.ask(&format!("start {away}"));
+        demo.say("sleep 1.5");
+    }
+    demo.say("quit");
+    let end = demo.answer();
+    assert_eq!(end["read_at_end"], true, "{end:#}");
+    assert_eq!(demo.wait().code(), Some(0));
+}
+
 #[test]
 fn nodes_end_with_the_demonstration_however_it_ends() {
     let dir = scratch();
