@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the random schedules once for each bug planted in the core and counts the schedules until it is found; then the other
-# tests, which name theirs. Fails when one is not found. For a scheduled job: an hour.
+# Counts the random schedules until each bug planted in the core is found; what they do not find the other tests must, which name
+# theirs. Fails when one is not found. For a scheduled job: an hour.
 #
 #   raft/tests/planted_bugs.sh              all bugs
 #   raft/tests/planted_bugs.sh NAME…        only these

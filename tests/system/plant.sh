@@ -1,14 +1,15 @@
-# How to build with a planted bug; for `source`, from the root of the repository. Sets `target`, where such builds go.
+# How to build with planted bugs; for `source`, from the root of the repository. Sets `target`, where such builds go.
 
 target=${CARGO_TARGET_DIR:-target}/bugs
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 
-# plant NAME: builds from now on have the bug. By a wrapper for the workspace's crates only; its name is part of what cargo
-# remembers, so each bug is built anew.
+# One build has all bugs; by a wrapper for the workspace's crates only, so that dependencies are built as ever.
+printf '#!/bin/sh\nrustc=$1; shift\nexec "$rustc" "$@" --cfg planted_bugs\n' >"$target/rustc-planted"
+chmod +x "$target/rustc-planted"
+export RUSTC_WORKSPACE_WRAPPER="$target/rustc-planted" CARGO_TARGET_DIR="$target" CARGO_PROFILE_DEV_OPT_LEVEL=1
+
+# plant NAME: what runs from now on has the bug.
 plant() {
-  local wrapper="$target/rustc-$1"
-  printf '#!/bin/sh\nrustc=$1; shift\nexec "$rustc" "$@" --cfg '"'bug=\"%s\"'"'\n' "$1" >"$wrapper"
-  chmod +x "$wrapper"
-  export RUSTC_WORKSPACE_WRAPPER="$wrapper" CARGO_TARGET_DIR="$target" CARGO_PROFILE_DEV_OPT_LEVEL=1
+  export CORELANE_BUG="$1"
 }

@@ -31,11 +31,12 @@ macro_rules! misbehave {
     };
 }
 
-/// True in a build with `--cfg bug="name"`: a planted bug that the tests must find.
+/// True in a build with `--cfg planted_bugs`, in a process whose environment has `CORELANE_BUG=name`: a planted bug that the
+/// tests must find.
 #[macro_export]
 macro_rules! planted_bug {
     ($name:literal) => {
-        cfg!(bug = $name)
+        $crate::probe::is_planted($name)
     };
 }
 
@@ -55,6 +56,23 @@ pub fn misbehaves(name: &'static str) -> bool {
     #[cfg(feature = "probe")]
     return active::misbehaves(name);
     #[cfg(not(feature = "probe"))]
+    {
+        let _ = name;
+        false
+    }
+}
+
+/// The body of [`planted_bug!`](crate::planted_bug).
+#[inline(always)]
+#[must_use]
+pub fn is_planted(name: &'static str) -> bool {
+    #[cfg(planted_bugs)]
+    {
+        use std::sync::LazyLock;
+        static BUG: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("CORELANE_BUG").ok());
+        BUG.as_deref() == Some(name)
+    }
+    #[cfg(not(planted_bugs))]
     {
         let _ = name;
         false

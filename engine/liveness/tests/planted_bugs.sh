@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Builds the random schedules once for each bug planted in the detector and counts the schedules until it is found; then the
-# stories, which name theirs. Fails when one is not found. Minutes.
+# Counts the random schedules until each bug planted in the detector is found; then the stories, which name theirs. Fails when one is not found. Minutes.
 #
 #   engine/liveness/tests/planted_bugs.sh              all bugs
 #   engine/liveness/tests/planted_bugs.sh NAME…        only these

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the tests once for each bug planted in placement and says what found it. Fails when nothing did. Some minutes.
+# Says what found each bug planted in placement. Fails when nothing did. Some minutes.
 #
 #   engine/placement/tests/planted_bugs.sh              all bugs
 #   engine/placement/tests/planted_bugs.sh NAME…        only these

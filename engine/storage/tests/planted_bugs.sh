@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Builds the crate's tests once for each bug planted in storage that no node can meet yet, and runs the tests that must find
-# it. Fails when they do not. The other planted bugs of storage are in tests/system/planted_bugs.sh. Minutes.
+# Runs the tests that must find a bug planted in storage. Fails when they do not. The other planted bugs of storage are in tests/system/planted_bugs.sh. Minutes.
 #
 #   engine/storage/tests/planted_bugs.sh              all bugs
 #   engine/storage/tests/planted_bugs.sh NAME…        only these
