@@ -162,6 +162,8 @@ waiting! {
     ranges() -> Vec<RangeInfo>;
     /// The node's status as a JSON object.
     status() -> String;
+    /// As [`Self::status`], with each replica of the node; see [`crate::Db::status_with_replicas`].
+    status_with_replicas() -> String;
     /// Sends `payload` to a shard and back: no storage is involved.
     echo(payload: impl AsRef<[u8]>) -> Vec<u8>;
     /// Writes raw bytes durably on the node's data device and forgets them.

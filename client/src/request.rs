@@ -39,7 +39,9 @@ pub(crate) enum Request<'a> {
         nodes: &'a [u64],
         leader: Option<NodeId>,
     },
-    Status,
+    Status {
+        replicas: bool,
+    },
     Echo {
         payload: &'a [u8],
     },
@@ -71,7 +73,7 @@ impl<'a> Request<'a> {
             | Self::Split { .. }
             | Self::Move { .. }
             | Self::Place { .. }
-            | Self::Status
+            | Self::Status { .. }
             | Self::Echo { .. }
             | Self::DiskWrite { .. } => false,
         }
@@ -90,7 +92,7 @@ impl<'a> Request<'a> {
             Self::Place { range, .. } => Route::Range(range),
             Self::RangeMap
             | Self::Move { .. }
-            | Self::Status
+            | Self::Status { .. }
             | Self::Echo { .. }
             | Self::DiskWrite { .. } => Route::Home(ShardId(0)),
         }
@@ -155,7 +157,13 @@ impl<'a> Request<'a> {
                     deadline_ms,
                 },
             ),
-            Self::Status => outbox.push(number, &request::Status { deadline_ms }),
+            Self::Status { replicas } => outbox.push(
+                number,
+                &request::Status {
+                    replicas,
+                    deadline_ms,
+                },
+            ),
             Self::Echo { payload } => outbox.push(number, &request::Echo { payload }),
             Self::DiskWrite { bytes } => outbox.push(number, &request::DiskWrite { bytes, deadline_ms }),
         }
@@ -297,7 +305,7 @@ impl Limits {
             Request::RangeMap
             | Request::Move { .. }
             | Request::Place { .. }
-            | Request::Status
+            | Request::Status { .. }
             | Request::DiskWrite { .. } => Ok(()),
         }
     }

@@ -372,6 +372,7 @@ impl Admin {
     /// The node's status, as JSON.
     pub(crate) fn status(&mut self) -> Result<String, BenchError> {
         let ask = request::Status {
+            replicas: false,
             deadline_ms: DEADLINE_MS,
         };
         self.call("tell its status", &ask, |reply| match reply {

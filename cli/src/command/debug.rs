@@ -297,7 +297,13 @@ mod tests {
             .push(RequestId(7), &wire::request::Echo { payload: b"hi" })
             .unwrap();
         outbox
-            .push(RequestId(8), &wire::request::Status { deadline_ms: 5 })
+            .push(
+                RequestId(8),
+                &wire::request::Status {
+                    replicas: false,
+                    deadline_ms: 5,
+                },
+            )
             .unwrap();
         let mut bytes = outbox.bytes().to_vec();
         let lines = decode_frames(false, &bytes);

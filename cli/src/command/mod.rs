@@ -39,7 +39,7 @@ pub(crate) fn run(command: Command) -> (Outcome, bool) {
         Command::Shell(with) => call(with, shell::run),
         Command::Import(with) => call(with, |global, args| import::run(global, &args)),
         Command::Export(with) => call(with, export::run),
-        Command::Status(with) => call(with, |global, _| status::run(global)),
+        Command::Status(with) => call(with, |global, args| status::run(global, &args)),
         Command::Range(with) => call(with, range::run),
         Command::Bench(args) => (bench::run(&args), false),
         Command::Script(with) => call(with, script::run),

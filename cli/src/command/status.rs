@@ -12,15 +12,24 @@ use std::fmt::Write as _;
 pub(crate) const HELP: &str = "\
 Examples:
   corelane status
-  corelane status --json";
+  corelane status --json
+  corelane status --replicas     with a checksum of each replica, to compare between nodes";
 
 /// How the node is: one verdict, then the figures.
 #[derive(Debug, Args)]
-pub(crate) struct StatusArgs {}
+pub(crate) struct StatusArgs {
+    /// Also list each replica of the node with checksums of what it has; reads all its data
+    #[arg(long)]
+    replicas: bool,
+}
 
-pub(crate) fn run(global: &Global) -> Outcome {
+pub(crate) fn run(global: &Global, args: &StatusArgs) -> Outcome {
     let session = Session::open(global)?;
-    let text = session.wait(session.db.status())?;
+    let text = if args.replicas {
+        session.wait(session.db.status_with_replicas())?
+    } else {
+        session.wait(session.db.status())?
+    };
     let status: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
     print(global, render(&session.address, &status), &status)?;
     Ok(Exit::Ok)
@@ -58,6 +67,9 @@ pub(crate) fn render(address: &str, status: &Value) -> String {
             Value::Array(rows) if name == "nodes" && !rows.is_empty() => {
                 let _ = write!(out, "\n\nother nodes\n{}", members(rows));
             }
+            Value::Array(rows) if name == "replicas" && !rows.is_empty() => {
+                let _ = write!(out, "\n\nreplicas here\n{}", replicas(rows));
+            }
             Value::Array(rows) if !rows.is_empty() && rows.iter().all(Value::is_object) => {
                 let _ = write!(out, "\n\n{}\n{}", spoken(name), columns(rows));
             }
@@ -93,6 +105,36 @@ fn members(rows: &[Value]) -> String {
         "supported by us",
         "supports us",
         "refuses",
+    ];
+    let text = table(&header, rows.iter().map(row)).to_string();
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+/// The replicas of the node, one line each. Checksums are no counts.
+fn replicas(rows: &[Value]) -> String {
+    let row = |replica: &Value| {
+        let sum = |name: &str| match replica[name].as_u64() {
+            Some(sum) => format!("{sum:08x}"),
+            None => "-".to_owned(),
+        };
+        let nodes = |name: &str| {
+            let nodes = replica[name].as_array().into_iter().flatten().map(plain);
+            nodes.collect::<Vec<_>>().join(",")
+        };
+        vec![
+            format!("  r{}", replica["range"]),
+            plain(&replica["leads"]),
+            nodes("voters"),
+            nodes("learners"),
+            plain(&replica["applied"]),
+            sum("log"),
+            sum("sessions"),
+            sum("content"),
+        ]
+    };
+    let header = [
+        "  range", "leads", "voters", "learners", "applied", "log", "sessions", "content",
     ];
     let text = table(&header, rows.iter().map(row)).to_string();
     let lines: Vec<_> = text.lines().map(str::trim_end).collect();

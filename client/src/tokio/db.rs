@@ -316,7 +316,20 @@ impl Db {
     /// # Errors
     /// See [`Error`].
     pub async fn status(&self) -> Result<String, Error> {
-        match self.pool.call(&Request::Status).await? {
+        self.ask_status(false).await
+    }
+
+    /// As [`Self::status`], with each replica of the node in `replicas` and checksums of what it has, to compare with those of other
+    /// nodes. The node reads all its data for it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn status_with_replicas(&self) -> Result<String, Error> {
+        self.ask_status(true).await
+    }
+
+    async fn ask_status(&self, replicas: bool) -> Result<String, Error> {
+        match self.pool.call(&Request::Status { replicas }).await? {
             Reply::Status(json) => Ok(json),
             other => Err(other.unexpected("a request for the status")),
         }

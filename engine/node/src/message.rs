@@ -2,7 +2,7 @@
 
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
-use crate::status::ShardStatus;
+use crate::status::{ReplicaStatus, ShardStatus};
 use base::{Index, RangeId, RequestId, ShardId, Timestamp};
 use env::Instant;
 use rkyv::util::AlignedVec;
@@ -146,6 +146,8 @@ pub enum Ask {
     Page(Box<PageAsk>),
     /// To every shard: how are you?
     Status,
+    /// To every shard: what do your replicas have?
+    Replicas,
     /// To every shard: a timestamp above every write that you have acknowledged.
     Clock,
     /// To shard 0: put these into the map that counts.
@@ -163,6 +165,8 @@ pub enum Answer {
     Page(Result<Box<Page>, Box<Refusal>>),
     /// The shard's state.
     Status(Box<ShardStatus>),
+    /// The shard's replicas.
+    Replicas(Vec<ReplicaStatus>),
     /// The timestamp.
     Clock(Timestamp),
     /// The version of the map that contains the edit.

@@ -226,7 +226,10 @@ impl<E: Env, B> State<E, B> {
                 self.on_move(range, to, request.deadline_ms.to_native(), raw);
             }
             RequestRef::Place(place) => self.on_place(place, raw),
-            RequestRef::Status(_) => self.jobs.push(Job::Status { origin: raw.origin }),
+            RequestRef::Status(status) => self.jobs.push(Job::Status {
+                origin: raw.origin,
+                replicas: status.replicas,
+            }),
             RequestRef::DiskWrite(write) => {
                 self.jobs.push(Job::DiskWrite {
                     origin: raw.origin,
@@ -308,6 +311,7 @@ impl<E: Env, B> State<E, B> {
             Ask::MapEdit(entries) => Answer::MapEdit(self.edit_map(entries)),
             Ask::Status => Answer::Status(Box::new(self.shard_status())),
             Ask::Clock => Answer::Clock(self.now()),
+            Ask::Replicas => return self.jobs.push(Job::Replicas { from, ticket }),
             Ask::Page(ask) => return self.jobs.push(Job::Page { from, ticket, ask }),
             Ask::MoveIn(arrival) => {
                 let MoveIn {
@@ -603,7 +607,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 deadline,
             } => self.place(origin, &wish, deadline).await,
             Job::Remove(range) => self.remove_replica(range).await,
-            Job::Status { origin } => self.status(origin).await,
+            Job::Status { origin, replicas } => self.status(origin, replicas).await,
+            Job::Replicas { from, ticket } => self.replicas_for(from, ticket).await,
             Job::DiskWrite { origin, bytes } => self.disk_write(origin, bytes).await,
         }
     }

@@ -150,8 +150,10 @@ pub(crate) enum Job<E: Env> {
     },
     /// The range's replica was removed from its group.
     Remove(RangeId),
-    /// `status`.
-    Status { origin: Origin },
+    /// `status`, perhaps with every replica.
+    Status { origin: Origin, replicas: bool },
+    /// The replicas of this shard, for the status that another one was asked for.
+    Replicas { from: ShardId, ticket: u64 },
     /// The bench's raw durable write.
     DiskWrite { origin: Origin, bytes: u32 },
 }

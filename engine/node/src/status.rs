@@ -2,15 +2,20 @@
 
 use crate::cluster::Member;
 use crate::local::Local;
-use crate::message::{Answer, Ask, Origin};
+use crate::message::{Answer, Ask, Origin, ShardMessage};
+use crate::read::ReadGuard;
 use crate::shard::Shard;
 use crate::state::{Message, Slot, State};
-use base::ShardId;
+use base::{Index, RangeId, ReplicaId, ShardId};
 use env::{Clock, Env, Mailbox, Tasks};
-use replica::group::replica_on;
+use replica::group::{life_of, node_of, replica_on};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use storage::Tablet;
 use wire::reply::StatusReply;
+
+/// How often a replica's content is read until no entry comes meanwhile.
+const TRIES_MAX: u32 = 4;
 
 /// The state of a node. Field names are part of the interface: programs read them.
 #[derive(Debug, Clone, Serialize)]
@@ -34,6 +39,32 @@ pub struct NodeStatus {
     pub nodes: Vec<MemberStatus>,
     /// Every shard.
     pub shards: Vec<ShardStatus>,
+    /// Every replica of this node, by range, when it was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// A replica, and checksums to compare with those of the range's other replicas that have applied the same entries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplicaStatus {
+    /// The range.
+    pub range: u64,
+    /// Which one of the node's replicas of the range it is: later ones have greater numbers.
+    pub life: u32,
+    /// Whether it leads, with the right to answer reads.
+    pub leads: bool,
+    /// Nodes whose replicas vote as of what is applied, those of an earlier configuration that is not left yet included.
+    pub voters: Vec<u64>,
+    /// Nodes whose replicas only learn.
+    pub learners: Vec<u64>,
+    /// The index of the last entry that is applied.
+    pub applied: u64,
+    /// Of the log up to there.
+    pub log: u32,
+    /// Of the results that are remembered for clients; an hour after its last write, one replica may forget a client before another.
+    pub sessions: u32,
+    /// Of the newest version of every key that has a value. `None` when it could not be read, or entries came meanwhile.
+    pub content: Option<u32>,
 }
 
 /// Who leads ranges, as their replicas here see it.
@@ -200,8 +231,13 @@ impl<E: Env, B> State<E, B> {
 
 impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Answers `status`: asks every shard, waits for all.
-    pub(crate) async fn status(&self, origin: Origin) {
+    pub(crate) async fn status(&self, origin: Origin, replicas: bool) {
         let me = self.mailbox.shard();
+        let replicas = if replicas {
+            self.replicas_of_node().await
+        } else {
+            Vec::new()
+        };
         let asked: Vec<_> = (0..self.mailbox.shards())
             .map(ShardId)
             .filter(|&shard| shard != me)
@@ -214,14 +250,102 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             }
         }
         shards.sort_by_key(|status| status.shard);
-        let status = self.with_state(|state| state.node_status(shards));
+        let status = NodeStatus {
+            replicas,
+            ..self.with_state(|state| state.node_status(shards))
+        };
         let json =
             serde_json::to_string(&status).unwrap_or_else(|error| format!("{{\"verdict\":\"{error}\"}}"));
         self.step(|state| state.reply(origin, &StatusReply { json: &json }));
     }
 }
 
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// The replicas of all shards.
+    async fn replicas_of_node(&self) -> Vec<ReplicaStatus> {
+        let me = self.mailbox.shard();
+        let asked: Vec<_> = (0..self.mailbox.shards())
+            .map(ShardId)
+            .filter(|&shard| shard != me)
+            .map(|shard| self.step(|state| state.ask(shard, Ask::Replicas)))
+            .collect();
+        let mut replicas = self.replicas().await;
+        for answer in asked {
+            if let Some(Answer::Replicas(more)) = answer.await {
+                replicas.extend(more);
+            }
+        }
+        replicas.sort_by_key(|replica| replica.range);
+        replicas
+    }
+
+    /// Tells another shard of the replicas of this one.
+    pub(crate) async fn replicas_for(&self, from: ShardId, ticket: u64) {
+        let answer = Answer::Replicas(self.replicas().await);
+        self.step(|state| state.send(from, ShardMessage::Answer { ticket, answer }));
+    }
+
+    /// The replicas of this shard, one after another: their whole content is read.
+    async fn replicas(&self) -> Vec<ReplicaStatus> {
+        let mut ranges: Vec<_> = self.with_state(|state| state.here.keys().copied().collect());
+        ranges.sort_unstable();
+        let mut replicas = Vec::new();
+        for range in ranges {
+            for _ in 0..TRIES_MAX {
+                let Some((tablet, reads)) = self.with_state(|state| state.begin_look(range)) else {
+                    break;
+                };
+                let content = tablet.content_checksum().await;
+                drop(reads);
+                // Looked at in the same step: what was read belongs to the entry that is the last one still.
+                let content = content.ok().flatten();
+                let Some(replica) = self.with_state(|state| state.replica_status(range, content)) else {
+                    break;
+                };
+                let is_last = content.is_some();
+                replicas.retain(|known: &ReplicaStatus| known.range != range.0);
+                replicas.push(replica);
+                if is_last {
+                    break;
+                }
+            }
+        }
+        replicas
+    }
+}
+
 impl<E: Env, B> State<E, B> {
+    /// A range's tablet, which stays while it is read.
+    fn begin_look(&self, range: RangeId) -> Option<(Tablet<E>, ReadGuard)> {
+        let local = self.slots[*self.here.get(&range)? as usize].live()?;
+        Some((local.tablet.clone(), ReadGuard::new(&local.reads)))
+    }
+
+    fn replica_status(&self, range: RangeId, content: Option<(Index, u32)>) -> Option<ReplicaStatus> {
+        let local = self.slots[*self.here.get(&range)? as usize].live()?;
+        let group = local.replica.group();
+        let members = &group.applied.membership;
+        let on = |replicas: &[ReplicaId]| {
+            let mut nodes: Vec<_> = replicas.iter().map(|replica| node_of(*replica).0).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            nodes
+        };
+        Some(ReplicaStatus {
+            range: range.0,
+            life: life_of(group.id),
+            leads: self.leads_now(local, self.env.clock().wall_ns()),
+            voters: on(&[members.voters(), members.outgoing()].concat()),
+            learners: on(members.learners()),
+            applied: group.applied.last.index.0,
+            log: group.applied.chain,
+            sessions: local.replica.sessions_checksum(),
+            content: content
+                .filter(|(index, _)| *index == group.applied.last.index)
+                .map(|(_, content)| content),
+        })
+    }
+
     /// Who leads the ranges of this shard.
     fn led(&self) -> RangesStatus {
         let wall_ns = self.env.clock().wall_ns();
@@ -310,6 +434,7 @@ impl<E: Env, B> State<E, B> {
             ranges,
             nodes,
             shards,
+            replicas: Vec::new(),
         }
     }
 }

@@ -138,6 +138,13 @@ impl<W> Replica<W> {
         )
     }
 
+    /// A checksum of the results of sessions. Replicas that have applied the same entries have the same, until one forgets a session
+    /// that was silent for [`crate::session::SESSION_IDLE_NS`].
+    #[must_use]
+    pub fn sessions_checksum(&self) -> u32 {
+        self.sessions.checksum()
+    }
+
     /// The range and its span.
     #[must_use]
     pub fn descriptor(&self) -> &Descriptor {

@@ -172,7 +172,22 @@ impl Sessions {
     /// Appends the applied state: `count u32 │ (client u128 │ floor u64 │ last_ts │ count u32 │ (seq u64 │ ts)…)…`, sorted by
     /// client, so that equal states have equal bytes.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let mut sessions: Vec<_> = self.by_client.iter().collect();
+        self.encode_some(out, |_| true);
+    }
+
+    /// A checksum of all results.
+    pub(crate) fn checksum(&self) -> u32 {
+        let mut bytes = Vec::new();
+        self.encode_some(&mut bytes, |session| session.last_ts > Timestamp::ZERO);
+        base::checksum::crc32c(&bytes)
+    }
+
+    fn encode_some(&self, out: &mut Vec<u8>, is_some: impl Fn(&Session) -> bool) {
+        let mut sessions: Vec<_> = self
+            .by_client
+            .iter()
+            .filter(|(_, session)| is_some(session))
+            .collect();
         sessions.sort_unstable_by_key(|(client, _)| **client);
         put_len(out, sessions.len());
         for (client, session) in sessions {

@@ -23,6 +23,7 @@
 mod cache;
 mod compaction;
 mod config;
+mod content;
 mod error;
 mod files;
 mod flush;

@@ -174,6 +174,8 @@ pub struct Place<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 #[rkyv(derive(Debug))]
 pub struct Status {
+    /// Whether each replica is listed too, with a checksum of its whole content.
+    pub replicas: bool,
     /// Milliseconds from receipt.
     pub deadline_ms: u32,
 }

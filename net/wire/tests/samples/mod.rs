@@ -305,7 +305,13 @@ pub(crate) fn requests() -> Vec<Sample> {
                 deadline_ms: 5000,
             },
         ),
-        frame("Status", &request::Status { deadline_ms: 5000 }),
+        frame(
+            "Status",
+            &request::Status {
+                replicas: true,
+                deadline_ms: 5000,
+            },
+        ),
         frame("Echo", &request::Echo { payload: b"ping" }),
         frame(
             "DiskWrite",
