@@ -15,7 +15,7 @@ use crate::message::{Origin, RawRequest};
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Slot, State};
-use base::{NodeId, RangeId, ReplicaId};
+use base::{NodeId, RangeId, ReplicaId, planted_bug};
 use core::mem;
 use core::time::Duration;
 use env::{Clock, Env, Instant, Mailbox};
@@ -67,12 +67,13 @@ fn next(
     let is_wanted = |replica: &ReplicaId| nodes.contains(&node_of(*replica));
     let on =
         |list: &[ReplicaId], node: NodeId| list.iter().copied().find(|replica| node_of(*replica) == node);
+    let life = lives + u32::from(!planted_bug!("node-lives-come-back"));
     let mut changes = Vec::new();
     let mut learners = Vec::new();
     for node in nodes.iter().filter(|node| on(members.voters(), **node).is_none()) {
         match on(members.learners(), *node) {
             Some(learner) => learners.push(learner),
-            None => changes.push(MemberChange::Learner(replica_on(*node, lives + 1))),
+            None => changes.push(MemberChange::Learner(replica_on(*node, life))),
         }
     }
     let stray = |learner: &&ReplicaId| !learners.contains(learner);
@@ -207,7 +208,10 @@ impl<E: Env, B> State<E, B> {
         };
         // Of whom nothing is known to be durable, nothing is known at all.
         let has_state = |replica| local.seat.raft.matched(replica) > Some(base::Index::ZERO);
-        let has_caught_up = |replica| has_state(replica) && lag(replica).is_some_and(|lag| lag <= LAG_MAX);
+        let has_caught_up = |replica| {
+            let is_near = has_state(replica) && lag(replica).is_some_and(|lag| lag <= LAG_MAX);
+            is_near || planted_bug!("node-learner-votes-at-once")
+        };
         match next(members, me, group.lives, nodes, has_caught_up) {
             Next::Wait => Progress::Waits,
             Next::Change(changes) => {
@@ -244,7 +248,8 @@ impl<E: Env, B> State<E, B> {
             .as_ref()
             .map_or(0, |neighbours| neighbours.cluster.liveness.clock_offset_ns_max);
         // Alone it showed timestamps whatever its clock said; whoever leads next begins above this clock, and the bound.
-        let is_ahead = self.hlc.last().wall_ns > wall_ns.saturating_add(offset_ns);
+        let is_ahead = !planted_bug!("node-grows-ahead-of-its-clock")
+            && self.hlc.last().wall_ns > wall_ns.saturating_add(offset_ns);
         let local = self.live_mut(slot);
         if local.is_alone() && is_ahead {
             base::sometimes!(
@@ -375,12 +380,13 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             match self.step(|state| state.advance(wish)) {
                 Progress::Done(nodes) => return Ok(nodes),
                 Progress::Refused(refusal) => return Err(refusal),
-                Progress::HandOver(to) => self.hand_over(wish.range, to).await,
-                Progress::Waits if self.now() >= deadline => {
+                // Another wish may hand leadership back as often.
+                Progress::HandOver(_) | Progress::Waits if self.now() >= deadline => {
                     let message = "the new replicas have not caught up, or the change is not committed; what was begun is finished \
                                    by the same request";
                     return Err(Refusal::retry(Code::RangeBusy, 10, message).about_range(wish.range));
                 }
+                Progress::HandOver(to) => self.hand_over(wish.range, to).await,
                 Progress::Waits => {}
             }
             self.env.clock().sleep(LOOK_AGAIN).await;

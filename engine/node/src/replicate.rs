@@ -79,7 +79,7 @@ impl<E: Env, B> State<E, B> {
             })
             .collect();
         for (slot, is_gone, is_alone) in slots {
-            if is_gone {
+            if is_gone && !base::planted_bug!("node-removed-replica-comes-back") {
                 base::sometimes!("node: a crash came before a removed replica was gone");
                 self.end_replica(slot);
             } else if is_alone {
@@ -271,6 +271,7 @@ impl<E: Env, B> State<E, B> {
     fn set_hard_state(&mut self, slot: u32, hard_state: HardState) {
         match &mut self.slots[slot as usize] {
             Slot::Live(local) => local.replica.set_hard_state(hard_state),
+            Slot::Stranger(_) if base::planted_bug!("node-stranger-forgets-vote") => {}
             Slot::Stranger(stranger) => stranger.hard_state = hard_state,
             Slot::Free | Slot::Opening(..) => unreachable!("a replica stays while its group works"),
         }
@@ -511,7 +512,11 @@ impl<E: Env, B> State<E, B> {
         };
         match applied {
             Applied::Write { ts, ops } => {
-                local.tablet.apply(entry.index, ts, ops.iter());
+                if then.is_none() && base::planted_bug!("node-follower-skips-a-mutation") {
+                    local.tablet.apply(entry.index, ts, ops.iter().take(1));
+                } else {
+                    local.tablet.apply(entry.index, ts, ops.iter());
+                }
                 self.wake_maintenance |= local.tablet.wants_freeze();
                 match then {
                     Some((_, Then::Reply(origin))) => self.reply(origin, &WriteReply { ts: ts.into() }),
@@ -560,7 +565,7 @@ impl<E: Env, B> State<E, B> {
             .get(&right)
             .is_some_and(|life| life_of(new.seat.raft.id()) <= *life);
         base::sometimes!("node: a split made a replica that had been removed", is_gone);
-        if let Some(hard_state) = promised {
+        if let Some(hard_state) = promised.filter(|_| !base::planted_bug!("node-split-forgets-promise")) {
             new.replica.set_hard_state(hard_state);
             new.restart_group(&self.groups, Vec::new());
         }
@@ -582,7 +587,7 @@ impl<E: Env, B> State<E, B> {
         self.map.merge([left.clone(), right.clone()]);
         self.update_routes();
         self.wake_maintenance = true;
-        if is_gone {
+        if is_gone && !base::planted_bug!("node-split-revives-removed") {
             self.end_replica(right_slot);
         } else {
             if !is_alone {

@@ -326,7 +326,8 @@ impl<E: Env, B> State<E, B> {
         };
         // A range that still has these keys, or is about to get them, has not applied the split that takes them away: it will, and
         // make the other range anew.
-        let is_early = self.slots.iter().filter_map(Slot::live).any(overlaps)
+        let is_early = !base::planted_bug!("node-takes-state-before-split")
+            && self.slots.iter().filter_map(Slot::live).any(overlaps)
             || self.neighbours.as_ref().is_some_and(|neighbours| {
                 let span = description.span();
                 neighbours.receiving.iter().any(|receiving| {
@@ -764,7 +765,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         mut arrived: Box<Arrived<E>>,
     ) {
         let log = self.with_state(|state| state.log.clone());
-        if let Err(error) = self.wait_durable(&log, seqno).await {
+        if !base::planted_bug!("node-install-before-log")
+            && let Err(error) = self.wait_durable(&log, seqno).await
+        {
             return self.fail(error);
         }
         let (range, own) = self.with_state(|state| {

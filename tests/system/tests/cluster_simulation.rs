@@ -29,6 +29,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
         169,
         "a clock that was read before a pause showed the other nodes' clocks ahead",
     ),
+    (
+        143,
+        "two wishes about the replicas of a range handed its leadership to each other for ever",
+    ),
 ];
 
 #[test]
