@@ -15,6 +15,7 @@ pub mod check;
 pub mod client;
 pub mod history;
 pub mod process;
+pub mod replicas;
 pub mod run;
 pub mod scenario;
 pub mod swarm;

@@ -3,7 +3,7 @@
 //! ```text
 //!   storm    clients call; the node crashes, recovers, is stopped, is started with other shards
 //!   calm     faults end, the disk gets room; what is open must end in time, what is left of the budget too
-//!   proof    every key is read, forwards, backwards and singly; the node stops; every checksum is verified
+//!   proof    every key is read, forwards, backwards and singly; replicas are compared; the nodes stop; every checksum is verified
 //!   verdict  the checkers judge the history
 //! ```
 
@@ -11,6 +11,7 @@ use crate::check;
 use crate::client::{Client, Counts};
 use crate::history::{Action, History, Outcome, Seconds};
 use crate::process::{Exit, Process};
+use crate::replicas;
 use crate::scenario::{Mode, PORT, Scenario};
 use crate::workload::Workload;
 use base::{NodeId, Prng, ShardId};
@@ -58,6 +59,8 @@ struct Runner {
     history: Rc<History>,
     workload: Rc<Workload>,
     clients: Vec<Rc<Client>>,
+    /// The machine on which they run.
+    machine: SimNodeId,
     prng: Prng,
     wrong: Vec<String>,
     crashes: u64,
@@ -147,6 +150,7 @@ impl Runner {
             history,
             workload,
             clients,
+            machine,
             prng,
             wrong: Vec::new(),
             crashes: 0,
@@ -168,7 +172,7 @@ impl Runner {
                 return;
             }
             if self.history.ended() >= next_crash {
-                self.crash();
+                self.trouble();
                 next_crash = self.calls_until_crash();
             }
         }
@@ -237,9 +241,82 @@ impl Runner {
         self.note(at, &format!("start with {shards} shards"));
     }
 
-    /// Ends a process in one of three ways and starts it again, perhaps to crash while it recovers.
-    fn crash(&mut self) {
+    /// What happens to nodes: mostly that one crashes. In a cluster also what a leader must not survive as one while its clients
+    /// still reach it, and what a quorum loses that is not durable.
+    fn trouble(&mut self) {
         let at = self.prng.index(self.processes.len());
+        let kind = if self.processes.len() == 1 {
+            0
+        } else {
+            self.prng.below(10)
+        };
+        match kind {
+            0..5 => self.crash(at),
+            5..8 => {
+                self.isolate(at);
+                if self.prng.chance(0.5) {
+                    let pause = self.prng.below(1_000_000_000);
+                    self.sim.run_for(Duration::from_nanos(pause));
+                    let other = self.prng.index(self.processes.len());
+                    self.crash(other);
+                }
+            }
+            8 => {
+                let pause = Duration::from_millis(self.prng.between(100, 4_000));
+                self.note(at, &format!("pause of {pause:?}"));
+                self.sim.pause(self.processes[at].node(), pause);
+            }
+            _ => self.black_out(),
+        }
+    }
+
+    /// Cuts a node off from all others, not from clients: what it sends, what it is sent, or both.
+    fn isolate(&mut self, at: usize) {
+        let time = Duration::from_millis(self.prng.between(100, 4_000));
+        let (sends, hears) = match self.prng.below(4) {
+            0 => (false, true),
+            1 => (true, false),
+            _ => (false, false),
+        };
+        self.note(
+            at,
+            &format!("isolated for {time:?}, sends: {sends}, hears: {hears}"),
+        );
+        let node = self.processes[at].node();
+        for other in self
+            .processes
+            .iter()
+            .map(Process::node)
+            .filter(|other| *other != node)
+        {
+            if !sends {
+                self.sim.cut(node, other, time);
+            }
+            if !hears {
+                self.sim.cut(other, node, time);
+            }
+        }
+    }
+
+    /// Several nodes, perhaps all, lose power at once, and come back one after the other.
+    fn black_out(&mut self) {
+        let mut dark: Vec<usize> = (0..self.processes.len()).collect();
+        self.prng.shuffle(&mut dark);
+        dark.truncate(2 + self.prng.index(self.processes.len() - 1));
+        for &at in &dark {
+            self.note(at, "power loss of several nodes");
+            self.crashes += 1;
+            self.sim.crash(self.processes[at].node());
+        }
+        for at in dark {
+            let down = self.prng.below(300);
+            self.sim.run_for(Duration::from_millis(down));
+            self.start(at);
+        }
+    }
+
+    /// Ends a process in one of three ways and starts it again, perhaps to crash while it recovers.
+    fn crash(&mut self, at: usize) {
         loop {
             let pause = self.prng.below(2_000_000);
             self.sim.run_for(Duration::from_nanos(pause));
@@ -379,6 +456,9 @@ impl Runner {
             self.give_up(&format!("the last reads do not end: {stuck}"));
             return;
         }
+        if !self.compare_replicas() {
+            return;
+        }
         self.processes.iter().for_each(Process::stop);
         let limit = self.sim.now() + Duration::from_secs(20);
         let is_open = |process: &Process| process.exit().is_none();
@@ -401,6 +481,25 @@ impl Runner {
             if self.scenario.mode != Mode::Damage {
                 self.wrong.extend(damages);
             }
+        }
+    }
+
+    /// Whether the replicas of each range are the same, and known to be.
+    fn compare_replicas(&mut self) -> bool {
+        if self.processes.len() == 1 {
+            return true;
+        }
+        let env = self.sim.env(self.machine, ShardId(0));
+        let processes = self.processes.iter();
+        let addresses = processes.map(|process| self.sim.address(process.node(), PORT));
+        let comparison = replicas::compare(env, addresses.collect(), self.scenario.finish);
+        let limit = self.sim.now() + self.scenario.finish * 2;
+        match self.sim.block_on_until(limit, comparison) {
+            Ok(wrong) => {
+                self.wrong.extend(wrong);
+                true
+            }
+            Err(stuck) => self.give_up(&format!("the replicas cannot be compared: {stuck}")),
         }
     }
 

@@ -87,7 +87,7 @@ pub struct Scenario {
     pub habits: Habits,
     /// Calls in all.
     pub calls: u64,
-    /// A crash after so many calls, on average.
+    /// A crash, or another trouble of nodes, after so many calls, on average.
     pub crash_every: u64,
     /// That a crash follows while the node still recovers.
     pub crash_again: f64,
@@ -193,6 +193,8 @@ impl Scenario {
             5 if prng.chance(0.5) => 5,
             _ => 3,
         };
+        // More nodes have more troubles.
+        scenario.crash_every = (scenario.crash_every / prng.between(1, 3)).max(20);
         scenario.mix.place = if prng.chance(0.6) { 1 + prng.below(3) } else { 0 };
         // Replicas stay on the shard on which they were made.
         scenario.shards = 1;

@@ -332,7 +332,10 @@ impl Client {
                 deadline_ms,
             }),
             Action::RangeMap => connection.send(&request::RangeMap { deadline_ms }),
-            Action::Status => connection.send(&request::Status { deadline_ms }),
+            Action::Status => connection.send(&request::Status {
+                replicas: false,
+                deadline_ms,
+            }),
         };
         let reply = match self.next(connection, &inbox).await {
             Ok(reply) => reply,
@@ -420,9 +423,8 @@ impl Client {
                 *self.ranges.borrow_mut() = ranges;
                 Outcome::Done
             }
-            (Action::Split(_) | Action::Move(..) | Action::Place(..) | Action::Status, Reply::Done) => {
-                Outcome::Done
-            }
+            (Action::Split(_) | Action::Move(..) | Action::Place(..), Reply::Done)
+            | (Action::Status, Reply::Status(_)) => Outcome::Done,
             (action, reply) => {
                 self.violation(format!("{action:?} was answered by {reply:?}"));
                 Outcome::Unknown

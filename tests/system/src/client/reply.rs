@@ -47,6 +47,8 @@ pub enum Reply {
     },
     /// To a scan.
     Page(Page),
+    /// The status, in JSON.
+    Status(String),
     /// The range map.
     RangeMap(Vec<RangeSeen>),
     /// To anything else that succeeded.
@@ -96,10 +98,10 @@ impl Reply {
                 };
                 Self::RangeMap(map.ranges.iter().map(seen).collect())
             }
+            ReplyRef::StatusReply(status) => Self::Status(status.json.to_string()),
             ReplyRef::SplitReply(_)
             | ReplyRef::MoveReply(_)
             | ReplyRef::PlaceReply(_)
-            | ReplyRef::StatusReply(_)
             | ReplyRef::EchoReply(_)
             | ReplyRef::DiskWriteReply(_) => Self::Done,
             ReplyRef::ErrorReply(error) => Self::Refused {
