@@ -15,6 +15,9 @@ const MEMBERS_MAX: u32 = 1024;
 
 /// Which life of its node's replicas of the range a replica is: 0 for those that a range begins with. No life comes back, so what
 /// a replica has promised or acknowledged is never taken for the word of a later one that remembers nothing of it.
+///
+/// # Panics
+/// Never: 32 bits are left.
 #[must_use]
 pub fn life_of(replica: ReplicaId) -> u32 {
     u32::try_from(replica.0 >> 32).expect("32 bits are left")
