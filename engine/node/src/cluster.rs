@@ -1,7 +1,7 @@
 //! The nodes of a cluster, as this node is told of them.
 //!
-//! Today the nodes are those that the cluster began with: all of them are started with the same list. The first range has a replica
-//! on each founder; which nodes have replicas of a range changes later, see `members`.
+//! The first nodes of a cluster, its founders, are started with the same list, and the first range has a replica on each. Others
+//! join later: they are told of one or more, and learn of the rest. Which nodes have replicas of a range changes, see `members`.
 
 use base::NodeId;
 use core::time::Duration;
@@ -35,16 +35,17 @@ impl Member {
     }
 }
 
-/// The nodes of a cluster, and which of them this is. All nodes share the list and the settings.
+/// The nodes of a cluster, and which of them this is. All nodes share the settings.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     /// Names the cluster. A node of another one is refused.
     pub id: u128,
     /// This node.
     pub me: NodeId,
-    /// All nodes, this one included.
+    /// The nodes that this one begins with, itself included. Others it learns of: they introduce themselves, and nodes tell each
+    /// other whom they know.
     pub nodes: Vec<Member>,
-    /// Which of them have the first range when the cluster begins.
+    /// Which of them have the first range when the cluster begins; none for a node that joins.
     pub founders: Vec<NodeId>,
     /// The failure detector between shards.
     pub liveness: liveness::Config,
@@ -85,19 +86,14 @@ impl Cluster {
         if ids.first() == Some(&NodeId(0)) || ids.last() > Some(&NODE_MAX) {
             return Err(format!("nodes are numbered from 1 to {}", NODE_MAX.0));
         }
-        if self.founders.is_empty() || self.founders.iter().any(|founder| !ids.contains(founder)) {
-            return Err("the founders are one or more of the cluster's nodes".to_owned());
+        if self.founders.iter().any(|founder| !ids.contains(founder)) {
+            return Err("a founder is not in the list of the cluster's nodes".to_owned());
         }
         if self.tick.is_zero() {
             return Err("a tick lasts some time".to_owned());
         }
         self.liveness.validate();
         Ok(())
-    }
-
-    /// The other nodes.
-    pub(crate) fn others(&self) -> impl Iterator<Item = Member> {
-        self.nodes.iter().copied().filter(|member| member.node != self.me)
     }
 
     /// Who has the first range.

@@ -10,7 +10,8 @@
 //!   route, range_map        which shard serves which keys
 //!   local ─► replicate      a range's group, replica and tablet; what groups want written, sent and applied
 //!   entry, dialect          what groups say, as it is in the log and on the wire
-//!   cluster, neighbours     other nodes: who they are, what is said to them, whether they live
+//!   cluster, roster, neighbours
+//!                           other nodes: who they are, what is said to them, whether they live
 //!   members, removal        who has a range's replicas changes online
 //!   transfer                state for replicas that the log does not reach any more
 //!   message                 what shards say to each other
@@ -44,6 +45,7 @@ mod recover;
 pub mod refusal;
 mod removal;
 mod replicate;
+mod roster;
 mod route;
 mod scan;
 mod shard;
@@ -61,5 +63,6 @@ pub use incarnation::IncarnationError;
 pub use message::ShardMessage;
 pub use recover::{RecoverError, Replayed};
 pub use refusal::Refusal;
+pub use roster::RosterError;
 pub use shard::Front;
 pub use start::{NodeError, Ready, run_shard};

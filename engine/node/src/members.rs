@@ -127,8 +127,8 @@ impl<E: Env, B> State<E, B> {
         let count = nodes.len();
         nodes.dedup();
         let known = |node: &NodeId| {
-            let cluster = self.neighbours.as_ref().map(|neighbours| &neighbours.cluster);
-            cluster.is_some_and(|cluster| cluster.nodes.iter().any(|member| member.node == *node))
+            let neighbours = self.neighbours.as_ref();
+            neighbours.is_some_and(|neighbours| neighbours.nodes.iter().any(|member| member.node == *node))
         };
         let why = if self.neighbours.is_none() {
             Some("this node is not of a cluster: its ranges have one replica".to_owned())

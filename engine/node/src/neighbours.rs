@@ -13,12 +13,13 @@
 //! - Groups hear that support has changed before a message that follows from it leaves.
 //! - What waits for a write leaves after it, in the order in which the group handed it out.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member, NODE_MAX};
 use crate::dialect::{Letter, letter_from_wire, liveness_from_wire, with_train};
 use crate::incarnation;
 use crate::local::{Local, Stranger};
 use crate::message::Origin;
 use crate::refusal::Refusal;
+use crate::roster::{self, address_from_bytes, address_to_bytes};
 use crate::shard::Shard;
 use crate::state::{Job, Message, Route, Slot, State};
 use crate::transfer::{Receiving, Sending};
@@ -34,7 +35,7 @@ use replica::group::{life_of, node_of};
 use std::rc::Rc;
 use std::sync::Arc;
 use transport::{ConnectionId, HelloAnswer, Peers};
-use wire::peer::ArchivedPeerHello;
+use wire::peer::{ArchivedPeerHello, ArchivedRosterEntry, NodeAddress, Roster, RosterEntry};
 use wire::{Code, Frame, PeerRef, WireError, decode_peer};
 
 /// How long nothing but messages wakes the detector and the groups, at most: a group may begin to need ticks at any time.
@@ -45,6 +46,8 @@ const STRANGERS_MAX: usize = 4096;
 /// What a shard knows of the other nodes.
 pub(crate) struct Neighbours<E: Env> {
     pub(crate) cluster: Arc<Cluster>,
+    /// All nodes that are known, this one included.
+    pub(crate) nodes: Vec<Member>,
     pub(crate) links: Peers<E>,
     detector: Liveness,
     detected: liveness::Ready,
@@ -62,17 +65,83 @@ pub(crate) struct Neighbours<E: Env> {
 impl<E: Env> Neighbours<E> {
     /// `detector` has made its start durable.
     pub(crate) fn new(cluster: Arc<Cluster>, links: Peers<E>, detector: Liveness) -> Self {
-        let letters = cluster.others().map(|member| (member.node, Vec::new())).collect();
+        let me = cluster
+            .nodes
+            .iter()
+            .copied()
+            .filter(|member| member.node == cluster.me);
         Self {
+            nodes: me.collect(),
             cluster,
             links,
             detector,
             detected: liveness::Ready::default(),
-            letters,
+            letters: Vec::new(),
             callers: FastMap::default(),
             ticking: Vec::new(),
             sending: Vec::new(),
             receiving: Vec::new(),
+        }
+    }
+
+    /// Knows a node from now on, or where it has gone. Whether that was news. What this node was started with counts more than what
+    /// others say.
+    pub(crate) fn learn(&mut self, member: Member, now_ns: u64) -> bool {
+        let told = self.cluster.nodes.iter().any(|known| known.node == member.node);
+        if let Some(known) = self.nodes.iter_mut().find(|known| known.node == member.node) {
+            let is_news = !told && *known != member;
+            if is_news {
+                *known = member;
+                self.links.set_address(member.node, Some(member.peer_address));
+            }
+            return is_news;
+        }
+        let peer = Peer {
+            node: member.node,
+            shard: self.detector.me().shard,
+        };
+        if self.detector.add_peer(peer, now_ns).is_err() {
+            base::sometimes!("node: more nodes than the failure detector watches");
+            return false;
+        }
+        self.links.set_address(member.node, Some(member.peer_address));
+        self.letters.push((member.node, Vec::new()));
+        self.nodes.push(member);
+        true
+    }
+
+    /// The other nodes.
+    pub(crate) fn others(&self) -> impl Iterator<Item = Member> {
+        self.nodes
+            .iter()
+            .copied()
+            .filter(|member| member.node != self.cluster.me)
+    }
+
+    /// The nodes that this one was not started with.
+    pub(crate) fn learned(&self) -> Vec<Member> {
+        let told = |member: &&Member| self.cluster.nodes.iter().any(|known| known.node == member.node);
+        self.nodes
+            .iter()
+            .filter(|member| !told(member))
+            .copied()
+            .collect()
+    }
+
+    /// Tells every other node of all that are known.
+    pub(crate) fn tell_roster(&self) {
+        let entry = |member: &Member| {
+            let (ip, port) = address_to_bytes(member.address);
+            let address = NodeAddress { ip, port };
+            RosterEntry {
+                node: member.node.0,
+                address,
+            }
+        };
+        let nodes: Vec<_> = self.nodes.iter().map(entry).collect();
+        for member in self.others() {
+            let shard = self.detector.me().shard;
+            self.links.send(member.node, shard, &Roster { nodes: &nodes });
         }
     }
 
@@ -128,8 +197,8 @@ impl<E: Env, B> State<E, B> {
             Some(_) if to != me => Some(format!(
                 "this is {me}, not {to}: is an address of the cluster wrong?"
             )),
-            Some(neighbours) if neighbours.cluster.others().all(|member| member.node != from) => {
-                Some(format!("{from} is not a node of this cluster"))
+            Some(_) if from == me || from == NodeId(0) || from > NODE_MAX => {
+                Some(format!("there is no node {from} beside this one"))
             }
             Some(_) if !versions.contains(&u16::from(wire::frame::VERSION)) => Some(format!(
                 "this node speaks version {}, the other one {} to {}",
@@ -163,7 +232,30 @@ impl<E: Env, B> State<E, B> {
         if let Some(neighbours) = &mut self.neighbours {
             neighbours.callers.insert(id, caller);
         }
+        let address = address_from_bytes(hello.address.ip, hello.address.port.to_native());
+        self.learn([Member::new(from, address)]);
         HelloAnswer::Accept
+    }
+
+    /// Learns of nodes. Of one that is new the others hear too, and a start later.
+    fn learn(&mut self, members: impl IntoIterator<Item = Member>) {
+        let wall_ns = self.env.clock().wall_ns();
+        let me = self.identity.node;
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        let mut is_news = false;
+        for member in members {
+            is_news |= member.node != me && neighbours.learn(member, wall_ns);
+        }
+        if is_news {
+            base::sometimes!("node: learned of another node");
+            neighbours.tell_roster();
+            self.detect();
+            if self.me == ShardId(0) {
+                self.jobs.push(Job::Roster);
+            }
+        }
     }
 
     /// A connection is gone.
@@ -184,6 +276,20 @@ impl<E: Env, B> State<E, B> {
         };
         let train = match decode_peer(frame)? {
             PeerRef::PeerHello(_) => return Err(malformed),
+            PeerRef::Roster(roster) => {
+                let is_node = |node: &NodeId| *node > NodeId(0) && *node <= NODE_MAX;
+                let member = |entry: &ArchivedRosterEntry| {
+                    let node = NodeId(entry.node.to_native());
+                    let address = address_from_bytes(entry.address.ip, entry.address.port.to_native());
+                    Member::new(node, address)
+                };
+                let members: Vec<_> = roster.nodes.iter().map(member).collect();
+                if !members.iter().all(|member| is_node(&member.node)) {
+                    return Err(malformed);
+                }
+                self.learn(members);
+                return Ok(());
+            }
             PeerRef::Train(train) => train,
             PeerRef::Transfer(transfer) => {
                 let caller = self
@@ -573,7 +679,7 @@ impl<E: Env, B> State<E, B> {
             .leader()
             .filter(|leader| *leader != local.seat.raft.id())?;
         let (range, node) = (local.range, node_of(leader));
-        let nodes = &self.neighbours.as_ref()?.cluster.nodes;
+        let nodes = &self.neighbours.as_ref()?.nodes;
         let address = nodes.iter().find(|member| member.node == node)?.address;
         Some(
             Refusal::retry(
@@ -609,6 +715,27 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 "the start of the failure detector could not be written: {error}"
             )),
         }
+    }
+
+    /// Writes which nodes were learned of. One at a time: what comes meanwhile is written by the one that is under way.
+    pub(crate) async fn store_roster(&self) {
+        if self.with_state(|state| mem::replace(&mut state.roster_storing, true)) {
+            return;
+        }
+        let learned =
+            |state: &mut State<E, B>| state.neighbours.as_ref().map(|neighbours| neighbours.learned());
+        let mut stored = None;
+        loop {
+            let now = self.with_state(learned);
+            if now == stored {
+                break;
+            }
+            if let Err(error) = roster::store(&self.env, now.as_deref().unwrap_or_default()).await {
+                return self.fail(format!("the list of nodes could not be written: {error}"));
+            }
+            stored = now;
+        }
+        self.with_state(|state| state.roster_storing = false);
     }
 
     /// Lets time pass for detector and groups until the shard is dropped.

@@ -256,10 +256,7 @@ impl<E: Env, B> State<E, B> {
                 leader: self.leader_at(position).map(|node| node.0),
             })
             .collect();
-        let members = self
-            .neighbours
-            .as_ref()
-            .map(|neighbours| &neighbours.cluster.nodes);
+        let members = self.neighbours.as_ref().map(|neighbours| &neighbours.nodes);
         let addresses: Vec<_> = members
             .into_iter()
             .flatten()
@@ -606,6 +603,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 wish,
                 deadline,
             } => self.place(origin, &wish, deadline).await,
+            Job::Roster => self.store_roster().await,
             Job::Remove(range) => self.remove_replica(range).await,
             Job::Status { origin, replicas } => self.status(origin, replicas).await,
             Job::Replicas { from, ticket } => self.replicas_for(from, ticket).await,

@@ -21,6 +21,7 @@ use crate::neighbours::Neighbours;
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::{Found, RecoverError, Replayed, recover_dir, retire_dir};
 use crate::replicate::Batch;
+use crate::roster::{self, RosterError, address_to_bytes};
 use crate::shard::{Front, FrontShard, Shard};
 use crate::state::{Counts, Message, Slot, State};
 use base::collections::FastMap;
@@ -48,6 +49,9 @@ pub enum NodeError {
     /// The identity could not be read or written.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The other nodes could not be read.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
     /// What the shard promised other nodes is not known.
     #[error(transparent)]
     Incarnation(#[from] IncarnationError),
@@ -466,6 +470,9 @@ async fn meet_neighbours<E: Env>(
         incarnation::store(env, me, durable).await?;
         detector.persisted(durable);
     }
+    let address = cluster.nodes.iter().find(|member| member.node == cluster.me);
+    let address = address.map_or(config.listen, |member| member.address);
+    let (ip, port) = address_to_bytes(address);
     let hello = wire::peer::PeerHello {
         cluster: identity.cluster.to_le_bytes(),
         node: identity.node.0,
@@ -474,15 +481,17 @@ async fn meet_neighbours<E: Env>(
         to_shard: 0,
         version_min: wire::frame::VERSION.into(),
         version_max: wire::frame::VERSION.into(),
+        address: wire::peer::NodeAddress { ip, port },
     };
     let links = Peers::new(env.clone(), PeerConfig::new(hello));
-    for member in cluster.others() {
-        detector
-            .add_peer(peer(member.node), now_ns())
-            .map_err(|error| NodeError::Config(error.to_string()))?;
-        links.set_address(member.node, Some(member.peer_address));
+    let mut neighbours = Neighbours::new(cluster.clone(), links, detector);
+    let learned = roster::load(env).await?;
+    for member in cluster.nodes.iter().copied().chain(learned) {
+        if member.node != cluster.me {
+            neighbours.learn(member, now_ns());
+        }
     }
-    Ok(Some(Box::new(Neighbours::new(cluster.clone(), links, detector))))
+    Ok(Some(Box::new(neighbours)))
 }
 
 #[expect(
@@ -533,6 +542,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         strangers: BTreeMap::new(),
         gone: found.gone,
         removing: BTreeSet::new(),
+        roster_storing: false,
         placing: BTreeSet::new(),
         joint: Vec::new(),
         departed: Vec::new(),

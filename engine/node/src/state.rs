@@ -125,6 +125,8 @@ pub(crate) enum Job<E: Env> {
     },
     /// A split that another replica proposed has been applied: its new range is marked, and it is made durable.
     CompleteSplit(SplitApplied),
+    /// Another node was learned of.
+    Roster,
     /// The failure detector wants this written.
     Incarnation(liveness::Durable),
     /// A follower lacks entries that are only in the log.
@@ -229,6 +231,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) gone: BTreeMap<RangeId, u32>,
     /// Ranges whose files are being removed.
     pub(crate) removing: BTreeSet<RangeId>,
+    /// The list of nodes is being written.
+    pub(crate) roster_storing: bool,
     /// Ranges whose replicas are being placed.
     pub(crate) placing: BTreeSet<RangeId>,
     /// Slots of groups that lead and have a joint configuration to leave.

@@ -398,7 +398,7 @@ impl<E: Env, B> State<E, B> {
                 refusal: neighbours.links.refusal(node),
             }
         };
-        neighbours.cluster.others().map(seen).collect()
+        neighbours.others().map(seen).collect()
     }
 
     fn node_status(&self, shards: Vec<ShardStatus>) -> NodeStatus {

@@ -132,6 +132,7 @@ messages! {
         PeerHello: ArchivedPeerHello,
         Train: ArchivedTrain<'static>,
         Transfer: ArchivedTransfer<'static>,
+        Roster: ArchivedRoster<'static>,
     ]
 }
 
@@ -194,6 +195,7 @@ kind_of! {
     peer::PeerHello => PeerHello,
     peer::Train<'_> => Train,
     peer::Transfer<'_> => Transfer,
+    peer::Roster<'_> => Roster,
     reply::HelloReply<'_> => HelloReply,
     reply::GetReply<'_> => GetReply,
     reply::WriteReply => WriteReply,

@@ -98,6 +98,8 @@ kinds! {
     Train = 0x41,
     /// [`crate::peer::Transfer`].
     Transfer = 0x42,
+    /// [`crate::peer::Roster`].
+    Roster = 0x43,
     /// [`crate::reply::HelloReply`].
     HelloReply = 0x81,
     /// [`crate::reply::GetReply`].

@@ -34,6 +34,36 @@ pub struct PeerHello {
     pub version_min: u16,
     /// The highest protocol version that the sender speaks.
     pub version_max: u16,
+    /// Where clients and other nodes reach the sender.
+    pub address: NodeAddress,
+}
+
+/// Where a node is reached, version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub struct NodeAddress {
+    /// An IPv6 address, or the one that stands for an IPv4 address.
+    pub ip: [u8; 16],
+    /// The port.
+    pub port: u16,
+}
+
+/// The nodes of the cluster that the sender knows, version 1. Not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct Roster<'a> {
+    /// All of them, in no order.
+    #[rkyv(with = InlineAsBox)]
+    pub nodes: &'a [RosterEntry],
+}
+
+/// One node of a [`Roster`], version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub struct RosterEntry {
+    /// The node.
+    pub node: u64,
+    /// Where it is reached.
+    pub address: NodeAddress,
 }
 
 /// Everything of one loop turn from one shard to another, version 1. Not answered.

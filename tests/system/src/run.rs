@@ -79,11 +79,18 @@ fn node_config(scenario: &Scenario, at: u16) -> NodeConfig {
     if scenario.nodes > 1 {
         let id = |at: u16| NodeId(u64::from(at) + 1);
         let member = |at: u16| Member::new(id(at), Sim::address_of(SimNodeId(at.into()), PORT));
-        let nodes = (0..scenario.nodes).map(member).collect();
+        // Who joins is told of the founders only, and they of nobody who joins.
+        let joins = (at >= scenario.founders).then_some(at);
+        let nodes = (0..scenario.founders).chain(joins).map(member).collect();
+        let founders = (0..scenario.founders).map(id);
         let cluster = Cluster {
             liveness: scenario.liveness,
             tick: scenario.tick,
-            founders: (0..scenario.founders).map(id).collect(),
+            founders: if joins.is_some() {
+                Vec::new()
+            } else {
+                founders.collect()
+            },
             ..Cluster::new(u128::from(scenario.seed) + 1, id(at), nodes)
         };
         config.cluster = Some(Arc::new(cluster));

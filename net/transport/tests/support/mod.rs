@@ -9,7 +9,7 @@ use sim::{Sim, SimConfig, SimEnv, SimNodeId, SimReader, SimSocket, SimWriter};
 use std::rc::Rc;
 use transport::{CloseReason, ConnectionId, Handler, Handover, HelloAnswer, Transport, TransportConfig};
 use wire::peer::{
-    ArchivedBody, ArchivedPeerHello, ArchivedTrain, Body, GroupMessage, Mark, PeerHello, Train,
+    ArchivedBody, ArchivedPeerHello, ArchivedTrain, Body, GroupMessage, Mark, NodeAddress, PeerHello, Train,
 };
 use wire::reply::{EchoReply, ErrorReply, HelloReply, Limits};
 use wire::request::{ArchivedHello, Echo, Hello};
@@ -274,6 +274,10 @@ pub(crate) fn peer_hello(to_shard: u16) -> PeerHello {
         to_shard,
         version_min: 1,
         version_max: 1,
+        address: NodeAddress {
+            ip: [0; 16],
+            port: 7400,
+        },
     }
 }
 

@@ -230,6 +230,9 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
 fn touch_peer(message: &PeerRef<'_>) -> usize {
     let train = match message {
         PeerRef::PeerHello(_) => return 0,
+        PeerRef::Roster(roster) => {
+            return roster.nodes.iter().map(|entry| sum(&entry.address.ip)).sum();
+        }
         PeerRef::Train(train) => train,
         PeerRef::Transfer(transfer) => {
             return match &transfer.step {

@@ -31,6 +31,10 @@ pub(crate) fn all() -> Vec<Sample> {
 
 /// Every message between shards.
 pub(crate) fn peers() -> Vec<Sample> {
+    let address = peer::NodeAddress {
+        ip: *b"an IPv6 address!",
+        port: 7400,
+    };
     let hello = peer::PeerHello {
         cluster: *b"cluster-cluster!",
         node: 1,
@@ -39,6 +43,7 @@ pub(crate) fn peers() -> Vec<Sample> {
         to_shard: 4,
         version_min: 1,
         version_max: 1,
+        address,
     };
     let promise = peer::Promise {
         epoch: 5,
@@ -155,6 +160,12 @@ pub(crate) fn peers() -> Vec<Sample> {
     let want = peer::TransferStep::Want { file: 38, offset: 39 };
     vec![
         frame("PeerHello", &hello),
+        frame(
+            "Roster",
+            &peer::Roster {
+                nodes: &[peer::RosterEntry { node: 4, address }],
+            },
+        ),
         frame("Train", &train(None, &messages)),
         frame("Train: asks", &train(Some(asks), &[])),
         frame(
