@@ -126,9 +126,12 @@ pub(crate) enum Command {
     /// How the node is: one verdict, then the figures
     #[command(after_help = command::status::HELP)]
     Status(With<command::status::StatusArgs>),
-    /// List, split and move ranges
+    /// List, split, move and place ranges
     #[command(after_help = command::range::HELP)]
     Range(With<command::range::RangeArgs>),
+    /// List and drain the nodes of a cluster
+    #[command(after_help = command::node::HELP)]
+    Node(With<command::node::NodeArgs>),
     /// Measure a node, or a peer, under load
     Bench(bench::BenchArgs),
     /// Run operations given as JSON lines, one answer per line

@@ -14,7 +14,9 @@
 //! from inside an asynchronous task, which would stop that task's thread.
 
 use crate::tokio as shell;
-use crate::{Batch, Error, KeySpan, Moved, NodeInfo, Options, Page, Placed, RangeInfo, Row, Split, Swap};
+use crate::{
+    Address, Batch, Error, KeySpan, Moved, NodeInfo, Options, Page, Placed, RangeInfo, Row, Split, Swap,
+};
 use base::{NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
 use core::pin::pin;
@@ -160,6 +162,8 @@ waiting! {
     place_range(range: RangeId, nodes: &[NodeId], leader: Option<NodeId>) -> Placed;
     /// Every range, by start key, as the node knows them now.
     ranges() -> Vec<RangeInfo>;
+    /// The nodes of the cluster and where clients reach them; none when the node is alone.
+    nodes() -> Vec<(NodeId, Address)>;
     /// The node's status as a JSON object.
     status() -> String;
     /// As [`Self::status`], with each replica of the node; see [`crate::Db::status_with_replicas`].

@@ -18,6 +18,8 @@ pub struct RangeInfo {
     pub generation: u64,
     /// The node that leads it, as far as the node that was asked knows; `None` when it does not, or is alone.
     pub leader: Option<NodeId>,
+    /// The nodes that have a replica that votes, as far as the node that was asked knows; none when it does not, or is alone.
+    pub nodes: Vec<NodeId>,
 }
 
 /// The newest range map seen.
@@ -134,6 +136,7 @@ mod tests {
                 shard,
                 generation: 1,
                 leader: None,
+                nodes: Vec::new(),
             });
         }
         RangeCache::new(version, ranges)
@@ -171,6 +174,7 @@ mod tests {
             shard: ShardId(0),
             generation: 1,
             leader: None,
+            nodes: Vec::new(),
         };
         let cache = RangeCache::partial(3, vec![range(1, "b", Some("d")), range(2, "f", Some("h"))]).unwrap();
         let at = |key: &str| cache.lookup(key.as_bytes()).map(|range| range.range.0);

@@ -536,6 +536,7 @@ fn range_map(map: &ArchivedRangeMapReply<'static>) -> Result<Reply, Error> {
         shard: entry.shard_id(),
         generation: entry.generation.to_native(),
         leader: entry.leader(),
+        nodes: entry.nodes().collect(),
     };
     let (version, ranges) = (map.version.to_native(), map.ranges.iter().map(info).collect());
     // Addresses that only later clients understand are left out.

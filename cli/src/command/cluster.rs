@@ -6,19 +6,28 @@ use base::NodeId;
 use clap::Args;
 use node::{Cluster, Member};
 use std::net::SocketAddr;
+use std::time::Duration;
 use wire::Code;
 
 const HOW_TO_WRITE: &str = "write ID=HOST:PORT, for example --cluster 1=10.0.0.1:7400,2=10.0.0.2:7400,3=10.0.0.3:7400; \
                             ID=HOST:PORT@HOST:PORT when this node reaches the other one elsewhere than clients do";
 
+/// How long one look at the nodes to join takes at most.
+const SEED_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks.
+const SEED_PAUSE: Duration = Duration::from_millis(500);
+
 /// The options of a node of a cluster.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Cluster")]
 pub(crate) struct ClusterArgs {
-    /// The number of this node in the list of --cluster
+    /// The number of this node in its cluster
     #[arg(long, value_name = "N", env = "CORELANE_NODE")]
     node: Option<u64>,
-    /// All nodes of the cluster, the same on each: ID=HOST:PORT,… where clients and nodes reach them; ID=HOST:PORT@HOST:PORT
+    /// Join the cluster of the nodes at HOST:PORT,…: one that answers is enough. Others reach this node where it listens
+    #[arg(long, value_name = "LIST", env = "CORELANE_JOIN", conflicts_with = "cluster")]
+    join: Option<String>,
+    /// The nodes that a cluster begins with, the same list on each of them: ID=HOST:PORT,… where clients and nodes reach them; ID=HOST:PORT@HOST:PORT
     /// when this node reaches one elsewhere than clients do
     #[arg(long, value_name = "LIST", env = "CORELANE_CLUSTER")]
     cluster: Option<String>,
@@ -33,13 +42,49 @@ pub(crate) struct ClusterArgs {
 }
 
 impl ClusterArgs {
-    /// The cluster that the options ask for; `None` for a node that is alone.
+    /// The nodes that this one is to join, if any.
+    pub(crate) fn seeds(&self) -> Option<&str> {
+        self.join.as_deref()
+    }
+
+    /// The cluster that this node joins, as the nodes at `seeds` say, waiting for one of them to answer. `is_new`: it has no data.
+    pub(crate) fn join(&self, seeds: &str, own: SocketAddr, is_new: bool) -> Result<Cluster, CliError> {
+        let Some(me) = self.node.map(NodeId) else {
+            return Err(refused("--join is given without --node".to_owned())
+                .help("give this node a number that no other node of the cluster has: --node N"));
+        };
+        if own.port() == 0 {
+            return Err(refused("a node that joins cannot listen at port 0".to_owned())
+                .help("other nodes need to know where they reach it: --listen HOST:PORT"));
+        }
+        let (id, known) = ask(seeds)?;
+        if let Some(taken) = known
+            .iter()
+            .find(|member| member.node == me && member.address != own && is_new)
+        {
+            return Err(refused(format!(
+                "the cluster has a node {} already, at {}",
+                me.0, taken.address
+            ))
+            .help("choose another number; a node that comes back needs its data directory"));
+        }
+        let others = known.into_iter().filter(|member| member.node != me);
+        let nodes = others.chain([Member::new(me, own)]).collect();
+        Ok(Cluster {
+            founders: Vec::new(),
+            ..Cluster::new(id, me, nodes)
+        })
+    }
+
+    /// The cluster that the options ask for, if it is one that begins; `None` for a node that is alone.
     pub(crate) fn cluster(&self) -> Result<Option<Cluster>, CliError> {
         let (me, list) = match (self.node, self.cluster.as_deref()) {
             (None, None) => return Ok(None),
             (Some(me), Some(list)) => (NodeId(me), list),
             (Some(_), None) => {
-                return Err(refused("--node is given without --cluster".to_owned()).help(HOW_TO_WRITE));
+                return Err(
+                    refused("--node is given without --cluster or --join".to_owned()).help(HOW_TO_WRITE)
+                );
             }
             (None, Some(_)) => {
                 return Err(refused("--cluster is given without --node".to_owned())
@@ -72,6 +117,57 @@ impl ClusterArgs {
             me,
             nodes,
         )))
+    }
+}
+
+/// Asks the nodes at `seeds` which cluster they are of and who else is, until one answers.
+fn ask(seeds: &str) -> Result<(u128, Vec<Member>), CliError> {
+    let options = corelane::Options {
+        app: "corelane start --join".to_owned(),
+        deadline: SEED_PATIENCE,
+        ..corelane::Options::default()
+    };
+    let mut is_said = false;
+    loop {
+        let asked = corelane::blocking::connect_with(seeds, options.clone())
+            .and_then(|db| Ok((db.node(), db.nodes()?)));
+        let (node, nodes) = match asked {
+            Ok((Some(node), nodes)) => (node, nodes),
+            Ok((None, _)) => continue,
+            Err(error @ corelane::Error::InvalidAddress { .. }) => {
+                return Err(refused(format!("cannot join `{seeds}`"))
+                    .cause(error.to_string())
+                    .help("write --join HOST:PORT, the address of any node of the cluster"));
+            }
+            Err(error) => {
+                if !core::mem::replace(&mut is_said, true) {
+                    eprintln!("waiting for a node of the cluster at {seeds} to answer: {error}");
+                }
+                std::thread::sleep(SEED_PAUSE);
+                continue;
+            }
+        };
+        if nodes.is_empty() {
+            return Err(refused(format!("the node at {seeds} is alone, not of a cluster"))
+                .help("start it with --node and --cluster; `corelane start --help` shows how"));
+        }
+        let member = |(node, at): (NodeId, corelane::Address)| {
+            Ok(Member::new(
+                node,
+                address(&format!("{}:{}", bracketed(&at.host), at.port))?,
+            ))
+        };
+        let members = nodes.into_iter().map(member).collect::<Result<_, CliError>>()?;
+        return Ok((node.cluster, members));
+    }
+}
+
+/// A host as it stands before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
     }
 }
 
@@ -156,6 +252,7 @@ mod tests {
         let args = ClusterArgs {
             node: Some(node),
             cluster: Some(list.to_owned()),
+            join: None,
             cluster_name: "corelane".to_owned(),
         };
         args.cluster().map(|cluster| cluster.expect("both are given"))

@@ -13,6 +13,7 @@ pub(crate) mod export;
 pub(crate) mod get;
 pub(crate) mod import;
 mod layout;
+pub(crate) mod node;
 pub(crate) mod put;
 pub(crate) mod range;
 pub(crate) mod scan;
@@ -41,6 +42,7 @@ pub(crate) fn run(command: Command) -> (Outcome, bool) {
         Command::Export(with) => call(with, export::run),
         Command::Status(with) => call(with, |global, args| status::run(global, &args)),
         Command::Range(with) => call(with, range::run),
+        Command::Node(with) => call(with, node::run),
         Command::Bench(args) => (bench::run(&args), false),
         Command::Script(with) => call(with, script::run),
         Command::Check(with) => call(with, |global, args| check::run(global, &args)),

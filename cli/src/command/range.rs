@@ -61,7 +61,7 @@ enum Action {
 }
 
 /// A node: n2, or 2.
-fn parse_node(text: &str) -> Result<NodeId, String> {
+pub(crate) fn parse_node(text: &str) -> Result<NodeId, String> {
     text.strip_prefix('n')
         .unwrap_or(text)
         .parse()
@@ -159,6 +159,7 @@ fn list(global: &Global) -> Outcome {
             .set("shard", range.shard.0)
             .set("generation", range.generation)
             .set("leader", range.leader.map(|node| node.0))
+            .set("nodes", sorted(&range.nodes))
             .bytes("start", &range.span.start, global.hex);
         json = match &range.span.end {
             Some(end) => json.bytes("end", end, global.hex),
@@ -168,6 +169,13 @@ fn list(global: &Global) -> Outcome {
     }
     out.flush()?;
     Ok(Exit::Ok)
+}
+
+/// The numbers of nodes, ascending.
+fn sorted(nodes: &[NodeId]) -> Vec<u64> {
+    let mut numbers: Vec<u64> = nodes.iter().map(|node| node.0).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// The ranges as a table.
@@ -187,14 +195,15 @@ pub(crate) fn listing(global: &Global, ranges: &[RangeInfo]) -> comfy_table::Tab
             .map_or_else(|| "(end)".to_owned(), |end| shown(global, end));
         let mut row = vec![range.range.to_string(), range.shard.to_string(), start, end];
         if is_cluster {
-            row.push(
-                range
-                    .leader
-                    .map_or_else(|| "?".to_owned(), |node| node.to_string()),
-            );
+            let leader = range.leader.map(|node| node.to_string());
+            let nodes: Vec<_> = sorted(&range.nodes)
+                .iter()
+                .map(|node| format!("n{node}"))
+                .collect();
+            row.extend([leader.unwrap_or_else(|| "?".to_owned()), nodes.join(" ")]);
         }
         row
     });
-    let columns = ["range", "shard", "start", "end", "leader"];
-    table(&columns[..if is_cluster { 5 } else { 4 }], rows)
+    let columns = ["range", "shard", "start", "end", "leader", "replicas"];
+    table(&columns[..if is_cluster { 6 } else { 4 }], rows)
 }

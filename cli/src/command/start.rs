@@ -32,6 +32,10 @@ Examples:
   corelane start --data one --node 1 --cluster 1=127.0.0.1:7401,2=127.0.0.1:7402,3=127.0.0.1:7403
                                                  one of three nodes; each is started with the same list
 
+More nodes join it, and have no data until `corelane range place` or `corelane node drain` says so:
+
+  corelane start --data four --node 4 --listen 127.0.0.1:7404 --join 127.0.0.1:7401
+
 A node of a cluster listens at its own address of the list unless --listen says otherwise. Other addresses may be given later;
 the numbers and --cluster-name stay: the data directory remembers them.
 
@@ -98,7 +102,11 @@ pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
     if let Some(parent) = args.parent {
         end_with(parent)?;
     }
-    let cluster = args.cluster.cluster()?;
+    let seeds = args.cluster.seeds();
+    let mut cluster = match seeds {
+        Some(_) => None,
+        None => args.cluster.cluster()?,
+    };
     let listen = match (&args.listen, cluster.as_ref().and_then(cluster::own_address)) {
         (Some(listen), _) => address(listen)?,
         (None, Some(own)) => own,
@@ -110,8 +118,13 @@ pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
             return Err(open_to_others(open));
         }
     }
+    if let Some(seeds) = seeds {
+        let is_new = !args.data.join("IDENTITY").exists();
+        cluster = Some(args.cluster.join(seeds, listen, is_new)?);
+    }
     let note = cluster
         .as_ref()
+        .filter(|_| seeds.is_none())
         .and_then(|cluster| cluster::note_on(cluster.nodes.len()));
     if let Some(note) = note.filter(|_| !global.json) {
         eprintln!("{note}");

@@ -24,6 +24,7 @@ fn map(version: u64, leaders: [Option<u64>; 2]) -> RangeCache {
         shard: ShardId(shard),
         generation: 1,
         leader: leader.map(NodeId),
+        nodes: Vec::new(),
     };
     let ranges = vec![
         range(10, b"", Some(b"m"), 0, leaders[0]),

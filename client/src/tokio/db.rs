@@ -4,7 +4,7 @@ use super::pool::Pool;
 use super::scan::Scan;
 use crate::request::{Limits, Moved, NodeInfo, Placed, Reply, Request, Split, Swap};
 use crate::span::checked;
-use crate::{Batch, Error, KeySpan, Options, RangeInfo};
+use crate::{Address, Batch, Error, KeySpan, Options, RangeInfo};
 use base::api::{Condition, WriteOp};
 use base::{NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
@@ -307,6 +307,17 @@ impl Db {
     pub async fn ranges(&self) -> Result<Vec<RangeInfo>, Error> {
         match self.pool.call(&Request::RangeMap).await? {
             Reply::RangeMap { map, .. } => Ok(map.ranges().to_vec()),
+            other => Err(other.unexpected("a request for the range map")),
+        }
+    }
+
+    /// The nodes of the cluster and where clients reach them, as the home node knows them; none when it is alone.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn nodes(&self) -> Result<Vec<(NodeId, Address)>, Error> {
+        match self.pool.call(&Request::RangeMap).await? {
+            Reply::RangeMap { nodes, .. } => Ok(nodes),
             other => Err(other.unexpected("a request for the range map")),
         }
     }

@@ -541,6 +541,7 @@ impl Session {
                 shard: *shard,
                 generation: world.map_version,
                 leader: world.leader_known_to(self.node, at),
+                nodes: &[],
             });
         }
         let nodes: Vec<_> = world.nodes.iter().map(Node::entry).collect();

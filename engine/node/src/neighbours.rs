@@ -700,6 +700,18 @@ impl<E: Env, B> State<E, B> {
         };
         self.slots[slot as usize].live()?.seat.raft.leader().map(node_of)
     }
+
+    /// The nodes whose replicas vote in the range at a position of the map, as far as this shard knows.
+    pub(crate) fn voters_at(&self, position: usize) -> Vec<u64> {
+        let slot = match self.routes[position] {
+            Route::Here(slot) if self.neighbours.is_some() => slot,
+            Route::Here(_) | Route::There(_) | Route::Nowhere => return Vec::new(),
+        };
+        let live = self.slots[slot as usize].live();
+        let voters = live.map(|local| local.replica.group().applied.membership.voters());
+        let node = |voter: &ReplicaId| node_of(*voter).0;
+        voters.into_iter().flatten().map(node).collect()
+    }
 }
 
 impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {

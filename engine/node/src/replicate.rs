@@ -377,14 +377,14 @@ impl<E: Env, B> State<E, B> {
             .expect("a range stays while its group works");
         local.led = true;
         local.leads_from = first;
-        // A leader before this one may have shown readers the state as of its clock, up to the end of its lease; by this clock
-        // that was not later than now, and the bound.
+        // A leader before this one may have shown readers the state as far ahead of its clock as the bound, until this moment if it
+        // handed over or stepped down; and by this clock its own was ahead by the bound at most.
         let after = match &self.neighbours {
             Some(neighbours)
                 if !local.is_alone() && !base::planted_bug!("node-leader-starts-below-lease") =>
             {
                 Timestamp::new(
-                    wall_ns.saturating_add(neighbours.cluster.liveness.clock_offset_ns_max),
+                    wall_ns.saturating_add(2 * neighbours.cluster.liveness.clock_offset_ns_max),
                     0,
                 )
             }

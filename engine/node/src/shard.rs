@@ -242,6 +242,7 @@ impl<E: Env, B> State<E, B> {
 
     fn on_range_map(&mut self, raw: RawRequest<'_>) {
         let map = self.map.clone();
+        let voters: Vec<_> = (0..map.entries().len()).map(|at| self.voters_at(at)).collect();
         let ranges: Vec<_> = map
             .entries()
             .iter()
@@ -254,6 +255,7 @@ impl<E: Env, B> State<E, B> {
                 shard: entry.shard.0,
                 generation: entry.descriptor.generation,
                 leader: self.leader_at(position).map(|node| node.0),
+                nodes: &voters[position],
             })
             .collect();
         let members = self.neighbours.as_ref().map(|neighbours| &neighbours.nodes);

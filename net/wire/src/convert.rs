@@ -228,6 +228,11 @@ impl ArchivedRangeEntry<'static> {
     pub fn leader(&self) -> Option<NodeId> {
         self.leader.as_ref().map(|node| NodeId(node.to_native()))
     }
+
+    /// The nodes that have a replica that votes, as far as is known.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().map(|node| NodeId(node.to_native()))
+    }
 }
 
 impl ArchivedPlace<'static> {

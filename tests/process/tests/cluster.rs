@@ -225,3 +225,77 @@ fn a_node_of_another_cluster_is_named_by_the_others() {
     // Two of three are enough.
     by_any(&programs[0], &[&nodes[0], &nodes[1]], &["put", "key", "value"]);
 }
+
+#[test]
+fn a_node_joins_and_takes_the_place_of_another() {
+    let dir = scratch();
+    let programs = programs(dir.path(), 3, "corelane");
+    let program = &programs[0];
+    let mut nodes: Vec<Node> = programs
+        .iter()
+        .map(Program::spawn)
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let first = nodes[0].address.clone();
+    // The client finds the leader by itself.
+    let run = |address: &str, arguments: &[&str]| {
+        let all = [arguments, &["--connect", address, "--timeout", "30s"]].concat();
+        let output = program.run(&all).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for number in 0..20 {
+        run(
+            &first,
+            &["put", &format!("key{number:02}"), &format!("value{number}")],
+        );
+    }
+    run(&first, &["range", "split", "key10"]);
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = held.local_addr().unwrap().to_string();
+    drop(held);
+    let joins = |id: &str| Program {
+        data: dir.path().join(format!("node-{id}")),
+        listen: own.clone(),
+        options: ["--shards", "1", "--node", id, "--join", &first]
+            .map(str::to_owned)
+            .to_vec(),
+        ..program.clone()
+    };
+    let output = joins("3").command().output().unwrap();
+    let text = said(&output);
+    assert!(
+        !text.contains("has a node 3 already") && output.status.code() == Some(78),
+        "the data of node 3 is in use: {text}"
+    );
+    let fourth = joins("4");
+    let taken = Program {
+        data: dir.path().join("new"),
+        ..joins("3")
+    };
+    let text = said(&taken.command().output().unwrap());
+    assert!(text.contains("the cluster has a node 3 already"), "{text}");
+    let mut joined = fourth.start().unwrap();
+    let listed = run(&first, &["node", "ls"]);
+    assert_eq!(listed.lines().count(), 5, "{listed}");
+    // Node 2 is gone for good; its replicas go to node 4.
+    nodes.remove(1).kill().unwrap();
+    let text = run(&first, &["node", "drain", "2"]);
+    assert!(text.contains("n2 has no replicas any more: 2 moved"), "{text}");
+    let placed = run(&first, &["range", "ls", "--json"]);
+    for line in placed.lines() {
+        let range: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(range["nodes"], serde_json::json!([1, 3, 4]), "{placed}");
+    }
+    // The new node counts: with it and one other everything is there, after it has been started anew too.
+    joined.kill().unwrap();
+    joined = fourth.start().unwrap();
+    nodes.remove(0).kill().unwrap();
+    for number in 0..20 {
+        let value = run(&joined.address, &["get", &format!("key{number:02}")]);
+        assert_eq!(value, format!("value{number}\n"));
+    }
+    let led = run(&joined.address, &["range", "place", "2", "--leader", "4"]);
+    assert!(led.contains("n4 leads"), "{led}");
+    assert_eq!(joined.terminate().unwrap(), 0);
+}

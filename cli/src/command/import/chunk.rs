@@ -213,6 +213,7 @@ mod tests {
             shard: ShardId(0),
             generation: 1,
             leader: None,
+            nodes: Vec::new(),
         };
         let records = ["a", "b", "c", "m", "z"].map(|key| pair(key, ""));
         let ranges = [

@@ -280,7 +280,7 @@ fn touch_reply(reply: &ReplyRef<'_>) -> usize {
         }
         ReplyRef::RangeMapReply(map) => {
             let ranges = map.ranges.iter().map(|range| {
-                std::hint::black_box(range.leader());
+                std::hint::black_box((range.leader(), range.nodes().count()));
                 sum(&range.start) + sum_of(range.end())
             });
             let nodes = map.nodes.iter().map(|node| sum(node.address.as_bytes()));

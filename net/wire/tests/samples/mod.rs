@@ -362,6 +362,7 @@ pub(crate) fn replies() -> Vec<Sample> {
             shard: 0,
             generation: 1,
             leader: Some(2),
+            nodes: &[1, 2, 4],
         },
         reply::RangeEntry {
             range: 3,
@@ -370,6 +371,7 @@ pub(crate) fn replies() -> Vec<Sample> {
             shard: 1,
             generation: 5,
             leader: None,
+            nodes: &[],
         },
     ];
     let alone = [reply::RangeEntry {
@@ -379,6 +381,7 @@ pub(crate) fn replies() -> Vec<Sample> {
         shard: 0,
         generation: 1,
         leader: None,
+        nodes: &[],
     }];
     let nodes = [
         reply::NodeEntry {

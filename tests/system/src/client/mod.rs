@@ -453,6 +453,10 @@ impl Client {
             Code::BatchSpansRanges | Code::TimestampTooOld | Code::TimestampAhead | Code::Corruption => {
                 Tried::Ended(Outcome::Refused(code))
             }
+            // Who joins may not be known yet.
+            Code::InvalidRequest if matches!(action, Action::Place(..)) => {
+                Tried::Ended(Outcome::Refused(code))
+            }
             Code::NoSuchRange | Code::NoSuchShard if administrative => Tried::Ended(Outcome::Refused(code)),
             Code::WrongShard | Code::RangeBusy | Code::Unavailable | Code::Overloaded => {
                 if code == Code::WrongShard && !administrative {

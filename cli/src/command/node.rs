@@ -1,0 +1,239 @@
+//! `corelane node ls|drain`: the nodes of a cluster.
+
+use crate::args::Global;
+use crate::error::{CliError, Exit, Outcome, watched};
+use crate::output::{Object, Output, print, table};
+use crate::session::{Session, options, runtime};
+use base::{NodeId, RangeId};
+use clap::{Args, Subcommand};
+use corelane::{Address, RangeInfo};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use wire::Code;
+
+/// What `--help` says below the options.
+pub(crate) const HELP: &str = "\
+Examples:
+  corelane node ls
+  corelane node drain 2                          node 2 has no replicas afterwards, and can be stopped
+
+To replace a node that is gone for good: start another one with `corelane start --node N --join …`, then drain the old one,
+which need not answer. Reads and writes go on meanwhile.";
+
+/// List and drain the nodes of a cluster.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the nodes: number, address, replicas, ranges led
+    Ls,
+    /// Give every replica of a node to another node. Interrupted, the same command goes on
+    Drain {
+        /// The node, as `node ls` names it: n2, or 2
+        #[arg(value_parser = super::range::parse_node)]
+        node: NodeId,
+        /// Where no other node is left for a replica, do with one fewer
+        #[arg(long)]
+        fewer: bool,
+    },
+}
+
+pub(crate) fn run(global: &Global, args: NodeArgs) -> Outcome {
+    match args.action {
+        Action::Ls => list(global),
+        Action::Drain { node, fewer } => drain(global, node, fewer),
+    }
+}
+
+/// The cluster, as its nodes say.
+struct Survey {
+    nodes: BTreeMap<NodeId, Seen>,
+    ranges: BTreeMap<RangeId, RangeInfo>,
+}
+
+struct Seen {
+    address: Address,
+    answers: bool,
+}
+
+impl Survey {
+    /// Asks each node for the ranges that it has.
+    fn take(global: &Global) -> Result<Self, CliError> {
+        let session = Session::open(global)?;
+        let nodes = session.wait(session.db.nodes())?;
+        if nodes.is_empty() {
+            return Err(CliError::new(
+                Code::InvalidRequest.number(),
+                Exit::Usage,
+                "this node is alone: it is not of a cluster",
+            )
+            .help("`corelane start --help` shows how a cluster is started"));
+        }
+        let mut survey = Self {
+            nodes: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+        };
+        let patience = corelane::Options {
+            deadline: global.timeout.min(Duration::from_secs(2)),
+            ..options(global)
+        };
+        let runtime = runtime()?;
+        for (node, address) in nodes {
+            let asked = runtime.block_on(async {
+                let db = corelane::connect_with(&address.to_string(), patience.clone()).await?;
+                // Only its own word counts: the client may go elsewhere when it does not answer.
+                let ranges = db.ranges().await?;
+                Ok::<_, corelane::Error>((db.node().map(|info| info.node), ranges))
+            });
+            let own = asked.ok().filter(|(who, _)| *who == Some(node));
+            let answers = own.is_some();
+            for range in own.into_iter().flat_map(|(_, ranges)| ranges) {
+                survey.note(node, range);
+            }
+            survey.nodes.insert(node, Seen { address, answers });
+        }
+        Ok(survey)
+    }
+
+    /// What `node` says of a range. The one that leads it knows best.
+    fn note(&mut self, node: NodeId, range: RangeInfo) {
+        let is_leader = range.leader == Some(node);
+        match self.ranges.get(&range.range) {
+            Some(known) if !is_leader && known.generation >= range.generation => {}
+            _ => {
+                self.ranges.insert(range.range, range);
+            }
+        }
+    }
+
+    fn replicas(&self, node: NodeId) -> usize {
+        let has = |range: &&RangeInfo| range.nodes.contains(&node);
+        self.ranges.values().filter(has).count()
+    }
+
+    fn led(&self, node: NodeId) -> usize {
+        let leads = |range: &&RangeInfo| range.leader == Some(node);
+        self.ranges.values().filter(leads).count()
+    }
+
+    /// Where the replicas of `range` are to be when none is on `node` any more: in its place the node that answers and has the
+    /// fewest, with what `given` were given already.
+    fn without(&self, node: NodeId, range: &RangeInfo, given: &BTreeMap<NodeId, usize>) -> Vec<NodeId> {
+        let mut nodes: Vec<_> = range
+            .nodes
+            .iter()
+            .copied()
+            .filter(|other| *other != node)
+            .collect();
+        let free = self
+            .nodes
+            .iter()
+            .filter(|(other, seen)| seen.answers && **other != node && !nodes.contains(other));
+        let load = |other: &NodeId| self.replicas(*other) + given.get(other).copied().unwrap_or_default();
+        let best = free
+            .map(|(other, _)| *other)
+            .min_by_key(|other| (load(other), *other));
+        nodes.extend(best);
+        nodes
+    }
+}
+
+fn list(global: &Global) -> Outcome {
+    let survey = Survey::take(global)?;
+    if global.json {
+        let mut out = Output::new();
+        for (node, seen) in &survey.nodes {
+            let json = Object::new()
+                .set("node", node.0)
+                .set("address", format!("{}:{}", seen.address.host, seen.address.port))
+                .set("answers", seen.answers)
+                .set("replicas", survey.replicas(*node))
+                .set("leads", survey.led(*node));
+            out.line(json.build())?;
+        }
+        out.flush()?;
+        return Ok(Exit::Ok);
+    }
+    let rows = survey.nodes.iter().map(|(node, seen)| {
+        vec![
+            node.to_string(),
+            format!("{}:{}", seen.address.host, seen.address.port),
+            if seen.answers { "yes" } else { "no" }.to_owned(),
+            survey.replicas(*node).to_string(),
+            survey.led(*node).to_string(),
+        ]
+    });
+    let table = table(&["node", "address", "answers", "replicas", "leads"], rows);
+    print(global, table, &serde_json::Value::Null)?;
+    Ok(Exit::Ok)
+}
+
+fn drain(global: &Global, node: NodeId, fewer: bool) -> Outcome {
+    let session = Session::open(global)?;
+    let mut moved = BTreeSet::new();
+    let bar = progress(global);
+    loop {
+        let survey = Survey::take(global)?;
+        if !survey.nodes.contains_key(&node) {
+            return Err(CliError::usage(format!("the cluster has no node {node}")));
+        }
+        let left: Vec<_> = survey
+            .ranges
+            .values()
+            .filter(|range| range.nodes.contains(&node))
+            .collect();
+        // Ranges that were split meanwhile come in another round.
+        if left.is_empty() {
+            break;
+        }
+        bar.set_length((moved.len() + left.len()) as u64);
+        let mut given = BTreeMap::new();
+        for range in left {
+            let nodes = survey.without(node, range, &given);
+            if nodes.len() < range.nodes.len() && !fewer || nodes.is_empty() {
+                bar.finish_and_clear();
+                return Err(too_few(node, range));
+            }
+            session.wait(session.db.place_range(range.range, &nodes, None))?;
+            for other in nodes.iter().filter(|other| !range.nodes.contains(other)) {
+                *given.entry(*other).or_insert(0) += 1;
+            }
+            moved.insert(range.range);
+            bar.set_position(moved.len() as u64);
+        }
+    }
+    bar.finish_and_clear();
+    let json = Object::new()
+        .set("node", node.0)
+        .set("moved", moved.len())
+        .build();
+    let text = format!(
+        "{node} has no replicas any more: {} moved; it can be stopped",
+        moved.len()
+    );
+    print(global, text, &json)?;
+    Ok(Exit::Ok)
+}
+
+fn too_few(node: NodeId, range: &RangeInfo) -> CliError {
+    let what = format!(
+        "there is no other node for the replica of range {} on {node}",
+        range.range
+    );
+    CliError::new(Code::InvalidRequest.number(), Exit::Usage, what).help(
+        "start another node with `corelane start --node N --join …`, or do with fewer replicas: --fewer",
+    )
+}
+
+fn progress(global: &Global) -> ProgressBar {
+    if !watched() || global.json {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:30} {pos} of {len} ranges moved");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
