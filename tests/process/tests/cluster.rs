@@ -233,10 +233,13 @@ fn a_node_joins_and_takes_the_place_of_another() {
     let program = &programs[0];
     let mut nodes: Vec<Node> = programs
         .iter()
-        .map(Program::spawn)
+        .map(Program::start)
         .collect::<Result<_, _>>()
         .unwrap();
     let first = nodes[0].address.clone();
+    for node in &nodes {
+        wait_for(program, node, "all nodes see each other", is_well);
+    }
     // The client finds the leader by itself.
     let run = |address: &str, arguments: &[&str]| {
         let all = [arguments, &["--connect", address, "--timeout", "30s"]].concat();
