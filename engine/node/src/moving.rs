@@ -144,7 +144,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     "the range has replicas on other nodes: this version of corelane moves it between nodes and shards not \
                      yet",
                 )),
-                Some(local) if local.busy.get() => Ok(None),
+                // A split that is under way waits for whoever works on the range.
+                Some(local) if local.busy.get() || local.replica.is_blocked() => Ok(None),
                 Some(local) => {
                     local.busy.set(true);
                     Ok(Some(local.tablet.clone()))

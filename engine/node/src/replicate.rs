@@ -335,13 +335,9 @@ impl<E: Env, B> State<E, B> {
             let Some(entry) = local.seat.committed.front() else {
                 return;
             };
-            let is_ours = local
-                .proposed
-                .front()
-                .is_some_and(|(index, _)| *index == entry.index);
             let waits = match &entry.content {
                 Content::Command(payload) => command::split_of(payload)
-                    .is_some_and(|right| !is_ours && local.busy.get() || writing(right).is_some()),
+                    .is_some_and(|right| local.busy.get() || writing(right).is_some()),
                 _ => false,
             };
             if waits {
@@ -420,7 +416,7 @@ impl<E: Env, B> State<E, B> {
                     );
                 }
                 // Its receiver hears of it as nobody will send.
-                Then::Split(_) => self.live_mut(slot).busy.set(false),
+                Then::Split(_) => {}
             }
         }
     }
@@ -577,9 +573,9 @@ impl<E: Env, B> State<E, B> {
                 vote,
                 commit: index,
             });
-            // Nothing works on the left half either before the split is complete.
-            local.busy.set(true);
         }
+        // Nothing works on the left half either before the split is complete.
+        local.busy.set(true);
         let left = self.entry_of(slot);
         let right_slot = self.take_slot(Slot::Live(Box::new(new)));
         let right = self.entry_of(right_slot);

@@ -119,7 +119,7 @@ impl<E: Env, B> State<E, B> {
         if local.busy.get() || local.replica.is_blocked() || !local.leads() {
             return Proposed::Busy;
         }
-        local.busy.set(true);
+        // It is claimed only when the split is applied: until then followers may need the state by which it is committed.
         let start = self.batch.bytes.len();
         let index = local.replica.propose_split(ts, right, key, &mut self.batch.bytes);
         let (sender, receiver) = oneshot();
