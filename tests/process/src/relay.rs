@@ -37,7 +37,7 @@ impl Relay {
                 std::thread::spawn(move || {
                     wait_for_heal(&is_cut);
                     // What goes wrong with a connection is seen by both ends as its close.
-                    let _ = carry(near, target, &is_cut);
+                    let _ = carry(&near, target, &is_cut);
                 });
             }
         });
@@ -56,15 +56,15 @@ fn wait_for_heal(is_cut: &AtomicBool) {
     }
 }
 
-fn carry(near: TcpStream, target: SocketAddr, is_cut: &Arc<AtomicBool>) -> std::io::Result<()> {
+fn carry(near: &TcpStream, target: SocketAddr, is_cut: &Arc<AtomicBool>) -> std::io::Result<()> {
     let far = TcpStream::connect(target)?;
-    for stream in [&near, &far] {
+    for stream in [near, &far] {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LOOK))?;
     }
     let (back_from, back_to, also) = (far.try_clone()?, near.try_clone()?, is_cut.clone());
     let back = std::thread::spawn(move || pump(&back_from, &back_to, &also));
-    pump(&near, &far, is_cut);
+    pump(near, &far, is_cut);
     // A pump does not panic.
     let _ = back.join();
     Ok(())

@@ -1,9 +1,11 @@
 //! A few rounds of faults on a cluster of real processes; `fault-rounds` runs hundreds.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use serde_json::Value;
 use std::process::Command;
 
-/// Rounds of the seed with a kill, a cut and a pause among them.
+/// Runs rounds to their end. What they sum up to.
 fn rounds(options: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fault-rounds"));
     command
@@ -17,11 +19,13 @@ fn rounds(options: &[&str]) -> Value {
 
 #[test]
 fn clients_see_no_anomaly_while_nodes_fail() {
-    let summary = rounds(&["--seed", "1", "--rounds", "2"]);
+    let summary = rounds(&["--seed", "1", "--first", "1", "--rounds", "3"]);
     assert_eq!(
         (&summary["verdict"], &summary["rounds"]),
-        (&"ok".into(), &2.into())
+        (&"ok".into(), &3.into())
     );
+    let faults = serde_json::json!({"kill": 1, "cut one": 1, "pause": 1});
+    assert_eq!(summary["faults"], faults, "each was seen");
     assert!(summary["ok"].as_u64().unwrap() > 100, "{summary}");
 }
 
