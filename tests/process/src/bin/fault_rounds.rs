@@ -10,7 +10,7 @@ use corelane_process::network::{Network, can_have_namespaces};
 use corelane_process::rounds::Rounds;
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,33 +89,44 @@ fn outer(args: &Args) -> anyhow::Result<ExitCode> {
     let input = child.stdin.take();
     let status = child.wait();
     drop(input);
-    kill_group(child.id());
+    kill_group(child.id(), None);
     Ok(status?
         .code()
         .and_then(|code| u8::try_from(code).ok())
         .map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Kills all processes of a group. One without members is no error.
-fn kill_group(leader: u32) {
-    let mut kill = Command::new("kill");
-    kill.args(["-9", "--", &format!("-{leader}")]);
+/// Kills all processes of a group, and removes a directory that they wrote to. A group without members is no error. A shell
+/// outside of the group does it: the caller may be a member.
+fn kill_group(leader: u32, directory: Option<&Path>) {
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        "kill -9 \"-$0\"; [ -z \"$1\" ] || rm -rf \"$1\"",
+        &leader.to_string(),
+    ]);
+    shell.arg(directory.unwrap_or(Path::new("")));
+    shell
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     // Nothing more can be done where even this fails.
-    let _ = kill.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let _ = shell.process_group(0).status();
 }
 
 /// Kills the group when the outer process is gone, or a round does not end.
-fn guard(began_ms: &Arc<AtomicU64>, start: Instant) {
-    let end = |why: &str| {
+fn guard(scratch: &Path, began_ms: &Arc<AtomicU64>, start: Instant) {
+    let end = |why: &str, directory: Option<&Path>| {
         eprintln!("{why}: all processes are killed");
-        kill_group(std::process::id());
+        kill_group(std::process::id(), directory);
         std::process::exit(1);
     };
+    let scratch = scratch.to_owned();
     std::thread::spawn(move || {
         let mut input = Vec::new();
         // An error of a pipe is an end of it, too.
         let _ = std::io::stdin().read_to_end(&mut input);
-        end("interrupted");
+        end("interrupted", Some(&scratch));
     });
     let began_ms = began_ms.clone();
     std::thread::spawn(move || {
@@ -123,7 +134,7 @@ fn guard(began_ms: &Arc<AtomicU64>, start: Instant) {
             std::thread::sleep(Duration::from_secs(1));
             let began = Duration::from_millis(began_ms.load(Ordering::SeqCst));
             if start.elapsed() > began + ROUND_MAX {
-                end("a round does not end");
+                end("a round does not end, its data stays", None);
             }
         }
     });
@@ -132,7 +143,6 @@ fn guard(began_ms: &Arc<AtomicU64>, start: Instant) {
 fn inner(args: Args) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let (began_ms, round) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(args.first));
-    guard(&began_ms, start);
     let binary = match args.corelane {
         Some(binary) => binary,
         None => std::env::current_exe()?.with_file_name("corelane"),
@@ -140,6 +150,7 @@ fn inner(args: Args) -> anyhow::Result<ExitCode> {
     let scratch = tempfile::Builder::new()
         .prefix("corelane-fault-rounds-")
         .tempdir()?;
+    guard(scratch.path(), &began_ms, start);
     let network = match args.network {
         Some(Kind::Namespaces) => Network::namespaces(3)?,
         Some(Kind::Relays) | None => Network::relays(3)?,
