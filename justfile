@@ -29,6 +29,11 @@ sim-swarm MINUTES:
 sim-cluster MINUTES:
     cargo run --profile sim -p corelane-system --bin sim -- --cluster --seeds $(date +%s)..4000000000 --minutes {{MINUTES}}
 
+# Kills, pauses and cuts on a cluster of real processes, one a round; the histories of its clients are checked
+fault-rounds ROUNDS SEED="1":
+    cargo build -p corelane-cli -p corelane-process
+    target/debug/fault-rounds --rounds {{ROUNDS}} --seed {{SEED}}
+
 # A fuzz target, on stable, without a sanitizer (cargo install cargo-fuzz)
 fuzz TARGET:
     cd fuzz && cargo fuzz run -s none {{TARGET}}

@@ -132,8 +132,8 @@ pub(crate) enum Command {
     /// List and drain the nodes of a cluster
     #[command(after_help = command::node::HELP)]
     Node(With<command::node::NodeArgs>),
-    /// Measure a node, or a peer, under load
-    Bench(bench::BenchArgs),
+    /// Measure a node, or a peer, under load; or write a history of operations for checkers
+    Bench(BenchCommand),
     /// Run operations given as JSON lines, one answer per line
     #[command(after_help = command::script::HELP)]
     Script(With<command::script::ScriptArgs>),
@@ -151,6 +151,16 @@ pub(crate) enum Command {
     Completions(command::completions::CompletionsArgs),
     /// Print the version and how this binary was built
     Version(With<command::version::VersionArgs>),
+}
+
+/// A measurement, or one of the workloads that write histories.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct BenchCommand {
+    #[command(subcommand)]
+    pub(crate) history: Option<command::history::HistoryCommand>,
+    #[command(flatten)]
+    pub(crate) load: Option<bench::BenchArgs>,
 }
 
 /// Reports what clap found wrong (or the help asked for), with our exit code.

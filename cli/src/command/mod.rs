@@ -11,6 +11,7 @@ pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod export;
 pub(crate) mod get;
+pub(crate) mod history;
 pub(crate) mod import;
 mod layout;
 pub(crate) mod node;
@@ -24,8 +25,8 @@ pub(crate) mod start_error;
 pub(crate) mod status;
 pub(crate) mod version;
 
-use crate::args::{Command, Global, With};
-use crate::error::Outcome;
+use crate::args::{BenchCommand, Command, Global, With};
+use crate::error::{CliError, Outcome};
 
 /// Runs one command. Says also whether errors go to a program (`--json`).
 pub(crate) fn run(command: Command) -> (Outcome, bool) {
@@ -43,13 +44,24 @@ pub(crate) fn run(command: Command) -> (Outcome, bool) {
         Command::Status(with) => call(with, |global, args| status::run(global, &args)),
         Command::Range(with) => call(with, range::run),
         Command::Node(with) => call(with, node::run),
-        Command::Bench(args) => (bench::run(&args), false),
+        Command::Bench(command) => bench(command),
         Command::Script(with) => call(with, script::run),
         Command::Check(with) => call(with, |global, args| check::run(global, &args)),
         Command::Debug(with) => call(with, debug::run),
         Command::Explain(with) => call(with, |global, args| explain::run(global, &args)),
         Command::Completions(args) => (completions::run(&args), false),
         Command::Version(with) => call(with, |global, _| version::run(global)),
+    }
+}
+
+fn bench(command: BenchCommand) -> (Outcome, bool) {
+    match (command.history, command.load) {
+        (Some(history), _) => history::run(history),
+        (None, Some(args)) => (bench::run(&args), false),
+        (None, None) => {
+            let error = CliError::usage("a workload is missing").help("`corelane bench --help` lists them");
+            (Err(error), false)
+        }
     }
 }
 
