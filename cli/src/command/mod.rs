@@ -43,7 +43,7 @@ pub(crate) fn run(command: Command) -> (Outcome, bool) {
         Command::Export(with) => call(with, export::run),
         Command::Status(with) => call(with, |global, args| status::run(global, &args)),
         Command::Range(with) => call(with, range::run),
-        Command::Node(with) => call(with, node::run),
+        Command::Node(with) => call(with, |global, args| node::run(global, &args)),
         Command::Bench(command) => bench(command),
         Command::Script(with) => call(with, script::run),
         Command::Check(with) => call(with, |global, args| check::run(global, &args)),

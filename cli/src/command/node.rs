@@ -43,7 +43,7 @@ enum Action {
     },
 }
 
-pub(crate) fn run(global: &Global, args: NodeArgs) -> Outcome {
+pub(crate) fn run(global: &Global, args: &NodeArgs) -> Outcome {
     match args.action {
         Action::Ls => list(global),
         Action::Drain { node, fewer } => drain(global, node, fewer),
