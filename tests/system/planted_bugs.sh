@@ -39,6 +39,10 @@ bugs=(
   "raft-conflict-kept c300"
   "raft-learner-counts c300"
   "raft-support-promises-nothing c300"
+  "raft-vote-twice c300"
+  "node-takes-state-before-split c300"
+  "replica-condition-ignores-in-flight c300"
+  "storage-range-tombstone-ignored c300"
 )
 
 source tests/system/plant.sh
