@@ -373,7 +373,8 @@ impl<E: Env, B> State<E, B> {
     /// Whether the range has a leader of which this node knows, and which lives as far as this node can tell.
     fn is_led(&self, local: &Local<E>, wall_ns: u64) -> bool {
         match local.seat.raft.leader() {
-            None => false,
+            // Nobody else can lead it: after a start or a move it does as soon as its vote is on the disk.
+            None => local.is_alone(),
             Some(leader) if leader == local.seat.raft.id() => self.leads_now(local, wall_ns),
             Some(leader) => {
                 let neighbours = self.neighbours.as_ref();
