@@ -565,7 +565,8 @@ impl<E: Env, B> State<E, B> {
             new.replica.set_hard_state(hard_state);
             new.restart_group(&self.groups, Vec::new());
         }
-        if !is_alone {
+        // Also of a range that is alone: what made it so may be in the log and not known there to be committed.
+        if self.neighbours.is_some() {
             let HardState { term, vote, .. } = local.replica.group().hard_state;
             self.log.append(&Record::HardState {
                 range: local.range,
