@@ -264,7 +264,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         };
         let index = index?;
         base::sometimes!("node: read confirmed by a quorum, without a lease");
+        // Not for ever: the replica may be removed meanwhile, and that waits for whoever reads it.
+        let until = self.now() + CONFIRM_MAX;
         while tablet.applied_index() < index {
+            if self.now() >= until {
+                return None;
+            }
             self.wait_applied().await;
         }
         // A split may have taken the key away.
