@@ -488,6 +488,15 @@ impl<E: Env> Replaying<E> {
         };
         let applied = local.replica.applied_index();
         if index <= applied {
+            // What is applied is the later one of two with this index, and what followed the earlier one is void.
+            if let Some(tail) = self.tails.get_mut(&range) {
+                base::sometimes!(
+                    "node: an applied entry voids what followed another one",
+                    tail.broken.is_some()
+                );
+                tail.entries.clear();
+                tail.broken = None;
+            }
             return Ok(());
         }
         let tail = self.tails.get(&range);

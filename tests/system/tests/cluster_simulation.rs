@@ -33,6 +33,30 @@ const REGRESSIONS: &[(u64, &str)] = &[
         143,
         "two wishes about the replicas of a range handed its leadership to each other for ever",
     ),
+    (
+        8250,
+        "a new leader wrote below what the one that handed over had shown",
+    ),
+    (
+        10_032,
+        "entries before one that a later record voids were gone from the log, and a start took that for damage",
+    ),
+    (
+        10_263,
+        "a split that waited for its commit kept followers from the state by which it would be committed",
+    ),
+    (
+        50_047,
+        "a read waited for ever for a replica that was removed, and that for the read",
+    ),
+    (
+        50_289,
+        "a split of a range that was alone was not known to be committed when its new range was met in the log",
+    ),
+    (
+        50_761,
+        "a void entry stood after one that had been applied in another term, and a start took that for damage",
+    ),
 ];
 
 #[test]
