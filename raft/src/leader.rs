@@ -87,7 +87,7 @@ impl Raft {
     }
 
     /// Hands leadership to `to`: no proposal is taken until it leads or an election's time has passed. From the moment at which
-    /// it is told to start, no lease holds in this term any more.
+    /// it is told to start, no lease holds in this term any more: if it does not lead in time, this replica asks for another term.
     ///
     /// # Errors
     /// [`ProposeError`] when this is not the leader, a transfer is under way, or `to` cannot lead.
@@ -159,10 +159,19 @@ impl Raft {
             return;
         };
         leadership.ticks += 1;
+        let mut failed = false;
         if let Some((_, elapsed)) = &mut leadership.transfer {
             *elapsed += 1;
-            if *elapsed >= election_ticks {
-                leadership.transfer = None;
+            failed = *elapsed >= election_ticks;
+        }
+        if failed {
+            leadership.transfer = None;
+            if leadership.released {
+                // Whoever was told to start has not, or has not been elected. No lease holds in this term any more, so another one
+                // has to begin: the others are bound to nobody who asks for their votes himself.
+                self.become_follower(self.hard.term, None);
+                self.campaign(true, false);
+                return;
             }
         }
         leadership.heartbeat_elapsed += 1;
