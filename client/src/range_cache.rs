@@ -18,7 +18,8 @@ pub struct RangeInfo {
     pub generation: u64,
     /// The node that leads it, as far as the node that was asked knows; `None` when it does not, or is alone.
     pub leader: Option<NodeId>,
-    /// The nodes that have a replica that votes, as far as the node that was asked knows; none when it does not, or is alone.
+    /// The nodes that have a replica that votes, as far as the node that was asked knows; none when it does not, while they
+    /// change, or when it is alone.
     pub nodes: Vec<NodeId>,
 }
 

@@ -1,11 +1,13 @@
 //! What `start` is told of a cluster: the list of nodes in text, and what follows from it.
 
 use crate::command::start::address;
+use crate::command::start_error;
 use crate::error::{CliError, Exit};
 use base::NodeId;
 use clap::Args;
-use node::{Cluster, Member};
+use node::{Cluster, Identity, Member};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 use wire::Code;
 
@@ -47,32 +49,57 @@ impl ClusterArgs {
         self.join.as_deref()
     }
 
-    /// The cluster that this node joins, as the nodes at `seeds` say, waiting for one of them to answer. `is_new`: it has no data.
-    pub(crate) fn join(&self, seeds: &str, own: SocketAddr, is_new: bool) -> Result<Cluster, CliError> {
+    /// The cluster that this node joins. A node that has joined knows it from its data directory; a new one asks the nodes at
+    /// `seeds`, waiting for one of them to answer.
+    pub(crate) fn join(&self, seeds: &str, own: SocketAddr, data: &Path) -> Result<Cluster, CliError> {
         let Some(me) = self.node.map(NodeId) else {
             return Err(refused("--join is given without --node".to_owned())
                 .help("give this node a number that no other node of the cluster has: --node N"));
         };
-        if own.port() == 0 {
-            return Err(refused("a node that joins cannot listen at port 0".to_owned())
-                .help("other nodes need to know where they reach it: --listen HOST:PORT"));
+        if own.port() == 0 || own.ip().is_unspecified() {
+            return Err(refused(format!("a node that joins cannot listen at {own}"))
+                .help("other nodes and clients reach it where it listens: --listen HOST:PORT with an address of this machine"));
         }
-        let (id, known) = ask(seeds)?;
-        if let Some(taken) = known
+        let identity = match std::fs::read(data.join(node::identity::FILE)) {
+            Ok(block) => Some(Identity::decode(&block).map_err(|error| start_error::of_identity(&error))?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(CliError::new(
+                    Code::DiskFailed.number(),
+                    Exit::Config,
+                    format!("cannot read who this node is from {}", data.display()),
+                )
+                .cause(error.to_string()));
+            }
+        };
+        let (id, seeds) = match identity {
+            // Its list of nodes is there: nobody needs to be.
+            Some(identity) if data.join(node::roster::FILE).exists() => (identity.cluster, Vec::new()),
+            _ => ask(seeds)?,
+        };
+        if let Some(taken) = seeds
             .iter()
-            .find(|member| member.node == me && member.address != own && is_new)
+            .find(|member| member.node == me && identity.is_none())
+        {
+            return Err(refused(format!("the cluster has a node {} already, at {}", me.0, taken.address)).help(
+                "choose another number. A node that comes back needs its data directory; where that is lost, drain the number with \
+                 `corelane node drain` and join under another one",
+            ));
+        }
+        if own.ip().is_loopback()
+            && let Some(far) = seeds.iter().find(|member| !member.address.ip().is_loopback())
         {
             return Err(refused(format!(
-                "the cluster has a node {} already, at {}",
-                me.0, taken.address
+                "node {} of the cluster is at {}, and could not reach this one at {own}",
+                far.node.0, far.address
             ))
-            .help("choose another number; a node that comes back needs its data directory"));
+            .help("--listen HOST:PORT with an address of this machine, and --insecure if the network is yours alone"));
         }
-        let others = known.into_iter().filter(|member| member.node != me);
-        let nodes = others.chain([Member::new(me, own)]).collect();
+        let seeds = seeds.into_iter().filter(|member| member.node != me).collect();
         Ok(Cluster {
             founders: Vec::new(),
-            ..Cluster::new(id, me, nodes)
+            seeds,
+            ..Cluster::new(id, me, vec![Member::new(me, own)])
         })
     }
 
@@ -130,12 +157,16 @@ fn ask(seeds: &str) -> Result<(u128, Vec<Member>), CliError> {
     let mut is_said = false;
     loop {
         let asked = corelane::blocking::connect_with(seeds, options.clone())
-            .and_then(|db| Ok((db.node(), db.nodes()?)));
-        let (node, nodes) = match asked {
-            Ok((Some(node), nodes)) => (node, nodes),
-            Ok((None, _)) => continue,
+            .and_then(|db| Ok((db.nodes()?, db.node())));
+        let (nodes, cluster) = match asked {
+            Ok((nodes, node)) => (nodes, node.map_or(0, |node| node.cluster)),
             Err(error @ corelane::Error::InvalidAddress { .. }) => {
                 return Err(refused(format!("cannot join `{seeds}`"))
+                    .cause(error.to_string())
+                    .help("write --join HOST:PORT, the address of any node of the cluster"));
+            }
+            Err(error) if !may_pass(&error) => {
+                return Err(refused(format!("cannot join the node at {seeds}"))
                     .cause(error.to_string())
                     .help("write --join HOST:PORT, the address of any node of the cluster"));
             }
@@ -158,7 +189,16 @@ fn ask(seeds: &str) -> Result<(u128, Vec<Member>), CliError> {
             ))
         };
         let members = nodes.into_iter().map(member).collect::<Result<_, CliError>>()?;
-        return Ok((node.cluster, members));
+        return Ok((cluster, members));
+    }
+}
+
+/// Whether a node may answer later.
+fn may_pass(error: &corelane::Error) -> bool {
+    match error {
+        corelane::Error::Unavailable { .. } | corelane::Error::DeadlineExceeded { .. } => true,
+        corelane::Error::Server { retryable, .. } => *retryable,
+        _ => false,
     }
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use corelane::{Address, RangeInfo};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wire::Code;
 
 /// What `--help` says below the options.
@@ -19,7 +19,14 @@ Examples:
   corelane node drain 2                          node 2 has no replicas afterwards, and can be stopped
 
 To replace a node that is gone for good: start another one with `corelane start --node N --join …`, then drain the old one,
-which need not answer. Reads and writes go on meanwhile.";
+which need not answer as long as a majority of the replicas of each range does. Reads and writes go on meanwhile.";
+
+/// Rounds over all ranges of one drain.
+const ROUNDS_MAX: u32 = 20;
+/// Between two rounds: leaders change, and what is heard of them settles.
+const ROUND_PAUSE: Duration = Duration::from_millis(200);
+/// How long one range may take to be placed.
+const PLACE_MAX: Duration = Duration::from_secs(3600);
 
 /// List and drain the nodes of a cluster.
 #[derive(Debug, Args)]
@@ -54,6 +61,8 @@ pub(crate) fn run(global: &Global, args: &NodeArgs) -> Outcome {
 struct Survey {
     nodes: BTreeMap<NodeId, Seen>,
     ranges: BTreeMap<RangeId, RangeInfo>,
+    /// Those that their leader has described.
+    led_by: BTreeMap<RangeId, NodeId>,
 }
 
 struct Seen {
@@ -77,6 +86,7 @@ impl Survey {
         let mut survey = Self {
             nodes: BTreeMap::new(),
             ranges: BTreeMap::new(),
+            led_by: BTreeMap::new(),
         };
         let patience = corelane::Options {
             deadline: global.timeout.min(Duration::from_secs(2)),
@@ -100,14 +110,66 @@ impl Survey {
         Ok(survey)
     }
 
-    /// What `node` says of a range. The one that leads it knows best.
+    /// What `node` says of a range. The one that leads it knows best, and of two that say so the one that has seen more of it.
     fn note(&mut self, node: NodeId, range: RangeInfo) {
+        let weight = |range: &RangeInfo, leads: bool| (range.generation, leads, !range.nodes.is_empty());
         let is_leader = range.leader == Some(node);
-        match self.ranges.get(&range.range) {
-            Some(known) if !is_leader && known.generation >= range.generation => {}
-            _ => {
-                self.ranges.insert(range.range, range);
+        let known = self.ranges.get(&range.range);
+        let is_better = known.is_none_or(|known| {
+            let led = self.led_by.contains_key(&range.range);
+            weight(known, led) < weight(&range, is_leader)
+        });
+        if is_better {
+            if is_leader {
+                self.led_by.insert(range.range, node);
+            } else {
+                self.led_by.remove(&range.range);
             }
+            self.ranges.insert(range.range, range);
+        }
+    }
+
+    /// Whether every key is in a range that its leader has described: only then is it known where all replicas are.
+    ///
+    /// # Errors
+    /// What is not known.
+    fn check(&self) -> Result<(), CliError> {
+        let silent: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|(_, seen)| !seen.answers)
+            .map(|(node, seen)| format!("{node} at {}:{}", seen.address.host, seen.address.port))
+            .collect();
+        let unknown = |what: String| {
+            let error = CliError::new(Code::Unavailable.number(), Exit::Unavailable, what);
+            let error = if silent.is_empty() {
+                error
+            } else {
+                error.cause(format!("no answer from {}", silent.join(", ")))
+            };
+            error.help("try again when the ranges have leaders: `corelane status` names what is missing")
+        };
+        let is_known = |range: &&RangeInfo| self.led_by.contains_key(&range.range) && !range.nodes.is_empty();
+        if let Some(RangeInfo { range, .. }) = self.ranges.values().find(|range| !is_known(range)) {
+            return Err(unknown(format!(
+                "no leader of range {range} says where its replicas are"
+            )));
+        }
+        let mut spans: Vec<_> = self.ranges.values().map(|range| &range.span).collect();
+        spans.sort_by(|a, b| a.start.cmp(&b.start));
+        let mut covered = Some(Vec::new());
+        for span in spans {
+            if covered.as_deref() != Some(&*span.start) {
+                break;
+            }
+            covered = span.end.as_deref().map(<[u8]>::to_vec);
+        }
+        match covered {
+            None => Ok(()),
+            Some(from) => Err(unknown(format!(
+                "no node says which range has the keys from `{}` on",
+                from.escape_ascii()
+            ))),
         }
     }
 
@@ -117,8 +179,7 @@ impl Survey {
     }
 
     fn led(&self, node: NodeId) -> usize {
-        let leads = |range: &&RangeInfo| range.leader == Some(node);
-        self.ranges.values().filter(leads).count()
+        self.led_by.values().filter(|leader| **leader == node).count()
     }
 
     /// Where the replicas of `range` are to be when none is on `node` any more: in its place the node that answers and has the
@@ -177,19 +238,35 @@ fn drain(global: &Global, node: NodeId, fewer: bool) -> Outcome {
     let session = Session::open(global)?;
     let mut moved = BTreeSet::new();
     let bar = progress(global);
-    loop {
+    let mut last = None;
+    // Ranges that are split meanwhile come in another round.
+    for _ in 0..ROUNDS_MAX {
         let survey = Survey::take(global)?;
         if !survey.nodes.contains_key(&node) {
             return Err(CliError::usage(format!("the cluster has no node {node}")));
+        }
+        last = survey.check().err();
+        if last.is_some() {
+            std::thread::sleep(ROUND_PAUSE);
+            continue;
         }
         let left: Vec<_> = survey
             .ranges
             .values()
             .filter(|range| range.nodes.contains(&node))
             .collect();
-        // Ranges that were split meanwhile come in another round.
         if left.is_empty() {
-            break;
+            bar.finish_and_clear();
+            let json = Object::new()
+                .set("node", node.0)
+                .set("moved", moved.len())
+                .build();
+            let text = format!(
+                "{node} has no replicas any more: {} moved; it can be stopped",
+                moved.len()
+            );
+            print(global, text, &json)?;
+            return Ok(Exit::Ok);
         }
         bar.set_length((moved.len() + left.len()) as u64);
         let mut given = BTreeMap::new();
@@ -197,37 +274,58 @@ fn drain(global: &Global, node: NodeId, fewer: bool) -> Outcome {
             let nodes = survey.without(node, range, &given);
             if nodes.len() < range.nodes.len() && !fewer || nodes.is_empty() {
                 bar.finish_and_clear();
-                return Err(too_few(node, range));
+                return Err(too_few(node, range, fewer));
             }
-            session.wait(session.db.place_range(range.range, &nodes, None))?;
+            place(&session, range.range, &nodes)?;
             for other in nodes.iter().filter(|other| !range.nodes.contains(other)) {
                 *given.entry(*other).or_insert(0) += 1;
             }
             moved.insert(range.range);
             bar.set_position(moved.len() as u64);
         }
+        std::thread::sleep(ROUND_PAUSE);
     }
     bar.finish_and_clear();
-    let json = Object::new()
-        .set("node", node.0)
-        .set("moved", moved.len())
-        .build();
-    let text = format!(
-        "{node} has no replicas any more: {} moved; it can be stopped",
-        moved.len()
-    );
-    print(global, text, &json)?;
-    Ok(Exit::Ok)
+    Err(last.unwrap_or_else(|| still_there(node)))
 }
 
-fn too_few(node: NodeId, range: &RangeInfo) -> CliError {
+fn still_there(node: NodeId) -> CliError {
+    CliError::new(
+        Code::RangeBusy.number(),
+        Exit::Retry,
+        format!("{node} still has replicas after {ROUNDS_MAX} rounds over all ranges"),
+    )
+    .help("ranges are split or placed by others faster than they are moved; try again when that is over")
+}
+
+/// Places a range, however long its state takes to copy: the same request goes on where the last one ended.
+fn place(session: &Session, range: RangeId, nodes: &[NodeId]) -> Result<(), CliError> {
+    let began = Instant::now();
+    loop {
+        match session.run(async { Ok(session.db.place_range(range, nodes, None).await) })? {
+            Ok(_) => return Ok(()),
+            Err(error) if takes_time(&error) && began.elapsed() < PLACE_MAX => {}
+            Err(error) => return session.wait(core::future::ready(Err(error))),
+        }
+    }
+}
+
+/// Whether a placement may still be under way.
+fn takes_time(error: &corelane::Error) -> bool {
+    matches!(error, corelane::Error::DeadlineExceeded { .. }) || error.code() == Code::RangeBusy
+}
+
+fn too_few(node: NodeId, range: &RangeInfo, fewer: bool) -> CliError {
     let what = format!(
         "there is no other node for the replica of range {} on {node}",
         range.range
     );
-    CliError::new(Code::InvalidRequest.number(), Exit::Usage, what).help(
-        "start another node with `corelane start --node N --join …`, or do with fewer replicas: --fewer",
-    )
+    let help = if fewer {
+        "start another node with `corelane start --node N --join …`: the last replica of a range goes nowhere else"
+    } else {
+        "start another node with `corelane start --node N --join …`, or do with fewer replicas: --fewer"
+    };
+    CliError::new(Code::InvalidRequest.number(), Exit::Usage, what).help(help)
 }
 
 fn progress(global: &Global) -> ProgressBar {

@@ -119,8 +119,7 @@ pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
         }
     }
     if let Some(seeds) = seeds {
-        let is_new = !args.data.join("IDENTITY").exists();
-        cluster = Some(args.cluster.join(seeds, listen, is_new)?);
+        cluster = Some(args.cluster.join(seeds, listen, &args.data)?);
     }
     let note = cluster
         .as_ref()
@@ -276,14 +275,15 @@ impl Ready {
             if let Some(cluster) = &self.cluster {
                 json = json
                     .set("node", cluster.me.0)
-                    .set("nodes", cluster.nodes.len())
+                    .set("nodes", known_nodes(cluster))
                     .set("cluster", format!("{:032x}", cluster.id));
             }
             let replayed: Vec<_> = all.iter().map(replay_json).collect();
             out.line(json.set("replayed", replayed).build())
         } else {
             let place = self.cluster.as_ref().map_or_else(String::new, |cluster| {
-                format!("node {} of {}, ", cluster.me.0, cluster.nodes.len())
+                let of = known_nodes(cluster).map_or_else(String::new, |count| format!(" of {count}"));
+                format!("node {}{of}, ", cluster.me.0)
             });
             out.line(format_args!(
                 "corelane ready: {place}listening on {address}, {shards} shards, data in {data}, pid {pid}"
@@ -292,6 +292,12 @@ impl Ready {
         // A supervisor that closed our output is none of the clients' business.
         let _ = said.and_then(|()| out.flush());
     }
+}
+
+/// How many nodes the cluster has, as far as this one was told; `None` for one that comes back to a cluster that it joined.
+fn known_nodes(cluster: &Cluster) -> Option<usize> {
+    let count = cluster.nodes.len() + cluster.seeds.len();
+    (!cluster.founders.is_empty() || !cluster.seeds.is_empty()).then_some(count)
 }
 
 /// What a start read from the log, for people.

@@ -83,7 +83,7 @@ pub(crate) fn of_node(error: &NodeError) -> CliError {
     }
 }
 
-fn of_identity(error: &IdentityError) -> CliError {
+pub(crate) fn of_identity(error: &IdentityError) -> CliError {
     match error {
         IdentityError::Disk(error) => of_disk(error),
         IdentityError::Corruption { .. } => damaged(error.to_string()),

@@ -45,6 +45,8 @@ pub struct Cluster {
     /// The nodes that this one begins with, itself included. Others it learns of: they introduce themselves, and nodes tell each
     /// other whom they know.
     pub nodes: Vec<Member>,
+    /// Nodes that a node that joins was told of: it remembers them as it does those that it learns of.
+    pub seeds: Vec<Member>,
     /// Which of them have the first range when the cluster begins; none for a node that joins.
     pub founders: Vec<NodeId>,
     /// The failure detector between shards.
@@ -63,6 +65,7 @@ impl Cluster {
             id,
             me,
             nodes,
+            seeds: Vec::new(),
             founders,
             liveness: liveness::Config::default(),
             tick: Duration::from_millis(10),

@@ -10,7 +10,8 @@ use base::checksum::crc32c;
 use base::limits::BLOCK_BYTES;
 use env::{Disk, DiskError, Env, File, OpenMode};
 
-const FILE: &str = "IDENTITY";
+/// The file's name in the data directory.
+pub const FILE: &str = "IDENTITY";
 const FILE_NEW: &str = "IDENTITY.new";
 const MAGIC: &[u8; 8] = b"CLNODEID";
 const VERSION: u32 = 1;
@@ -132,7 +133,11 @@ impl Identity {
         block[12..16].copy_from_slice(&crc.to_le_bytes());
     }
 
-    fn decode(block: &[u8]) -> Result<Self, IdentityError> {
+    /// Reads the identity from the content of its file.
+    ///
+    /// # Errors
+    /// [`IdentityError::Unknown`] or [`IdentityError::Corruption`].
+    pub fn decode(block: &[u8]) -> Result<Self, IdentityError> {
         let mut rest = block;
         let mut take = |len: usize| {
             let (head, tail) = rest.split_at_checked(len).ok_or(IdentityError::Unknown)?;

@@ -45,7 +45,7 @@ mod recover;
 pub mod refusal;
 mod removal;
 mod replicate;
-mod roster;
+pub mod roster;
 mod route;
 mod scan;
 mod shard;

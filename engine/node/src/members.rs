@@ -227,9 +227,15 @@ impl<E: Env, B> State<E, B> {
             }
             Next::Done => {
                 let wanted = |voter: &&ReplicaId| wish.leader == Some(node_of(**voter));
-                match members.voters().iter().find(wanted) {
-                    Some(&leader) if leader != me => Progress::HandOver(leader),
-                    Some(_) | None => Progress::Done(current.iter().map(|node| node.0).collect()),
+                match (wish.leader, members.voters().iter().find(wanted)) {
+                    (Some(_), Some(&leader)) if leader != me => Progress::HandOver(leader),
+                    (Some(leader), None) => {
+                        let message = format!(
+                            "{leader} has no replica of range {range} that could lead it: name it among the nodes too"
+                        );
+                        Progress::Refused(Refusal::fatal(Code::InvalidRequest, message).about_range(range))
+                    }
+                    _ => Progress::Done(current.iter().map(|node| node.0).collect()),
                 }
             }
         }
@@ -243,13 +249,8 @@ impl<E: Env, B> State<E, B> {
             "commands that have an index come first"
         );
         let (_, wall_ns) = self.clock();
-        let offset_ns = self
-            .neighbours
-            .as_ref()
-            .map_or(0, |neighbours| neighbours.cluster.liveness.clock_offset_ns_max);
         // Alone it showed timestamps whatever its clock said; whoever leads next begins above this clock, and the bound.
-        let is_ahead = !planted_bug!("node-grows-ahead-of-its-clock")
-            && self.hlc.last().wall_ns > wall_ns.saturating_add(offset_ns);
+        let is_ahead = self.runs_ahead(wall_ns);
         let local = self.live_mut(slot);
         if local.is_alone() && is_ahead {
             base::sometimes!(

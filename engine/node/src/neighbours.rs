@@ -62,6 +62,15 @@ pub(crate) struct Neighbours<E: Env> {
     pub(crate) receiving: Vec<Receiving>,
 }
 
+/// Who says where a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// The node itself.
+    Own,
+    /// Others, or what was written earlier: they may not have heard where it has gone.
+    Others,
+}
+
 impl<E: Env> Neighbours<E> {
     /// `detector` has made its start durable.
     pub(crate) fn new(cluster: Arc<Cluster>, links: Peers<E>, detector: Liveness) -> Self {
@@ -84,12 +93,12 @@ impl<E: Env> Neighbours<E> {
         }
     }
 
-    /// Knows a node from now on, or where it has gone. Whether that was news. What this node was started with counts more than what
-    /// others say.
-    pub(crate) fn learn(&mut self, member: Member, now_ns: u64) -> bool {
+    /// Knows a node from now on; or where it has gone, when it says so itself. Whether that was news. What this node was started with
+    /// counts more than what others say.
+    pub(crate) fn learn(&mut self, member: Member, word: Word, now_ns: u64) -> bool {
         let told = self.cluster.nodes.iter().any(|known| known.node == member.node);
         if let Some(known) = self.nodes.iter_mut().find(|known| known.node == member.node) {
-            let is_news = !told && *known != member;
+            let is_news = word == Word::Own && !told && *known != member;
             if is_news {
                 *known = member;
                 self.links.set_address(member.node, Some(member.peer_address));
@@ -233,12 +242,12 @@ impl<E: Env, B> State<E, B> {
             neighbours.callers.insert(id, caller);
         }
         let address = address_from_bytes(hello.address.ip, hello.address.port.to_native());
-        self.learn([Member::new(from, address)]);
+        self.learn([Member::new(from, address)], Word::Own);
         HelloAnswer::Accept
     }
 
     /// Learns of nodes. Of one that is new the others hear too, and a start later.
-    fn learn(&mut self, members: impl IntoIterator<Item = Member>) {
+    fn learn(&mut self, members: impl IntoIterator<Item = Member>, word: Word) {
         let wall_ns = self.env.clock().wall_ns();
         let me = self.identity.node;
         let Some(neighbours) = &mut self.neighbours else {
@@ -246,7 +255,7 @@ impl<E: Env, B> State<E, B> {
         };
         let mut is_news = false;
         for member in members {
-            is_news |= member.node != me && neighbours.learn(member, wall_ns);
+            is_news |= member.node != me && neighbours.learn(member, word, wall_ns);
         }
         if is_news {
             base::sometimes!("node: learned of another node");
@@ -255,6 +264,15 @@ impl<E: Env, B> State<E, B> {
             if self.me == ShardId(0) {
                 self.jobs.push(Job::Roster);
             }
+        }
+    }
+
+    /// A node that joins remembers whom it was told of: at its next start nobody may be there to ask.
+    pub(crate) fn keep_seeds(&mut self) {
+        let neighbours = self.neighbours.as_ref();
+        if self.me == ShardId(0) && neighbours.is_some_and(|neighbours| !neighbours.cluster.seeds.is_empty())
+        {
+            self.jobs.push(Job::Roster);
         }
     }
 
@@ -287,7 +305,7 @@ impl<E: Env, B> State<E, B> {
                 if !members.iter().all(|member| is_node(&member.node)) {
                     return Err(malformed);
                 }
-                self.learn(members);
+                self.learn(members, Word::Others);
                 return Ok(());
             }
             PeerRef::Train(train) => train,
@@ -608,10 +626,20 @@ impl<E: Env, B> State<E, B> {
         neighbours.links.flush();
     }
 
+    /// Whether timestamps of this shard are further ahead of the clock than those that the next leader of a range begins above.
+    pub(crate) fn runs_ahead(&self, wall_ns: u64) -> bool {
+        let config = self
+            .neighbours
+            .as_ref()
+            .map(|neighbours| &neighbours.cluster.liveness);
+        let offset_ns = config.map_or(0, |config| config.clock_offset_ns_max);
+        self.hlc.last().wall_ns > wall_ns.saturating_add(offset_ns)
+    }
+
     /// Whether the range in `slot` may be read here now: nobody else leads it, everything that leaders before this one have
     /// committed is applied, and no timestamp is shown above which the next leader does not begin: timestamps may run ahead of
-    /// the clock, after a restart up to what the process before made durable, and then reads wait for it. Reads the clock, so it is asked after the read: whoever was held up in between may have
-    /// read what is not true any more.
+    /// the clock, after a restart up to what the process before made durable, and then reads wait for it. Reads the clock, so it
+    /// is asked after the read: whoever was held up in between may have read what is not true any more.
     pub(crate) fn may_read(&mut self, slot: u32) -> bool {
         let Some(local) = self.slots[slot as usize].live() else {
             return false;
@@ -626,11 +654,7 @@ impl<E: Env, B> State<E, B> {
         if wall_ns >= local.lease_ns {
             self.renew_lease(slot);
         }
-        let offset_ns = self
-            .neighbours
-            .as_ref()
-            .map_or(0, |neighbours| neighbours.cluster.liveness.clock_offset_ns_max);
-        let is_ahead = self.hlc.last().wall_ns > wall_ns.saturating_add(offset_ns);
+        let is_ahead = self.runs_ahead(wall_ns);
         base::sometimes!(
             "node: read waits for a clock that timestamps run ahead of",
             is_ahead
@@ -701,16 +725,21 @@ impl<E: Env, B> State<E, B> {
         self.slots[slot as usize].live()?.seat.raft.leader().map(node_of)
     }
 
-    /// The nodes whose replicas vote in the range at a position of the map, as far as this shard knows.
+    /// The nodes whose replicas vote in the range at a position of the map, as far as this shard knows; none while they change.
     pub(crate) fn voters_at(&self, position: usize) -> Vec<u64> {
         let slot = match self.routes[position] {
             Route::Here(slot) if self.neighbours.is_some() => slot,
             Route::Here(_) | Route::There(_) | Route::Nowhere => return Vec::new(),
         };
-        let live = self.slots[slot as usize].live();
-        let voters = live.map(|local| local.replica.group().applied.membership.voters());
-        let node = |voter: &ReplicaId| node_of(*voter).0;
-        voters.into_iter().flatten().map(node).collect()
+        let Some(local) = self.slots[slot as usize].live() else {
+            return Vec::new();
+        };
+        let members = &local.replica.group().applied.membership;
+        // Until a joint change is left, who goes is needed too: it is not said before it is so.
+        if members.is_joint() {
+            return Vec::new();
+        }
+        members.voters().iter().map(|voter| node_of(*voter).0).collect()
     }
 }
 

@@ -24,7 +24,6 @@ use core::mem;
 use env::{Clock, Env, Mailbox};
 use log::Record;
 use raft::{Body, Content, Entry, Event, Fetch, HardState, Membership, Payload, PersistMark};
-use replica::group::life_of;
 use replica::replica::At;
 use replica::{Applied, command};
 use std::sync::Arc;
@@ -549,17 +548,15 @@ impl<E: Env, B> State<E, B> {
             }
             Some(Slot::Free | Slot::Live(_) | Slot::Opening(..)) | None => None,
         };
+        // A replica that was removed before it is made.
+        let me = self.seat_of(slot).raft.id();
+        let is_gone = self.is_gone(right, me);
         let local = self.slots[slot as usize]
             .live_mut()
             .expect("a range stays while entries are in flight");
         let is_alone = local.is_alone();
         let campaigns = is_alone || local.seat.raft.is_leader();
         let mut new = split_local(local, index, right, at, &self.groups);
-        // A replica that was removed before it was made.
-        let is_gone = self
-            .gone
-            .get(&right)
-            .is_some_and(|life| life_of(new.seat.raft.id()) <= *life);
         base::sometimes!("node: a split made a replica that had been removed", is_gone);
         if let Some(hard_state) = promised.filter(|_| !base::planted_bug!("node-split-forgets-promise")) {
             new.replica.set_hard_state(hard_state);

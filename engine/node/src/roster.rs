@@ -12,7 +12,8 @@ use base::limits::BLOCK_BYTES;
 use core::net::{IpAddr, Ipv6Addr};
 use env::{Address, Disk, DiskError, Env, File, OpenMode};
 
-const FILE: &str = "NODES";
+/// The file's name in the data directory.
+pub const FILE: &str = "NODES";
 const FILE_NEW: &str = "NODES.new";
 const MAGIC: &[u8; 8] = b"CLNODES1";
 const CHECKED_FROM: usize = 12;
@@ -27,7 +28,7 @@ pub enum RosterError {
     Disk(#[from] DiskError),
     /// The file is not what was written.
     #[error(
-        "{FILE} is damaged or of another version of corelane: remove it and start with all nodes in the list"
+        "{FILE} is damaged or of another version of corelane: remove it, and start with --join or --cluster, which name other nodes"
     )]
     Unknown,
 }

@@ -17,7 +17,7 @@ use crate::incarnation::{self, IncarnationError};
 use crate::local::{Groups, Local};
 use crate::marker;
 use crate::message::{Assembled, Recovered, ShardMessage};
-use crate::neighbours::Neighbours;
+use crate::neighbours::{Neighbours, Word};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::{Found, RecoverError, Replayed, recover_dir, retire_dir};
 use crate::replicate::Batch;
@@ -219,7 +219,10 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     spawn(TaskClass::Background, Box::pin(shard.clone().run_maintenance()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_timer()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_time()));
-    shard.step(State::start_groups);
+    shard.step(|state| {
+        state.start_groups();
+        state.keep_seeds();
+    });
     // Nothing is served before the bound covers the present: what is issued below it looks as old as the bound, and is
     // forgotten as such.
     let present = Timestamp::new(env.clock().wall_ns(), 0);
@@ -486,9 +489,10 @@ async fn meet_neighbours<E: Env>(
     let links = Peers::new(env.clone(), PeerConfig::new(hello));
     let mut neighbours = Neighbours::new(cluster.clone(), links, detector);
     let learned = roster::load(env).await?;
-    for member in cluster.nodes.iter().copied().chain(learned) {
+    let told = cluster.nodes.iter().chain(&cluster.seeds).copied();
+    for member in told.chain(learned) {
         if member.node != cluster.me {
-            neighbours.learn(member, now_ns());
+            neighbours.learn(member, Word::Others, now_ns());
         }
     }
     Ok(Some(Box::new(neighbours)))

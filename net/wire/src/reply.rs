@@ -151,7 +151,8 @@ pub struct RangeEntry<'a> {
     pub generation: u64,
     /// The node that leads it, as far as the answering one knows; `None` when it does not, or is alone.
     pub leader: Option<u64>,
-    /// The nodes that have a replica that votes, as far as the answering node knows; none when it does not know, or is alone.
+    /// The nodes that have a replica that votes, as far as the answering node knows; none when it does not know, while they
+    /// change, or when it is alone.
     #[rkyv(with = InlineAsBox)]
     pub nodes: &'a [u64],
 }

@@ -80,17 +80,18 @@ fn node_config(scenario: &Scenario, at: u16) -> NodeConfig {
         let id = |at: u16| NodeId(u64::from(at) + 1);
         let member = |at: u16| Member::new(id(at), Sim::address_of(SimNodeId(at.into()), PORT));
         // Who joins is told of the founders only, and they of nobody who joins.
-        let joins = (at >= scenario.founders).then_some(at);
-        let nodes = (0..scenario.founders).chain(joins).map(member).collect();
-        let founders = (0..scenario.founders).map(id);
+        let founders: Vec<_> = (0..scenario.founders).collect();
+        let is_founder = at < scenario.founders;
+        let (nodes, seeds) = if is_founder {
+            (founders.iter().copied().map(member).collect(), Vec::new())
+        } else {
+            (vec![member(at)], founders.iter().copied().map(member).collect())
+        };
         let cluster = Cluster {
             liveness: scenario.liveness,
             tick: scenario.tick,
-            founders: if joins.is_some() {
-                Vec::new()
-            } else {
-                founders.collect()
-            },
+            seeds,
+            founders: founders.into_iter().filter(|_| is_founder).map(id).collect(),
             ..Cluster::new(u128::from(scenario.seed) + 1, id(at), nodes)
         };
         config.cluster = Some(Arc::new(cluster));

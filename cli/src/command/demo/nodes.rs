@@ -22,12 +22,13 @@ const READY_MAX: Duration = Duration::from_secs(60);
 /// How long an ordered end may take; then the node is killed.
 const END_MAX: Duration = Duration::from_secs(5);
 /// Variables that would tell a node what its command line does not.
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 8] = [
     "CORELANE_DATA",
     "CORELANE_LISTEN",
     "CORELANE_SHARDS",
     "CORELANE_NODE",
     "CORELANE_CLUSTER",
+    "CORELANE_JOIN",
     "CORELANE_CLUSTER_NAME",
     "CORELANE_CONNECT",
 ];
