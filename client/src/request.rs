@@ -79,6 +79,18 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Whether the server may work on it for long without a word: that says nothing about whether it lives, and another server
+    /// would begin anew.
+    pub(crate) fn takes_long(&self) -> bool {
+        match self {
+            Self::Status { replicas } => *replicas,
+            Self::Split { .. } | Self::Move { .. } | Self::Place { .. } | Self::DiskWrite { .. } => true,
+            Self::Get { .. } | Self::Put { .. } | Self::Write { .. } | Self::RangeMap | Self::Echo { .. } => {
+                false
+            }
+        }
+    }
+
     pub(crate) fn route(&self) -> Route<'a> {
         match *self {
             Self::Get { key, .. } | Self::Put { key, .. } | Self::Split { key } => Route::Key(key),

@@ -213,6 +213,7 @@ impl Pool {
             Err(SubmitError::Closed(error)) => return Err(Failure::NotSent(error)),
             Err(SubmitError::Encode(error)) => return Ok(refuse(too_large(error))),
         };
+        let until = if request.takes_long() { deadline } else { until };
         match tokio::time::timeout_at(until.into(), pending.wait()).await {
             Ok(Ok(reply)) => {
                 if connection.take_misrouted() {
@@ -246,6 +247,13 @@ impl Pool {
         error
     }
 
+    /// There is no connection to a server, and perhaps that is its fault.
+    fn not_connected(self: &Arc<Self>, server: ServerId, trouble: Option<Trouble>) {
+        if let Some(trouble) = trouble {
+            self.failed(server, trouble);
+        }
+    }
+
     /// The connection for one try.
     pub(crate) async fn connect_for(
         self: &Arc<Self>,
@@ -258,7 +266,7 @@ impl Pool {
                 Err(none) => none,
             };
         let Error::Server { code, retryable, .. } = error else {
-            self.failed(target.server, trouble);
+            self.not_connected(target.server, trouble);
             return Err(Failure::NotSent(error));
         };
         if code == Code::NoSuchShard.number() {
@@ -268,7 +276,7 @@ impl Pool {
         } else if !retryable && self.routing().servers() == 1 {
             return Err(Failure::Refused(Refusal::for_good(error, code)));
         } else {
-            self.failed(target.server, trouble);
+            self.not_connected(target.server, trouble);
         }
         Err(Failure::NotSent(error))
     }
@@ -352,7 +360,7 @@ impl Pool {
         let deadline = deadline.max(Instant::now() + Duration::from_millis(1));
         let connection = self.connection(target.server, target.shard, deadline);
         let connection = connection.await.map_err(|none| {
-            self.failed(target.server, none.trouble);
+            self.not_connected(target.server, none.trouble);
             none.error
         })?;
         let (watch, begun) = (connection.watch(), Instant::now());
@@ -367,7 +375,8 @@ impl Pool {
             }
             return Err(error);
         };
-        if matches!(answer, Err(Error::Unavailable { .. })) {
+        // Also one that refuses, or tells nonsense: the map is that of another server from here on.
+        if answer.is_err() {
             self.failed(target.server, Trouble::Broke);
         }
         answer
@@ -385,7 +394,7 @@ impl Pool {
                     return Ok(());
                 }
                 Err(none) => {
-                    self.failed(target.server, none.trouble);
+                    self.not_connected(target.server, none.trouble);
                     errors.push(none.error);
                 }
             }

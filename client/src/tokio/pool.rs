@@ -41,7 +41,7 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct NoConnection {
     pub(crate) error: Error,
-    pub(crate) trouble: Trouble,
+    pub(crate) trouble: Option<Trouble>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -186,25 +186,27 @@ impl Pool {
         if let Some(connection) = self.live(server, shard) {
             return Ok(connection);
         }
-        let deadline = self.step_deadline(self.options.try_timeout, deadline);
+        let until = self.step_deadline(self.options.try_timeout, deadline);
         let address = self.routing().address(server).clone();
         let connecting = self.connecting(server);
-        let Ok(_one) = tokio::time::timeout_at(deadline.into(), connecting.lock()).await else {
+        let Ok(_one) = tokio::time::timeout_at(until.into(), connecting.lock()).await else {
+            // Other calls connect to it: that is no fault of the server's.
             return Err(NoConnection {
-                error: unavailable(&address.host_and_port(), "no answer in time"),
-                trouble: Trouble::Silent,
+                error: unavailable(&address.host_and_port(), "other connections to it are being made"),
+                trouble: None,
             });
         };
         if let Some(connection) = self.live(server, shard) {
             return Ok(connection);
         }
-        let opening = Connection::open(&address, &self.options, self.client, Some(shard), deadline);
+        let opening = Connection::open(&address, &self.options, self.client, Some(shard), until);
         let opened = opening.await.map_err(|error| NoConnection {
             error,
-            trouble: if Instant::now() < deadline {
-                Trouble::Broke
+            trouble: if Instant::now() < until {
+                Some(Trouble::Broke)
             } else {
-                Trouble::Silent
+                // A call that had no time left says nothing about the server.
+                (until < deadline).then_some(Trouble::Silent)
             },
         })?;
         let (node, cluster) = (opened.info.node, opened.info.cluster);
@@ -216,7 +218,7 @@ impl Pool {
                         "it is a node of cluster {cluster:032x}, and this client speaks to {known:032x}"
                     ),
                 ),
-                trouble: Trouble::Broke,
+                trouble: Some(Trouble::Broke),
             })?;
         *lock(&self.node) = Some(opened.info.clone());
         let opened = Arc::new(opened);

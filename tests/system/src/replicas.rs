@@ -72,7 +72,10 @@ async fn look(env: &SimEnv, addresses: &[Address]) -> Result<BTreeMap<u64, Vec<S
     for &address in addresses {
         let status = status(env, address).await?;
         let node = number(&status["node"]);
-        for replica in status["replicas"].as_array().into_iter().flatten() {
+        let Some(replicas) = status["replicas"].as_array() else {
+            return Err(format!("the status of node {node} has no list of replicas"));
+        };
+        for replica in replicas {
             let nodes = |name: &str| {
                 let nodes = replica[name].as_array().into_iter().flatten();
                 nodes.map(number).collect::<Vec<_>>()
@@ -88,6 +91,9 @@ async fn look(env: &SimEnv, addresses: &[Address]) -> Result<BTreeMap<u64, Vec<S
             };
             ranges.entry(number(&replica["range"])).or_default().push(seen);
         }
+    }
+    if ranges.is_empty() {
+        return Err("no node has a replica of anything".to_owned());
     }
     Ok(ranges)
 }
