@@ -3,6 +3,7 @@
 //! A stale cache costs time, not correctness: the server forwards or refuses what came to the wrong shard or node.
 
 use base::key::Span;
+use base::limits::SHARDS_MAX;
 use base::{NodeId, RangeId, ShardId};
 
 /// One range of the map.
@@ -35,6 +36,11 @@ pub struct RangeCache {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MalformedMap;
 
+/// Whether a node may have the shard.
+fn has_shard(range: &RangeInfo) -> bool {
+    usize::from(range.shard.0) < SHARDS_MAX
+}
+
 impl RangeCache {
     /// A map of `version`.
     ///
@@ -47,7 +53,7 @@ impl RangeCache {
             (Some(end), start) => end == start && *pair[0].span.start < **end,
             (None, _) => false,
         };
-        if starts_at_empty && ends_open && ranges.windows(2).all(meets) {
+        if starts_at_empty && ends_open && ranges.iter().all(has_shard) && ranges.windows(2).all(meets) {
             Ok(Self { version, ranges })
         } else {
             Err(MalformedMap)
@@ -64,7 +70,7 @@ impl RangeCache {
             let end = pair[0].span.end.as_ref();
             end.is_some_and(|end| *end <= pair[1].span.start)
         };
-        if ranges.iter().all(is_span) && ranges.windows(2).all(follows) {
+        if ranges.iter().all(is_span) && ranges.iter().all(has_shard) && ranges.windows(2).all(follows) {
             Ok(Self { version, ranges })
         } else {
             Err(MalformedMap)

@@ -41,6 +41,7 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct NoConnection {
     pub(crate) error: Error,
+    /// What is wrong with the server; `None` when that cannot be said.
     pub(crate) trouble: Option<Trouble>,
 }
 

@@ -226,6 +226,43 @@ fn a_node_of_another_cluster_is_named_by_the_others() {
     by_any(&programs[0], &[&nodes[0], &nodes[1]], &["put", "key", "value"]);
 }
 
+/// Runs a command that succeeds; the client finds the leader by itself.
+fn run(program: &Program, address: &str, arguments: &[&str]) -> String {
+    let all = [arguments, &["--connect", address, "--timeout", "30s"]].concat();
+    let output = program.run(&all).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_node_with_the_only_replica_of_a_range_is_not_drained_while_it_is_gone() {
+    let dir = scratch();
+    let programs = programs(dir.path(), 3, "corelane");
+    let program = &programs[0];
+    let mut nodes: Vec<Node> = programs
+        .iter()
+        .map(Program::start)
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let first = nodes[0].address.clone();
+    for node in &nodes {
+        wait_for(program, node, "all nodes see each other", is_well);
+    }
+    let split = run(program, &first, &["range", "split", "m", "--json"]);
+    let split: Value = serde_json::from_str(&split).unwrap();
+    let right = split["right"].to_string();
+    run(program, &first, &["range", "place", &right, "--nodes", "2"]);
+    nodes.remove(1).kill().unwrap();
+    let output = at(program, &first, &["node", "drain", "2"]);
+    let text = said(&output);
+    assert!(!output.status.success(), "{text}");
+    assert!(
+        text.contains("no node says which range has the keys from `m` on")
+            && text.contains("no answer from n2"),
+        "{text}"
+    );
+}
+
 #[test]
 fn a_node_joins_and_takes_the_place_of_another() {
     let dir = scratch();
@@ -240,13 +277,7 @@ fn a_node_joins_and_takes_the_place_of_another() {
     for node in &nodes {
         wait_for(program, node, "all nodes see each other", is_well);
     }
-    // The client finds the leader by itself.
-    let run = |address: &str, arguments: &[&str]| {
-        let all = [arguments, &["--connect", address, "--timeout", "30s"]].concat();
-        let output = program.run(&all).unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
-        String::from_utf8(output.stdout).unwrap()
-    };
+    let run = |address: &str, arguments: &[&str]| run(program, address, arguments);
     for number in 0..20 {
         run(
             &first,
@@ -290,10 +321,10 @@ fn a_node_joins_and_takes_the_place_of_another() {
         let range: Value = serde_json::from_str(line).unwrap();
         assert_eq!(range["nodes"], serde_json::json!([1, 3, 4]), "{placed}");
     }
-    // The new node counts: with it and one other everything is there, after it has been started anew too.
+    // The new node counts: with it and one other everything is there, also when whom it joined is gone as it starts anew.
+    nodes.remove(0).kill().unwrap();
     joined.kill().unwrap();
     joined = fourth.start().unwrap();
-    nodes.remove(0).kill().unwrap();
     for number in 0..20 {
         let value = run(&joined.address, &["get", &format!("key{number:02}")]);
         assert_eq!(value, format!("value{number}\n"));
