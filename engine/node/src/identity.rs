@@ -5,6 +5,7 @@
 //! ```
 
 use crate::cluster::Cluster;
+use crate::file;
 use base::NodeId;
 use base::checksum::crc32c;
 use base::limits::BLOCK_BYTES;
@@ -12,7 +13,6 @@ use env::{Disk, DiskError, Env, File, OpenMode};
 
 /// The file's name in the data directory.
 pub const FILE: &str = "IDENTITY";
-const FILE_NEW: &str = "IDENTITY.new";
 const MAGIC: &[u8; 8] = b"CLNODEID";
 const VERSION: u32 = 1;
 const CHECKED_FROM: usize = 16;
@@ -107,20 +107,14 @@ impl Identity {
         }
     }
 
-    /// Writes the identity durably: a new file, synced, then renamed over the old one.
+    /// Writes the identity durably.
     ///
     /// # Errors
     /// When the disk fails; the old identity stays.
     pub async fn write<E: Env>(&self, env: &E) -> Result<(), IdentityError> {
-        let disk = env.disk();
-        let mut block = disk.alloc(BLOCK_BYTES);
+        let mut block = env.disk().alloc(BLOCK_BYTES);
         self.encode(&mut block);
-        let file = disk.create(FILE_NEW, OpenMode::Write).await?;
-        file.write_at(0, block).await.0?;
-        file.sync().await?;
-        disk.rename(FILE_NEW, FILE).await?;
-        disk.sync_dir("").await?;
-        Ok(())
+        Ok(file::replace(env, "", FILE, block).await?)
     }
 
     fn encode(&self, block: &mut [u8]) {

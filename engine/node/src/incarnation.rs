@@ -4,12 +4,14 @@
 //! magic "CLLIVENS" │ version u32 │ crc u32 over what follows │ incarnation u32 │ zero u32 │ wait u64, nanoseconds │ zeros to 4096
 //! ```
 
+use crate::file;
 use base::ShardId;
 use base::checksum::crc32c;
 use base::limits::BLOCK_BYTES;
 use env::{Disk, DiskError, Env, File, OpenMode};
 use liveness::Durable;
 
+const FILE: &str = "LIVENESS";
 const MAGIC: &[u8; 8] = b"CLLIVENS";
 const VERSION: u32 = 1;
 const CHECKED: core::ops::Range<usize> = 16..32;
@@ -31,7 +33,7 @@ pub enum IncarnationError {
 }
 
 fn path(shard: ShardId) -> String {
-    format!("shard-{}/LIVENESS", shard.0)
+    format!("{}/{FILE}", dir(shard))
 }
 
 /// Reads what the last start wrote; `None` for a shard that never ran. What a killed process left is durable afterwards.
@@ -61,15 +63,9 @@ fn dir(shard: ShardId) -> String {
 /// # Errors
 /// When the disk fails; what was there stays.
 pub(crate) async fn store<E: Env>(env: &E, shard: ShardId, durable: Durable) -> Result<(), DiskError> {
-    let disk = env.disk();
-    let mut block = disk.alloc(BLOCK_BYTES);
+    let mut block = env.disk().alloc(BLOCK_BYTES);
     encode(durable, &mut block);
-    let (file, new) = (path(shard), path(shard) + ".new");
-    let open = disk.create(&new, OpenMode::Write).await?;
-    open.write_at(0, block).await.0?;
-    open.sync().await?;
-    disk.rename(&new, &file).await?;
-    disk.sync_dir(&dir(shard)).await
+    file::replace(env, &dir(shard), FILE, block).await
 }
 
 fn encode(durable: Durable, block: &mut [u8]) {

@@ -30,6 +30,7 @@ pub mod cluster;
 pub mod config;
 mod dialect;
 mod entry;
+mod file;
 pub mod identity;
 mod incarnation;
 mod local;

@@ -6,6 +6,7 @@
 //! An IPv4 address is written as the IPv6 address that stands for it.
 
 use crate::cluster::{Member, NODE_MAX};
+use crate::file;
 use base::NodeId;
 use base::checksum::crc32c;
 use base::limits::BLOCK_BYTES;
@@ -14,7 +15,6 @@ use env::{Address, Disk, DiskError, Env, File, OpenMode};
 
 /// The file's name in the data directory.
 pub const FILE: &str = "NODES";
-const FILE_NEW: &str = "NODES.new";
 const MAGIC: &[u8; 8] = b"CLNODES1";
 const CHECKED_FROM: usize = 12;
 const ENTRIES_FROM: usize = 16;
@@ -70,15 +70,10 @@ pub(crate) async fn load<E: Env>(env: &E) -> Result<Vec<Member>, RosterError> {
 /// # Errors
 /// When the disk fails; what was there stays.
 pub(crate) async fn store<E: Env>(env: &E, members: &[Member]) -> Result<(), DiskError> {
-    let disk = env.disk();
     let bytes = (ENTRIES_FROM + members.len() * ENTRY_BYTES).next_multiple_of(BLOCK_BYTES);
-    let mut block = disk.alloc(bytes);
+    let mut block = env.disk().alloc(bytes);
     encode(members, &mut block);
-    let file = disk.create(FILE_NEW, OpenMode::Write).await?;
-    file.write_at(0, block).await.0?;
-    file.sync().await?;
-    disk.rename(FILE_NEW, FILE).await?;
-    disk.sync_dir("").await
+    file::replace(env, "", FILE, block).await
 }
 
 fn encode(members: &[Member], block: &mut [u8]) {
