@@ -72,10 +72,11 @@ async fn look(env: &SimEnv, addresses: &[Address]) -> Result<BTreeMap<u64, Vec<S
     for &address in addresses {
         let status = status(env, address).await?;
         let node = number(&status["node"]);
-        let Some(replicas) = status["replicas"].as_array() else {
-            return Err(format!("the status of node {node} has no list of replicas"));
-        };
-        for replica in replicas {
+        let listed = status["replicas"].as_array();
+        if listed.is_none() && status["ranges"]["replicas"] != 0 {
+            return Err(format!("the status of node {node} does not list its replicas"));
+        }
+        for replica in listed.into_iter().flatten() {
             let nodes = |name: &str| {
                 let nodes = replica[name].as_array().into_iter().flatten();
                 nodes.map(number).collect::<Vec<_>>()
