@@ -160,6 +160,8 @@ waiting! {
     move_range(range: RangeId, shard: ShardId) -> Moved;
     /// Sees to it that the replicas of a range are on exactly these nodes; see [`crate::Db::place_range`].
     place_range(range: RangeId, nodes: &[NodeId], leader: Option<NodeId>) -> Placed;
+    /// Why the replicas of a range are where they are; see [`crate::Db::explain_range`].
+    explain_range(range: RangeId) -> Vec<String>;
     /// Every range, by start key, as the node knows them now.
     ranges() -> Vec<RangeInfo>;
     /// The nodes of the cluster and where clients reach them; none when the node is alone.

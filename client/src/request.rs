@@ -39,6 +39,9 @@ pub(crate) enum Request<'a> {
         nodes: &'a [u64],
         leader: Option<NodeId>,
     },
+    Explain {
+        range: RangeId,
+    },
     Status {
         replicas: bool,
     },
@@ -73,6 +76,7 @@ impl<'a> Request<'a> {
             | Self::Split { .. }
             | Self::Move { .. }
             | Self::Place { .. }
+            | Self::Explain { .. }
             | Self::Status { .. }
             | Self::Echo { .. }
             | Self::DiskWrite { .. } => false,
@@ -85,9 +89,12 @@ impl<'a> Request<'a> {
         match self {
             Self::Status { replicas } => *replicas,
             Self::Split { .. } | Self::Move { .. } | Self::Place { .. } | Self::DiskWrite { .. } => true,
-            Self::Get { .. } | Self::Put { .. } | Self::Write { .. } | Self::RangeMap | Self::Echo { .. } => {
-                false
-            }
+            Self::Get { .. }
+            | Self::Put { .. }
+            | Self::Write { .. }
+            | Self::RangeMap
+            | Self::Explain { .. }
+            | Self::Echo { .. } => false,
         }
     }
 
@@ -102,6 +109,8 @@ impl<'a> Request<'a> {
                 Route::Key(key.unwrap_or_default())
             }
             Self::Place { range, .. } => Route::Range(range),
+            // To the node that leads the first range: it looks after all others.
+            Self::Explain { .. } => Route::Key(&[]),
             Self::RangeMap
             | Self::Move { .. }
             | Self::Status { .. }
@@ -166,6 +175,13 @@ impl<'a> Request<'a> {
                     range: range.0,
                     nodes,
                     leader: leader.map(|node| node.0),
+                    deadline_ms,
+                },
+            ),
+            Self::Explain { range } => outbox.push(
+                number,
+                &request::Explain {
+                    range: range.0,
                     deadline_ms,
                 },
             ),
@@ -317,6 +333,7 @@ impl Limits {
             Request::RangeMap
             | Request::Move { .. }
             | Request::Place { .. }
+            | Request::Explain { .. }
             | Request::Status { .. }
             | Request::DiskWrite { .. } => Ok(()),
         }
@@ -418,6 +435,7 @@ pub(crate) enum Reply {
         range_map_version: u64,
     },
     Placed(Placed),
+    Explained(String),
     Status(String),
     Echo(Vec<u8>),
     DiskWritten,
@@ -494,6 +512,7 @@ impl Reply {
                     leader: node(placed.leader.to_native()),
                 })
             }
+            ReplyRef::ExplainReply(explained) => Self::Explained(String::from(&*explained.text)),
             ReplyRef::StatusReply(status) => Self::Status(String::from(&*status.json)),
             ReplyRef::EchoReply(echo) => Self::Echo(echo.payload.to_vec()),
             ReplyRef::DiskWriteReply(_) => Self::DiskWritten,
@@ -530,6 +549,7 @@ impl Reply {
             Self::Split { .. } => "a split's result",
             Self::Moved { .. } => "a move's result",
             Self::Placed(_) => "a placement's result",
+            Self::Explained(_) => "an explanation",
             Self::Status(_) => "a status",
             Self::Echo(_) => "an echo",
             Self::DiskWritten => "a disk write's result",

@@ -186,6 +186,7 @@ impl Driver for CorelaneDriver {
                 | ReplyRef::SplitReply(_)
                 | ReplyRef::MoveReply(_)
                 | ReplyRef::PlaceReply(_)
+                | ReplyRef::ExplainReply(_)
                 | ReplyRef::StatusReply(_) => {
                     return Err(DriverError::Unexpected {
                         kind: frame.kind.name(),

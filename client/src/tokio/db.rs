@@ -300,6 +300,18 @@ impl Db {
         }
     }
 
+    /// Why the replicas of a range are where they are, who leads it and why, and what is to be done about it: sentences for people.
+    /// The node that leads the first range is asked, which looks after the others.
+    ///
+    /// # Errors
+    /// See [`Error`]; with code `InvalidRequest` when the cluster leaves its replicas to people.
+    pub async fn explain_range(&self, range: RangeId) -> Result<Vec<String>, Error> {
+        match self.pool.call(&Request::Explain { range }).await? {
+            Reply::Explained(text) => Ok(text.lines().map(str::to_owned).collect()),
+            other => Err(other.unexpected("an explanation")),
+        }
+    }
+
     /// Every range, by start key, as the home node knows them now.
     ///
     /// # Errors

@@ -477,6 +477,12 @@ impl Session {
                 let reply = reply::PlaceReply { range, nodes, leader };
                 self.outbox.push(id, &reply).unwrap();
             }
+            RequestRef::Explain(explain) => {
+                let text = format!("r{} is where it is", explain.range.to_native());
+                self.outbox
+                    .push(id, &reply::ExplainReply { text: &text })
+                    .unwrap();
+            }
             RequestRef::Status(_) => self
                 .outbox
                 .push(

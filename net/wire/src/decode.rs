@@ -104,6 +104,7 @@ messages! {
         Echo: ArchivedEcho<'static>,
         DiskWrite: ArchivedDiskWrite,
         Place: ArchivedPlace<'static>,
+        Explain: ArchivedExplain,
     ]
 }
 
@@ -122,6 +123,7 @@ messages! {
         EchoReply: ArchivedEchoReply<'static>,
         DiskWriteReply: ArchivedDiskWriteReply,
         PlaceReply: ArchivedPlaceReply<'static>,
+        ExplainReply: ArchivedExplainReply<'static>,
         ErrorReply: ArchivedErrorReply<'static>,
     ]
 }
@@ -133,6 +135,7 @@ messages! {
         Train: ArchivedTrain<'static>,
         Transfer: ArchivedTransfer<'static>,
         Roster: ArchivedRoster<'static>,
+        Placing: ArchivedPlacing<'static>,
     ]
 }
 
@@ -192,10 +195,12 @@ kind_of! {
     request::Echo<'_> => Echo,
     request::DiskWrite => DiskWrite,
     request::Place<'_> => Place,
+    request::Explain => Explain,
     peer::PeerHello => PeerHello,
     peer::Train<'_> => Train,
     peer::Transfer<'_> => Transfer,
     peer::Roster<'_> => Roster,
+    peer::Placing<'_> => Placing,
     reply::HelloReply<'_> => HelloReply,
     reply::GetReply<'_> => GetReply,
     reply::WriteReply => WriteReply,
@@ -207,6 +212,7 @@ kind_of! {
     reply::EchoReply<'_> => EchoReply,
     reply::DiskWriteReply => DiskWriteReply,
     reply::PlaceReply<'_> => PlaceReply,
+    reply::ExplainReply<'_> => ExplainReply,
     reply::ErrorReply<'_> => ErrorReply,
 }
 

@@ -92,6 +92,8 @@ kinds! {
     DiskWrite = 0x0d,
     /// [`crate::request::Place`].
     Place = 0x0e,
+    /// [`crate::request::Explain`].
+    Explain = 0x0f,
     /// [`crate::peer::PeerHello`]: the first frame of a connection between shards.
     PeerHello = 0x40,
     /// [`crate::peer::Train`].
@@ -100,6 +102,8 @@ kinds! {
     Transfer = 0x42,
     /// [`crate::peer::Roster`].
     Roster = 0x43,
+    /// [`crate::peer::Placing`].
+    Placing = 0x44,
     /// [`crate::reply::HelloReply`].
     HelloReply = 0x81,
     /// [`crate::reply::GetReply`].
@@ -124,6 +128,8 @@ kinds! {
     DiskWriteReply = 0x8d,
     /// [`crate::reply::PlaceReply`].
     PlaceReply = 0x8e,
+    /// [`crate::reply::ExplainReply`].
+    ExplainReply = 0x8f,
     /// [`crate::reply::ErrorReply`].
     ErrorReply = 0xff,
 }

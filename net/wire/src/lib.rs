@@ -23,6 +23,7 @@ mod op;
 pub mod outbox;
 pub mod page;
 pub mod peer;
+mod placing;
 pub mod reader;
 pub mod reply;
 pub mod request;

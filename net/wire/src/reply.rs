@@ -195,6 +195,14 @@ pub struct PlaceReply<'a> {
     pub leader: u64,
 }
 
+/// Answers [`crate::request::Explain`], version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct ExplainReply<'a> {
+    /// Sentences for people, one a line.
+    #[rkyv(with = InlineAsBox)]
+    pub text: &'a str,
+}
+
 /// Answers [`crate::request::Status`], version 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 pub struct StatusReply<'a> {

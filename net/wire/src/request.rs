@@ -170,6 +170,17 @@ pub struct Place<'a> {
     pub deadline_ms: u32,
 }
 
+/// Asks why the replicas of a range are where they are, and what is to be done about it, version 1. Answered by
+/// [`crate::reply::ExplainReply`] on the node that leads the first range; others refuse and name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub struct Explain {
+    /// The range.
+    pub range: u64,
+    /// Milliseconds from receipt.
+    pub deadline_ms: u32,
+}
+
 /// Asks for the node's status, version 1. Answered by [`crate::reply::StatusReply`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 #[rkyv(derive(Debug))]

@@ -3,7 +3,7 @@
 
 use base::RequestId;
 use wire::frame::{HEADER_BYTES, Kind, frame_bytes};
-use wire::peer::{ArchivedBody, ArchivedContent, ArchivedTransferStep};
+use wire::peer::{ArchivedBody, ArchivedContent, ArchivedPlacingStep, ArchivedTodo, ArchivedTransferStep};
 use wire::{
     Frame, FrameError, FrameReader, PeerRef, ReplyRef, RequestRef, decode_peer, decode_reply, decode_request,
 };
@@ -221,6 +221,7 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
         | RequestRef::ScanCancel(_)
         | RequestRef::RangeMap(_)
         | RequestRef::Move(_)
+        | RequestRef::Explain(_)
         | RequestRef::Status(_)
         | RequestRef::DiskWrite(_) => 0,
     }
@@ -234,6 +235,7 @@ fn touch_peer(message: &PeerRef<'_>) -> usize {
             return roster.nodes.iter().map(|entry| sum(&entry.address.ip)).sum();
         }
         PeerRef::Train(train) => train,
+        PeerRef::Placing(placing) => return touch_placing(&placing.step),
         PeerRef::Transfer(transfer) => {
             return match &transfer.step {
                 ArchivedTransferStep::Offer {
@@ -266,6 +268,37 @@ fn touch_peer(message: &PeerRef<'_>) -> usize {
     train.messages.iter().map(|message| touch(&message.body)).sum()
 }
 
+fn touch_placing(step: &ArchivedPlacingStep<'static>) -> usize {
+    match step {
+        ArchivedPlacingStep::Survey { standings, .. } => {
+            standings.iter().map(|standing| sum(&[standing.state])).sum()
+        }
+        ArchivedPlacingStep::Report {
+            node,
+            ranges,
+            standings,
+            ..
+        } => {
+            let led = ranges.iter().filter_map(|range| range.led.as_ref());
+            let touched = led.map(|led| {
+                let replicas = led.replicas.iter().map(|replica| sum(&[replica.votes.into()]));
+                let hot = led.hot.as_ref().map_or(0, |hot| sum(&hot.key));
+                let keys = [led.end.as_deref(), led.middle.as_deref()];
+                sum(&led.start) + keys.into_iter().map(sum_of).sum::<usize>() + hot + replicas.sum::<usize>()
+            });
+            sum(node.locality.as_bytes()) + touched.sum::<usize>() + standings.len()
+        }
+        ArchivedPlacingStep::Order { voters, todo, .. } => {
+            let todo = match todo {
+                ArchivedTodo::Replicas { nodes } => nodes.len() * 8,
+                ArchivedTodo::Leader { .. } => 0,
+                ArchivedTodo::Split { key } => sum(key),
+            };
+            voters.len() * 8 + todo
+        }
+    }
+}
+
 /// Reads every byte that a reply points to and says how many.
 fn touch_reply(reply: &ReplyRef<'_>) -> usize {
     match reply {
@@ -287,6 +320,7 @@ fn touch_reply(reply: &ReplyRef<'_>) -> usize {
             ranges.sum::<usize>() + nodes.sum::<usize>()
         }
         ReplyRef::StatusReply(status) => sum(status.json.as_bytes()),
+        ReplyRef::ExplainReply(explained) => sum(explained.text.as_bytes()),
         ReplyRef::EchoReply(echo) => sum(&echo.payload),
         ReplyRef::PlaceReply(place) => place
             .nodes

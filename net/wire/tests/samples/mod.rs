@@ -186,6 +186,111 @@ pub(crate) fn peers() -> Vec<Sample> {
         frame("Transfer: gone", &transfer(peer::TransferStep::Gone)),
         frame("Transfer: removed", &transfer(peer::TransferStep::Removed)),
     ]
+    .into_iter()
+    .chain(placings())
+    .collect()
+}
+
+/// Every message of placers and of those that answer them.
+fn placings() -> Vec<Sample> {
+    let placing = |step| peer::Placing { term: 40, step };
+    let standings = [peer::Standing {
+        node: 41,
+        state: 2,
+        version: 42,
+    }];
+    let node = peer::NodeReport {
+        locality: "region=eu",
+        shards: 4,
+        used_bytes: 43,
+        free_bytes: Some(44),
+        reads: 45,
+        writes: 46,
+    };
+    let replicas = [
+        peer::ReplicaReport {
+            node: 47,
+            votes: true,
+            up_to_date: false,
+        },
+        peer::ReplicaReport {
+            node: 48,
+            votes: false,
+            up_to_date: true,
+        },
+    ];
+    let led = peer::LedReport {
+        term: 49,
+        generation: 50,
+        start: b"start",
+        end: Some(b"the end"),
+        replicas: &replicas,
+        joint: false,
+        order: 51,
+        bytes: 52,
+        reads: 53,
+        writes: 54,
+        middle: Some(b"middle"),
+        hot: Some(peer::HotReport {
+            key: b"hot",
+            permille: 500,
+            alone: true,
+        }),
+    };
+    let bare = peer::LedReport {
+        start: b"",
+        end: None,
+        joint: true,
+        middle: None,
+        hot: None,
+        ..led
+    };
+    let range = |range, led, pinned| peer::RangeReport { range, pinned, led };
+    let ranges = [
+        range(55, Some(led), false),
+        range(56, Some(bare), true),
+        range(57, None, false),
+    ];
+    let report = |node, ranges| peer::PlacingStep::Report {
+        number: 58,
+        session: 59,
+        after: 60,
+        until: 61,
+        last: 62,
+        node,
+        ranges,
+        standings: &[],
+    };
+    let order = |todo| {
+        placing(peer::PlacingStep::Order {
+            number: 63,
+            range: 64,
+            generation: 65,
+            voters: &[1, 2, 3],
+            todo,
+        })
+    };
+    let survey = peer::PlacingStep::Survey {
+        number: 66,
+        session: 67,
+        after: 68,
+        standings: &standings,
+    };
+    let unknown = peer::NodeReport {
+        free_bytes: None,
+        ..node
+    };
+    vec![
+        frame("Placing: survey", &placing(survey)),
+        frame("Placing: report", &placing(report(node, &ranges))),
+        frame("Placing: an empty report", &placing(report(unknown, &[]))),
+        frame(
+            "Placing: replicas",
+            &order(peer::Todo::Replicas { nodes: &[1, 2, 4] }),
+        ),
+        frame("Placing: leader", &order(peer::Todo::Leader { node: 2 })),
+        frame("Placing: split", &order(peer::Todo::Split { key: b"middle" })),
+    ]
 }
 
 /// Every request.
@@ -313,6 +418,13 @@ pub(crate) fn requests() -> Vec<Sample> {
                 range: 7,
                 nodes: &[1, 2, 4],
                 leader: Some(2),
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
+            "Explain",
+            &request::Explain {
+                range: 7,
                 deadline_ms: 5000,
             },
         ),
@@ -479,6 +591,12 @@ pub(crate) fn replies() -> Vec<Sample> {
                 range: 7,
                 nodes: &[1, 2, 4],
                 leader: 2,
+            },
+        ),
+        frame(
+            "ExplainReply",
+            &reply::ExplainReply {
+                text: "r7: all is well",
             },
         ),
         frame(
