@@ -15,6 +15,7 @@ pub(crate) mod history;
 pub(crate) mod import;
 mod layout;
 pub(crate) mod node;
+mod placement;
 pub(crate) mod put;
 pub(crate) mod range;
 pub(crate) mod scan;

@@ -1,4 +1,4 @@
-//! `corelane range ls|split|move|place`.
+//! `corelane range ls|split|move|place|explain`.
 
 use crate::args::Global;
 use crate::error::{Exit, Outcome};
@@ -17,10 +17,11 @@ Examples:
   corelane range move r7 1                       range 7 to shard 1 of its node
   corelane range place r7 --nodes 1,2,4          the replicas of range 7 to these nodes, of a cluster
   corelane range place r7 --leader 2             node 2 leads range 7
+  corelane range explain r7                      why its replicas are where they are
 
 Reads and writes go on meanwhile.";
 
-/// List, split and move ranges.
+/// List, split, place and explain ranges.
 #[derive(Debug, Args)]
 pub(crate) struct RangeArgs {
     #[command(subcommand)]
@@ -57,6 +58,12 @@ enum Action {
         /// The node that leads it
         #[arg(long, value_name = "N", value_parser = parse_node)]
         leader: Option<NodeId>,
+    },
+    /// Say why the replicas of a range of a cluster are where they are, why others are not, and what is done next
+    Explain {
+        /// The range, as `range ls` names it: r7, or 7
+        #[arg(value_parser = parse_range)]
+        range: RangeId,
     },
 }
 
@@ -123,6 +130,7 @@ pub(crate) fn run(global: &Global, args: RangeArgs) -> Outcome {
             Ok(Exit::Ok)
         }
         Action::Place { range, nodes, leader } => place(global, range, &nodes, leader),
+        Action::Explain { range } => explain(global, range),
     }
 }
 
@@ -142,6 +150,14 @@ fn place(global: &Global, range: RangeId, nodes: &[NodeId], leader: Option<NodeI
         .set("nodes", nodes)
         .set("leader", placed.leader.0);
     print(global, text, &json.build())?;
+    Ok(Exit::Ok)
+}
+
+fn explain(global: &Global, range: RangeId) -> Outcome {
+    let session = Session::open(global)?;
+    let lines = session.wait(session.db.explain_range(range))?;
+    let json = Object::new().set("range", range.0).set("lines", lines.clone());
+    print(global, lines.join("\n"), &json.build())?;
     Ok(Exit::Ok)
 }
 

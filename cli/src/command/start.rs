@@ -7,6 +7,7 @@
 
 use crate::args::{Global, parse_duration};
 use crate::command::cluster::{self, ClusterArgs};
+use crate::command::placement::PlacementArgs;
 use crate::command::start_error;
 use crate::error::{CliError, Exit, Outcome, code};
 use crate::output::{Object, Output, grouped, size};
@@ -32,7 +33,7 @@ Examples:
   corelane start --data one --node 1 --cluster 1=127.0.0.1:7401,2=127.0.0.1:7402,3=127.0.0.1:7403
                                                  one of three nodes; each is started with the same list
 
-More nodes join it, and have no data until `corelane range place` or `corelane node drain` says so:
+More nodes join it, and get replicas as the cluster needs them:
 
   corelane start --data four --node 4 --listen 127.0.0.1:7404 --join 127.0.0.1:7401
 
@@ -93,6 +94,8 @@ pub(crate) struct StartArgs {
     connections: Option<usize>,
     #[command(flatten)]
     cluster: ClusterArgs,
+    #[command(flatten)]
+    placement: PlacementArgs,
     /// The process that starts this one; the node is killed when that has ended
     #[arg(long, value_name = "PID", hide = true)]
     parent: Option<u32>,
@@ -120,6 +123,9 @@ pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
     }
     if let Some(seeds) = seeds {
         cluster = Some(args.cluster.join(seeds, listen, &args.data)?);
+    }
+    if let Some(cluster) = &mut cluster {
+        args.placement.apply(cluster)?;
     }
     let note = cluster
         .as_ref()

@@ -3,9 +3,11 @@
 //! The first nodes of a cluster, its founders, are started with the same list, and the first range has a replica on each. Others
 //! join later: they are told of one or more, and learn of the rest. Which nodes have replicas of a range changes, see `members`.
 
+use crate::placer::settings::Placement;
 use base::NodeId;
 use core::time::Duration;
 use env::Address;
+use placement::Locality;
 use raft::Membership;
 use replica::group::replica_on;
 
@@ -54,6 +56,10 @@ pub struct Cluster {
     /// What a tick of the groups lasts. A follower without a leader asks for votes after 10 to 20 of them: ten must be longer
     /// than a round trip between nodes and a device write. Default 10 ms.
     pub tick: Duration,
+    /// How the cluster looks after its replicas; `None` when it is left to people.
+    pub placement: Option<Placement>,
+    /// The failure domains of this node.
+    pub locality: Locality,
 }
 
 impl Cluster {
@@ -69,6 +75,8 @@ impl Cluster {
             founders,
             liveness: liveness::Config::default(),
             tick: Duration::from_millis(10),
+            placement: None,
+            locality: Locality::default(),
         }
     }
 
@@ -96,6 +104,9 @@ impl Cluster {
             return Err("a tick lasts some time".to_owned());
         }
         self.liveness.validate();
+        if let Some(placement) = &self.placement {
+            placement.check()?;
+        }
         Ok(())
     }
 

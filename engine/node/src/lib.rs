@@ -13,6 +13,7 @@
 //!   cluster, roster, neighbours
 //!                           other nodes: who they are, what is said to them, whether they live
 //!   members, removal        who has a range's replicas changes online
+//!   placer                  the cluster looks after its replicas by itself
 //!   transfer                state for replicas that the log does not reach any more
 //!   message                 what shards say to each other
 //!   refusal, status         what clients are told
@@ -40,6 +41,7 @@ mod members;
 pub mod message;
 mod moving;
 mod neighbours;
+mod placer;
 pub mod range_map;
 mod read;
 mod recover;
@@ -62,6 +64,8 @@ pub use config::NodeConfig;
 pub use identity::Identity;
 pub use incarnation::IncarnationError;
 pub use message::ShardMessage;
+pub use placement::{Config as PlacementConfig, Locality};
+pub use placer::settings::Placement;
 pub use recover::{RecoverError, Replayed};
 pub use refusal::Refusal;
 pub use roster::RosterError;

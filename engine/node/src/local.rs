@@ -1,6 +1,7 @@
 //! A range as a shard holds it: its Raft group, its replica, its tablet.
 
 use crate::message::OwnedRequest;
+use crate::placer::Load;
 use crate::replicate::Write;
 use crate::state::Then;
 use crate::transfer::Arrived;
@@ -145,6 +146,8 @@ pub(crate) struct Local<E: Env> {
     pub(crate) busy: Rc<Cell<bool>>,
     /// A split has been applied and is not yet durable in the tables.
     pub(crate) split_open: bool,
+    /// What it has to do.
+    pub(crate) load: Load,
 }
 
 impl<E: Env> Local<E> {
@@ -170,6 +173,7 @@ impl<E: Env> Local<E> {
             reads: Rc::new(Cell::new(0)),
             busy: Rc::new(Cell::new(false)),
             split_open: false,
+            load: Load::default(),
         }
     }
 

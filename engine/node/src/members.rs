@@ -355,8 +355,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Makes a wish so, with the answer.
     pub(crate) async fn place(&self, origin: Origin, wish: &Wish, deadline: Instant) {
         let placed = if self.with_state(|state| state.placing.insert(wish.range)) {
-            let placed = self.try_place(wish, deadline).await;
-            self.with_state(|state| state.placing.remove(&wish.range));
+            self.step(|state| state.pin(wish.range));
+            let placed = self.pursue(wish, deadline, None).await;
+            self.step(|state| {
+                state.placing.remove(&wish.range);
+                state.pin(wish.range);
+            });
             placed
         } else {
             base::sometimes!("node: two wishes for the replicas of one range");
@@ -376,8 +380,24 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         });
     }
 
-    async fn try_place(&self, wish: &Wish, deadline: Instant) -> Result<Vec<u64>, Refusal> {
+    /// Makes a wish so; one that the placer ordered, as long as the order stands.
+    ///
+    /// # Errors
+    /// Why it is not so: somebody else leads, the deadline has passed, or the order does not stand.
+    pub(crate) async fn pursue(
+        &self,
+        wish: &Wish,
+        deadline: Instant,
+        order: Option<u64>,
+    ) -> Result<Vec<u64>, Refusal> {
         loop {
+            if let Some(number) = order
+                && !self.with_state(|state| state.is_ordered(wish.range, number))
+            {
+                base::sometimes!("node: an order does not stand any more");
+                let message = "the placer, or somebody else, wants something else now";
+                return Err(Refusal::fatal(Code::RangeBusy, message).about_range(wish.range));
+            }
             match self.step(|state| state.advance(wish)) {
                 Progress::Done(nodes) => return Ok(nodes),
                 Progress::Refused(refusal) => return Err(refusal),

@@ -1,5 +1,6 @@
 //! What shards of a node say to each other over the rings. Owned values; a ring hands them over in order.
 
+use crate::placer::{Look, Ordered};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
 use crate::status::{ReplicaStatus, ShardStatus};
@@ -154,6 +155,10 @@ pub enum Ask {
     MapEdit(Vec<RangeEntry>),
     /// To the new place of a range: take it.
     MoveIn(Box<MoveIn>),
+    /// To every shard: what is there to report to the placer of this term?
+    Look(u64),
+    /// To the shard that serves a range: the placer wants this done.
+    Order(Box<Ordered>),
 }
 
 /// The answer to an [`Ask`].
@@ -173,6 +178,10 @@ pub enum Answer {
     MapEdit(u64),
     /// The range is served there, as of this map version.
     MoveIn(u64),
+    /// What there is to report.
+    Look(Box<Look>),
+    /// The order came.
+    Order,
 }
 
 /// A range on its way to another shard. Its files are complete on disk; nothing of it is left in the old shard's log.

@@ -309,6 +309,14 @@ impl<E: Env, B> State<E, B> {
                 return Ok(());
             }
             PeerRef::Train(train) => train,
+            PeerRef::Placing(placing) => {
+                let caller = self
+                    .neighbours
+                    .as_ref()
+                    .and_then(|neighbours| neighbours.callers.get(&id));
+                let node = caller.ok_or(malformed)?.node;
+                return self.on_placing(node, placing).ok_or(malformed);
+            }
             PeerRef::Transfer(transfer) => {
                 let caller = self
                     .neighbours

@@ -89,7 +89,9 @@ impl<E: Env, B> State<E, B> {
                 deadline,
             });
         }
-        self.live_mut(slot).tablet.prefetch(key);
+        let local = self.live_mut(slot);
+        local.load.read(key);
+        local.tablet.prefetch(key);
         let offset = |len: usize| u32::try_from(len).expect("the keys of a turn fit 32 bits");
         let key_start = offset(self.get_keys.len());
         self.get_keys.extend_from_slice(key);

@@ -507,6 +507,7 @@ impl<E: Env, B> State<E, B> {
         };
         match applied {
             Applied::Write { ts, ops } => {
+                local.load.wrote();
                 if then.is_none() && base::planted_bug!("node-follower-skips-a-mutation") {
                     local.tablet.apply(entry.index, ts, ops.iter().take(1));
                 } else {

@@ -226,6 +226,7 @@ impl<E: Env, B> State<E, B> {
                 self.on_move(range, to, request.deadline_ms.to_native(), raw);
             }
             RequestRef::Place(place) => self.on_place(place, raw),
+            RequestRef::Explain(explain) => self.on_explain(base::RangeId(explain.range.to_native()), raw),
             RequestRef::Status(status) => self.jobs.push(Job::Status {
                 origin: raw.origin,
                 replicas: status.replicas,
@@ -310,6 +311,11 @@ impl<E: Env, B> State<E, B> {
             Ask::MapEdit(entries) => Answer::MapEdit(self.edit_map(entries)),
             Ask::Status => Answer::Status(Box::new(self.shard_status())),
             Ask::Clock => Answer::Clock(self.now()),
+            Ask::Look(term) => Answer::Look(Box::new(self.look(term))),
+            Ask::Order(ordered) => {
+                self.on_order(*ordered);
+                Answer::Order
+            }
             Ask::Replicas => return self.jobs.push(Job::Replicas { from, ticket }),
             Ask::Page(ask) => return self.jobs.push(Job::Page { from, ticket, ask }),
             Ask::MoveIn(arrival) => {
@@ -606,6 +612,14 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 deadline,
             } => self.place(origin, &wish, deadline).await,
             Job::Roster => self.store_roster().await,
+            Job::Survey {
+                from,
+                term,
+                number,
+                session,
+                after,
+            } => self.report(from, term, number, (session, after)).await,
+            Job::Order(order) => self.carry_out(order).await,
             Job::Remove(range) => self.remove_replica(range).await,
             Job::Status { origin, replicas } => self.status(origin, replicas).await,
             Job::Replicas { from, ticket } => self.replicas_for(from, ticket).await,

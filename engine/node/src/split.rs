@@ -137,7 +137,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
     }
 
-    async fn try_split(&self, key: &[u8], deadline: Instant) -> Result<SplitReply, Refusal> {
+    pub(crate) async fn try_split(&self, key: &[u8], deadline: Instant) -> Result<SplitReply, Refusal> {
         let right = self.ask_new_range().await?;
         let me = self.mailbox.shard();
         // The marker comes first: a tablet without one would be nobody's. One without a tablet is swept at the next start.

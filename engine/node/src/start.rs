@@ -18,6 +18,7 @@ use crate::local::{Groups, Local};
 use crate::marker;
 use crate::message::{Assembled, Recovered, ShardMessage};
 use crate::neighbours::{Neighbours, Word};
+use crate::placer::Placer;
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::{Found, RecoverError, Replayed, recover_dir, retire_dir};
 use crate::replicate::Batch;
@@ -219,6 +220,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     spawn(TaskClass::Background, Box::pin(shard.clone().run_maintenance()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_timer()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_time()));
+    spawn(TaskClass::Background, Box::pin(shard.clone().run_placer()));
     shard.step(|state| {
         state.start_groups();
         state.keep_seeds();
@@ -498,6 +500,18 @@ async fn meet_neighbours<E: Env>(
     Ok(Some(Box::new(neighbours)))
 }
 
+fn make_placer<E: Env>(env: &E, config: &NodeConfig, shards: u16) -> Option<Box<Placer>> {
+    let cluster = config.cluster.as_ref()?;
+    let settings = cluster.placement.clone()?;
+    let session = env.prng().next_u64();
+    Some(Box::new(Placer::new(
+        settings,
+        cluster.locality.clone(),
+        shards,
+        session,
+    )))
+}
+
 #[expect(
     clippy::too_many_arguments,
     reason = "everything that a shard is made of, once"
@@ -548,6 +562,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         removing: BTreeSet::new(),
         roster_storing: false,
         placing: BTreeSet::new(),
+        placer: make_placer(env, config, shards),
         joint: Vec::new(),
         departed: Vec::new(),
         gets: Vec::new(),

@@ -6,13 +6,14 @@ use crate::local::{Groups, Local, Seat, Stranger};
 use crate::members::Wish;
 use crate::message::{Answer, OwnedRequest, PageAsk, Replies, ShardMessage};
 use crate::neighbours::Neighbours;
+use crate::placer::{Order, Placer};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::Replayed;
 use crate::replicate::{Batch, Write};
 use crate::transfer::{Arrived, Offered, Wanted};
 use crate::{Front, message::Origin};
 use base::collections::FastMap;
-use base::{Hlc, RangeId, ReplicaId, Seqno, ShardId, Timestamp};
+use base::{Hlc, NodeId, RangeId, ReplicaId, Seqno, ShardId, Timestamp};
 use core::cell::Cell;
 use env::sync::{Notify, Sender};
 use env::{Env, Instant, Net};
@@ -127,6 +128,16 @@ pub(crate) enum Job<E: Env> {
     CompleteSplit(SplitApplied),
     /// Another node was learned of.
     Roster,
+    /// The placer asks for a report of what changed.
+    Survey {
+        from: NodeId,
+        term: u64,
+        number: u64,
+        session: u64,
+        after: u64,
+    },
+    /// The placer wants this done.
+    Order(Order),
     /// The failure detector wants this written.
     Incarnation(liveness::Durable),
     /// A follower lacks entries that are only in the log.
@@ -233,7 +244,9 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) removing: BTreeSet<RangeId>,
     /// The list of nodes is being written.
     pub(crate) roster_storing: bool,
-    /// Ranges whose replicas are being placed.
+    /// Looks after replicas; none on a node that is alone, or is not to.
+    pub(crate) placer: Option<Box<Placer>>,
+    /// Ranges whose replicas are being placed by hand.
     pub(crate) placing: BTreeSet<RangeId>,
     /// Slots of groups that lead and have a joint configuration to leave.
     pub(crate) joint: Vec<u32>,

@@ -362,7 +362,7 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Whether the range is led here, and nobody else can lead it now.
-    fn leads_now(&self, local: &Local<E>, wall_ns: u64) -> bool {
+    pub(crate) fn leads_now(&self, local: &Local<E>, wall_ns: u64) -> bool {
         let has_lease = || {
             let neighbours = self.neighbours.as_ref();
             neighbours.is_some_and(|neighbours| neighbours.lease_ns(local) > wall_ns)

@@ -207,6 +207,9 @@ impl<E: Env, B> State<E, B> {
             .live_mut()
             .expect("admitted by a live range");
         assert!(local.leads(), "{} proposes only where it leads", local.range);
+        if let Some(first) = ops.clone().next() {
+            local.load.touch(first.key());
+        }
         let index = local.replica.propose_write(id, ts, ops, &mut self.batch.bytes);
         self.counts.writes += 1;
         self.stage(slot, index, start, Then::Reply(raw.origin));

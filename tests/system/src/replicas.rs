@@ -27,13 +27,19 @@ struct Seen {
     applied: u64,
     /// The nodes with replicas as of there.
     members: BTreeSet<u64>,
+    voters: BTreeSet<u64>,
     /// Of log, sessions, content. `None` when entries came while it was read.
     sums: Option<[u64; 3]>,
 }
 
 /// Asks the nodes until every replica of every range has caught up, for as long as `limit`, and says what is wrong: replicas that
-/// differ, or that do not catch up.
-pub async fn compare(env: SimEnv, addresses: Vec<Address>, limit: Duration) -> Vec<String> {
+/// differ, that do not catch up, or that are not as many voters as wanted.
+pub async fn compare(
+    env: SimEnv,
+    addresses: Vec<Address>,
+    wanted: Option<usize>,
+    limit: Duration,
+) -> Vec<String> {
     let end = env.clock().now() + limit;
     loop {
         let looked = look(&env, &addresses).await;
@@ -46,7 +52,9 @@ pub async fn compare(env: SimEnv, addresses: Vec<Address>, limit: Duration) -> V
                 if !wrong.is_empty() {
                     return wrong;
                 }
-                let waits = ranges.iter().find_map(|(range, seen)| waits(*range, seen));
+                let waits = ranges
+                    .iter()
+                    .find_map(|(range, seen)| waits(*range, seen, wanted));
                 let several = ranges.values().filter(|seen| seen.len() > 1).count();
                 base::sometimes!(
                     "system: all replicas of several ranges were compared",
@@ -87,6 +95,7 @@ async fn look(env: &SimEnv, addresses: &[Address]) -> Result<BTreeMap<u64, Vec<S
                 life: number(&replica["life"]),
                 leads: replica["leads"] == true,
                 applied: number(&replica["applied"]),
+                voters: nodes("voters").into_iter().collect(),
                 members: nodes("voters").into_iter().chain(nodes("learners")).collect(),
                 sums: content.map(|content| [number(&replica["log"]), number(&replica["sessions"]), content]),
             };
@@ -139,9 +148,17 @@ fn differ(range: u64, seen: &[Seen]) -> Option<String> {
 
 /// What is missing until all replicas of a range have the same: a replica that was removed and has not heard of it is not waited
 /// for.
-fn waits(range: u64, seen: &[Seen]) -> Option<String> {
-    let what = lacks(range, seen)?;
+fn waits(range: u64, seen: &[Seen], wanted: Option<usize>) -> Option<String> {
+    let what = lacks(range, seen).or_else(|| miscounts(range, seen, wanted?))?;
     Some(format!("{what}; {seen:?}"))
+}
+
+/// Whether a range has not as many voters as wanted, or replicas beside them.
+fn miscounts(range: u64, seen: &[Seen], wanted: usize) -> Option<String> {
+    let newest = seen.iter().max_by_key(|seen| seen.applied)?;
+    let (voters, all) = (newest.voters.len(), newest.members.len());
+    (voters != wanted || all != voters)
+        .then(|| format!("range {range} has {voters} voters of {wanted}, and {all} replicas"))
 }
 
 fn lacks(range: u64, seen: &[Seen]) -> Option<String> {

@@ -90,6 +90,7 @@ fn node_config(scenario: &Scenario, at: u16) -> NodeConfig {
         let cluster = Cluster {
             liveness: scenario.liveness,
             tick: scenario.tick,
+            placement: scenario.placement.clone(),
             seeds,
             founders: founders.into_iter().filter(|_| is_founder).map(id).collect(),
             ..Cluster::new(u128::from(scenario.seed) + 1, id(at), nodes)
@@ -253,6 +254,12 @@ impl Runner {
     /// still reach it, and what a quorum loses that is not durable.
     fn trouble(&mut self) {
         let at = self.prng.index(self.processes.len());
+        if let Some(placement) = &self.scenario.placement
+            && self.prng.chance(0.1)
+        {
+            let replace_after = Duration::from_nanos(placement.plan.dead_after_ns);
+            return self.outage(at, replace_after);
+        }
         let kind = if self.processes.len() == 1 {
             0
         } else {
@@ -276,6 +283,17 @@ impl Runner {
             }
             _ => self.black_out(),
         }
+    }
+
+    /// A node is gone for so long that others may take the place of its replicas.
+    fn outage(&mut self, at: usize, replace_after: Duration) {
+        let millis = u64::try_from(replace_after.as_millis()).unwrap_or(u64::MAX);
+        let time = Duration::from_millis(self.prng.between(millis / 2, millis * 3));
+        self.note(at, &format!("gone for {time:?}"));
+        self.crashes += 1;
+        self.sim.kill(self.processes[at].node());
+        self.sim.run_for(time);
+        self.start(at);
     }
 
     /// Cuts a node off from all others, not from clients: what it sends, what it is sent, or both.
@@ -500,7 +518,12 @@ impl Runner {
         let env = self.sim.env(self.machine, ShardId(0));
         let processes = self.processes.iter();
         let addresses = processes.map(|process| self.sim.address(process.node(), PORT));
-        let comparison = replicas::compare(env, addresses.collect(), self.scenario.finish);
+        // Who looks after replicas sees to it that there are as many as wished, as far as there are nodes.
+        let placement = self.scenario.placement.as_ref();
+        let nodes = self.processes.len();
+        let wanted =
+            placement.map(|placement| nodes.min(usize::try_from(placement.replicas).unwrap_or(nodes)));
+        let comparison = replicas::compare(env, addresses.collect(), wanted, self.scenario.finish);
         let limit = self.sim.now() + self.scenario.finish * 2;
         match self.sim.block_on_until(limit, comparison) {
             Ok(wrong) => {

@@ -7,7 +7,7 @@ use base::Prng;
 use core::time::Duration;
 use env::Address;
 use log::LogConfig;
-use node::NodeConfig;
+use node::{NodeConfig, Placement};
 use sim::{DiskConfig, SimConfig};
 use storage::{Compression, StorageConfig};
 
@@ -67,6 +67,8 @@ pub struct Scenario {
     pub liveness: liveness::Config,
     /// The tick of a cluster's groups.
     pub tick: Duration,
+    /// How a cluster looks after its replicas, if it does.
+    pub placement: Option<Placement>,
     /// That scans stay within a group of keys, which no split cuts.
     pub one_range_scans: bool,
     /// Keys.
@@ -155,6 +157,7 @@ impl Scenario {
             reshard: if prng.chance(0.5) { prng.unit() } else { 0.0 },
             liveness: liveness::Config::default(),
             tick: Duration::from_millis(10),
+            placement: None,
             one_range_scans: false,
             keys,
             value_bytes: 1 << prng.below(10),
@@ -218,7 +221,17 @@ impl Scenario {
         };
         scenario.tick = Duration::from_millis(prng.between(10, 50));
         scenario.storm = Duration::from_secs(120);
+        scenario.placement = draw_placement(seed);
         scenario
+    }
+
+    /// The same, with the replicas left to the clients.
+    #[must_use]
+    pub fn without_placement(self) -> Self {
+        Self {
+            placement: None,
+            ..self
+        }
     }
 
     /// How clients behave in the second phase: patient.
@@ -235,6 +248,28 @@ impl Scenario {
 
 fn small(value: u64) -> u16 {
     u16::try_from(value).expect("drawn below a small bound")
+}
+
+/// In two of three clusters the replicas are looked after, by short times.
+fn draw_placement(seed: u64) -> Option<Placement> {
+    // From numbers of its own: what else a seed draws is older.
+    let mut prng = Prng::new(seed ^ 0x706c_6163_6572_0001);
+    if prng.below(3) == 0 {
+        return None;
+    }
+    let mut millis = |from, to| Duration::from_millis(prng.between(from, to));
+    let (interval, pinned_for) = (millis(20, 500), millis(10, 4_000));
+    let (replace_after, balance_after) = (millis(1_000, 20_000), millis(50, 3_000));
+    let placement = Placement {
+        interval,
+        pinned_for,
+        ..Placement::default()
+    };
+    let mut placement = placement
+        .replace_after(replace_after)
+        .balance_after(balance_after);
+    placement.plan.learner_stuck_after_ns = prng.between(2_000_000_000, 20_000_000_000);
+    Some(placement)
 }
 
 /// One kind of damage, drawn, happens so often that it is met.

@@ -32,6 +32,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "base",
             "env",
             "liveness",
+            // docs/decisions/0007-placement-crate.md
+            "placement",
             "raft",
             "txn",
             "log",

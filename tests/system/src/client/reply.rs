@@ -102,6 +102,7 @@ impl Reply {
             ReplyRef::SplitReply(_)
             | ReplyRef::MoveReply(_)
             | ReplyRef::PlaceReply(_)
+            | ReplyRef::ExplainReply(_)
             | ReplyRef::EchoReply(_)
             | ReplyRef::DiskWriteReply(_) => Self::Done,
             ReplyRef::ErrorReply(error) => Self::Refused {

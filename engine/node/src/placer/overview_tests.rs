@@ -1,0 +1,237 @@
+//! Stories of one placer: reports and the time go in, orders come out as text.
+
+use super::*;
+use core::fmt::Write as _;
+use placement::LoadSplit;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A cluster of nodes that report what they lead.
+struct Story {
+    overview: Overview,
+    now_ns: u64,
+    led: BTreeMap<u64, (u64, Led)>,
+    silent: BTreeSet<u64>,
+    /// All that were ever led.
+    ranges: BTreeSet<u64>,
+    nodes: u64,
+    last: u64,
+}
+
+fn led(voters: &[u64], learners: &[u64]) -> Led {
+    let seen = |node: &u64, votes| Seen {
+        node: NodeId(*node),
+        votes,
+        up_to_date: votes,
+    };
+    Led {
+        term: 1,
+        generation: 1,
+        span: base::key::Span::all(),
+        replicas: voters
+            .iter()
+            .map(|node| seen(node, true))
+            .chain(learners.iter().map(|node| seen(node, false)))
+            .collect(),
+        joint: false,
+        order: 0,
+        bytes: 1 << 20,
+        reads: 0,
+        writes: 0,
+        middle: None,
+        hot: LoadSplit::Unknown,
+    }
+}
+
+use super::super::ledger::Seen;
+
+impl Story {
+    fn new(nodes: u64) -> Self {
+        let settings = Placement::default().replace_after(Duration::from_secs(20));
+        Self {
+            overview: Overview::new(settings, 1, 0),
+            now_ns: 0,
+            led: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            ranges: BTreeSet::new(),
+            nodes,
+            last: 0,
+        }
+    }
+
+    /// A node says everything that it leads.
+    fn report(&mut self, node: u64) {
+        self.ranges.extend(self.led.keys());
+        let words = self.ranges.iter().map(|range| Word {
+            range: RangeId(*range),
+            pinned: false,
+            led: self
+                .led
+                .get(range)
+                .filter(|(by, _)| *by == node)
+                .map(|(_, led)| led.clone()),
+        });
+        let (_, after) = self.overview.known_of(NodeId(node));
+        self.last += 1;
+        let report = Report {
+            number: self.overview.survey,
+            session: 1,
+            after,
+            until: self.last,
+            last: self.last,
+            facts: Facts {
+                shards: 1,
+                ..Facts::default()
+            },
+            words: words.collect(),
+        };
+        self.overview.hear(NodeId(node), self.now_ns, report);
+    }
+
+    /// Rounds of a second each, and what is ordered in them.
+    fn rounds(&mut self, count: u32) -> String {
+        let mut out = String::new();
+        for _ in 0..count {
+            self.now_ns += SECOND;
+            self.overview.begin_survey();
+            for node in 1..=self.nodes {
+                let lives = !self.silent.contains(&node);
+                self.overview.meet(NodeId(node), lives, self.now_ns);
+                if lives {
+                    self.report(node);
+                }
+            }
+            for (to, order) in self.overview.plan(self.now_ns) {
+                let second = self.now_ns / SECOND;
+                let _ = writeln!(out, "{second} s: {to}, {}: {:?}", order.range, order.todo);
+            }
+        }
+        out
+    }
+
+    /// The order for a range is being carried out.
+    fn begin(&mut self, range: u64) {
+        let number = self.overview.order_last;
+        self.led.get_mut(&range).unwrap().1.order = number;
+    }
+}
+
+fn nodes(ids: &[u64]) -> Todo {
+    Todo::Replicas(ids.iter().copied().map(NodeId).collect())
+}
+
+#[test]
+fn a_dead_nodes_replica_is_replaced_once() {
+    let mut story = Story::new(4);
+    story.led.insert(2, (1, led(&[1, 2, 3], &[])));
+    assert_eq!(story.rounds(10), "");
+    story.silent.insert(3);
+    assert_eq!(story.rounds(19), "", "not before its time");
+    let ordered = story.rounds(1);
+    assert_eq!(ordered, format!("30 s: n1, r2: {:?}\n", nodes(&[1, 2, 4])));
+    story.begin(2);
+    assert_eq!(story.rounds(60), "", "while it is under way");
+    story.led.insert(2, (1, led(&[1, 2, 4], &[])));
+    assert_eq!(story.rounds(30), "");
+}
+
+#[test]
+fn an_order_that_was_lost_is_given_again() {
+    let mut story = Story::new(4);
+    story.led.insert(2, (1, led(&[1, 2], &[])));
+    let ordered = story.rounds(4);
+    assert_eq!(
+        ordered,
+        format!("3 s: n1, r2: {0:?}\n4 s: n1, r2: {0:?}\n", nodes(&[1, 2, 3]))
+    );
+}
+
+#[test]
+fn an_order_ends_when_the_new_node_dies() {
+    let mut story = Story::new(4);
+    story.led.insert(2, (1, led(&[1, 2], &[])));
+    assert!(story.rounds(3).contains("n1, r2"));
+    story.led.insert(2, (1, led(&[1, 2], &[3])));
+    story.begin(2);
+    assert_eq!(story.rounds(5), "");
+    story.silent.insert(3);
+    let ordered = story.rounds(40);
+    let first = ordered.lines().next().unwrap_or_default();
+    assert!(
+        first.ends_with(&format!("n1, r2: {:?}", nodes(&[1, 2]))),
+        "{ordered}"
+    );
+}
+
+#[test]
+fn what_nobody_leads_is_left_alone() {
+    let mut story = Story::new(4);
+    story.led.insert(2, (1, led(&[1, 2], &[])));
+    story.led.insert(3, (4, led(&[1, 2], &[])));
+    story.rounds(2);
+    story.led.remove(&3);
+    let ordered = story.rounds(10);
+    assert!(ordered.contains("r2") && !ordered.contains("r3"), "{ordered}");
+}
+
+#[test]
+fn a_range_that_was_placed_by_hand_is_left_alone_for_a_while() {
+    let mut story = Story::new(4);
+    story.overview.begin_survey();
+    story.overview.meet(NodeId(1), true, 0);
+    let mut pinned = Word {
+        range: RangeId(2),
+        pinned: true,
+        led: Some(led(&[1, 2], &[])),
+    };
+    let report = |word: &Word, number| Report {
+        number,
+        session: 1,
+        after: 0,
+        until: 1,
+        last: 1,
+        facts: Facts::default(),
+        words: vec![word.clone()],
+    };
+    story.overview.hear(NodeId(1), 0, report(&pinned, 1));
+    // Whoever leads next does not know of it.
+    pinned.pinned = false;
+    story.overview.hear(NodeId(1), 0, report(&pinned, 1));
+    story.led.insert(2, (1, led(&[1, 2], &[])));
+    assert_eq!(story.rounds(599), "");
+    assert!(story.rounds(1).contains("n1, r2"));
+}
+
+#[test]
+fn leaders_are_spread() {
+    let mut story = Story::new(3);
+    for range in 2..8 {
+        let start = [b'a' + u8::try_from(range).unwrap()];
+        let end = [start[0] + 1];
+        let mut one = led(&[1, 2, 3], &[]);
+        one.span = base::key::Span::new(&start, Some(&end));
+        story.led.insert(range, (1, one));
+    }
+    let ordered = story.rounds(200);
+    let leaders: BTreeSet<_> = ordered
+        .lines()
+        .filter_map(|line| Some(line.split_once("r")?.1.split_once(": ")?.1.to_owned()))
+        .collect();
+    let expected = [2, 3].map(|node| format!("{:?}", Todo::Leader(NodeId(node))));
+    assert_eq!(leaders, expected.into_iter().collect(), "{ordered}");
+}
+
+#[test]
+fn a_stale_leader_is_not_believed() {
+    let mut story = Story::new(3);
+    let mut new = led(&[1, 2, 3], &[]);
+    new.term = 5;
+    story.led.insert(2, (2, new));
+    story.rounds(3);
+    story.led.insert(2, (1, led(&[1, 2], &[])));
+    assert_eq!(
+        story.rounds(5),
+        "",
+        "its term is an earlier one, and node 2 leads no more"
+    );
+}
