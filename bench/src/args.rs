@@ -52,7 +52,8 @@ pub struct BenchArgs {
     /// A second server, measured in turn with the first in the same run.
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
-    /// Sockets. With corelane, connection i speaks to shard i modulo the number of shards, with keys of that shard.
+    /// Sockets. With corelane, connection i speaks to shard i modulo the number of shards, with keys of that shard; in a cluster, to
+    /// the shards that lead ranges, on all nodes in turn.
     #[arg(long, short = 'c', default_value_t = 2, value_name = "N")]
     pub connections: u32,
     /// Requests in flight on each connection.
@@ -103,12 +104,12 @@ pub struct BenchArgs {
     /// Seed of all random choices.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// The server's process, for its CPU; by default the owner of the listening port.
-    #[arg(long, value_name = "PID")]
-    pub server_pid: Option<u32>,
-    /// The process of the `--against` server.
-    #[arg(long, value_name = "PID")]
-    pub against_pid: Option<u32>,
+    /// The server's processes, for their CPU time, which is added up; by default the owners of the listening ports of all its nodes.
+    #[arg(long, value_delimiter = ',', value_name = "PID,…")]
+    pub server_pid: Vec<u32>,
+    /// The processes of the `--against` server.
+    #[arg(long, value_delimiter = ',', value_name = "PID,…")]
+    pub against_pid: Vec<u32>,
     /// Write all figures as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -157,8 +158,8 @@ impl BenchArgs {
             duration: parse_time(&self.duration)?,
             runs: self.runs,
             seed: self.seed,
-            server_pid: self.server_pid,
-            against_pid: self.against_pid,
+            server_pids: self.server_pid.clone(),
+            against_pids: self.against_pid.clone(),
             progress: !self.quiet,
         };
         config.check()?;

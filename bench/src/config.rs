@@ -226,10 +226,10 @@ pub struct BenchConfig {
     pub runs: u32,
     /// Seed of all random choices.
     pub seed: u64,
-    /// The target's process, else the owner of its listening port is looked for.
-    pub server_pid: Option<u32>,
+    /// The target's processes; without any, the owners of the listening ports of its nodes are looked for.
+    pub server_pids: Vec<u32>,
     /// The same for `against`.
-    pub against_pid: Option<u32>,
+    pub against_pids: Vec<u32>,
     /// Show a progress bar.
     pub progress: bool,
 }
@@ -263,8 +263,8 @@ impl BenchConfig {
             duration: Duration::from_secs(5),
             runs: 3,
             seed: 1,
-            server_pid: None,
-            against_pid: None,
+            server_pids: Vec::new(),
+            against_pids: Vec::new(),
             progress: false,
         }
     }

@@ -1,6 +1,6 @@
 //! Connecting to a target: sockets, the protocol on each, and which keys belong on which connection.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use base::Prng;
@@ -8,6 +8,7 @@ use base::Prng;
 use crate::BenchError;
 use crate::config::{Protocol, Records, Target};
 use crate::driver::{Admin, Driver, EtcdDriver, RedisDriver};
+use crate::process;
 use crate::workload::split_keys;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,14 +19,21 @@ const PARTS_MAX: u64 = 4096;
 pub(crate) struct Connection {
     pub(crate) socket: TcpStream,
     pub(crate) driver: Box<dyn Driver>,
-    /// The shard that serves it, where that is known: it is given keys of this shard.
+    /// The place that it leads to, where that is known: it is given keys of this place.
     pub(crate) home: Option<u16>,
 }
 
-/// Which shard serves which keys, as it was when the run began.
+/// A shard of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    address: SocketAddr,
+    shard: u16,
+}
+
+/// Which place serves which keys, as it was when the run began.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Routes {
-    /// First keys of the ranges with their shards, rising.
+    /// First keys of the ranges with the numbers of their places, rising.
     starts: Vec<(Vec<u8>, u16)>,
 }
 
@@ -35,70 +43,54 @@ impl Routes {
         Self { starts }
     }
 
-    /// The shard that serves `key`; `None` when the target has no shards.
+    /// The number of the place that serves `key`; `None` when the target has none.
     pub(crate) fn owner(&self, key: &[u8]) -> Option<u16> {
         let after = self.starts.partition_point(|(start, _)| start.as_slice() <= key);
         Some(self.starts[after.checked_sub(1)?].1)
     }
 }
 
-fn socket(target: &Target) -> Result<TcpStream, BenchError> {
-    let connect = |source| BenchError::Connect {
-        address: target.address,
-        source,
-    };
-    let socket = TcpStream::connect_timeout(&target.address, CONNECT_TIMEOUT).map_err(connect)?;
+fn socket(address: SocketAddr) -> Result<TcpStream, BenchError> {
+    let connect = |source| BenchError::Connect { address, source };
+    let socket = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(connect)?;
     socket.set_nodelay(true).map_err(connect)?;
     Ok(socket)
 }
 
-/// Opens `count` connections and learns the routes between them.
+/// Opens `count` connections, dealt out over the places, and learns the routes between them.
 pub(crate) fn connect(
     target: &Target,
     count: u32,
     seed: u64,
 ) -> Result<(Vec<Connection>, Routes), BenchError> {
     let mut routes = Routes::default();
-    let mut shards = 1u16;
+    let mut places = Vec::new();
     if target.protocol == Protocol::Corelane {
-        let mut admin = admin(target, seed)?;
-        shards = admin.shards.max(1);
-        routes = Routes::new(
-            admin
-                .ranges()?
-                .into_iter()
-                .map(|(start, _, shard)| (start, shard))
-                .collect(),
-        );
+        (places, routes) = survey(target, seed)?;
     }
     let mut sessions = Prng::new(seed ^ session_salt());
     let mut connections = Vec::with_capacity(count as usize);
     for number in 0..count {
-        let socket = socket(target)?;
-        let connection = match target.protocol {
-            Protocol::Redis => Connection {
-                socket,
-                driver: Box::new(RedisDriver::new()),
+        let peer = |driver: Box<dyn Driver>| -> Result<Connection, BenchError> {
+            Ok(Connection {
+                socket: socket(target.address)?,
+                driver,
                 home: None,
-            },
-            Protocol::Etcd => {
-                let driver = Box::new(EtcdDriver::new(&target.address.to_string()));
-                Connection {
-                    socket,
-                    driver,
-                    home: None,
-                }
-            }
+            })
+        };
+        let connection = match target.protocol {
+            Protocol::Redis => peer(Box::new(RedisDriver::new()))?,
+            Protocol::Etcd => peer(Box::new(EtcdDriver::new(&target.address.to_string())))?,
             Protocol::Corelane => {
                 let client = u128::from(sessions.next_u64()) << 64 | u128::from(sessions.next_u64());
-                let shard = u16::try_from(number % u32::from(shards)).expect("below a 16-bit count");
-                let admin = Admin::connect(socket, target.address, client, Some(shard))?;
-                let home = admin.shard;
+                let home = number as usize % places.len();
+                let Place { address, shard } = places[home];
+                let admin = Admin::connect(socket(address)?, address, client, Some(shard))?;
                 let (socket, driver) = admin.into_driver();
                 Connection {
                     socket,
                     driver: Box::new(driver),
-                    home: Some(home),
+                    home: Some(u16::try_from(home).expect("places are numbered with 16 bits")),
                 }
             }
         };
@@ -114,9 +106,88 @@ pub(crate) fn connect(
     Ok((connections, routes))
 }
 
-fn admin(target: &Target, seed: u64) -> Result<Admin, BenchError> {
+/// The places of a corelane target, one at least, and which keys each serves: all shards of a node that is alone, the shards that
+/// lead ranges in a cluster.
+fn survey(target: &Target, seed: u64) -> Result<(Vec<Place>, Routes), BenchError> {
+    let mut admins = admins(target, seed)?;
+    let mut places = Vec::new();
+    let mut starts = Vec::new();
+    let is_cluster = admins[0].0.is_some();
+    if !is_cluster {
+        let address = target.address;
+        places.extend((0..admins[0].1.shards.max(1)).map(|shard| Place { address, shard }));
+    }
+    for (node, admin) in &mut admins {
+        let map = admin.map()?;
+        // Each node knows on which of its shards its own replicas are.
+        for range in map.ranges.into_iter().filter(|range| range.leader == *node) {
+            let place = Place {
+                address: admin.address(),
+                shard: range.shard,
+            };
+            let known = places.iter().position(|known| *known == place);
+            let at = known.unwrap_or_else(|| {
+                places.push(place);
+                places.len() - 1
+            });
+            let at = u16::try_from(at).map_err(|_| BenchError::Refused {
+                address: target.address,
+                step: "give the range map",
+                message: "it has more shards than can be numbered".to_owned(),
+            })?;
+            starts.push((range.start, at));
+        }
+    }
+    if places.is_empty() {
+        return Err(BenchError::Refused {
+            address: target.address,
+            step: "give the range map",
+            message: "no range has a leader: see `corelane status`".to_owned(),
+        });
+    }
+    Ok((places, Routes::new(starts)))
+}
+
+fn admin(address: SocketAddr, seed: u64) -> Result<Admin, BenchError> {
     let client = u128::from(Prng::new(seed ^ session_salt()).next_u64());
-    Admin::connect(socket(target)?, target.address, client, None)
+    Admin::connect(socket(address)?, address, client, None)
+}
+
+/// A connection to each node of the target's cluster that answers, with the node's number; one without a number to a node that is alone.
+fn admins(target: &Target, seed: u64) -> Result<Vec<(Option<u64>, Admin)>, BenchError> {
+    let mut first = admin(target.address, seed)?;
+    let nodes = first.map()?.nodes;
+    if nodes.is_empty() {
+        return Ok(vec![(None, first)]);
+    }
+    let mut admins = Vec::with_capacity(nodes.len());
+    for (number, (node, address)) in (1..).zip(nodes) {
+        if let Ok(admin) = admin(address, seed.wrapping_add(number)) {
+            admins.push((Some(node), admin));
+        }
+    }
+    if admins.is_empty() {
+        return Err(BenchError::Refused {
+            address: target.address,
+            step: "say where its nodes are",
+            message: "none of the addresses that it gives answers".to_owned(),
+        });
+    }
+    Ok(admins)
+}
+
+/// The server processes of a target that run on this machine: all of its cluster's nodes.
+pub(crate) fn server_pids(target: &Target, seed: u64) -> Vec<u32> {
+    let addresses: Vec<SocketAddr> = match target.protocol {
+        Protocol::Corelane => admins(target, seed)
+            .map(|admins| admins.iter().map(|(_, admin)| admin.address()).collect())
+            .unwrap_or_default(),
+        Protocol::Redis | Protocol::Etcd => vec![target.address],
+    };
+    let mut pids: Vec<u32> = addresses.into_iter().filter_map(process::listener_pid).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
 }
 
 /// Client sessions must be new for every bench: a server remembers the writes of old ones.
@@ -130,39 +201,73 @@ fn session_salt() -> u64 {
         ^ u64::from(std::process::id())
 }
 
-/// Splits the key space so that every shard has work from the first request on. Gives the target's number of shards.
+/// Splits the key space so that every shard has work from the first request on. Gives the target's number of places.
 pub(crate) fn spread(target: &Target, records: &Records, seed: u64) -> Result<u16, BenchError> {
     if target.protocol != Protocol::Corelane {
         return Ok(1);
     }
-    let mut admin = admin(target, seed)?;
-    let shards = admin.shards.max(1);
+    let mut admins = admins(target, seed)?;
+    let shards = admins
+        .iter()
+        .fold(0u16, |sum, (_, admin)| sum.saturating_add(admin.shards.max(1)));
     if let Some(per_shard) = records.split_per_shard {
-        admin.spread(&split_keys(
-            (u64::from(shards) * u64::from(per_shard)).min(PARTS_MAX),
-        ))?;
+        let keys = split_keys((u64::from(shards) * u64::from(per_shard)).min(PARTS_MAX));
+        if let [(None, alone)] = admins.as_mut_slice() {
+            alone.spread(&keys)?;
+        } else {
+            let mut nodes: Vec<Admin> = admins.into_iter().map(|(_, admin)| admin).collect();
+            for key in &keys {
+                split_at_leader(&mut nodes, key)?;
+            }
+        }
     }
-    Ok(shards)
+    let (places, _) = survey(target, seed)?;
+    Ok(u16::try_from(places.len()).unwrap_or(u16::MAX))
+}
+
+/// Splits a range of a cluster: the node that leads it does. What node did is asked first the next time.
+fn split_at_leader(nodes: &mut [Admin], key: &[u8]) -> Result<(), BenchError> {
+    for at in 0..nodes.len() {
+        match nodes[at].split(key) {
+            Ok(()) => {
+                nodes.swap(0, at);
+                return Ok(());
+            }
+            Err(error) if at + 1 == nodes.len() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Asks a corelane server for its counters, beside the load.
 pub(crate) struct Observer {
-    admin: Option<Admin>,
+    admins: Vec<(Option<u64>, Admin)>,
 }
 
 impl Observer {
     /// For `target`; other servers than corelane have nothing to say.
     pub(crate) fn connect(target: &Target, seed: u64) -> Result<Self, BenchError> {
         let is_ours = target.protocol == Protocol::Corelane;
-        Ok(Self {
-            admin: is_ours.then(|| admin(target, !seed)).transpose()?,
-        })
+        let admins = if is_ours {
+            admins(target, !seed)?
+        } else {
+            Vec::new()
+        };
+        Ok(Self { admins })
     }
 
-    /// Counters since the server started, over all shards; `None` when the server has none.
+    /// Counters since the servers started, over all shards; `None` when one of them has none.
     pub(crate) fn counters(&mut self) -> Option<Counters> {
-        let status = self.admin.as_mut()?.status().ok()?;
-        Counters::parse(&serde_json::from_str(&status).ok()?)
+        let mut sums: Option<Counters> = None;
+        for (_, admin) in &mut self.admins {
+            let counters = Counters::parse(&serde_json::from_str(&admin.status().ok()?).ok()?)?;
+            sums = Some(sums.map_or(counters, |sums| Counters {
+                log_writes: sums.log_writes + counters.log_writes,
+                stalls: sums.stalls + counters.stalls,
+            }));
+        }
+        sums
     }
 }
 

@@ -47,10 +47,18 @@ impl Step {
     }
 }
 
-/// A target with what is known of its process.
+/// A target with what is known of its processes: those of all nodes of a cluster.
 pub(crate) struct Known<'a> {
     pub(crate) target: &'a Target,
-    pub(crate) pid: Option<u32>,
+    pub(crate) pids: Vec<u32>,
+}
+
+impl Known<'_> {
+    /// CPU time of all processes; `None` when none is known, or one cannot be seen.
+    fn cpu_time(&self) -> Option<Duration> {
+        let times = self.pids.iter().map(|pid| process::cpu_time(*pid));
+        times.sum::<Option<Duration>>().filter(|_| !self.pids.is_empty())
+    }
 }
 
 /// One run of one step.
@@ -165,7 +173,7 @@ impl OneRun<'_> {
 
     fn sample(&self, shared: &Shared, observer: &mut Observer) -> Sample {
         Sample {
-            server_cpu: self.known.pid.and_then(process::cpu_time),
+            server_cpu: self.known.cpu_time(),
             counters: observer.counters(),
             device_writes: process::device_writes(),
             answers: shared.answers.load(Ordering::Relaxed),

@@ -9,14 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::{BenchConfig, Pace, Plan, Protocol, Target, Workload};
-use crate::connection::{connect, spread};
+use crate::connection::{connect, server_pids, spread};
 use crate::driver::supports;
 use crate::helper::Spinners;
 use crate::lane::{LoadCursor, Source};
 use crate::loader::{Assignment, Shared};
 use crate::machine::MachineFacts;
 use crate::outcome::{Outcome, Series};
-use crate::process;
 use crate::progress::Progress;
 use crate::ratio::ratios;
 use crate::recorder::{Recorder, Window};
@@ -39,20 +38,21 @@ pub fn run(config: &BenchConfig) -> Result<Outcome, BenchError> {
     let began_unix_s = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let mut targets = vec![Known {
-        target: &config.target,
-        pid: config
-            .server_pid
-            .or_else(|| process::listener_pid(config.target.address)),
-    }];
-    targets.extend(config.against.as_ref().map(|target| {
-        Known {
-            target,
-            pid: config
-                .against_pid
-                .or_else(|| process::listener_pid(target.address)),
-        }
-    }));
+    let known = |target, told: &[u32]| {
+        let pids = if told.is_empty() {
+            server_pids(target, config.seed)
+        } else {
+            told.to_vec()
+        };
+        Known { target, pids }
+    };
+    let mut targets = vec![known(&config.target, &config.server_pids)];
+    targets.extend(
+        config
+            .against
+            .as_ref()
+            .map(|target| known(target, &config.against_pids)),
+    );
     let steps = steps(config, &targets)?;
     let mut loading = Vec::new();
     for known in &targets {
@@ -246,10 +246,15 @@ fn settings(config: &BenchConfig, targets: &[Known<'_>]) -> Vec<(String, String)
     let mut settings: Vec<(String, String)> = Vec::new();
     let mut set = |name: &str, value: String| settings.push((name.to_owned(), value));
     for known in targets {
-        let pid = known
-            .pid
-            .map_or_else(|| "not seen".to_owned(), |pid| pid.to_string());
-        set("target", format!("{} (process {pid})", known.target));
+        let processes = match known.pids.as_slice() {
+            [] => "process not seen".to_owned(),
+            [pid] => format!("process {pid}"),
+            pids => format!(
+                "processes {}",
+                pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+            ),
+        };
+        set("target", format!("{} ({processes})", known.target));
     }
     set(
         "records",

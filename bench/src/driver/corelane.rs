@@ -269,8 +269,21 @@ pub(crate) struct Admin {
     pub(crate) shard: u16,
 }
 
-/// One range of the map: its first key, its id and its shard.
-pub(crate) type RangeFacts = (Vec<u8>, u64, u16);
+/// One range of a node's map.
+pub(crate) struct RangeFacts {
+    pub(crate) start: Vec<u8>,
+    range: u64,
+    /// The shard of the node that was asked.
+    pub(crate) shard: u16,
+    /// The node that leads it; none in a node that is alone, or when nobody is known to.
+    pub(crate) leader: Option<u64>,
+}
+
+/// A node's range map, and the nodes of its cluster with their addresses; none in a node that is alone.
+pub(crate) struct Map {
+    pub(crate) ranges: Vec<RangeFacts>,
+    pub(crate) nodes: Vec<(u64, SocketAddr)>,
+}
 
 impl Admin {
     /// Connects and says hello as session `client`, asking for `shard`.
@@ -314,17 +327,14 @@ impl Admin {
     /// Splits the key space at `keys` and spreads the parts over the shards, neighbours together.
     pub(crate) fn spread(&mut self, keys: &[Vec<u8>]) -> Result<(), BenchError> {
         for key in keys {
-            self.call(
-                "split a range",
-                &request::Split {
-                    key,
-                    deadline_ms: DEADLINE_MS,
-                },
-                |reply| matches!(reply, ReplyRef::SplitReply(_)).then_some(()),
-            )?;
+            self.split(key)?;
         }
         let parts = keys.len() + 1;
-        for (start, range, shard) in self.ranges()? {
+        let ranges = self.map()?.ranges;
+        for RangeFacts {
+            start, range, shard, ..
+        } in ranges
+        {
             // The part that the range starts in: ranges of others lie before the first key and stay.
             let Some(part) = keys.iter().position(|key| *key == start).map(|at| at + 1) else {
                 continue;
@@ -345,29 +355,44 @@ impl Admin {
         Ok(())
     }
 
+    /// Splits a range so that `key` starts one.
+    pub(crate) fn split(&mut self, key: &[u8]) -> Result<(), BenchError> {
+        let order = request::Split {
+            key,
+            deadline_ms: DEADLINE_MS,
+        };
+        self.call("split a range", &order, |reply| {
+            matches!(reply, ReplyRef::SplitReply(_)).then_some(())
+        })
+    }
+
+    /// Where the node was reached.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The range map, by start key.
-    pub(crate) fn ranges(&mut self) -> Result<Vec<RangeFacts>, BenchError> {
-        self.call(
-            "give the range map",
-            &request::RangeMap {
-                deadline_ms: DEADLINE_MS,
-            },
-            |reply| match reply {
-                ReplyRef::RangeMapReply(map) => Some(
-                    map.ranges
-                        .iter()
-                        .map(|entry| {
-                            (
-                                entry.start.to_vec(),
-                                entry.range.to_native(),
-                                entry.shard.to_native(),
-                            )
-                        })
-                        .collect(),
-                ),
-                _ => None,
-            },
-        )
+    pub(crate) fn map(&mut self) -> Result<Map, BenchError> {
+        let ask = request::RangeMap {
+            deadline_ms: DEADLINE_MS,
+        };
+        self.call("give the range map", &ask, |reply| {
+            let ReplyRef::RangeMapReply(map) = reply else {
+                return None;
+            };
+            let ranges = map.ranges.iter().map(|entry| RangeFacts {
+                start: entry.start.to_vec(),
+                range: entry.range.to_native(),
+                shard: entry.shard.to_native(),
+                leader: entry.leader.as_ref().map(|node| node.to_native()),
+            });
+            let nodes = map.nodes.iter();
+            let nodes = nodes.map(|entry| Some((entry.node.to_native(), entry.address.parse().ok()?)));
+            Some(Map {
+                ranges: ranges.collect(),
+                nodes: nodes.collect::<Option<_>>()?,
+            })
+        })
     }
 
     /// The node's status, as JSON.
