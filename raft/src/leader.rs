@@ -227,6 +227,11 @@ impl Raft {
         }
     }
 
+    /// Tells followers now what is committed, rather than with the next entries or after some ticks. Nothing when this is not the leader.
+    pub fn tell_commit(&mut self) {
+        self.heartbeat();
+    }
+
     /// A round of heartbeats to whoever needs one.
     pub(crate) fn heartbeat(&mut self) {
         let (term, external) = (self.hard.term, self.is_external());

@@ -196,4 +196,27 @@ impl Raft {
             || leadership.peers.iter().any(is_behind)
             || self.log.membership().vote_result(bound) != VoteResult::Won
     }
+
+    /// Whether ticks may be few and far between: a leader whose followers all answer, and of whom nobody waits for anything but to
+    /// learn what is committed. Ticks that come late then only delay that.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        let Role::Leader(leadership) = &self.role else {
+            return false;
+        };
+        let last = self.log.last().index;
+        let answers = |peer: &Progress| {
+            self.supports.is_down(peer.id)
+                || self.supports.holds(peer) && (peer.matched == last || peer.acknowledged)
+        };
+        let bound = |id| {
+            let holds = |peer: &Progress| peer.id == id && self.supports.holds(peer);
+            Some(id == self.id() || leadership.peers.iter().any(holds))
+        };
+        self.is_external()
+            && leadership.transfer.is_none()
+            && leadership.reads.is_empty()
+            && leadership.peers.iter().all(answers)
+            && self.log.membership().vote_result(bound) == VoteResult::Won
+    }
 }

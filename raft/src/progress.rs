@@ -41,7 +41,7 @@ pub(crate) struct Quiet {
     told: u64,
     fortified: u64,
     active: bool,
-    acknowledged: bool,
+    pub(crate) acknowledged: bool,
     rank: u8,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Progress {
     /// Heard of since the last check of the quorum.
     pub(crate) active: bool,
     /// Something was acknowledged since the last sign of life.
-    acknowledged: bool,
+    pub(crate) acknowledged: bool,
     /// The latest round of heartbeats that it answered.
     pub(crate) round: u64,
     /// The latest commit index that a heartbeat told it, and the first round that did.

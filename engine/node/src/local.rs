@@ -60,6 +60,15 @@ impl Groups {
     }
 }
 
+/// Among which groups it is that time passes for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ticks {
+    /// Those that get every tick.
+    pub(crate) full: bool,
+    /// Those that get one now and then: leaders whose followers are only to learn what is committed.
+    pub(crate) calm: bool,
+}
+
 /// A replica's seat in its group: what it takes part with, also while its state is not here.
 pub(crate) struct Seat<E: Env> {
     pub(crate) range: RangeId,
@@ -70,8 +79,7 @@ pub(crate) struct Seat<E: Env> {
     pub(crate) written: Seqno,
     /// The group may want something: it is asked before the step ends.
     pub(crate) dirty: bool,
-    /// It is among the groups that time passes for.
-    pub(crate) ticks: bool,
+    pub(crate) ticks: Ticks,
     /// Delivered by the group, and not applied yet.
     pub(crate) committed: VecDeque<Entry>,
     /// State that came, before the group has taken it up.
@@ -93,7 +101,7 @@ impl<E: Env> Seat<E> {
             writes: 0,
             written: Seqno::ZERO,
             dirty: false,
-            ticks: false,
+            ticks: Ticks::default(),
             committed: VecDeque::new(),
             arrived: None,
             installing: false,

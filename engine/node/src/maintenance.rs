@@ -12,6 +12,9 @@ use log::Record;
 use std::rc::Rc;
 use storage::{FlushCandidate, Pressure, Tablet, pick_flush};
 
+/// Looks for flushes and merges that are left out at most while nothing happens: each goes over all ranges of the shard.
+const LOOKS_SKIPPED_MAX: u32 = 40;
+
 impl<E: Env, B> State<E, B> {
     /// The log has made everything up to `persisted` durable: a clock bound may be among it.
     pub(crate) fn on_clock_bound(&mut self, persisted: Seqno) {
@@ -62,6 +65,16 @@ impl<E: Env, B> State<E, B> {
             .set_gc_threshold(Timestamp::new(wall_ns.saturating_sub(retention), 0));
     }
 
+    /// Whether there may be something to flush or to merge.
+    fn wants_look(&mut self) -> bool {
+        let looks = core::mem::take(&mut self.stirred)
+            || self.looks_skipped >= LOOKS_SKIPPED_MAX
+            || self.log.stats().live_bytes > self.config.log_bytes_max
+            || self.storage.pressure() >= Pressure::Flush;
+        self.looks_skipped = if looks { 0 } else { self.looks_skipped + 1 };
+        looks
+    }
+
     /// The next range to flush, if any: one that is full, or frozen, or one to relieve memory or log.
     fn pick_flush(&mut self) -> Option<(RangeId, Tablet<E>)> {
         let log_full = self.log.stats().live_bytes > self.config.log_bytes_max;
@@ -74,18 +87,17 @@ impl<E: Env, B> State<E, B> {
             .filter_map(Slot::live)
             .filter(|local| !local.busy.get())
             .filter_map(|local| {
-                let stats = local.tablet.stats();
+                let has_frozen = local.tablet.has_frozen();
                 // A flush of a range without anything new changes nothing, and would be picked again at once, for ever.
                 let has_news = local.tablet.applied_index() > local.tablet.flushed_index();
-                if !(has_news || stats.frozen > 0 || local.split_open) {
+                if !(has_news || has_frozen || local.split_open) {
                     return None;
                 }
-                let due = stats.frozen > 0 || local.tablet.wants_freeze() || local.split_open;
-                let memtable_bytes = stats.active_bytes + stats.frozen_bytes;
+                let due = has_frozen || local.tablet.wants_freeze() || local.split_open;
                 let pins_oldest_segment = due || log_full && pinning == Some(local.range);
-                (relieve || due).then_some(FlushCandidate {
+                (relieve || due).then(|| FlushCandidate {
                     range: local.range,
-                    memtable_bytes,
+                    memtable_bytes: local.tablet.memtable_bytes(),
                     pins_oldest_segment,
                 })
             })
@@ -118,6 +130,7 @@ impl<E: Env, B> State<E, B> {
 
     /// Work on the range is over.
     pub(crate) fn unclaim(&mut self, range: RangeId) {
+        self.stirred = true;
         if let Some(&slot) = self.here.get(&range)
             && let Some(local) = self.slots[slot as usize].live()
         {
@@ -142,7 +155,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         loop {
             self.maintenance.notified().await;
             self.step(State::maintain_clock);
-            while self.flush_one().await || self.merge_one().await {}
+            if self.with_state(State::wants_look) {
+                while self.flush_one().await || self.merge_one().await {}
+            }
             // Room appears in more ways than writes and flushes: what was held back looks again, so that it never waits for
             // an event that has passed.
             self.step(State::release_stalled);

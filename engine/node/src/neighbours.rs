@@ -40,6 +40,9 @@ use wire::{Code, Frame, PeerRef, WireError, decode_peer};
 
 /// How long nothing but messages wakes the detector and the groups, at most: a group may begin to need ticks at any time.
 const NAP_MAX: Duration = Duration::from_millis(50);
+/// Ticks to one of a group that is calm: how long followers may wait until they learn what is committed. A write of a range that is
+/// written now and then costs a round of heartbeats besides; of one that is written more often than this it does not.
+const CALM_TICKS: u32 = 8;
 /// Ranges whose state is not here; messages of more are dropped, and repeated by those who sent them.
 const STRANGERS_MAX: usize = 4096;
 
@@ -57,6 +60,9 @@ pub(crate) struct Neighbours<E: Env> {
     callers: FastMap<ConnectionId, Peer>,
     /// Slots of groups that need ticks, some of which may be over.
     ticking: Vec<u32>,
+    /// Slots of groups that need few, likewise, and the ticks since they had one.
+    calm: Vec<u32>,
+    calm_ticks: u32,
     /// State for followers, and state for replicas here.
     pub(crate) sending: Vec<Sending<E>>,
     pub(crate) receiving: Vec<Receiving>,
@@ -88,6 +94,8 @@ impl<E: Env> Neighbours<E> {
             letters: Vec::new(),
             callers: FastMap::default(),
             ticking: Vec::new(),
+            calm: Vec::new(),
+            calm_ticks: 0,
             sending: Vec::new(),
             receiving: Vec::new(),
         }
@@ -577,14 +585,18 @@ impl<E: Env, B> State<E, B> {
         let seat = self.slots[slot as usize]
             .seat_mut()
             .expect("a replica stays while its group works");
-        if let Some(neighbours) = &mut self.neighbours
-            && !seat.ticks
-            && !(is_alone && seat.raft.is_leader())
-            && !seat.leaving
-            && seat.raft.needs_tick()
-        {
-            seat.ticks = true;
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        if seat.ticks.full || is_alone && seat.raft.is_leader() || seat.leaving || !seat.raft.needs_tick() {
+            return;
+        }
+        if !seat.raft.is_calm() {
+            seat.ticks.full = true;
             neighbours.ticking.push(slot);
+        } else if !seat.ticks.calm {
+            seat.ticks.calm = true;
+            neighbours.calm.push(slot);
         }
     }
 
@@ -600,22 +612,48 @@ impl<E: Env, B> State<E, B> {
         if !neighbours.detector.may_start(wall_ns) {
             return;
         }
-        for slot in mem::take(&mut neighbours.ticking) {
-            let Some(seat) = self.slots[slot as usize].seat_mut() else {
-                continue;
-            };
-            // A slot that was taken by another range meanwhile may be here twice.
-            if !mem::take(&mut seat.ticks) || seat.leaving {
-                continue;
-            }
-            for _ in 0..ticks {
-                if seat.raft.needs_tick() {
-                    seat.raft.tick();
-                }
-            }
-            self.touch(slot);
-            self.watch_ticks(slot);
+        let mut ticking = mem::take(&mut neighbours.ticking);
+        let mut calm = Vec::new();
+        neighbours.calm_ticks = neighbours.calm_ticks.saturating_add(ticks);
+        if neighbours.calm_ticks >= CALM_TICKS {
+            neighbours.calm_ticks = 0;
+            calm = mem::take(&mut neighbours.calm);
         }
+        // A slot that was taken by another range meanwhile may be there twice.
+        for slots in [&mut ticking, &mut calm] {
+            slots.sort_unstable();
+            slots.dedup();
+        }
+        for slot in calm {
+            if let Some(seat) = self.slots[slot as usize].seat_mut()
+                && mem::take(&mut seat.ticks.calm)
+                && !seat.ticks.full
+            {
+                self.tick(slot, 1);
+            }
+        }
+        for slot in ticking {
+            if let Some(seat) = self.slots[slot as usize].seat_mut()
+                && mem::take(&mut seat.ticks.full)
+            {
+                self.tick(slot, ticks);
+            }
+        }
+    }
+
+    /// Time passes for the group in `slot`.
+    fn tick(&mut self, slot: u32, ticks: u32) {
+        let seat = self.seat_of(slot);
+        if seat.leaving {
+            return;
+        }
+        for _ in 0..ticks {
+            if seat.raft.needs_tick() {
+                seat.raft.tick();
+            }
+        }
+        self.touch(slot);
+        self.watch_ticks(slot);
     }
 
     /// One train to each node that is to hear something. At the end of a turn.
@@ -799,10 +837,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 let neighbours = state.neighbours.as_ref()?;
                 let wake_ns = neighbours.detector.wake_at().unwrap_or(u64::MAX);
                 let nap = Duration::from_nanos(wake_ns.saturating_sub(wall_ns)).min(NAP_MAX);
-                Some(if neighbours.ticking.is_empty() {
-                    nap
-                } else {
+                Some(if !neighbours.ticking.is_empty() {
                     nap.min(tick)
+                } else if !neighbours.calm.is_empty() {
+                    nap.min(tick * CALM_TICKS)
+                } else {
+                    nap
                 })
             });
             // The detector may want to be asked at once; others come first.

@@ -125,6 +125,7 @@ impl<E: Env, B> State<E, B> {
 
     /// The group in `slot` may want something: it is asked at the end of the turn.
     pub(crate) fn touch(&mut self, slot: u32) {
+        self.stirred = true;
         if !mem::replace(&mut self.seat_of(slot).dirty, true) {
             self.dirty.push(slot);
         }
@@ -589,6 +590,9 @@ impl<E: Env, B> State<E, B> {
                 self.introduce_all(right_slot);
             }
             if campaigns {
+                // The others vote sooner with the new range's state than without.
+                self.live_mut(slot).seat.raft.tell_commit();
+                self.touch(slot);
                 self.live_mut(right_slot).seat.raft.campaign_now();
             }
             self.touch(right_slot);

@@ -591,6 +591,8 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         damage: BTreeMap::new(),
         failed: None,
         wake_maintenance: false,
+        stirred: true,
+        looks_skipped: 0,
     };
     state.on_map(&assembled.map);
     state.strangers = (0..)

@@ -293,6 +293,9 @@ pub(crate) struct State<E: Env, B: 'static> {
     /// Set when the node must stop.
     pub(crate) failed: Option<String>,
     pub(crate) wake_maintenance: bool,
+    /// Something happened since flushes and merges were last looked for, and how often it was not looked because nothing had.
+    pub(crate) stirred: bool,
+    pub(crate) looks_skipped: u32,
 }
 
 impl<E: Env, B> State<E, B> {

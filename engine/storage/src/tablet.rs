@@ -196,6 +196,20 @@ impl<E: Env> Tablet<E> {
         }
     }
 
+    /// Bytes of all memtables, the frozen ones included.
+    #[must_use]
+    pub fn memtable_bytes(&self) -> usize {
+        let state = self.0.state.borrow();
+        let frozen = state.frozen.iter().map(|frozen| frozen.cell.bytes());
+        state.active.bytes() + frozen.sum::<usize>()
+    }
+
+    /// Whether a memtable is frozen and not flushed.
+    #[must_use]
+    pub fn has_frozen(&self) -> bool {
+        !self.0.state.borrow().frozen.is_empty()
+    }
+
     /// Whether the active memtable has reached its size and should be frozen.
     #[must_use]
     pub fn wants_freeze(&self) -> bool {
