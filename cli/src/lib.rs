@@ -19,6 +19,7 @@ mod command;
 mod error;
 mod offline;
 mod output;
+mod past;
 mod presplit;
 pub mod record;
 mod session;

@@ -15,7 +15,8 @@
 
 use crate::tokio as shell;
 use crate::{
-    Address, Batch, Error, KeySpan, Moved, NodeInfo, Options, Page, Placed, RangeInfo, Row, Split, Swap,
+    Address, Batch, Error, KeySpan, Moved, NodeInfo, Options, Page, Placed, RangeInfo, Row, Split,
+    StaleValue, Staleness, Swap,
 };
 use base::{NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
@@ -136,6 +137,8 @@ waiting! {
     get(key: impl AsRef<[u8]>) -> Option<Vec<u8>>;
     /// The value that `key` had at `ts`.
     get_at(key: impl AsRef<[u8]>, ts: Timestamp) -> Option<Vec<u8>>;
+    /// The value that `key` had a while ago, from the nearest node that has it; see [`Staleness`].
+    get_stale(key: impl AsRef<[u8]>, staleness: Staleness) -> StaleValue;
     /// The newest value of `key` and when it was written; or no value and when that was so.
     get_versioned(key: impl AsRef<[u8]>) -> (Option<Vec<u8>>, Timestamp);
     /// Sets `key` to `value`, durably, and says at which timestamp.
@@ -222,6 +225,12 @@ impl Scan {
     /// As of `ts`, instead of now.
     pub fn at(mut self, ts: Timestamp) -> Self {
         self.inner = self.inner.at(ts);
+        self
+    }
+
+    /// As of a while ago, from the nearest nodes that have the rows.
+    pub fn stale(mut self, staleness: Staleness) -> Self {
+        self.inner = self.inner.stale(staleness);
         self
     }
 

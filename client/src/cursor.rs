@@ -13,8 +13,8 @@
 use crate::Error;
 use crate::span::successor;
 use base::Timestamp;
+use base::api::ReadAt;
 use base::key::Span;
-use wire::convert::Stamp;
 use wire::reply::ArchivedScanPage;
 use wire::request;
 
@@ -109,7 +109,9 @@ pub(crate) struct Cursor {
     /// What is not yet delivered.
     span: Span,
     pub(crate) reverse: bool,
-    read_ts: Option<Timestamp>,
+    /// The moment is named by its age; the first page says which it is.
+    pub(crate) is_stale: bool,
+    at: ReadAt,
     rows_left: Option<u64>,
     page_rows: u32,
     page_bytes: u32,
@@ -117,12 +119,13 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    pub(crate) fn new(span: Span, reverse: bool, read_ts: Option<Timestamp>, rows_max: Option<u64>) -> Self {
+    pub(crate) fn new(span: Span, reverse: bool, at: ReadAt, rows_max: Option<u64>) -> Self {
         let finished = span.is_empty() || rows_max == Some(0);
         Self {
             span,
             reverse,
-            read_ts,
+            is_stale: at.is_stale(),
+            at,
             rows_left: rows_max,
             page_rows: 4096,
             page_bytes: 256 << 10,
@@ -142,7 +145,10 @@ impl Cursor {
 
     /// The timestamp that the scan reads at, once known.
     pub(crate) fn read_ts(&self) -> Option<Timestamp> {
-        self.read_ts
+        match self.at {
+            ReadAt::At(read_ts) => Some(read_ts),
+            ReadAt::Newest | ReadAt::Ago(_) | ReadAt::Within(_) => None,
+        }
     }
 
     /// What is not yet delivered.
@@ -156,7 +162,7 @@ impl Cursor {
             start: &self.span.start,
             end: self.span.end.as_deref(),
             reverse: self.reverse,
-            read_ts: self.read_ts.map(Stamp::from),
+            at: self.at.into(),
             rows_max: self.rows_left,
             page_rows: self.page_rows,
             page_bytes: self.page_bytes,
@@ -168,10 +174,10 @@ impl Cursor {
     /// Takes in a page of the running stream: checks that it continues where the last one ended, and steps over it. After a
     /// page that is `done`, the next stream starts, unless the scan is finished.
     pub(crate) fn on_page(&mut self, page: &mut Page) -> Result<(), Error> {
-        if self.read_ts.is_some_and(|read_ts| read_ts != page.read_ts) {
+        if self.read_ts().is_some_and(|read_ts| read_ts != page.read_ts) {
             return Err(broken("a scan changed its timestamp"));
         }
-        self.read_ts = Some(page.read_ts);
+        self.at = ReadAt::At(page.read_ts);
         let mut last: Option<&[u8]> = None;
         for (key, _, _) in page.iter() {
             let in_order = last.is_none_or(|last| if self.reverse { key < last } else { last < key });

@@ -28,6 +28,8 @@
 //! safe: reads always, writes because each has a number by which the server recognises a repetition. A write whose outcome
 //! is truly unknown at its deadline ends as [`Error::Ambiguous`], and only such a write does.
 //!
+//! [`Staleness`] trades freshness for speed: such reads are answered by the nearest node that has a replica.
+//!
 //! The pure part ([`range_cache`], `routing`, `session`, `retry`, `request`, `cursor`) performs no I/O and reads no clock.
 
 mod batch;
@@ -40,6 +42,7 @@ mod retry;
 mod routing;
 mod session;
 mod span;
+mod staleness;
 
 pub mod blocking;
 mod tokio;
@@ -53,4 +56,5 @@ pub use options::{Address, Addresses, Options};
 pub use range_cache::RangeInfo;
 pub use request::{Moved, NodeInfo, Placed, Split, Swap};
 pub use span::{KeySpan, prefix};
+pub use staleness::{StaleValue, Staleness};
 pub use wire::Code;

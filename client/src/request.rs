@@ -2,12 +2,13 @@
 
 use crate::cursor::Page;
 use crate::range_cache::{RangeCache, RangeInfo};
+use crate::staleness::StaleValue;
 use crate::{Address, Error};
-use base::api::{Condition, WriteId, WriteOp};
+use base::api::{Condition, ReadAt, WriteId, WriteOp};
 use base::key::Span;
 use base::limits;
 use base::{NodeId, RangeId, RequestId, ShardId, Timestamp};
-use wire::convert::{Stamp, WriteIdV1};
+use wire::convert::WriteIdV1;
 use wire::reply::{ArchivedHelloReply, ArchivedRangeMapReply};
 use wire::{Code, EncodeError, Outbox, ReplyRef, request};
 
@@ -16,7 +17,7 @@ use wire::{Code, EncodeError, Outbox, ReplyRef, request};
 pub(crate) enum Request<'a> {
     Get {
         key: &'a [u8],
-        read_ts: Option<Timestamp>,
+        at: ReadAt,
     },
     Put {
         key: &'a [u8],
@@ -83,6 +84,11 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Whether replicas that do not lead may answer: then the nearest one is asked.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(self, Self::Get { at, .. } if at.is_stale())
+    }
+
     /// Whether the server may work on it for long without a word: that says nothing about whether it lives, and another server
     /// would begin anew.
     pub(crate) fn takes_long(&self) -> bool {
@@ -129,11 +135,11 @@ impl<'a> Request<'a> {
     ) -> Result<(), EncodeError> {
         let id = WriteIdV1::from(id);
         match *self {
-            Self::Get { key, read_ts } => outbox.push(
+            Self::Get { key, at } => outbox.push(
                 number,
                 &request::Get {
                     key,
-                    read_ts: read_ts.map(Stamp::from),
+                    at: at.into(),
                     deadline_ms,
                 },
             ),
@@ -414,6 +420,7 @@ pub(crate) enum Reply {
         value: Option<Vec<u8>>,
         ts: Timestamp,
     },
+    Stale(StaleValue),
     Written(Timestamp),
     ConditionFailed {
         condition: u32,
@@ -479,6 +486,11 @@ impl Reply {
                 value: get.value().map(<[u8]>::to_vec),
                 ts: get.ts.timestamp(),
             },
+            ReplyRef::StaleReply(get) => Self::Stale(StaleValue {
+                value: get.value().map(<[u8]>::to_vec),
+                ts: get.ts.timestamp(),
+                read_ts: get.read_ts.timestamp(),
+            }),
             ReplyRef::WriteReply(write) => Self::Written(write.ts.timestamp()),
             ReplyRef::ConditionFailed(failed) => Self::ConditionFailed {
                 condition: failed.condition.to_native(),
@@ -541,7 +553,7 @@ impl Reply {
     pub(crate) fn unexpected(&self, request: &str) -> Error {
         let what = match self {
             Self::Hello(_) => "a hello",
-            Self::Get { .. } => "a value",
+            Self::Get { .. } | Self::Stale(_) => "a value",
             Self::Written(_) => "a write's result",
             Self::ConditionFailed { .. } => "a failed condition",
             Self::Page(_) => "a page",

@@ -18,7 +18,7 @@
 //! - A server of another cluster is never used: [`Routing::identified`] says so before anything is sent to it.
 
 use crate::Address;
-use crate::range_cache::RangeCache;
+use crate::range_cache::{RangeCache, RangeInfo};
 use crate::request::Route;
 use base::collections::FastMap;
 use base::{NodeId, RangeId, ShardId};
@@ -54,6 +54,8 @@ struct Server {
     node: Option<NodeId>,
     /// Set from a failure until the next answer.
     outage: Option<Outage>,
+    /// How long an answer takes, about; `None` before the first one.
+    distance: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +74,8 @@ pub(crate) struct Target {
     pub(crate) shard: ShardId,
     /// The range of the key, by the map.
     range: Option<RangeId>,
+    /// Whoever answers leads the range.
+    shows_leader: bool,
     /// An answer would be news: [`Routing::answered`] wants to hear of it.
     pub(crate) is_news: bool,
 }
@@ -79,6 +83,10 @@ pub(crate) struct Target {
 /// What one call remembers of its tries.
 #[derive(Debug, Default)]
 pub(crate) struct Course {
+    /// Any server that has a replica may answer: the nearest one is asked first.
+    pub(crate) goes_near: bool,
+    /// Servers that have a replica and never answered anything.
+    pub(crate) unknown: Vec<ServerId>,
     /// Asked since the last pause.
     visited: Vec<ServerId>,
     /// Where the last refusal pointed.
@@ -116,6 +124,14 @@ pub(crate) struct Routing {
 }
 
 impl Course {
+    /// Of a call that any server may answer which has a replica, if it `goes_near`, or else the leader only.
+    pub(crate) fn new(goes_near: bool) -> Self {
+        Self {
+            goes_near,
+            ..Self::default()
+        }
+    }
+
     /// How long a try at `server` may go without an answer when others could be asked: longer after it let tries of this
     /// call pass unanswered although it could be reached.
     pub(crate) fn allowance(&self, server: ServerId, try_timeout: Duration) -> Duration {
@@ -150,6 +166,7 @@ impl Routing {
             address: address.clone(),
             node: None,
             outage: None,
+            distance: None,
         };
         Self {
             servers: servers.iter().take(SERVERS_MAX).map(server).collect(),
@@ -218,27 +235,41 @@ impl Routing {
             _ => info.map(|info| info.range),
         };
         let leader = range.and_then(|range| self.leaders.get(&range)).copied();
+        let near = match info {
+            Some(info) if course.goes_near => self.by_distance(info, now),
+            Some(_) | None => Vec::new(),
+        };
         let server = match course.next.take() {
             Some(server) => server,
-            None => self.choose(leader, course, now),
+            None => self.choose(&near, leader, course, now),
         };
         course.visit(server);
-        let is_news = self.servers[server.0].outage.is_some()
-            || (self.servers.len() > 1 && range.is_some() && leader != Some(server));
+        let is_unknown = |other: &ServerId| {
+            let never_heard = self.servers[other.0].distance.is_none();
+            never_heard && *other != server && self.avoided(*other, now).is_none()
+        };
+        course.unknown = near.into_iter().filter(is_unknown).collect();
+        let shows_leader = self.servers.len() > 1 && range.is_some() && !course.goes_near;
+        let is_news = self.servers[server.0].outage.is_some() || (shows_leader && leader != Some(server));
         Target {
             server,
             shard,
             range,
+            shows_leader,
             is_news,
         }
     }
 
-    fn choose(&self, leader: Option<ServerId>, course: &mut Course, now: Duration) -> ServerId {
+    fn choose(
+        &self,
+        near: &[ServerId],
+        leader: Option<ServerId>,
+        course: &mut Course,
+        now: Duration,
+    ) -> ServerId {
         let first = |course: &Course| {
-            let wished = leader.into_iter().chain(self.ring());
-            wished
-                .into_iter()
-                .find(|server| self.is_fresh(*server, course, now))
+            let mut wished = near.iter().copied().chain(leader).chain(self.ring());
+            wished.find(|server| self.is_fresh(*server, course, now))
         };
         if let Some(server) = first(course) {
             return server;
@@ -248,6 +279,29 @@ impl Routing {
             let until = |server: &ServerId| self.servers[server.0].outage.map(|outage| outage.until);
             self.ring().min_by_key(until).unwrap_or(self.home)
         })
+    }
+
+    /// The servers that have a replica of the range, as far as known, the nearest first and those that never answered last.
+    fn by_distance(&self, info: &RangeInfo, now: Duration) -> Vec<ServerId> {
+        let servers = info.nodes.iter().filter_map(|node| self.server_of(*node, now));
+        let mut servers: Vec<_> = servers.collect();
+        servers.sort_by_key(|server| self.servers[server.0].distance.unwrap_or(Duration::MAX));
+        servers
+    }
+
+    /// Whether the time of an answer changes what is known.
+    pub(crate) fn is_news_of_distance(&self, server: ServerId, took: Duration) -> bool {
+        let known = self.servers[server.0].distance;
+        known.is_none_or(|known| took < known - known / 8 || took > known + known / 4)
+    }
+
+    /// An answer took a while. A short time is believed at once: what takes longer may have waited for something else.
+    pub(crate) fn measured(&mut self, server: ServerId, took: Duration) {
+        let distance = &mut self.servers[server.0].distance;
+        *distance = Some(match *distance {
+            Some(known) if took > known => known + (took - known) / 8,
+            Some(_) | None => took,
+        });
     }
 
     /// Every server once, home first.
@@ -377,7 +431,7 @@ impl Routing {
     /// The server of `target` answered a request for it: it is up, and leads the range if there is one. Says whether it has
     /// become home, in place of one that failed.
     pub(crate) fn answered(&mut self, target: &Target) -> bool {
-        if let Some(range) = target.range.filter(|_| self.servers.len() > 1) {
+        if let Some(range) = target.range.filter(|_| target.shows_leader) {
             self.leaders.insert(range, target.server);
         }
         self.is_up(target.server)
@@ -454,6 +508,7 @@ impl Routing {
                 address,
                 node: Some(node),
                 outage: None,
+                distance: None,
             });
         }
     }

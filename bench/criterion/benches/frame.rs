@@ -77,7 +77,7 @@ fn frames(criterion: &mut Criterion) {
         "get",
         &request::Get {
             key: KEY,
-            read_ts: None,
+            at: request::ReadAt::Newest,
             deadline_ms: 1000,
         },
     );

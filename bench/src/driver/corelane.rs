@@ -99,7 +99,7 @@ impl Driver for CorelaneDriver {
                     id,
                     &request::Get {
                         key,
-                        read_ts: None,
+                        at: request::ReadAt::Newest,
                         deadline_ms: DEADLINE_MS,
                     },
                 )?;
@@ -177,6 +177,7 @@ impl Driver for CorelaneDriver {
                     Page::Done(rows) => Some(Answer::Rows(rows)),
                 },
                 ReplyRef::GetReply(reply) => Some(reply.value().map_or(Answer::Missing, Answer::Value)),
+                ReplyRef::StaleReply(reply) => Some(reply.value().map_or(Answer::Missing, Answer::Value)),
                 ReplyRef::EchoReply(reply) => Some(Answer::Value(&reply.payload)),
                 ReplyRef::WriteReply(_) | ReplyRef::DiskWriteReply(_) => Some(Answer::Done),
                 ReplyRef::ErrorReply(reply) => Some(Answer::Failed(&reply.message)),
@@ -244,7 +245,7 @@ impl CorelaneDriver {
                 start,
                 end: None,
                 reverse: false,
-                read_ts: None,
+                at: request::ReadAt::Newest,
                 rows_max: Some(rows),
                 page_rows,
                 page_bytes: u32::try_from(limits::SCAN_BYTES_MAX).expect("a small limit"),

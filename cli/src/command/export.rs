@@ -5,9 +5,9 @@ use crate::command::layout::FormatArgs;
 use crate::command::scan;
 use crate::error::{CliError, Exit, Outcome, code, watched};
 use crate::output::{Object, grouped, shown, size};
+use crate::past::PastArgs;
 use crate::record::{Format, Layout};
 use crate::session::{Session, explain};
-use base::Timestamp;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::ffi::OsString;
@@ -48,9 +48,8 @@ pub(crate) struct ExportArgs {
     /// Only keys before this one
     #[arg(long, value_name = "KEY")]
     end: Option<OsString>,
-    /// What there was at this time: seconds since 1970, as in `SECONDS.NANOS`
-    #[arg(long, value_name = "TIME")]
-    at: Option<Timestamp>,
+    #[command(flatten)]
+    past: PastArgs,
 }
 
 pub(crate) fn run(global: &Global, args: ExportArgs) -> Outcome {
@@ -70,9 +69,7 @@ pub(crate) fn run(global: &Global, args: ExportArgs) -> Outcome {
     let span = scan::span(global, args.prefix, args.start, args.end)?;
     let session = Session::open(global)?;
     let mut rows = session.db.scan(span);
-    if let Some(at) = args.at {
-        rows = rows.at(at);
-    }
+    rows = args.past.of(rows);
     let mut sink = Sink::open(path.as_deref())?;
     let progress = progress(global);
     let mut written = Written::default();

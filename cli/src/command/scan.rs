@@ -3,8 +3,8 @@
 use crate::args::Global;
 use crate::error::{CliError, Exit, Outcome};
 use crate::output::{Object, Output, grouped, shown};
+use crate::past::PastArgs;
 use crate::session::{Session, explain};
-use base::Timestamp;
 use base::key::Span;
 use clap::Args;
 use std::ffi::OsString;
@@ -16,6 +16,7 @@ Examples:
   corelane scan user/ user0 --limit 20           from `user/` up to, not including, `user0`
   corelane scan --prefix user/ --reverse         the last ones first
   corelane scan --prefix user/ --count
+  corelane scan --prefix user/ --stale 5s        as of 5 s ago, from the nearest nodes
 
 Bytes that a terminal cannot show appear as \\xNN; `corelane export` writes them as they are.";
 
@@ -41,9 +42,8 @@ pub(crate) struct ScanArgs {
     /// Only how many there are
     #[arg(long, conflicts_with = "keys")]
     count: bool,
-    /// What there was at this time: seconds since 1970, as in `SECONDS.NANOS`
-    #[arg(long, value_name = "TIME")]
-    at: Option<Timestamp>,
+    #[command(flatten)]
+    past: PastArgs,
 }
 
 pub(crate) fn run(global: &Global, args: ScanArgs) -> Outcome {
@@ -56,9 +56,7 @@ pub(crate) fn run(global: &Global, args: ScanArgs) -> Outcome {
     if let Some(limit) = args.limit {
         scan = scan.limit(limit);
     }
-    if let Some(at) = args.at {
-        scan = scan.at(at);
-    }
+    scan = args.past.of(scan);
     let mut out = Output::new();
     let mut count: u64 = 0;
     session.run(async {

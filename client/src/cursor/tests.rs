@@ -31,7 +31,7 @@ fn cursor(start: &str, end: Option<&str>, reverse: bool) -> Cursor {
     Cursor::new(
         Span::new(start.as_bytes(), end.map(str::as_bytes)),
         reverse,
-        None,
+        ReadAt::Newest,
         None,
     )
 }
@@ -64,14 +64,14 @@ fn servers_that_cheat_are_found_out() {
             });
         let mut other_ts = page(&["c"], None, true);
         other_ts.read_ts = Timestamp::new(10, 0);
-        let mut pinned = Cursor::new(Span::all(), reverse, Some(TS), None);
+        let mut pinned = Cursor::new(Span::all(), reverse, ReadAt::At(TS), None);
         assert!(pinned.on_page(&mut other_ts).is_err());
     }
 }
 
 #[test]
 fn a_limit_ends_the_scan_even_if_the_server_sends_more() {
-    let mut cursor = Cursor::new(Span::all(), false, None, Some(3));
+    let mut cursor = Cursor::new(Span::all(), false, ReadAt::Newest, Some(3));
     let mut first = page(&["a", "b"], Some("c"), false);
     cursor.on_page(&mut first).unwrap();
     assert_eq!((first.len(), cursor.is_finished()), (2, false));
@@ -84,7 +84,7 @@ fn a_limit_ends_the_scan_even_if_the_server_sends_more() {
 #[test]
 fn empty_spans_and_limits_ask_for_nothing() {
     assert!(cursor("b", Some("b"), false).is_finished());
-    assert!(Cursor::new(Span::all(), false, None, Some(0)).is_finished());
+    assert!(Cursor::new(Span::all(), false, ReadAt::Newest, Some(0)).is_finished());
     assert!(!cursor("", None, true).is_finished());
 }
 
@@ -101,7 +101,7 @@ proptest! {
     ) {
         let (start, end) = span;
         let span = Span::new(start.as_bytes(), end.as_deref().map(str::as_bytes));
-        let mut cursor = Cursor::new(span.clone(), reverse, None, None);
+        let mut cursor = Cursor::new(span.clone(), reverse, ReadAt::Newest, None);
         let mut delivered = Vec::new();
         let mut cuts = cuts.iter().cycle();
         for _ in 0..500 {

@@ -299,3 +299,51 @@ fn a_server_of_another_cluster_is_found_out() {
     assert_eq!(routing.identified(ServerId(1), NodeId(2), 7), Ok(()));
     assert!(routing.knows(NodeId(2)));
 }
+
+#[test]
+fn the_nearest_replica_is_asked_for_the_past_and_then_the_leader() {
+    let mut routing = known([Some(1), Some(1)]);
+    let mut with_nodes = map(6, [Some(1), Some(1)]).ranges().to_vec();
+    with_nodes[0].nodes = vec![NodeId(1), NodeId(2), NodeId(3)];
+    let with_nodes = RangeCache::partial(7, with_nodes).unwrap();
+    routing.map_seen(ServerId(0), with_nodes, nodes(), MS);
+    let near = || Course::new(true);
+    routing.measured(ServerId(0), MS * 50);
+    routing.measured(ServerId(1), MS * 2);
+    let mut course = near();
+    let target = routing.aim(Route::Key(b"a"), &mut course, MS);
+    assert_eq!((target.server, target.is_news), (ServerId(1), false));
+    assert_eq!(course.unknown, [ServerId(2)], "it may be nearer");
+    routing.measured(ServerId(2), MS);
+    let mut course = near();
+    let target = routing.aim(Route::Key(b"a"), &mut course, MS);
+    assert_eq!((target.server, course.unknown.len()), (ServerId(2), 0));
+    // It is too far behind: the leader can always show it.
+    assert_eq!(
+        refuse(&mut routing, &mut course, &target, Some(1), MS),
+        Turn::AtOnce
+    );
+    let target = routing.aim(Route::Key(b"a"), &mut course, MS);
+    assert_eq!(target.server, ServerId(0));
+    assert!(!routing.answered(&target));
+    // One that is down is passed over.
+    routing.failed(ServerId(2), Trouble::Silent, MS);
+    assert_eq!(routing.aim(Route::Key(b"a"), &mut near(), MS).server, ServerId(1));
+    // Where nobody says who has replicas, the leader is asked.
+    assert_eq!(routing.aim(Route::Key(b"z"), &mut near(), MS).server, ServerId(0));
+    assert_eq!(goes(&routing, "a", MS), (0, 0));
+}
+
+#[test]
+fn a_distance_follows_short_times_at_once_and_long_ones_slowly() {
+    let mut routing = known([None, None]);
+    let server = ServerId(1);
+    assert!(routing.is_news_of_distance(server, MS));
+    routing.measured(server, MS * 10);
+    assert!(!routing.is_news_of_distance(server, MS * 11));
+    routing.measured(server, MS * 90);
+    assert!(routing.is_news_of_distance(server, MS * 8));
+    assert!(!routing.is_news_of_distance(server, MS * 20));
+    routing.measured(server, MS);
+    assert!(routing.is_news_of_distance(server, MS * 2));
+}

@@ -51,7 +51,7 @@ impl Tries {
     pub(crate) fn reset(&mut self) {
         self.started = Instant::now();
         self.retry.reset();
-        self.course = Course::default();
+        self.course = Course::new(self.course.goes_near);
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -70,6 +70,7 @@ impl Pool {
             limits.check(request)?;
         }
         let mut tries = Tries::new(&self.options, request.is_write());
+        tries.course = Course::new(request.is_stale());
         let number = if request.is_write() {
             let waiting = tokio::time::timeout(self.options.deadline, self.begin_write());
             Some(waiting.await.map_err(|_| self.late())?)
@@ -80,7 +81,7 @@ impl Pool {
             let id = number
                 .as_ref()
                 .map_or_else(WriteId::default, |number| number.id());
-            let target = self.aim(request.route(), &mut tries.course);
+            let target = self.aim_near(request.route(), &mut tries.course);
             let failure = match self.attempt(request, &target, id, &mut tries).await {
                 Ok(Reply::Refused(refusal)) => Failure::Refused(refusal),
                 Ok(reply) => {
@@ -214,8 +215,12 @@ impl Pool {
             Err(SubmitError::Encode(error)) => return Ok(refuse(too_large(error))),
         };
         let until = if request.takes_long() { deadline } else { until };
+        let sent = Instant::now();
         match tokio::time::timeout_at(until.into(), pending.wait()).await {
             Ok(Ok(reply)) => {
+                if tries.course.goes_near {
+                    self.took(target.server, sent.elapsed());
+                }
                 if connection.take_misrouted() {
                     self.refresh_soon();
                 }
@@ -279,6 +284,16 @@ impl Pool {
             self.not_connected(target.server, trouble);
         }
         Err(Failure::NotSent(error))
+    }
+
+    /// As [`Self::aim`]. Where the nearest server is wanted, it is found out in the background how far those are that were never
+    /// spoken to.
+    pub(crate) fn aim_near(self: &Arc<Self>, route: Route<'_>, course: &mut Course) -> Target {
+        let target = self.aim(route, course);
+        for server in core::mem::take(&mut course.unknown) {
+            self.probe(server, target.shard);
+        }
+        target
     }
 
     /// Finds out in the background whether a server that was silent is there again.

@@ -29,6 +29,8 @@ pub(crate) struct Connection {
     shared: Arc<Shared>,
     /// What the server said when the connection was made.
     pub(crate) info: NodeInfo,
+    /// How long the server took to say so.
+    pub(crate) hello_took: Duration,
     /// Room for unanswered requests.
     window: Arc<Semaphore>,
     tasks: [AbortHandle; 2],
@@ -163,6 +165,7 @@ impl Connection {
         };
         let window = Arc::new(Semaphore::new(1));
         let permit = acquire(&window).await?;
+        let said = Instant::now();
         let pending = submit(&shared, permit, |outbox, request| outbox.push(request, &hello));
         let pending = pending.map_err(|error| match error {
             SubmitError::Closed(error) => error,
@@ -174,11 +177,13 @@ impl Connection {
             Reply::Hello(info) => info,
             other => return Err(other.unexpected("a hello")),
         };
+        let hello_took = said.elapsed();
         let requests = info.limits.requests.min(options.requests_max.clamp(1, 65_536));
         let window = Arc::new(Semaphore::new(requests));
         Ok(Self {
             shared,
             info,
+            hello_took,
             window,
             tasks: guard.disarm(),
         })

@@ -4,8 +4,8 @@ use super::pool::Pool;
 use super::scan::Scan;
 use crate::request::{Limits, Moved, NodeInfo, Placed, Reply, Request, Split, Swap};
 use crate::span::checked;
-use crate::{Address, Batch, Error, KeySpan, Options, RangeInfo};
-use base::api::{Condition, WriteOp};
+use crate::{Address, Batch, Error, KeySpan, Options, RangeInfo, StaleValue, Staleness};
+use base::api::{Condition, ReadAt, WriteOp};
 use base::{NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Db {
     /// # Errors
     /// See [`Error`].
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.read(key.as_ref(), None).await?.0)
+        Ok(self.read(key.as_ref(), ReadAt::Newest).await?.0)
     }
 
     /// The value that `key` had at `ts`.
@@ -67,7 +67,7 @@ impl Db {
     /// # Errors
     /// See [`Error`]; with code `TimestampTooOld` when versions that old may have been collected.
     pub async fn get_at(&self, key: impl AsRef<[u8]>, ts: Timestamp) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.read(key.as_ref(), Some(ts)).await?.0)
+        Ok(self.read(key.as_ref(), ReadAt::At(ts)).await?.0)
     }
 
     /// The newest value of `key` and when it was written; or no value and when that was so.
@@ -75,15 +75,23 @@ impl Db {
     /// # Errors
     /// See [`Error`].
     pub async fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<(Option<Vec<u8>>, Timestamp), Error> {
-        self.read(key.as_ref(), None).await
+        self.read(key.as_ref(), ReadAt::Newest).await
     }
 
-    async fn read(
-        &self,
-        key: &[u8],
-        read_ts: Option<Timestamp>,
-    ) -> Result<(Option<Vec<u8>>, Timestamp), Error> {
-        match self.pool.call(&Request::Get { key, read_ts }).await? {
+    /// The value that `key` had a while ago, from the nearest node that has it; see [`Staleness`].
+    ///
+    /// # Errors
+    /// See [`Error`]; with code `TimestampTooOld` when versions that old may have been collected.
+    pub async fn get_stale(&self, key: impl AsRef<[u8]>, staleness: Staleness) -> Result<StaleValue, Error> {
+        let (key, at) = (key.as_ref(), staleness.read_at());
+        match self.pool.call(&Request::Get { key, at }).await? {
+            Reply::Stale(found) => Ok(found),
+            other => Err(other.unexpected("a get of a moment by its age")),
+        }
+    }
+
+    async fn read(&self, key: &[u8], at: ReadAt) -> Result<(Option<Vec<u8>>, Timestamp), Error> {
+        match self.pool.call(&Request::Get { key, at }).await? {
             Reply::Get { value, ts } => Ok((value, ts)),
             other => Err(other.unexpected("a get")),
         }
@@ -444,6 +452,7 @@ fn assert_shareable(db: &Db) {
     fn sendable(_: impl Future + Send) {}
     shareable(db);
     sendable(db.get("k"));
+    sendable(db.get_stale("k", Staleness::AtMost(core::time::Duration::ZERO)));
     sendable(db.put("k", "v"));
     sendable(db.delete_range("a".."b"));
     sendable(async { db.scan(..).rows().next().await });

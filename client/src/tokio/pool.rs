@@ -108,6 +108,13 @@ impl Pool {
         self.routing().aim(route, course, self.epoch.elapsed())
     }
 
+    /// A server answered after a while.
+    pub(crate) fn took(&self, server: ServerId, took: Duration) {
+        if self.routing().is_news_of_distance(server, took) {
+            self.route(|routing, _| routing.measured(server, took));
+        }
+    }
+
     /// After a try that its server did not answer: whether there is another one to ask at once.
     pub(crate) fn elsewhere(&self, course: &mut Course) -> Turn {
         self.routing().elsewhere(course, self.epoch.elapsed())
@@ -211,6 +218,7 @@ impl Pool {
             },
         })?;
         let (node, cluster) = (opened.info.node, opened.info.cluster);
+        self.took(server, opened.hello_took);
         self.route(|routing, _| routing.identified(server, node, cluster))
             .map_err(|known| NoConnection {
                 error: unavailable(

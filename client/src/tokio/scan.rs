@@ -6,9 +6,10 @@ use super::pool::Pool;
 use crate::cursor::{Cursor, Page, Row};
 use crate::request::{Reply, Route};
 use crate::retry::Failure;
-use crate::routing::{Target, Trouble};
-use crate::{Error, KeySpan};
+use crate::routing::{Course, Target, Trouble};
+use crate::{Error, KeySpan, Staleness};
 use base::Timestamp;
+use base::api::ReadAt;
 use base::key::Span;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,7 +26,7 @@ pub struct Scan {
     reverse: bool,
     limit: Option<u64>,
     page_rows: Option<u32>,
-    ts: Option<Timestamp>,
+    at: ReadAt,
 }
 
 impl Scan {
@@ -36,7 +37,7 @@ impl Scan {
             reverse: false,
             limit: None,
             page_rows: None,
-            ts: None,
+            at: ReadAt::Newest,
         }
     }
 
@@ -60,7 +61,14 @@ impl Scan {
 
     /// As of `ts`, instead of now.
     pub fn at(mut self, ts: Timestamp) -> Self {
-        self.ts = Some(ts);
+        self.at = ReadAt::At(ts);
+        self
+    }
+
+    /// As of a while ago, from the nearest nodes that have the rows: all rows of one moment, which the node of the first ones
+    /// chooses.
+    pub fn stale(mut self, staleness: Staleness) -> Self {
+        self.at = staleness.read_at();
         self
     }
 
@@ -81,7 +89,7 @@ impl Scan {
             Ok(span) => (span, None),
             Err(error) => (Span::default(), Some(error)),
         };
-        let mut cursor = Cursor::new(span, self.reverse, self.ts, self.limit);
+        let mut cursor = Cursor::new(span, self.reverse, self.at, self.limit);
         if let Some(rows) = self.page_rows {
             cursor.set_page_rows(rows);
         }
@@ -179,14 +187,14 @@ impl Rows {
         if let Some(error) = &self.invalid {
             return Err(error.clone());
         }
-        let mut tries = Tries::new(&self.pool.options, false);
+        let mut tries = self.tries();
         while !self.cursor.is_finished() {
             let target = match &self.stream {
                 Some((_, target)) => {
                     tries.course.visit(target.server);
                     *target
                 }
-                None => self.pool.aim(self.route(), &mut tries.course),
+                None => self.pool.aim_near(self.route(), &mut tries.course),
             };
             let failure = match self.fetch_once(&target, &mut tries).await {
                 Ok(Reply::Page(mut page)) => {
@@ -215,6 +223,13 @@ impl Rows {
             self.pool.after(failure, &target, &mut tries).await?;
         }
         Ok(None)
+    }
+
+    /// The tries of a page. Of a moment named by its age each stream goes to the nearest node.
+    fn tries(&self) -> Tries {
+        let mut tries = Tries::new(&self.pool.options, false);
+        tries.course = Course::new(self.cursor.is_stale);
+        tries
     }
 
     async fn fetch_once(&mut self, target: &Target, tries: &mut Tries) -> Result<Reply, Failure> {

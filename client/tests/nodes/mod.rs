@@ -3,7 +3,7 @@
 use crate::support::Fault;
 use crate::support::cluster::{CLUSTER, Cluster};
 use core::time::Duration;
-use corelane::{Code, Db, NodeId, Options, connect_with};
+use corelane::{Code, Db, NodeId, Options, Staleness, connect_with};
 use std::time::Instant;
 
 /// Longer than any hiccup of the machine that runs the tests, where an answer is expected.
@@ -361,6 +361,56 @@ async fn a_scan_reads_each_range_at_its_leader_and_survives_changes_in_the_middl
             assert!(seen[1..].iter().all(|(_, ts)| *ts == read_ts), "{seen:?}");
         }
     }
+}
+
+/// Node 1 leads, and every node has a replica.
+async fn everywhere(cluster: &Cluster) {
+    let db = connect_with(&cluster.url(&[1]), options(PATIENT)).await.unwrap();
+    db.put("a", "1").await.unwrap();
+    cluster.with(|world| world.replicas = vec![1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_read_of_the_past_is_answered_by_the_nearest_replica_also_when_the_leader_is_gone() {
+    let mut cluster = Cluster::start(3).await;
+    everywhere(&cluster).await;
+    cluster.node(3, |node| node.shows_past = true);
+    // Only node 3 was ever spoken to: so it is the nearest one that is known.
+    cluster.node(1, |node| node.paused = true);
+    cluster.node(2, |node| node.paused = true);
+    let db = connect_with(&cluster.url(&[3]), options(IMPATIENT))
+        .await
+        .unwrap();
+    let age = Duration::from_secs(5);
+    for staleness in [Staleness::Exact(age), Staleness::AtMost(age)] {
+        let found = db.get_stale("a", staleness).await.unwrap();
+        assert_eq!(found.value.as_deref(), Some(&b"1"[..]));
+        assert!(found.ts < found.read_ts, "{found:?}");
+        let rows = db.scan(..).stale(staleness).rows().collect().await.unwrap();
+        assert_eq!(rows.len(), 1);
+    }
+    assert_eq!(counts(&cluster)[2], (4, 0));
+    assert_eq!(counts(&cluster)[1], (0, 0));
+    // It does not lead, and is not taken for the leader.
+    cluster.node(1, |node| node.paused = false);
+    db.put("a", "2").await.unwrap();
+    let refusals = counts(&cluster)[2].1;
+    db.put("a", "3").await.unwrap();
+    assert_eq!(counts(&cluster)[2].1, refusals);
+    cluster.stop(3).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_show_the_past_yet_sends_the_read_to_the_leader() {
+    let cluster = Cluster::start(3).await;
+    everywhere(&cluster).await;
+    let db = connect_with(&cluster.url(&[3]), options(PATIENT)).await.unwrap();
+    let found = db
+        .get_stale("a", Staleness::AtMost(Duration::ZERO))
+        .await
+        .unwrap();
+    assert_eq!(found.value.as_deref(), Some(&b"1"[..]));
+    assert_eq!(counts(&cluster)[2].1, 1, "the nearest one was asked first");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use super::scan::Scan;
 use super::{After, Fault, Session, World, serve};
 use base::RequestId;
+use base::api::ReadAt;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpSocket};
@@ -29,6 +30,8 @@ pub(crate) struct Node {
     pub(crate) map_version_ahead: u64,
     /// As [`World::faults`], of this node only.
     pub(crate) faults: VecDeque<Fault>,
+    /// It shows the past of ranges that it does not lead.
+    pub(crate) shows_past: bool,
     pub(crate) life: u64,
     /// Requests that it was sent, hellos and maps not counted.
     pub(crate) requests: u64,
@@ -185,6 +188,10 @@ impl World {
         (self.leaders.get(range) != Some(&number)).then_some(range)
     }
 
+    pub(super) fn shows_past(&self, number: u64) -> bool {
+        self.node(number).is_some_and(|node| node.shows_past)
+    }
+
     pub(super) fn range_of_scan(&self, scan: &Scan) -> usize {
         if scan.reverse {
             self.range_before(scan.end.as_deref())
@@ -219,6 +226,14 @@ impl Session {
         request: &RequestRef<'_>,
         world: &mut World,
     ) -> Option<After> {
+        let is_past = match request {
+            RequestRef::Get(get) => get.at() != ReadAt::Newest,
+            RequestRef::Scan(scan) => scan.at() != ReadAt::Newest,
+            _ => false,
+        };
+        if is_past && world.shows_past(self.node) {
+            return None;
+        }
         let range = match request {
             RequestRef::Get(get) => world.range_at(&get.key),
             RequestRef::Put(put) => world.range_at(&put.key),

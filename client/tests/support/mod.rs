@@ -6,7 +6,7 @@ pub(crate) mod cluster;
 mod scan;
 
 use base::Timestamp;
-use base::api::{Condition, WriteId, WriteOp};
+use base::api::{Condition, ReadAt, WriteId, WriteOp};
 use base::limits;
 use cluster::Node;
 use scan::Scan;
@@ -76,6 +76,8 @@ pub(crate) struct World {
     pub(crate) writes_seen: Vec<(u64, u64)>,
     /// Read timestamps of scans, and the node that each arrived at.
     pub(crate) scans_seen: Vec<(u64, Option<Timestamp>)>,
+    /// The nodes that have replicas of every range, as maps say.
+    pub(crate) replicas: Vec<u64>,
 }
 
 /// A running server; ends with the test.
@@ -111,6 +113,14 @@ impl Server {
 
     pub(crate) fn fail_next(&self, faults: &[Fault]) {
         self.with(|world| world.faults.extend(faults));
+    }
+}
+
+/// The timestamp that a read names.
+fn chosen(at: ReadAt) -> Option<Timestamp> {
+    match at {
+        ReadAt::At(ts) => Some(ts),
+        ReadAt::Newest | ReadAt::Ago(_) | ReadAt::Within(_) => None,
     }
 }
 
@@ -384,17 +394,21 @@ impl Session {
     ) {
         match request {
             RequestRef::Get(get) => {
-                let at = get.read_ts().unwrap_or(Timestamp::MAX);
-                let found = world.value(&get.key, at);
+                let at = get.at();
+                let found = world.value(&get.key, chosen(at).unwrap_or(Timestamp::MAX));
                 let ts = found.as_ref().map_or_else(|| world.now(), |(ts, _)| *ts);
                 let value = found.as_ref().map(|(_, value)| &value[..]);
                 let misrouted = world.shard_of(&get.key) != self.shard;
                 let flags = if misrouted { FLAG_MISROUTED } else { 0 };
-                let reply = reply::GetReply {
-                    value,
-                    ts: Stamp::from(ts),
-                };
-                self.outbox.push_flagged(id, flags, &reply).unwrap();
+                let ts = Stamp::from(ts);
+                if at.is_stale() {
+                    let read_ts = world.now().into();
+                    let reply = reply::StaleReply { value, ts, read_ts };
+                    self.outbox.push_flagged(id, flags, &reply).unwrap();
+                } else {
+                    let reply = reply::GetReply { value, ts };
+                    self.outbox.push_flagged(id, flags, &reply).unwrap();
+                }
             }
             RequestRef::Put(put) => {
                 assert_eq!(put.id.write_id().client.0, self.client);
@@ -547,7 +561,7 @@ impl Session {
                 shard: *shard,
                 generation: world.map_version,
                 leader: world.leader_known_to(self.node, at),
-                nodes: &[],
+                nodes: &world.replicas,
             });
         }
         let nodes: Vec<_> = world.nodes.iter().map(Node::entry).collect();
@@ -582,8 +596,9 @@ impl Session {
         world: &mut World,
         cut: bool,
     ) {
-        world.scans_seen.push((self.node, scan.read_ts()));
-        let ts = scan.read_ts().unwrap_or_else(|| world.now());
+        let read_ts = chosen(scan.at());
+        world.scans_seen.push((self.node, read_ts));
+        let ts = read_ts.unwrap_or_else(|| world.now());
         let scan = Scan {
             start: scan.start.to_vec(),
             end: scan.end().map(<[u8]>::to_vec),
@@ -609,7 +624,8 @@ impl Session {
         for (&id, scan) in &mut self.scans {
             let mut sent = 0;
             while scan.credit > 0 && !cut {
-                if let Some(at) = world.led_elsewhere(self.node, world.range_of_scan(scan)) {
+                let elsewhere = world.led_elsewhere(self.node, world.range_of_scan(scan));
+                if let Some(at) = elsewhere.filter(|_| !world.shows_past(self.node)) {
                     refused.push((id, at));
                     scan.rows_left = 0;
                     break;

@@ -1,6 +1,37 @@
 //! The operations of a range, as borrowed values. The wire archives them, the replica evaluates them, the client builds them.
 
 use crate::{ClientId, Timestamp};
+use core::time::Duration;
+
+/// The moment that a read shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadAt {
+    /// Now: everything that was acknowledged before. Only the leader of the range can.
+    Newest,
+    /// This timestamp. Every replica that knows the range to be closed up to there can, and the leader.
+    At(Timestamp),
+    /// So long before the clock of whoever serves it.
+    Ago(Duration),
+    /// As late as whoever serves it can show without asking anybody, and at most so long before its clock.
+    Within(Duration),
+}
+
+impl ReadAt {
+    /// The timestamp, where one was chosen; or else the newest.
+    #[must_use]
+    pub fn of(ts: Option<Timestamp>) -> Self {
+        ts.map_or(Self::Newest, Self::At)
+    }
+
+    /// Whether the moment is named by its age: then replicas that do not lead may serve it, and whoever asked hears which it was.
+    #[must_use]
+    pub fn is_stale(self) -> bool {
+        match self {
+            Self::Newest | Self::At(_) => false,
+            Self::Ago(_) | Self::Within(_) => true,
+        }
+    }
+}
 
 /// One mutation of an atomic write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,6 +60,11 @@ pub struct Cluster {
     pub placement: Option<Placement>,
     /// The failure domains of this node.
     pub locality: Locality,
+    /// How far behind the clock ranges are closed: replicas that do not lead serve reads that are older. At least the bound of the
+    /// clocks. Default 3 s.
+    pub closed_lag: Duration,
+    /// How often nodes hear up to when ranges are closed. Default 200 ms.
+    pub closed_interval: Duration,
 }
 
 impl Cluster {
@@ -77,6 +82,8 @@ impl Cluster {
             tick: Duration::from_millis(10),
             placement: None,
             locality: Locality::default(),
+            closed_lag: Duration::from_secs(3),
+            closed_interval: Duration::from_millis(200),
         }
     }
 
@@ -102,6 +109,12 @@ impl Cluster {
         }
         if self.tick.is_zero() {
             return Err("a tick lasts some time".to_owned());
+        }
+        if self.closed_lag < Duration::from_nanos(self.liveness.clock_offset_ns_max) {
+            return Err("ranges are closed behind the clock by its bound at least".to_owned());
+        }
+        if self.closed_interval.is_zero() {
+            return Err("ranges are not closed all the time".to_owned());
         }
         self.liveness.validate();
         if let Some(placement) = &self.placement {

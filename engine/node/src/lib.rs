@@ -27,6 +27,7 @@
 //! - No timestamp is issued above the bound that the log has made durable.
 //! - Nothing here names glommio, a file system or a socket.
 
+mod closed;
 pub mod cluster;
 pub mod config;
 mod dialect;

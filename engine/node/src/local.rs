@@ -1,5 +1,6 @@
 //! A range as a shard holds it: its Raft group, its replica, its tablet.
 
+use crate::closed::Closed;
 use crate::message::OwnedRequest;
 use crate::placer::Load;
 use crate::replicate::Write;
@@ -156,6 +157,12 @@ pub(crate) struct Local<E: Env> {
     pub(crate) split_open: bool,
     /// What it has to do.
     pub(crate) load: Load,
+    /// Up to when the range is known to be closed, as of what others have said earlier.
+    pub(crate) closed: Closed,
+    /// Others hear from here up to when the range is closed.
+    pub(crate) is_closing: bool,
+    /// It is among those that are looked at before the next time.
+    pub(crate) closing_changed: bool,
 }
 
 impl<E: Env> Local<E> {
@@ -182,6 +189,9 @@ impl<E: Env> Local<E> {
             busy: Rc::new(Cell::new(false)),
             split_open: false,
             load: Load::default(),
+            closed: Closed::default(),
+            is_closing: false,
+            closing_changed: false,
         }
     }
 

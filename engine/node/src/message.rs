@@ -4,6 +4,7 @@ use crate::placer::{Look, Ordered};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
 use crate::status::{ReplicaStatus, ShardStatus};
+use base::api::ReadAt;
 use base::{Index, RangeId, RequestId, ShardId, Timestamp};
 use env::Instant;
 use rkyv::util::AlignedVec;
@@ -115,8 +116,8 @@ pub struct PageAsk {
     pub end: Option<Vec<u8>>,
     /// From the end to the start.
     pub reverse: bool,
-    /// The timestamp to read at; `None` lets the range choose.
-    pub read_ts: Option<Timestamp>,
+    /// The moment to read at.
+    pub at: ReadAt,
     /// Rows, at most.
     pub rows_max: usize,
     /// Bytes, at most, unless one row has more.

@@ -13,6 +13,7 @@
 //! - Groups hear that support has changed before a message that follows from it leaves.
 //! - What waits for a write leaves after it, in the order in which the group handed it out.
 
+use crate::closed::{Closing, nap_until};
 use crate::cluster::{Cluster, Member, NODE_MAX};
 use crate::dialect::{Letter, letter_from_wire, liveness_from_wire, with_train};
 use crate::incarnation;
@@ -52,7 +53,7 @@ pub(crate) struct Neighbours<E: Env> {
     /// All nodes that are known, this one included.
     pub(crate) nodes: Vec<Member>,
     pub(crate) links: Peers<E>,
-    detector: Liveness,
+    pub(crate) detector: Liveness,
     detected: liveness::Ready,
     /// Messages of this turn, by node.
     letters: Vec<(NodeId, Vec<Letter>)>,
@@ -66,6 +67,8 @@ pub(crate) struct Neighbours<E: Env> {
     /// State for followers, and state for replicas here.
     pub(crate) sending: Vec<Sending<E>>,
     pub(crate) receiving: Vec<Receiving>,
+    /// Up to when ranges are closed.
+    pub(crate) closing: Closing,
 }
 
 /// Who says where a node is.
@@ -98,6 +101,7 @@ impl<E: Env> Neighbours<E> {
             calm_ticks: 0,
             sending: Vec::new(),
             receiving: Vec::new(),
+            closing: Closing::default(),
         }
     }
 
@@ -170,7 +174,8 @@ impl<E: Env> Neighbours<E> {
         }
     }
 
-    fn peer(&self, replica: ReplicaId) -> Peer {
+    /// The shard that has a replica.
+    pub(crate) fn peer(&self, replica: ReplicaId) -> Peer {
         Peer {
             node: node_of(replica),
             shard: self.detector.me().shard,
@@ -324,6 +329,16 @@ impl<E: Env, B> State<E, B> {
                     .and_then(|neighbours| neighbours.callers.get(&id));
                 let node = caller.ok_or(malformed)?.node;
                 return self.on_placing(node, placing).ok_or(malformed);
+            }
+            PeerRef::Closed(closed) => {
+                let callers = self.neighbours.as_ref().map(|neighbours| &neighbours.callers);
+                let peer = callers.and_then(|callers| callers.get(&id)).copied();
+                let peer = peer.ok_or(malformed)?;
+                return if self.may_start() {
+                    self.on_closed(peer, closed, malformed)
+                } else {
+                    Ok(())
+                };
             }
             PeerRef::Transfer(transfer) => {
                 let caller = self
@@ -639,6 +654,7 @@ impl<E: Env, B> State<E, B> {
                 self.tick(slot, ticks);
             }
         }
+        self.close_timestamps();
     }
 
     /// Time passes for the group in `slot`.
@@ -837,6 +853,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 let neighbours = state.neighbours.as_ref()?;
                 let wake_ns = neighbours.detector.wake_at().unwrap_or(u64::MAX);
                 let nap = Duration::from_nanos(wake_ns.saturating_sub(wall_ns)).min(NAP_MAX);
+                let nap = nap.min(nap_until(neighbours.closing.due(), last));
                 Some(if !neighbours.ticking.is_empty() {
                     nap.min(tick)
                 } else if !neighbours.calm.is_empty() {

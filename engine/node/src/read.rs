@@ -5,6 +5,7 @@ use crate::refusal::{Refusal, check_key};
 use crate::shard::Shard;
 use crate::start::{First, race};
 use crate::state::{GetTask, Job, Message, Route, Slot, State};
+use base::api::ReadAt;
 use base::{RangeId, Timestamp};
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
@@ -44,6 +45,24 @@ pub(crate) enum NotYet {
     Refused(Refusal),
 }
 
+/// A read that may go on.
+pub(crate) struct Begun<E: Env> {
+    pub(crate) tablet: Tablet<E>,
+    pub(crate) read_ts: Timestamp,
+    /// The range is closed up to there: it does not matter who leads.
+    is_closed: bool,
+    _guard: ReadGuard,
+}
+
+/// What a point read found.
+pub(crate) struct Found {
+    pub(crate) value: Option<Vec<u8>>,
+    /// Of the value; of the read when there is none.
+    pub(crate) ts: Timestamp,
+    /// What was read at, where that was chosen here or by whoever asked.
+    pub(crate) read_ts: Timestamp,
+}
+
 impl<E: Env, B> State<E, B> {
     /// Takes a point read: the newest version is looked up at the end of the turn, when its memory has been prefetched.
     pub(crate) fn on_get(&mut self, get: &ArchivedGet<'static>, raw: RawRequest<'_>) {
@@ -63,13 +82,14 @@ impl<E: Env, B> State<E, B> {
             Slot::Opening(_, waiting) => return waiting.push_back(raw.to_owned()),
             Slot::Free | Slot::Stranger(_) => unreachable!("routes lead to taken slots"),
         };
-        if let Some(read_ts) = get.read_ts() {
+        let at = get.at();
+        if at != ReadAt::Newest {
             let deadline = raw.received + Duration::from_millis(get.deadline_ms.to_native().into());
             let (origin, received, key) = (raw.origin, raw.received, key.to_vec());
             self.jobs.push(Job::Get {
                 origin,
                 key,
-                read_ts: Some(read_ts),
+                at,
                 received,
                 deadline,
             });
@@ -84,7 +104,7 @@ impl<E: Env, B> State<E, B> {
             return self.jobs.push(Job::Get {
                 origin: raw.origin,
                 key: key.to_vec(),
-                read_ts: None,
+                at: ReadAt::Newest,
                 received: raw.received,
                 deadline,
             });
@@ -125,20 +145,24 @@ impl<E: Env, B> State<E, B> {
 
     /// Begins a read of the range at map position `position`: chooses or checks the timestamp.
     ///
-    /// With no `read_ts` the range chooses the newest one at which no later write appears.
-    pub(crate) fn begin_read(
-        &mut self,
-        position: usize,
-        read_ts: Option<Timestamp>,
-    ) -> Result<(Tablet<E>, Timestamp, ReadGuard), NotYet> {
+    /// Where that is left to the range, and this replica leads it, it is the newest one at which no later write appears.
+    pub(crate) fn begin_read(&mut self, position: usize, at: ReadAt) -> Result<Begun<E>, NotYet> {
         let slot = match self.routes[position] {
             Route::Here(slot) => slot,
             Route::There(_) => return Err(NotYet::Elsewhere),
             Route::Nowhere => return Err(NotYet::Refused(Refusal::not_here())),
         };
         if !self.may_read(slot) {
-            return Err(self.led_elsewhere(slot).map_or(NotYet::Wait, NotYet::Refused));
+            return self
+                .begin_closed_read(slot, at)
+                .ok_or_else(|| self.cannot_read(slot, at));
         }
+        let (_, wall_ns) = self.clock();
+        let (read_ts, oldest) = match self.moment(at) {
+            ReadAt::At(read_ts) => (Some(read_ts), None),
+            ReadAt::Within(age) => (None, Some(before(wall_ns, age))),
+            ReadAt::Newest | ReadAt::Ago(_) => (None, None),
+        };
         let now = self.now();
         let is_replicated = self.slots[slot as usize]
             .live()
@@ -173,13 +197,75 @@ impl<E: Env, B> State<E, B> {
             return Err(NotYet::Wait);
         };
         let safe = local.replica.safe_ts(now.max(read_ts.unwrap_or(now)));
+        if oldest.is_some_and(|oldest| safe < oldest) {
+            base::sometimes!("node: read waits since what is safe is too old");
+            return Err(NotYet::Wait);
+        }
         let read_ts = read_ts.unwrap_or(safe);
         if read_ts > safe && !base::planted_bug!("node-read-not-safe") {
             base::sometimes!("node: read waits for writes in flight below it");
             return Err(NotYet::Wait);
         }
-        Ok((local.tablet.clone(), read_ts, ReadGuard::new(&local.reads)))
+        Ok(Begun {
+            tablet: local.tablet.clone(),
+            read_ts,
+            is_closed: false,
+            _guard: ReadGuard::new(&local.reads),
+        })
     }
+
+    /// Begins a read of what is closed: this replica need not lead.
+    fn begin_closed_read(&mut self, slot: u32, at: ReadAt) -> Option<Begun<E>> {
+        let closed = self.closed_ts(slot);
+        let (_, wall_ns) = self.clock();
+        let read_ts = match self.moment(at) {
+            ReadAt::At(read_ts) => Some(read_ts).filter(|read_ts| *read_ts <= closed),
+            ReadAt::Within(age) => Some(closed).filter(|closed| *closed >= before(wall_ns, age)),
+            ReadAt::Newest | ReadAt::Ago(_) => None,
+        }?;
+        let local = self.slots[slot as usize].live_mut()?;
+        base::sometimes!("node: a replica that does not lead serves a read", !local.led);
+        local.replica.show(read_ts);
+        self.counts.closed_reads += 1;
+        let local = self.live_mut(slot);
+        Some(Begun {
+            tablet: local.tablet.clone(),
+            read_ts,
+            is_closed: true,
+            _guard: ReadGuard::new(&local.reads),
+        })
+    }
+
+    /// Why a read cannot begin at a replica that may not speak for the range.
+    fn cannot_read(&self, slot: u32, at: ReadAt) -> NotYet {
+        if let Some(refusal) = self.led_elsewhere(slot) {
+            return NotYet::Refused(refusal);
+        }
+        let leads = self.slots[slot as usize].live().is_some_and(|local| local.led);
+        if at.is_stale() && !leads && self.neighbours.is_some() {
+            base::sometimes!("node: a read of a moment that is not closed here, and nobody leads");
+            let message = "this node cannot show the range as of then yet, and knows nobody who leads it";
+            return NotYet::Refused(Refusal::retry(Code::NotLeader, 5, message));
+        }
+        NotYet::Wait
+    }
+
+    /// The moment with its timestamp in place of its age, where that is all that it names.
+    fn moment(&mut self, at: ReadAt) -> ReadAt {
+        match at {
+            ReadAt::Ago(age) => {
+                let (_, wall_ns) = self.clock();
+                ReadAt::At(before(wall_ns, age))
+            }
+            ReadAt::Newest | ReadAt::At(_) | ReadAt::Within(_) => at,
+        }
+    }
+}
+
+/// So long before a clock.
+fn before(wall_ns: u64, age: Duration) -> Timestamp {
+    let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+    Timestamp::new(wall_ns.saturating_sub(age_ns), 0)
 }
 
 /// Looks up one of the reads of a turn.
@@ -213,7 +299,7 @@ async fn answer_get<E: Env, B>(
         state.jobs.push(Job::Get {
             origin: task.origin,
             key: key.to_vec(),
-            read_ts: None,
+            at: ReadAt::Newest,
             received,
             deadline: Instant(u64::MAX),
         });
@@ -221,17 +307,17 @@ async fn answer_get<E: Env, B>(
 }
 
 impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
-    /// Begins a read, waiting until the range can be read at that timestamp. `None` when it is on another shard.
+    /// Begins a read, waiting until the range can be read at that moment. `None` when it is on another shard.
     pub(crate) async fn wait_to_read(
         &self,
         locate: impl Fn(&State<E, B>) -> usize,
-        read_ts: Option<Timestamp>,
+        at: ReadAt,
         deadline: Instant,
-    ) -> Result<Option<(Tablet<E>, Timestamp, ReadGuard)>, Refusal> {
+    ) -> Result<Option<Begun<E>>, Refusal> {
         loop {
             let begun = self.with_state(|state| {
                 let position = locate(state);
-                state.begin_read(position, read_ts)
+                state.begin_read(position, at)
             });
             match begun {
                 Ok(read) => return Ok(Some(read)),
@@ -279,48 +365,55 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     }
 
     /// After a read: whether this replica may still speak for the range.
-    pub(crate) fn check_lease(&self, range: RangeId) -> Result<(), Refusal> {
+    pub(crate) fn check_lease(&self, range: RangeId, begun: &Begun<E>) -> Result<(), Refusal> {
+        if begun.is_closed {
+            return Ok(());
+        }
         self.with_state(|state| match state.here.get(&range).copied() {
             Some(slot) if !state.may_read(slot) => Err(state.not_leading(slot)),
             Some(_) | None => Ok(()),
         })
     }
 
-    /// A point read that waits for the disk or for a timestamp to be safe: its timestamp, and the value if there is one.
+    /// A point read that waits for the disk or for a timestamp to be safe. `None` when the range is on another shard.
     pub(crate) async fn get(
         &self,
         key: &[u8],
-        read_ts: Option<Timestamp>,
+        at: ReadAt,
         deadline: Instant,
-    ) -> Result<Option<(Timestamp, Option<Vec<u8>>)>, Refusal> {
-        if read_ts.is_none()
-            && let Some(tablet) = self.confirmed(key, deadline).await
-        {
+    ) -> Result<Option<Found>, Refusal> {
+        let is_newest = at == ReadAt::Newest;
+        if is_newest && let Some(tablet) = self.confirmed(key, deadline).await {
             // Whoever leads since then has committed nothing that this read had to see. That nothing is there holds at no
             // timestamp of this node's, without a lease: then the lease is waited for.
             let found = tablet.get(key, Timestamp::MAX).await;
             if let Some((ts, value)) = found.map_err(|error| self.storage_refusal(&error))? {
-                return Ok(Some((ts, Some(value))));
+                return Ok(Some(Found {
+                    value: Some(value),
+                    ts,
+                    read_ts: ts,
+                }));
             }
         }
-        let Some((tablet, at, guard)) = self
-            .wait_to_read(|state| state.map.position(key), read_ts, deadline)
-            .await?
-        else {
+        let begun = self
+            .wait_to_read(|state| state.map.position(key), at, deadline)
+            .await?;
+        let Some(begun) = begun else {
             return Ok(None);
         };
-        // Without a timestamp the newest applied version is wanted, not the newest safe one.
-        let at = if read_ts.is_some() { at } else { Timestamp::MAX };
-        let found = tablet
-            .get(key, at)
-            .await
-            .map_err(|error| self.storage_refusal(&error))?;
+        // Of now the newest applied version is wanted, not the newest safe one.
+        let look = if is_newest { Timestamp::MAX } else { begun.read_ts };
+        let found = begun.tablet.get(key, look).await;
+        let found = found.map_err(|error| self.storage_refusal(&error))?;
         // The timestamp at which nothing was found lies within the lease: so it comes before the look at it.
-        let missing = read_ts.unwrap_or_else(|| self.with_state(State::now));
-        self.check_lease(tablet.range())?;
-        drop(guard);
-        Ok(Some(
-            found.map_or((missing, None), |(ts, value)| (ts, Some(value))),
-        ))
+        let read_ts = if is_newest {
+            self.with_state(State::now)
+        } else {
+            begun.read_ts
+        };
+        self.check_lease(begun.tablet.range(), &begun)?;
+        drop(begun);
+        let (ts, value) = found.map_or((read_ts, None), |(ts, value)| (ts, Some(value)));
+        Ok(Some(Found { value, ts, read_ts }))
     }
 }

@@ -235,6 +235,7 @@ impl<E: Env, B> State<E, B> {
         if self.slots[slot as usize].live().is_some() {
             self.watch_joint(slot);
             self.renew_lease(slot);
+            self.watch_closed(slot);
             self.refuse_parked(slot);
             let local = self.live_mut(slot);
             if !local.is_alone() && local.leads() && local.replica.has_runnable() {
@@ -375,14 +376,14 @@ impl<E: Env, B> State<E, B> {
         local.leads_from = first;
         // A leader before this one may have shown readers the state as far ahead of its clock as the bound, until this moment if it
         // handed over or stepped down; and by this clock its own was ahead by the bound at most.
+        // What other replicas of a range that is alone now have shown as closed is not later than its own clock.
         let after = match &self.neighbours {
-            Some(neighbours)
-                if !local.is_alone() && !base::planted_bug!("node-leader-starts-below-lease") =>
-            {
-                Timestamp::new(
-                    wall_ns.saturating_add(2 * neighbours.cluster.liveness.clock_offset_ns_max),
-                    0,
-                )
+            Some(neighbours) if !base::planted_bug!("node-leader-starts-below-lease") => {
+                let bound_ns = match local.is_alone() {
+                    true => 0,
+                    false => 2 * neighbours.cluster.liveness.clock_offset_ns_max,
+                };
+                Timestamp::new(wall_ns.saturating_add(bound_ns), 0)
             }
             _ => Timestamp::ZERO,
         };
@@ -396,6 +397,7 @@ impl<E: Env, B> State<E, B> {
     /// The group in `slot` leads no more: who waits for it hears that what was asked for may still happen.
     pub(crate) fn step_down(&mut self, slot: u32) {
         base::sometimes!("node: leadership lost");
+        self.watch_closed(slot);
         let local = self.slots[slot as usize]
             .live_mut()
             .expect("a range stays while its group works");

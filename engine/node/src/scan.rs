@@ -7,6 +7,7 @@ use crate::message::{Answer, Ask, Origin, Page, PageAsk, RawRequest, ShardMessag
 use crate::refusal::{Refusal, check_span};
 use crate::shard::Shard;
 use crate::state::{Credit, Job, Message, Route, ScanParams, State};
+use base::api::ReadAt;
 use base::{ShardId, Timestamp, limits};
 use core::cell::Cell;
 use core::time::Duration;
@@ -42,7 +43,7 @@ impl<E: Env, B> State<E, B> {
             start: start.to_vec(),
             end: scan.end().map(<[u8]>::to_vec),
             reverse: scan.reverse,
-            read_ts: scan.read_ts(),
+            at: scan.at(),
             rows_left: scan.rows_max().unwrap_or(u64::MAX),
             page_rows: scan.page_rows.to_native() as usize,
             page_bytes: scan.page_bytes.to_native() as usize,
@@ -98,8 +99,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Streams a scan until its range ends, its rows are used up, it fails, or nobody wants it any more.
     pub(crate) async fn scan(&self, origin: Origin, mut scan: ScanParams, credit: &Credit) {
         let mut builder = PageBuilder::new();
-        if scan.read_ts.is_none() && self.with_state(|state| leaves_range(state, &scan)) {
-            scan.read_ts = Some(self.newest_clock().await);
+        if scan.at == ReadAt::Newest && self.with_state(|state| leaves_range(state, &scan)) {
+            scan.at = ReadAt::At(self.newest_clock().await);
         }
         loop {
             while credit.pages.get() == 0 && !credit.cancelled.get() {
@@ -125,7 +126,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     }
                 }
                 None => {
-                    let read_ts = scan.read_ts.unwrap_or_default();
+                    let read_ts = match scan.at {
+                        ReadAt::At(read_ts) => read_ts,
+                        ReadAt::Newest | ReadAt::Ago(_) | ReadAt::Within(_) => Timestamp::ZERO,
+                    };
                     self.step(|state| state.reply(origin, &builder.page(read_ts, None, true)));
                     break;
                 }
@@ -167,7 +171,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         for (key, value, ts) in page.rows.iter() {
             builder.push(key, value, ts);
         }
-        scan.read_ts = Some(page.read_ts);
+        scan.at = ReadAt::At(page.read_ts);
         scan.rows_left -= (page.rows.len() as u64).min(scan.rows_left);
         let done = page.range_done || scan.rows_left == 0 || page.resume.is_none();
         if let Some(resume) = &page.resume {
@@ -191,7 +195,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             start: scan.start.clone(),
             end: scan.end.clone(),
             reverse: scan.reverse,
-            read_ts: scan.read_ts,
+            at: scan.at,
             rows_max: scan
                 .page_rows
                 .min(usize::try_from(scan.rows_left).unwrap_or(usize::MAX)),
@@ -238,11 +242,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Reads a page of a range of this shard; `None` when the range is elsewhere.
     pub(crate) async fn page(&self, ask: &PageAsk) -> Result<Option<Box<Page>>, Refusal> {
         let read = self
-            .wait_to_read(|state| locate(state, ask), ask.read_ts, ask.deadline)
+            .wait_to_read(|state| locate(state, ask), ask.at, ask.deadline)
             .await?;
-        let Some((tablet, read_ts, guard)) = read else {
+        let Some(begun) = read else {
             return Ok(None);
         };
+        let (tablet, read_ts) = (&begun.tablet, begun.read_ts);
         let range_span = tablet.span();
         let span = range_span.intersect(&ask.start, ask.end.as_deref());
         let Some(span) = span else { return Ok(None) };
@@ -258,8 +263,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             .scan_page(&page)
             .await
             .map_err(|error| self.storage_refusal(&error))?;
-        self.check_lease(tablet.range())?;
-        drop(guard);
+        self.check_lease(tablet.range(), &begun)?;
+        drop(begun);
         let range_done = rows.resume.is_none();
         let resume = rows.resume.clone().or_else(|| beyond(ask, &range_span));
         Ok(Some(Box::new(Page {

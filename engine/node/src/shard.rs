@@ -19,6 +19,7 @@ use crate::message::{Answer, Ask, MoveIn, OwnedRequest, RawRequest, ShardMessage
 use crate::refusal::Refusal;
 use crate::state::{Job, Message, Route, Slot, Socket, State};
 use crate::write::first_violated;
+use base::api::ReadAt;
 use base::{RequestId, ShardId, Timestamp};
 use core::cell::{OnceCell, RefCell};
 use core::time::Duration;
@@ -28,7 +29,7 @@ use std::rc::{Rc, Weak};
 use storage::StorageError;
 use transport::{CloseReason, ConnectionId, Handler, Handover, HelloAnswer};
 use wire::peer::ArchivedPeerHello;
-use wire::reply::{DiskWriteReply, GetReply, NodeEntry, RangeEntry as WireEntry, RangeMapReply};
+use wire::reply::{DiskWriteReply, GetReply, NodeEntry, RangeEntry as WireEntry, RangeMapReply, StaleReply};
 use wire::request::ArchivedHello;
 use wire::{Code, Frame, RequestRef, WireError, decode_request};
 
@@ -553,17 +554,22 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             Job::Get {
                 origin,
                 key,
-                read_ts,
+                at,
                 received,
                 deadline,
             } => {
-                let result = self.get(&key, read_ts, deadline).await;
+                let result = self.get(&key, at, deadline).await;
                 self.step(|state| match result {
-                    Ok(Some((ts, value))) => {
-                        let (value, ts) = (value.as_deref(), ts.into());
-                        state.reply(origin, &GetReply { value, ts });
+                    Ok(Some(found)) => {
+                        let (value, ts) = (found.value.as_deref(), found.ts.into());
+                        if at.is_stale() {
+                            let read_ts = found.read_ts.into();
+                            state.reply(origin, &StaleReply { value, ts, read_ts });
+                        } else {
+                            state.reply(origin, &GetReply { value, ts });
+                        }
                     }
-                    Ok(None) => state.forward_get(origin, &key, read_ts, received, deadline),
+                    Ok(None) => state.forward_get(origin, &key, at, received, deadline),
                     Err(refusal) => state.refuse(origin, &refusal),
                 });
             }
@@ -742,14 +748,14 @@ impl<E: Env, B> State<E, B> {
         &mut self,
         origin: crate::message::Origin,
         key: &[u8],
-        read_ts: Option<Timestamp>,
+        at: ReadAt,
         received: env::Instant,
         deadline: env::Instant,
     ) {
         let deadline_ms = u32::try_from(deadline.since(received).as_millis()).unwrap_or(u32::MAX);
         let get = wire::request::Get {
             key,
-            read_ts: read_ts.map(Into::into),
+            at: at.into(),
             deadline_ms,
         };
         let frame = match wire::outbox::encode_one(origin.request, &get) {

@@ -103,7 +103,7 @@ impl<E: Env, B> State<E, B> {
         let Route::Here(slot) = self.routes[self.map.position(key)] else {
             return Proposed::Elsewhere;
         };
-        let ts = self.now();
+        let ts = self.write_ts();
         let Some(local) = self.slots[slot as usize].live_mut() else {
             return Proposed::Busy;
         };

@@ -12,6 +12,7 @@ use crate::recover::Replayed;
 use crate::replicate::{Batch, Write};
 use crate::transfer::{Arrived, Offered, Wanted};
 use crate::{Front, message::Origin};
+use base::api::ReadAt;
 use base::collections::FastMap;
 use base::{Hlc, NodeId, RangeId, ReplicaId, Seqno, ShardId, Timestamp};
 use core::cell::Cell;
@@ -80,7 +81,7 @@ pub(crate) enum Job<E: Env> {
     Get {
         origin: Origin,
         key: Vec<u8>,
-        read_ts: Option<Timestamp>,
+        at: ReadAt,
         received: Instant,
         deadline: Instant,
     },
@@ -176,7 +177,7 @@ pub(crate) struct ScanParams {
     pub(crate) start: Vec<u8>,
     pub(crate) end: Option<Vec<u8>>,
     pub(crate) reverse: bool,
-    pub(crate) read_ts: Option<Timestamp>,
+    pub(crate) at: ReadAt,
     pub(crate) rows_left: u64,
     pub(crate) page_rows: usize,
     pub(crate) page_bytes: usize,
@@ -194,6 +195,8 @@ pub(crate) struct Credit {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) gets: u64,
+    /// Reads that did not need to know who leads.
+    pub(crate) closed_reads: u64,
     pub(crate) writes: u64,
     pub(crate) conditions_failed: u64,
     pub(crate) scans: u64,

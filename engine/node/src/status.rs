@@ -59,6 +59,8 @@ pub struct ReplicaStatus {
     pub learners: Vec<u64>,
     /// The index of the last entry that is applied.
     pub applied: u64,
+    /// Up to when reads are served whoever leads, in nanoseconds since the Unix epoch; zero when that is not known.
+    pub closed_ns: u64,
     /// Of the log up to there.
     pub log: u32,
     /// Of the results that are remembered for clients; an hour after its last write, one replica may forget a client before another.
@@ -159,6 +161,7 @@ impl<E: Env, B> State<E, B> {
             connections: self.transport.len() as u64,
             counts: BTreeMap::from([
                 ("gets", counts.gets),
+                ("closed_reads", counts.closed_reads),
                 ("writes", counts.writes),
                 ("conditions_failed", counts.conditions_failed),
                 ("scans", counts.scans),
@@ -322,7 +325,8 @@ impl<E: Env, B> State<E, B> {
     }
 
     fn replica_status(&self, range: RangeId, content: Option<(Index, u32)>) -> Option<ReplicaStatus> {
-        let local = self.slots[*self.here.get(&range)? as usize].live()?;
+        let slot = *self.here.get(&range)?;
+        let local = self.slots[slot as usize].live()?;
         let group = local.replica.group();
         let members = &group.applied.membership;
         let on = |replicas: &[ReplicaId]| {
@@ -338,6 +342,7 @@ impl<E: Env, B> State<E, B> {
             voters: on(&[members.voters(), members.outgoing()].concat()),
             learners: on(members.learners()),
             applied: group.applied.last.index.0,
+            closed_ns: self.closed_ts(slot).wall_ns,
             log: group.applied.chain,
             sessions: local.replica.sessions_checksum(),
             content: content

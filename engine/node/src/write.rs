@@ -201,7 +201,7 @@ impl<E: Env, B> State<E, B> {
         ops: impl Iterator<Item = WriteOp<'a>> + Clone,
         raw: RawRequest<'_>,
     ) {
-        let ts = self.now();
+        let ts = self.write_ts();
         let start = self.batch.bytes.len();
         let local = self.slots[slot as usize]
             .live_mut()

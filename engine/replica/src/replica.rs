@@ -58,6 +58,8 @@ pub struct Replica<W> {
     proposed: Index,
     /// The timestamp of the last proposal; later ones lie above.
     last_ts: Timestamp,
+    /// Readers were shown the state at this timestamp as one that stays: nothing at or below it follows.
+    shown: Timestamp,
     sessions: Sessions,
     in_flight: InFlight,
     reserved: Reservations,
@@ -89,6 +91,7 @@ impl<W> Replica<W> {
             group,
             proposed: applied,
             last_ts,
+            shown: Timestamp::ZERO,
             sessions,
             in_flight: InFlight::default(),
             reserved: Reservations::default(),
@@ -166,11 +169,23 @@ impl<W> Replica<W> {
     /// leaders before this one may have shown to readers.
     ///
     /// # Panics
-    /// When proposals are in flight: whoever does not lead has none.
+    /// When proposals are in flight: whoever does not lead has none. When `after` lies below what readers were shown.
     pub fn lead(&mut self, last: Index, after: Timestamp) {
         assert!(self.in_flight.is_empty(), "nothing was proposed before it led");
         self.proposed = last;
         self.last_ts = self.last_ts.max(after);
+        assert!(
+            self.last_ts >= self.shown,
+            "{} is led from {after}, and was shown at {}",
+            self.descriptor.range,
+            self.shown
+        );
+    }
+
+    /// Readers are shown the state at `ts`, up to which the range is closed: nothing at or below it is applied or proposed from here
+    /// on.
+    pub fn show(&mut self, ts: Timestamp) {
+        self.shown = self.shown.max(ts);
     }
 
     /// This replica leads no more. What it has proposed may still be committed, by another leader.
@@ -279,7 +294,7 @@ impl<W> Replica<W> {
     /// Gives the write its place in the log: appends its command to `out` and returns its index.
     ///
     /// # Panics
-    /// When `ts` does not follow the last proposal, or the range is blocked.
+    /// When `ts` does not follow the last proposal and what readers were shown as closed, or the range is blocked.
     pub fn propose_write<'a>(
         &mut self,
         id: &WriteId,
@@ -324,6 +339,11 @@ impl<W> Replica<W> {
             "timestamps increase: {ts} after {}",
             self.last_ts
         );
+        assert!(
+            ts > self.shown,
+            "a proposal at {ts} after readers were shown {}",
+            self.shown
+        );
         self.last_ts = ts;
         self.proposed = self.proposed.next();
         self.proposed
@@ -345,9 +365,16 @@ impl<W> Replica<W> {
     /// The payload does not decode: the log is whole, so this is a bug or a newer version, and the node stops.
     ///
     /// # Panics
-    /// When its index does not follow the last one applied.
+    /// When its index does not follow the last one applied, or its timestamp lies at or below what readers were shown as closed.
     pub fn apply<'a>(&mut self, at: At, payload: &'a [u8]) -> Result<Applied<'a>, CommandError> {
         let command = Command::decode(payload)?;
+        assert!(
+            command.ts() > self.shown,
+            "{} applies an entry at {}, and was shown at {}",
+            self.descriptor.range,
+            command.ts(),
+            self.shown
+        );
         self.advance(at);
         if !self.in_flight.pop(at.mark.index) {
             self.last_ts = self.last_ts.max(command.ts());
@@ -416,6 +443,7 @@ impl<W> Replica<W> {
             proposed: group.applied.last.index,
             group,
             last_ts: self.last_ts,
+            shown: self.shown,
             sessions: if base::planted_bug!("replica-split-loses-sessions") {
                 Sessions::default()
             } else {

@@ -66,9 +66,11 @@ impl<E: Env, H: Handler<Socket<E>>> Receiver<E, H> {
             },
             Kind::PeerHello => match decode_peer(frame)? {
                 PeerRef::PeerHello(hello) => Ok((handler.on_peer_hello(self.link.id, hello), Phase::Peer)),
-                PeerRef::Train(_) | PeerRef::Transfer(_) | PeerRef::Roster(_) | PeerRef::Placing(_) => {
-                    Err(CloseReason::HelloExpected)
-                }
+                PeerRef::Train(_)
+                | PeerRef::Transfer(_)
+                | PeerRef::Roster(_)
+                | PeerRef::Placing(_)
+                | PeerRef::Closed(_) => Err(CloseReason::HelloExpected),
             },
             _ => Err(CloseReason::HelloExpected),
         }

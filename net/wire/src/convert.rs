@@ -3,13 +3,15 @@
 
 use crate::reply::{
     ArchivedConditionFailed, ArchivedErrorReply, ArchivedGetReply, ArchivedRangeEntry, ArchivedScanPage,
+    ArchivedStaleReply,
 };
 use crate::request::{
-    ArchivedCondition, ArchivedGet, ArchivedHello, ArchivedOp, ArchivedPlace, ArchivedScan, ArchivedWrite,
-    Condition, Op,
+    ArchivedCondition, ArchivedGet, ArchivedHello, ArchivedOp, ArchivedPlace, ArchivedReadAt, ArchivedScan,
+    ArchivedWrite, Condition, Op, ReadAt,
 };
 use base::api::{self, WriteId};
 use base::{ClientId, NodeId, RangeId, ShardId, Timestamp};
+use core::time::Duration;
 use rkyv::{Archive, Serialize};
 
 /// A [`Timestamp`], version 1.
@@ -85,6 +87,31 @@ impl ArchivedWriteIdV1 {
     }
 }
 
+impl From<api::ReadAt> for ReadAt {
+    /// Ages are rounded up to milliseconds; beyond 49 days they become 49 days.
+    fn from(at: api::ReadAt) -> Self {
+        let ms = |age: Duration| u32::try_from(age.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX);
+        match at {
+            api::ReadAt::Newest => Self::Newest,
+            api::ReadAt::At(ts) => Self::At { ts: ts.into() },
+            api::ReadAt::Ago(age) => Self::Ago { ms: ms(age) },
+            api::ReadAt::Within(age) => Self::Within { ms: ms(age) },
+        }
+    }
+}
+
+impl From<&ArchivedReadAt> for api::ReadAt {
+    fn from(at: &ArchivedReadAt) -> Self {
+        let age = |ms: u32| Duration::from_millis(ms.into());
+        match at {
+            ArchivedReadAt::Newest => Self::Newest,
+            ArchivedReadAt::At { ts } => Self::At(ts.into()),
+            ArchivedReadAt::Ago { ms } => Self::Ago(age(ms.to_native())),
+            ArchivedReadAt::Within { ms } => Self::Within(age(ms.to_native())),
+        }
+    }
+}
+
 impl<'a> From<api::WriteOp<'a>> for Op<'a> {
     fn from(op: api::WriteOp<'a>) -> Self {
         match op {
@@ -141,10 +168,10 @@ impl ArchivedHello<'static> {
 }
 
 impl ArchivedGet<'static> {
-    /// The timestamp to read at, or `None` for the newest version.
+    /// The moment to read at.
     #[must_use]
-    pub fn read_ts(&self) -> Option<Timestamp> {
-        self.read_ts.as_ref().map(Timestamp::from)
+    pub fn at(&self) -> api::ReadAt {
+        (&self.at).into()
     }
 }
 
@@ -167,10 +194,10 @@ impl ArchivedScan<'static> {
         self.end.as_ref().map(|end| &**end)
     }
 
-    /// The timestamp to read at, if the client chose one.
+    /// The moment to read at.
     #[must_use]
-    pub fn read_ts(&self) -> Option<Timestamp> {
-        self.read_ts.as_ref().map(Timestamp::from)
+    pub fn at(&self) -> api::ReadAt {
+        (&self.at).into()
     }
 
     /// Rows of the whole stream, at most.
@@ -182,6 +209,14 @@ impl ArchivedScan<'static> {
 
 impl ArchivedGetReply<'static> {
     /// The value, if the key has one.
+    #[must_use]
+    pub fn value(&self) -> Option<&[u8]> {
+        self.value.as_ref().map(|value| &**value)
+    }
+}
+
+impl ArchivedStaleReply<'static> {
+    /// The value, if the key had one.
     #[must_use]
     pub fn value(&self) -> Option<&[u8]> {
         self.value.as_ref().map(|value| &**value)

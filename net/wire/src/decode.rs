@@ -113,6 +113,7 @@ messages! {
     ReplyRef, reply, reply_of, [
         HelloReply: ArchivedHelloReply<'static>,
         GetReply: ArchivedGetReply<'static>,
+        StaleReply: ArchivedStaleReply<'static>,
         WriteReply: ArchivedWriteReply,
         ConditionFailed: ArchivedConditionFailed<'static>,
         ScanPage: ArchivedScanPage<'static>,
@@ -136,6 +137,7 @@ messages! {
         Transfer: ArchivedTransfer<'static>,
         Roster: ArchivedRoster<'static>,
         Placing: ArchivedPlacing<'static>,
+        Closed: ArchivedClosed<'static>,
     ]
 }
 
@@ -201,8 +203,10 @@ kind_of! {
     peer::Transfer<'_> => Transfer,
     peer::Roster<'_> => Roster,
     peer::Placing<'_> => Placing,
+    peer::Closed<'_> => Closed,
     reply::HelloReply<'_> => HelloReply,
     reply::GetReply<'_> => GetReply,
+    reply::StaleReply<'_> => StaleReply,
     reply::WriteReply => WriteReply,
     reply::ConditionFailed<'_> => ConditionFailed,
     reply::RangeMapReply<'_> => RangeMapReply,

@@ -104,6 +104,8 @@ kinds! {
     Roster = 0x43,
     /// [`crate::peer::Placing`].
     Placing = 0x44,
+    /// [`crate::peer::Closed`].
+    Closed = 0x45,
     /// [`crate::reply::HelloReply`].
     HelloReply = 0x81,
     /// [`crate::reply::GetReply`].
@@ -130,6 +132,8 @@ kinds! {
     PlaceReply = 0x8e,
     /// [`crate::reply::ExplainReply`].
     ExplainReply = 0x8f,
+    /// [`crate::reply::StaleReply`].
+    StaleReply = 0xa2,
     /// [`crate::reply::ErrorReply`].
     ErrorReply = 0xff,
 }

@@ -15,6 +15,7 @@
 //! - Memory held for a peer is bounded by a limit that the owner gives, and grows only with bytes that have arrived.
 //! - Nothing here waits, reads a clock or performs I/O.
 
+mod closed;
 pub mod code;
 pub mod convert;
 pub mod decode;

@@ -1,5 +1,6 @@
-//! The parts of a [`crate::request::Write`]: operations and conditions.
+//! The parts of requests: operations and conditions of a [`crate::request::Write`], the moment of a read.
 
+use crate::convert::Stamp;
 use rkyv::with::{InlineAsBox, Map};
 use rkyv::{Archive, Serialize};
 
@@ -49,5 +50,28 @@ pub enum Condition<'a> {
         /// The value expected.
         #[rkyv(with = InlineAsBox)]
         value: &'a [u8],
+    },
+}
+
+/// The moment that a read shows, version 1; the archived form of [`base::api::ReadAt`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub enum ReadAt {
+    /// Now: every write that was answered before.
+    Newest,
+    /// A timestamp.
+    At {
+        /// Which one.
+        ts: Stamp,
+    },
+    /// So many milliseconds before the server's clock.
+    Ago {
+        /// How many.
+        ms: u32,
+    },
+    /// As late as the server can show without asking anybody, and at most so many milliseconds before its clock.
+    Within {
+        /// How many.
+        ms: u32,
     },
 }

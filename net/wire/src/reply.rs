@@ -44,7 +44,7 @@ pub struct Limits {
     pub requests_max: u32,
 }
 
-/// Answers [`crate::request::Get`], version 1.
+/// Answers [`crate::request::Get`], version 1; see also [`StaleReply`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 pub struct GetReply<'a> {
     /// The value, if the key has one.
@@ -52,6 +52,18 @@ pub struct GetReply<'a> {
     pub value: Option<&'a [u8]>,
     /// The timestamp of the version read; of the read itself when there is no value.
     pub ts: Stamp,
+}
+
+/// Answers a [`crate::request::Get`] whose moment the server chose by its age, version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct StaleReply<'a> {
+    /// The value, if the key had one.
+    #[rkyv(with = Map<InlineAsBox>)]
+    pub value: Option<&'a [u8]>,
+    /// The timestamp of the version read; of the read itself when there is no value.
+    pub ts: Stamp,
+    /// The timestamp that was read at: nothing changes any more at or below it.
+    pub read_ts: Stamp,
 }
 
 /// Answers [`crate::request::Put`] and [`crate::request::Write`], version 1: applied and durable.

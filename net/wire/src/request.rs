@@ -2,8 +2,8 @@
 //!
 //! Deadlines are milliseconds from receipt: clocks of clients are not trusted. Spans are half-open, `[start, end)`.
 
-use crate::convert::{Stamp, WriteIdV1};
-pub use crate::op::{ArchivedCondition, ArchivedOp, Condition, Op};
+use crate::convert::WriteIdV1;
+pub use crate::op::{ArchivedCondition, ArchivedOp, ArchivedReadAt, Condition, Op, ReadAt};
 use rkyv::with::{InlineAsBox, Map};
 use rkyv::{Archive, Serialize};
 
@@ -26,14 +26,15 @@ pub struct Hello<'a> {
 /// The longest application name of a [`Hello`].
 pub const APP_BYTES_MAX: usize = 64;
 
-/// Reads one key, version 1. Answered by [`crate::reply::GetReply`].
+/// Reads one key, version 1. Answered by [`crate::reply::GetReply`], or by [`crate::reply::StaleReply`] when the server chose the
+/// moment by an age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 pub struct Get<'a> {
     /// The key.
     #[rkyv(with = InlineAsBox)]
     pub key: &'a [u8],
-    /// Reads the newest version at or before this; `None` reads the newest.
-    pub read_ts: Option<Stamp>,
+    /// The moment to read at.
+    pub at: ReadAt,
     /// Milliseconds from receipt.
     pub deadline_ms: u32,
 }
@@ -84,8 +85,8 @@ pub struct Scan<'a> {
     pub end: Option<&'a [u8]>,
     /// From the end of the span to its start.
     pub reverse: bool,
-    /// Reads at this timestamp; `None` lets the server choose, and say so in the first page.
-    pub read_ts: Option<Stamp>,
+    /// The moment to read at; the pages say which one the server chose.
+    pub at: ReadAt,
     /// Rows of the whole stream, at most; `None` reads the whole span.
     pub rows_max: Option<u64>,
     /// Rows of one page, at most: in `1..=base::limits::SCAN_ROWS_MAX`.

@@ -271,6 +271,7 @@ fn the_fuzz_seeds_are_complete_and_run() {
         ("wire_frame", exercise::frames as fn(&[u8])),
         ("wire_request", exercise::requests),
         ("wire_reply", exercise::replies),
+        ("wire_peer", exercise::peers),
     ] {
         let mut files: Vec<_> = std::fs::read_dir(seeds.join(target))
             .unwrap()

@@ -3,8 +3,9 @@
 
 extern crate corelane_wire as wire;
 
-use base::api::{Condition, WriteId, WriteOp};
+use base::api::{Condition, ReadAt, WriteId, WriteOp};
 use base::{ClientId, RequestId, Timestamp};
+use core::time::Duration;
 use proptest::prelude::*;
 use wire::convert::{Stamp, WriteIdV1};
 use wire::{Frame, FrameReader, Message, Outbox, PageBuilder, ReplyRef, RequestRef, Row, reply, request};
@@ -101,13 +102,18 @@ proptest! {
     }
 
     #[test]
-    fn gets_and_their_replies(key in bytes(), value in prop::option::of(bytes()), wall_ns: u64, logical: u32, at: bool) {
+    fn gets_and_their_replies(key in bytes(), value in prop::option::of(bytes()), wall_ns: u64, logical: u32, age: Option<u32>, at: bool) {
         let ts = Timestamp::new(wall_ns, logical);
-        let read_ts = at.then_some(ts);
-        let get = request::Get { key: &key, read_ts: read_ts.map(Stamp::from), deadline_ms: 1 };
+        let age = age.map(|ms| Duration::from_millis(ms.into()));
+        let at = match age {
+            None => ReadAt::of(at.then_some(ts)),
+            Some(age) if at => ReadAt::Ago(age),
+            Some(age) => ReadAt::Within(age),
+        };
+        let get = request::Get { key: &key, at: at.into(), deadline_ms: 1 };
         round_trip(&get, |frame| {
             let RequestRef::Get(got) = wire::decode_request(frame).unwrap() else { panic!("{frame:?}") };
-            assert_eq!((&*got.key, got.read_ts()), (&key[..], read_ts));
+            assert_eq!((&*got.key, got.at()), (&key[..], at));
         });
         round_trip(&reply::GetReply { value: value.as_deref(), ts: Stamp::from(ts) }, |frame| {
             let ReplyRef::GetReply(got) = wire::decode_reply(frame).unwrap() else { panic!("{frame:?}") };

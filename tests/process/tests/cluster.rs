@@ -170,6 +170,57 @@ fn two_of_three_nodes_go_on_and_the_third_catches_up() {
 }
 
 #[test]
+fn a_follower_shows_the_past_also_when_it_is_the_only_node_left() {
+    let dir = scratch();
+    let programs = programs(dir.path(), 3, "corelane");
+    let program = &programs[0];
+    let nodes = programs.iter().map(Program::spawn);
+    let mut nodes: Vec<Node> = nodes.collect::<Result<_, _>>().unwrap();
+    by_any(
+        program,
+        &nodes.iter().collect::<Vec<_>>(),
+        &["put", "key", "value"],
+    );
+    for node in &nodes {
+        wait_for(program, node, "all nodes see each other", is_well);
+    }
+    let leads = |node: &Node| status(program, node)["ranges"]["leads"] == 1;
+    let follower = nodes.iter().position(|node| !leads(node)).expect("one leads");
+    let follower = nodes.remove(follower);
+    let closed_reads = |node: &Node| {
+        let status = status(program, node);
+        status["shards"][0]["counts"]["closed_reads"].as_u64().unwrap()
+    };
+    // As soon as what it can show is not older than the write.
+    let past = ["get", "key", "--at-most-stale", "1h", "--json"];
+    let found: Value = serde_json::from_str(&by_any(program, &[&follower], &past)).unwrap();
+    assert_eq!(found["value"], "value", "{found:#}");
+    for node in nodes {
+        node.kill().unwrap();
+    }
+    let before = closed_reads(&follower);
+    assert!(before > 0);
+    let read_ts = found["read_ts"].as_str().unwrap();
+    for _ in 0..3 {
+        assert_eq!(
+            by_any(program, &[&follower], &["get", "key", "--at-most-stale", "1h"]),
+            "value\n"
+        );
+        assert_eq!(
+            by_any(program, &[&follower], &["get", "key", "--at", read_ts]),
+            "value\n"
+        );
+        assert_eq!(
+            by_any(program, &[&follower], &["scan", "--at-most-stale", "1h"]),
+            "key\tvalue\n"
+        );
+    }
+    assert!(closed_reads(&follower) >= before + 9);
+    let output = at(program, &follower.address, &["get", "key"]);
+    assert!(!output.status.success(), "nobody leads: {}", said(&output));
+}
+
+#[test]
 fn data_of_another_node_or_cluster_is_refused() {
     let dir = scratch();
     let programs = programs(dir.path(), 3, "corelane");

@@ -7,6 +7,7 @@
 //! ```
 
 use base::Timestamp;
+use base::api::ReadAt;
 use core::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use wire::Code;
@@ -42,8 +43,8 @@ pub type Condition = (KeyNo, Option<ValueId>);
 /// What a client asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Reads a key, as of now or of a moment.
-    Get(KeyNo, Option<Timestamp>),
+    /// Reads a key, as of a moment.
+    Get(KeyNo, ReadAt),
     /// Writes atomically.
     Write(Vec<Condition>, Vec<Mutation>),
     /// Reads the keys from the first up to, and without, the second.
@@ -55,7 +56,7 @@ pub enum Action {
         /// From the end.
         reverse: bool,
         /// At a moment.
-        at: Option<Timestamp>,
+        at: ReadAt,
     },
     /// Cuts the range that holds the key.
     Split(KeyNo),
@@ -91,6 +92,8 @@ pub enum Outcome {
     ConditionFailed(u32, Option<ValueId>, Timestamp),
     /// A value with its version's timestamp, or none and when that was looked at.
     Value(Option<ValueId>, Timestamp),
+    /// As [`Self::Value`], and the timestamp that was read at, which the node chose by its age.
+    Past(Option<ValueId>, Timestamp, Timestamp),
     /// The rows of a scan.
     Rows {
         /// The timestamp of all of them.
@@ -121,6 +124,8 @@ pub struct Call {
     pub answered: u64,
     /// Virtual time of its beginning, for people.
     pub at_ns: u64,
+    /// The wall clock of the caller at its beginning.
+    pub wall_ns: u64,
     /// How often it was tried.
     pub tries: u32,
     /// How it ended.
@@ -137,11 +142,16 @@ pub struct History {
 }
 
 impl History {
-    /// Notes the beginning of a call; its number.
+    /// Notes the beginning of a call, with virtual time and the caller's clock; its number.
     ///
     /// # Panics
     /// After 2^32 calls.
-    pub fn begin(&self, client: u16, at_ns: u64, action: impl FnOnce(u32) -> Action) -> u32 {
+    pub fn begin(
+        &self,
+        client: u16,
+        (at_ns, wall_ns): (u64, u64),
+        action: impl FnOnce(u32) -> Action,
+    ) -> u32 {
         let mut calls = self.calls.borrow_mut();
         let number = u32::try_from(calls.len()).expect("a run has fewer than 2^32 calls");
         calls.push(Call {
@@ -150,6 +160,7 @@ impl History {
             invoked: self.tick(),
             answered: u64::MAX,
             at_ns,
+            wall_ns,
             tries: 0,
             outcome: Outcome::Unknown,
         });

@@ -14,6 +14,7 @@ use crate::process::{Exit, Process};
 use crate::replicas;
 use crate::scenario::{Mode, PORT, Scenario};
 use crate::workload::Workload;
+use base::api::ReadAt;
 use base::{NodeId, Prng, ShardId};
 use core::time::Duration;
 use env::{Disk, Env, Instant};
@@ -91,6 +92,8 @@ fn node_config(scenario: &Scenario, at: u16) -> NodeConfig {
             liveness: scenario.liveness,
             tick: scenario.tick,
             placement: scenario.placement.clone(),
+            closed_lag: scenario.closed_lag,
+            closed_interval: scenario.closed_interval,
             seeds,
             founders: founders.into_iter().filter(|_| is_founder).map(id).collect(),
             ..Cluster::new(u128::from(scenario.seed) + 1, id(at), nodes)
@@ -467,13 +470,15 @@ impl Runner {
                         start,
                         end: start + step,
                         reverse,
-                        at: None,
+                        at: ReadAt::Newest,
                     };
                     workload.call(&client, u16::MAX, scan).await;
                 }
             }
             for key in 0..count {
-                workload.call(&client, u16::MAX, |_| Action::Get(key, None)).await;
+                workload
+                    .call(&client, u16::MAX, |_| Action::Get(key, ReadAt::Newest))
+                    .await;
             }
             workload.call(&client, u16::MAX, |_| Action::RangeMap).await;
         };
@@ -544,6 +549,10 @@ impl Runner {
         let may_lose = lied.iter().any(|fault| faults.contains_key(fault));
         if !(self.scenario.mode == Mode::Damage && may_lose) {
             self.wrong.extend(check::check(&self.scenario.keys, &calls));
+            if self.scenario.nodes > 1 {
+                let bound_ns = self.scenario.liveness.clock_offset_ns_max;
+                check::age::check(bound_ns, &calls, &mut self.wrong);
+            }
         }
         let mut outcomes = BTreeMap::new();
         for call in &calls {
@@ -589,6 +598,7 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Applied(_) => "applied",
         Outcome::ConditionFailed(..) => "condition failed",
         Outcome::Value(..) => "value",
+        Outcome::Past(..) => "past",
         Outcome::Rows { .. } => "rows",
         Outcome::Refused(_) => "refused",
         Outcome::Done => "done",

@@ -42,6 +42,8 @@ pub struct Mix {
     pub place: u64,
     pub range_map: u64,
     pub status: u64,
+    pub get_stale: u64,
+    pub scan_stale: u64,
 }
 
 /// Everything that a run is made of.
@@ -69,6 +71,10 @@ pub struct Scenario {
     pub tick: Duration,
     /// How a cluster looks after its replicas, if it does.
     pub placement: Option<Placement>,
+    /// How far behind the clock a cluster's ranges are closed.
+    pub closed_lag: Duration,
+    /// How often its nodes hear of that.
+    pub closed_interval: Duration,
     /// That scans stay within a group of keys, which no split cuts.
     pub one_range_scans: bool,
     /// Keys.
@@ -112,7 +118,9 @@ impl Scenario {
             5..8 => Mode::Errors,
             _ => Mode::Damage,
         };
-        Self::draw_mode(seed, mode, &mut prng)
+        let mut scenario = Self::draw_mode(seed, mode, &mut prng);
+        (scenario.mix.get_stale, scenario.mix.scan_stale) = (prng.below(5), prng.below(3));
+        scenario
     }
 
     /// A scenario of a given mode.
@@ -158,6 +166,8 @@ impl Scenario {
             liveness: liveness::Config::default(),
             tick: Duration::from_millis(10),
             placement: None,
+            closed_lag: Duration::from_millis(100),
+            closed_interval: Duration::from_millis(200),
             one_range_scans: false,
             keys,
             value_bytes: 1 << prng.below(10),
@@ -222,6 +232,10 @@ impl Scenario {
         scenario.tick = Duration::from_millis(prng.between(10, 50));
         scenario.storm = Duration::from_secs(120);
         scenario.placement = draw_placement(seed);
+        (scenario.mix.get_stale, scenario.mix.scan_stale) = (prng.below(20), prng.below(5));
+        let lag_ns = bound_ns + prng.below(300_000_000);
+        scenario.closed_lag = Duration::from_nanos(lag_ns);
+        scenario.closed_interval = Duration::from_millis(prng.between(5, 300));
         scenario
     }
 
@@ -359,6 +373,8 @@ impl Mix {
             place: 0,
             range_map: weight(1),
             status: weight(1),
+            get_stale: 0,
+            scan_stale: 0,
         };
         if mode == Mode::Damage {
             // Of a removal whose answer never comes, because the node refuses to start, nothing could be said.

@@ -3,8 +3,10 @@
 use crate::client::Client;
 use crate::history::{Action, History, KeyNo, Mutation, Outcome, ValueId};
 use crate::scenario::Scenario;
+use base::api::ReadAt;
 use base::{Prng, Timestamp};
 use core::cell::{Cell, RefCell};
+use core::time::Duration;
 use env::{Clock, Env};
 use sim::SimEnv;
 use std::collections::BTreeMap;
@@ -71,7 +73,10 @@ impl Workload {
 
     /// Makes one call and records it.
     pub async fn call(&self, client: &Client, number: u16, action: impl FnOnce(u32) -> Action) -> Outcome {
-        let call = self.history.begin(number, self.env.clock().now().0, action);
+        let clock = self.env.clock();
+        let call = self
+            .history
+            .begin(number, (clock.now().0, clock.wall_ns()), action);
         let action = self.history.call(call).action;
         let (outcome, tries) = client.call(call, &action).await;
         for wrong in client.take_violations() {
@@ -86,7 +91,7 @@ impl Workload {
     fn learn(&self, call: u32, action: &Action, outcome: &Outcome) {
         let mut seen = self.seen.borrow_mut();
         let ts = match (action, outcome) {
-            (Action::Get(key, None), Outcome::Value(value, ts)) => {
+            (Action::Get(key, ReadAt::Newest), Outcome::Value(value, ts)) => {
                 seen.insert(*key, *value);
                 *ts
             }
@@ -106,7 +111,7 @@ impl Workload {
                 }
                 *ts
             }
-            (_, Outcome::Rows { read_ts, .. }) => *read_ts,
+            (_, Outcome::Rows { read_ts, .. } | Outcome::Past(_, _, read_ts)) => *read_ts,
             _ => return,
         };
         let mut moments = self.moments.borrow_mut();
@@ -136,6 +141,8 @@ impl Workload {
             mix.move_range,
             mix.range_map,
             mix.place,
+            mix.get_stale,
+            mix.scan_stale,
             mix.status,
         ];
         let mut at = prng.below(weights.iter().sum());
@@ -147,10 +154,10 @@ impl Workload {
             None => true,
         });
         match kind.unwrap_or_default() {
-            0 => Action::Get(self.key(prng), None),
+            0 => Action::Get(self.key(prng), ReadAt::Newest),
             1 => {
                 let key = self.key(prng);
-                Action::Get(key, Some(self.moment(prng)))
+                Action::Get(key, ReadAt::At(self.moment(prng)))
             }
             2 => Action::Write(vec![], vec![self.put(prng)]),
             3 => Action::Write(vec![], vec![Mutation::Delete(self.key(prng))]),
@@ -158,10 +165,10 @@ impl Workload {
             5 => Action::Write(vec![], self.batch(prng)),
             6 => Action::Write(vec![], vec![self.put(prng), self.put(prng)]),
             7 => self.conditional(prng),
-            8 => self.scan(prng, None),
+            8 => self.scan(prng, ReadAt::Newest),
             9 => {
                 let moment = self.moment(prng);
-                self.scan(prng, Some(moment))
+                self.scan(prng, ReadAt::At(moment))
             }
             10 => {
                 let group = prng.below(self.scenario.keys.groups.into());
@@ -178,6 +185,14 @@ impl Workload {
             }
             12 => Action::RangeMap,
             13 => self.place(client, prng),
+            14 => {
+                let key = self.key(prng);
+                Action::Get(key, self.age(prng))
+            }
+            15 => {
+                let age = self.age(prng);
+                self.scan(prng, age)
+            }
             _ => Action::Status,
         }
     }
@@ -237,6 +252,21 @@ impl Workload {
             2 => moment.plus_ns(prng.below(5_000_000)),
             3 => Timestamp::new(self.env.clock().wall_ns(), 0).plus_ns(prng.below(20_000_000)),
             _ => moment,
+        }
+    }
+
+    /// An age: mostly one at which ranges are closed everywhere, or about to be.
+    fn age(&self, prng: &mut Prng) -> ReadAt {
+        let lag_ns = u64::try_from(self.scenario.closed_lag.as_nanos()).unwrap_or(u64::MAX);
+        let age = Duration::from_nanos(match prng.below(4) {
+            0 => prng.below(lag_ns + 1),
+            1 => lag_ns * 4,
+            _ => lag_ns + prng.below(500_000_000),
+        });
+        if prng.chance(0.5) {
+            ReadAt::Ago(age)
+        } else {
+            ReadAt::Within(age)
         }
     }
 
@@ -306,7 +336,7 @@ impl Workload {
         Action::Write(conditions, mutations)
     }
 
-    fn scan(&self, prng: &mut Prng, at: Option<Timestamp>) -> Action {
+    fn scan(&self, prng: &mut Prng, at: ReadAt) -> Action {
         if self.scenario.one_range_scans {
             let (start, end) = self.span(prng);
             return Action::Scan {

@@ -3,7 +3,10 @@
 
 use base::RequestId;
 use wire::frame::{HEADER_BYTES, Kind, frame_bytes};
-use wire::peer::{ArchivedBody, ArchivedContent, ArchivedPlacingStep, ArchivedTodo, ArchivedTransferStep};
+use wire::peer::{
+    ArchivedBody, ArchivedClosedRange, ArchivedClosedStep, ArchivedContent, ArchivedPlacingStep,
+    ArchivedTodo, ArchivedTransferStep,
+};
 use wire::{
     Frame, FrameError, FrameReader, PeerRef, ReplyRef, RequestRef, decode_peer, decode_reply, decode_request,
 };
@@ -187,7 +190,7 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
             sum(hello.app.as_bytes())
         }
         RequestRef::Get(get) => {
-            std::hint::black_box(get.read_ts());
+            std::hint::black_box(get.at());
             sum(&get.key)
         }
         RequestRef::Put(put) => sum(&put.key) + sum(&put.value),
@@ -204,7 +207,7 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
             conditions.sum::<usize>() + ops.sum::<usize>()
         }
         RequestRef::Scan(scan) => {
-            std::hint::black_box((scan.read_ts(), scan.rows_max(), scan.reverse));
+            std::hint::black_box((scan.at(), scan.rows_max(), scan.reverse));
             sum(&scan.start) + sum_of(scan.end())
         }
         RequestRef::Split(split) => sum(&split.key),
@@ -236,6 +239,19 @@ fn touch_peer(message: &PeerRef<'_>) -> usize {
         }
         PeerRef::Train(train) => train,
         PeerRef::Placing(placing) => return touch_placing(&placing.step),
+        PeerRef::Closed(closed) => {
+            return match &closed.step {
+                ArchivedClosedStep::Next { ranges, closed, .. } => {
+                    std::hint::black_box(closed);
+                    let bytes = |range: &ArchivedClosedRange| {
+                        sum(&range.range.to_native().to_le_bytes())
+                            + sum(&range.index.to_native().to_le_bytes())
+                    };
+                    ranges.iter().map(bytes).sum()
+                }
+                ArchivedClosedStep::Again => 0,
+            };
+        }
         PeerRef::Transfer(transfer) => {
             return match &transfer.step {
                 ArchivedTransferStep::Offer {
@@ -304,6 +320,10 @@ fn touch_reply(reply: &ReplyRef<'_>) -> usize {
     match reply {
         ReplyRef::HelloReply(hello) => sum(hello.server.as_bytes()),
         ReplyRef::GetReply(get) => sum_of(get.value()),
+        ReplyRef::StaleReply(get) => {
+            std::hint::black_box(get.read_ts.timestamp());
+            sum_of(get.value())
+        }
         ReplyRef::ConditionFailed(failed) => sum_of(failed.found()),
         ReplyRef::ScanPage(page) => {
             let rows: usize = page.iter().map(|row| sum(row.key) + sum(row.value)).sum();

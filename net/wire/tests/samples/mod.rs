@@ -166,6 +166,38 @@ pub(crate) fn peers() -> Vec<Sample> {
                 nodes: &[peer::RosterEntry { node: 4, address }],
             },
         ),
+        frame(
+            "Closed, next",
+            &peer::Closed {
+                series: STAMP,
+                step: peer::ClosedStep::Next {
+                    number: 3,
+                    ranges: &[
+                        peer::ClosedRange { range: 7, index: 41 },
+                        peer::ClosedRange { range: 8, index: 0 },
+                    ],
+                    closed: Some(STAMP),
+                },
+            },
+        ),
+        frame(
+            "Closed, more follows",
+            &peer::Closed {
+                series: STAMP,
+                step: peer::ClosedStep::Next {
+                    number: 0,
+                    ranges: &[],
+                    closed: None,
+                },
+            },
+        ),
+        frame(
+            "Closed, again",
+            &peer::Closed {
+                series: STAMP,
+                step: peer::ClosedStep::Again,
+            },
+        ),
         frame("Train", &train(None, &messages)),
         frame("Train: asks", &train(Some(asks), &[])),
         frame(
@@ -306,7 +338,7 @@ pub(crate) fn requests() -> Vec<Sample> {
         start: b"a",
         end: Some(b"b"),
         reverse: true,
-        read_ts: Some(STAMP),
+        at: request::ReadAt::At { ts: STAMP },
         rows_max: Some(9),
         page_rows: 100,
         page_bytes: 4096,
@@ -316,7 +348,7 @@ pub(crate) fn requests() -> Vec<Sample> {
     let open_scan = request::Scan {
         end: None,
         reverse: false,
-        read_ts: None,
+        at: request::ReadAt::Newest,
         rows_max: None,
         ..scan
     };
@@ -362,7 +394,7 @@ pub(crate) fn requests() -> Vec<Sample> {
             "Get, newest",
             &request::Get {
                 key: b"key",
-                read_ts: None,
+                at: request::ReadAt::Newest,
                 deadline_ms: 5000,
             },
         ),
@@ -370,7 +402,23 @@ pub(crate) fn requests() -> Vec<Sample> {
             "Get, as of a timestamp",
             &request::Get {
                 key: b"key",
-                read_ts: Some(STAMP),
+                at: request::ReadAt::At { ts: STAMP },
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
+            "Get, as of an age",
+            &request::Get {
+                key: b"key",
+                at: request::ReadAt::Ago { ms: 4500 },
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
+            "Get, no older than an age",
+            &request::Get {
+                key: b"key",
+                at: request::ReadAt::Within { ms: 4500 },
                 deadline_ms: 5000,
             },
         ),
@@ -509,6 +557,7 @@ pub(crate) fn replies() -> Vec<Sample> {
     page.push(b"a", b"one", base::Timestamp::new(5, 0));
     page.push(b"bb", b"", base::Timestamp::new(6, 1));
     let at = base::Timestamp::new(9, 0);
+    let later = Stamp { logical: 9, ..STAMP };
     let failed = reply::ConditionFailed {
         condition: 1,
         found: Some(b"2"),
@@ -544,6 +593,22 @@ pub(crate) fn replies() -> Vec<Sample> {
             &reply::GetReply {
                 value: None,
                 ts: STAMP,
+            },
+        ),
+        frame(
+            "StaleReply, a value",
+            &reply::StaleReply {
+                value: Some(b"value"),
+                ts: STAMP,
+                read_ts: later,
+            },
+        ),
+        frame(
+            "StaleReply, nothing",
+            &reply::StaleReply {
+                value: None,
+                ts: later,
+                read_ts: later,
             },
         ),
         frame("WriteReply", &reply::WriteReply { ts: STAMP }),

@@ -12,6 +12,7 @@
 
 use crate::check::timeline::{State, Timeline, write_of};
 use crate::history::{Action, Call, KeyNo, Outcome};
+use base::api::ReadAt;
 use std::collections::BTreeMap;
 
 /// A call that concerns one key.
@@ -46,8 +47,10 @@ fn visits(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) -> BTree
         |key: KeyNo, call: u32, what: What| visits.entry(key).or_default().push(Visit { call, what });
     for (number, call) in (0u32..).zip(calls) {
         match (&call.action, &call.outcome) {
-            (Action::Get(key, None), Outcome::Value(None, _)) => visit(*key, number, What::SawNothing),
-            (Action::Get(key, None), Outcome::Value(Some(value), ts)) => {
+            (Action::Get(key, ReadAt::Newest), Outcome::Value(None, _)) => {
+                visit(*key, number, What::SawNothing);
+            }
+            (Action::Get(key, ReadAt::Newest), Outcome::Value(Some(value), ts)) => {
                 let position = timeline.position(*key, *ts);
                 let state = timeline.state(*key, *ts);
                 if state.is_none_or(|state| (state.ts, state.value) != (*ts, Some(*value))) {
@@ -57,7 +60,12 @@ fn visits(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) -> BTree
                 }
                 visit(*key, number, What::Saw(position));
             }
-            (Action::Scan { at: None, .. }, Outcome::Rows { read_ts, first, .. }) => {
+            (
+                Action::Scan {
+                    at: ReadAt::Newest, ..
+                },
+                Outcome::Rows { read_ts, first, .. },
+            ) => {
                 for key in first.0..first.1 {
                     visit(key, number, What::Saw(timeline.position(key, *read_ts)));
                 }

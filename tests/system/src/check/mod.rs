@@ -5,12 +5,14 @@
 //!                 ├─► snapshot   reads and scans at a timestamp equal the timeline at that timestamp
 //!                 ├─► linear     per key, reads of the newest and writes agree with the order in which they were made
 //!                 └─► condition  conditions that held or failed did so
+//!   clocks ─────► age  what was read of a moment named by its age is not older
 //!   range maps ─► ranges  tile the key space
 //! ```
 //!
 //! The timestamps that the node gives its versions *claim* an order. The claim is checked against what clients saw and when,
 //! which needs no search: 10,000 operations on one key are judged in milliseconds.
 
+pub mod age;
 pub mod condition;
 pub mod linear;
 pub mod ranges;

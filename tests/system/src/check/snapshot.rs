@@ -3,13 +3,15 @@
 use crate::check::timeline::Timeline;
 use crate::history::{Action, Call, KeyNo, Outcome, ValueId};
 use base::Timestamp;
+use base::api::ReadAt;
 use std::collections::BTreeMap;
 
 /// Notes every read at a timestamp that saw something else.
 pub fn check(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) {
     for (number, call) in (0u32..).zip(calls) {
         match (&call.action, &call.outcome) {
-            (Action::Get(key, Some(read_ts)), Outcome::Value(value, ts)) => {
+            (Action::Get(key, ReadAt::At(read_ts)), Outcome::Value(value, ts))
+            | (Action::Get(key, _), Outcome::Past(value, ts, read_ts)) => {
                 let found = value.map(|value| (value, *ts));
                 compare(timeline, number, *key, *read_ts, found, wrong);
             }
@@ -22,7 +24,7 @@ pub fn check(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) {
                     ..
                 },
             ) => {
-                if at.is_some_and(|at| at != *read_ts) {
+                if matches!(at, ReadAt::At(at) if at != read_ts) {
                     wrong.push(format!(
                         "call {number} asked for {at:?} and was read at {read_ts}"
                     ));

@@ -3,6 +3,7 @@
 use super::check;
 use crate::history::{Action, Call, Keys, Mutation, Outcome, Row, ValueId};
 use base::Timestamp;
+use base::api::ReadAt;
 
 const KEYS: Keys = Keys {
     groups: 2,
@@ -26,6 +27,7 @@ fn call(moments: (u64, u64), action: Action, outcome: Outcome) -> Call {
         invoked: moments.0,
         answered: moments.1,
         at_ns: 0,
+        wall_ns: 0,
         tries: 1,
         outcome,
     }
@@ -44,7 +46,7 @@ fn delete(moments: (u64, u64), key: u16, at: u64) -> Call {
 fn get(moments: (u64, u64), key: u16, found: Option<u32>, at: u64) -> Call {
     call(
         moments,
-        Action::Get(key, None),
+        Action::Get(key, ReadAt::Newest),
         Outcome::Value(found.map(value), ts(at)),
     )
 }
@@ -59,7 +61,7 @@ fn scan(moments: (u64, u64), at: Option<u64>, read_ts: u64, rows: &[(u16, u32, u
         start: 0,
         end: 8,
         reverse: false,
-        at: at.map(ts),
+        at: ReadAt::of(at.map(ts)),
     };
     let outcome = Outcome::Rows {
         read_ts: ts(read_ts),

@@ -174,6 +174,7 @@ fn pin(calls: &[Call], wrong: &mut Vec<String>) -> BTreeMap<u32, Timestamp> {
             Outcome::Unknown
             | Outcome::Applied(_)
             | Outcome::Value(..)
+            | Outcome::Past(..)
             | Outcome::Rows { .. }
             | Outcome::Done => {}
         }
@@ -187,9 +188,10 @@ fn pin(calls: &[Call], wrong: &mut Vec<String>) -> BTreeMap<u32, Timestamp> {
     };
     for (number, call) in (0u32..).zip(calls) {
         match &call.outcome {
-            Outcome::Value(Some(value), ts) => see(number, *value, *ts),
+            Outcome::Value(Some(value), ts) | Outcome::Past(Some(value), ts, _) => see(number, *value, *ts),
             Outcome::Rows { rows, .. } => rows.iter().for_each(|row| see(number, row.value, row.ts)),
             Outcome::Value(None, _)
+            | Outcome::Past(None, ..)
             | Outcome::Unknown
             | Outcome::Applied(_)
             | Outcome::ConditionFailed(..)

@@ -13,7 +13,7 @@ mod session;
 
 use crate::check::ranges::RangeSeen;
 use crate::history::{Action, Condition, KeyNo, Keys, Mutation, Outcome, ValueId};
-use base::api::WriteId;
+use base::api::{ReadAt, WriteId};
 use base::{ClientId, Prng};
 use connection::{Connection, Inbox, Next};
 use core::cell::{Cell, RefCell};
@@ -191,7 +191,7 @@ impl Client {
             if tries > 1 {
                 self.count(|counts| counts.retries += 1);
             }
-            let at = self.at.get();
+            let at = self.node_for(action);
             let Some(connection) = self.connect(at).await else {
                 self.turn_away(at);
                 continue;
@@ -225,6 +225,18 @@ impl Client {
             self.count(|counts| counts.unknown += 1);
         }
         (outcome, tries)
+    }
+
+    /// The node that is asked next: of the past any, now and then.
+    fn node_for(&self, action: &Action) -> usize {
+        let (Action::Get(_, at) | Action::Scan { at, .. }) = action else {
+            return self.at.get();
+        };
+        let prng = &mut *self.prng.borrow_mut();
+        if *at == ReadAt::Newest || prng.chance(0.3) {
+            return self.at.get();
+        }
+        prng.index(self.addresses.len())
     }
 
     async fn number_a_write(&self) -> u64 {
@@ -302,7 +314,7 @@ impl Client {
         let inbox = match action {
             Action::Get(key, at) => connection.send(&request::Get {
                 key: &self.keys.bytes(*key),
-                read_ts: at.map(Into::into),
+                at: (*at).into(),
                 deadline_ms,
             }),
             Action::Write(conditions, mutations) => {
@@ -398,6 +410,13 @@ impl Client {
                 None => Outcome::Value(None, ts),
                 Some(bytes) => match self.read(*key, &bytes) {
                     Some(value) => Outcome::Value(Some(value), ts),
+                    None => return Tried::Again(Duration::from_millis(100)),
+                },
+            },
+            (Action::Get(key, _), Reply::Past { value, ts, read_ts }) => match value {
+                None => Outcome::Past(None, ts, read_ts),
+                Some(bytes) => match self.read(*key, &bytes) {
+                    Some(value) => Outcome::Past(Some(value), ts, read_ts),
                     None => return Tried::Again(Duration::from_millis(100)),
                 },
             },

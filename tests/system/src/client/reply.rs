@@ -31,6 +31,15 @@ pub enum Reply {
         /// Its timestamp, or that of the look.
         ts: Timestamp,
     },
+    /// To a get of a moment that the node chose.
+    Past {
+        /// The value.
+        value: Option<Vec<u8>>,
+        /// Its timestamp, or that of the look.
+        ts: Timestamp,
+        /// That of the look.
+        read_ts: Timestamp,
+    },
     /// To a write.
     Written {
         /// When.
@@ -71,6 +80,11 @@ impl Reply {
             ReplyRef::GetReply(get) => Self::Value {
                 value: get.value().map(<[u8]>::to_vec),
                 ts: get.ts.timestamp(),
+            },
+            ReplyRef::StaleReply(get) => Self::Past {
+                value: get.value().map(<[u8]>::to_vec),
+                ts: get.ts.timestamp(),
+                read_ts: get.read_ts.timestamp(),
             },
             ReplyRef::WriteReply(write) => Self::Written {
                 ts: write.ts.timestamp(),

@@ -5,6 +5,7 @@ use super::reply::Reply;
 use super::{Client, Tried};
 use crate::history::{Action, Outcome, Row};
 use base::Timestamp;
+use base::api::ReadAt;
 use std::rc::Rc;
 use wire::request;
 
@@ -21,7 +22,10 @@ impl Client {
             return Tried::Ended(Outcome::Unknown);
         };
         let mut span = (self.keys.bytes(start), self.keys.end_bytes(end));
-        let mut read_ts = at;
+        let mut read_ts = match at {
+            ReadAt::At(read_ts) => Some(read_ts),
+            ReadAt::Newest | ReadAt::Ago(_) | ReadAt::Within(_) => None,
+        };
         let (mut rows, mut first) = (Vec::new(), None);
         loop {
             let (page_rows, page_bytes, credit) = {
@@ -33,7 +37,7 @@ impl Client {
                 start: &span.0,
                 end: span.1.as_deref(),
                 reverse,
-                read_ts: read_ts.map(Into::into),
+                at: read_ts.map_or(at, ReadAt::At).into(),
                 rows_max: None,
                 page_rows: small(page_rows),
                 page_bytes: small(page_bytes),
