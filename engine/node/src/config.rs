@@ -33,6 +33,11 @@ pub struct NodeConfig {
     pub connections_max: usize,
     /// Unanswered requests of one connection; its bytes are not read while it has more. Default 4,096.
     pub requests_max: u32,
+    /// How fast a shard reads its tables again to find damage, in bytes of tables per second; one table at a time. Default 8 MiB;
+    /// hostile: 1.
+    pub scrub_bytes_per_second: u64,
+    /// The pause after each of these tables, at least. Default 100 ms; hostile: 1 ms.
+    pub scrub_pause: Duration,
     /// How often the maintenance of a shard looks around by itself. Default 250 ms.
     pub maintenance_interval: Duration,
 }
@@ -51,6 +56,8 @@ impl Default for NodeConfig {
             frame_timeout: Duration::from_secs(10),
             connections_max: 10_000,
             requests_max: 4096,
+            scrub_bytes_per_second: 8 << 20,
+            scrub_pause: Duration::from_millis(100),
             maintenance_interval: Duration::from_millis(250),
         }
     }

@@ -30,11 +30,14 @@
 mod closed;
 pub mod cluster;
 pub mod config;
+mod damage;
+mod damage_note;
 mod dialect;
 mod entry;
 mod file;
 pub mod identity;
 mod incarnation;
+mod injuries;
 mod local;
 mod maintenance;
 mod marker;

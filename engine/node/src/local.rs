@@ -18,6 +18,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use storage::Tablet;
 
+/// Entries that a new replica may lack when it begins to vote.
+const LAG_MAX: u64 = 256;
+
 /// How the groups of a shard are started.
 pub(crate) struct Groups {
     config: Arc<raft::Config>,
@@ -88,6 +91,8 @@ pub(crate) struct Seat<E: Env> {
     /// State is being installed: nothing is applied, and what is durable is kept back.
     pub(crate) installing: bool,
     pub(crate) held: Vec<Write>,
+    /// A split has made the replica, and what says so beside the log is not written yet: nothing of its group leaves or is written.
+    pub(crate) unmarked: bool,
     /// The group has removed the replica: it takes part in nothing any more, and goes when nothing works on it.
     pub(crate) leaving: bool,
     /// The members whose nodes' liveness the group was told of.
@@ -107,6 +112,7 @@ impl<E: Env> Seat<E> {
             arrived: None,
             installing: false,
             held: Vec::new(),
+            unmarked: false,
             leaving: false,
             introduced: None,
         }
@@ -236,6 +242,14 @@ impl<E: Env> Local<E> {
     /// Whether writes are proposed here: it leads, and has applied all that others proposed before.
     pub(crate) fn leads(&self) -> bool {
         self.led && self.seat.raft.is_leader() && self.replica.applied_index() >= self.leads_from
+    }
+
+    /// Whether a member has the state and lacks few entries, so that it may vote. This replica leads.
+    pub(crate) fn has_caught_up(&self, replica: ReplicaId) -> bool {
+        let matched = self.seat.raft.matched(replica);
+        // Of whom nothing is known to be durable, nothing is known at all.
+        let known = matched.filter(|matched| *matched > Index::ZERO);
+        known.is_some_and(|matched| self.seat.raft.last().index.since(matched) <= LAG_MAX)
     }
 
     /// Whether nothing of the group is under way.

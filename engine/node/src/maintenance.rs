@@ -10,7 +10,7 @@ use base::{Index, RangeId, Seqno, Term, Timestamp};
 use env::{Clock, Env, Mailbox};
 use log::Record;
 use std::rc::Rc;
-use storage::{FlushCandidate, Pressure, Tablet, pick_flush};
+use storage::{FlushCandidate, Pressure, StorageError, Tablet, pick_flush};
 
 /// Looks for flushes and merges that are left out at most while nothing happens: each goes over all ranges of the shard.
 const LOOKS_SKIPPED_MAX: u32 = 40;
@@ -79,6 +79,9 @@ impl<E: Env, B> State<E, B> {
     fn pick_flush(&mut self) -> Option<(RangeId, Tablet<E>)> {
         let log_full = self.log.stats().live_bytes > self.config.log_bytes_max;
         let pinning = self.log.oldest_uncovered().map(|(range, ..)| range);
+        if let Some(pinning) = pinning.filter(|_| log_full) {
+            self.release_log(pinning);
+        }
         let relieve =
             log_full || self.storage.pressure() >= Pressure::Flush || base::misbehave!("node: early flush");
         let candidates: Vec<_> = self
@@ -110,7 +113,7 @@ impl<E: Env, B> State<E, B> {
 
     fn pick_merge(&mut self) -> Option<(RangeId, Tablet<E>, storage::MergePlan)> {
         self.slots.iter().filter_map(Slot::live).find_map(|local| {
-            let idle = !local.busy.get() && !self.damage.contains_key(&local.range);
+            let idle = !local.busy.get() && !local.seat.leaving && !self.damage.contains_key(&local.range);
             let plan = idle.then(|| local.tablet.pick_merge()).flatten()?;
             local.busy.set(true);
             Some((local.range, local.tablet.clone(), plan))
@@ -155,6 +158,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         loop {
             self.maintenance.notified().await;
             self.step(State::maintain_clock);
+            self.step(State::tell_damage);
             if self.with_state(State::wants_look) {
                 while self.flush_one().await || self.merge_one().await {}
             }
@@ -180,6 +184,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             self.freeze(range);
         }
         let Some(flushed) = self.flush_claimed(range, &tablet).await else {
+            self.step(|state| state.unclaim(range));
             return false;
         };
         self.step(|state| {
@@ -191,7 +196,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         progress
     }
 
-    /// Flushes what is frozen of a range that was claimed, and lets log and group go of what tables have. `None`: the node stops.
+    /// Flushes what is frozen of a range that was claimed, and lets log and group go of what tables have. `None`: the node stops,
+    /// or the range's replica ends because it is damaged.
     pub(crate) async fn flush_claimed(&self, range: RangeId, tablet: &Tablet<E>) -> Option<Index> {
         match tablet.flush().await {
             Ok(flushed) => {
@@ -202,6 +208,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     }
                 });
                 Some(flushed)
+            }
+            Err(error @ StorageError::Corruption(_)) if self.with_state(|state| state.has_peers(range)) => {
+                base::sometimes!("node: a flush met damage");
+                self.step(|state| state.on_damage(range, error.to_string()));
+                None
             }
             Err(error) => {
                 self.fail(format!("range {range} could not be flushed: {error}"));
@@ -218,9 +229,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         self.step(|state| state.unclaim(range));
         match merged {
             Ok(()) => true,
-            Err(error @ storage::StorageError::Corruption(_)) => {
-                // Reads of the damaged block are refused and named; the node serves everything else.
-                self.with_state(|state| state.damage.insert(range, error.to_string()));
+            Err(error @ StorageError::Corruption(_)) => {
+                // Of a range that is alone, reads of the damaged block are refused and named; the node serves everything else.
+                base::sometimes!("node: a merge met damage");
+                self.step(|state| state.on_damage(range, error.to_string()));
                 false
             }
             Err(error) => {

@@ -6,7 +6,7 @@
 
 use base::{RangeId, ShardId};
 use env::{Disk, DiskError, Env, OpenMode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn dir(shard: ShardId) -> String {
     format!("shard-{}/ranges", shard.0)
@@ -31,6 +31,25 @@ pub(crate) async fn list<E: Env>(env: &E, shard: ShardId) -> Result<Vec<RangeId>
         .collect();
     ranges.sort_unstable();
     Ok(ranges)
+}
+
+/// The ranges that other shards of the node have, now or when it had more shards.
+pub(crate) async fn marked_elsewhere<E: Env>(
+    env: &E,
+    shard: ShardId,
+) -> Result<BTreeSet<RangeId>, DiskError> {
+    let mut marked = BTreeSet::new();
+    for entry in env.disk().list("").await? {
+        let number = entry.name.strip_prefix("shard-");
+        let Some(other) = number.and_then(|number| number.parse().ok().map(ShardId)) else {
+            continue;
+        };
+        if other != shard {
+            create_dir(env, other).await?;
+            marked.extend(list(env, other).await?);
+        }
+    }
+    Ok(marked)
 }
 
 /// Marks a range as the shard's, durably.

@@ -27,8 +27,6 @@ use wire::request::ArchivedPlace;
 
 /// How often a change that waits for replicas is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// Entries that a new replica may lack when it begins to vote.
-const LAG_MAX: u64 = 256;
 /// More replicas than any range has.
 const REPLICAS_MAX: usize = 64;
 
@@ -206,12 +204,8 @@ impl<E: Env, B> State<E, B> {
                 .matched(replica)
                 .map(|matched| last.since(matched))
         };
-        // Of whom nothing is known to be durable, nothing is known at all.
-        let has_state = |replica| local.seat.raft.matched(replica) > Some(base::Index::ZERO);
-        let has_caught_up = |replica| {
-            let is_near = has_state(replica) && lag(replica).is_some_and(|lag| lag <= LAG_MAX);
-            is_near || planted_bug!("node-learner-votes-at-once")
-        };
+        let has_caught_up =
+            |replica| local.has_caught_up(replica) || planted_bug!("node-learner-votes-at-once");
         match next(members, me, group.lives, nodes, has_caught_up) {
             Next::Wait => Progress::Waits,
             Next::Change(changes) => {
@@ -243,7 +237,7 @@ impl<E: Env, B> State<E, B> {
 
     /// Proposes a change of the members of the range in `slot`, after everything that was proposed before. What cannot be proposed
     /// now is decided anew.
-    fn propose_members(&mut self, slot: u32, changes: &[MemberChange]) {
+    pub(crate) fn propose_members(&mut self, slot: u32, changes: &[MemberChange]) {
         assert!(
             self.batch.commands.is_empty(),
             "commands that have an index come first"
@@ -415,7 +409,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     }
 
     /// Hands leadership to `to`, or fails to within an election's time.
-    async fn hand_over(&self, range: RangeId, to: ReplicaId) {
+    pub(crate) async fn hand_over(&self, range: RangeId, to: ReplicaId) {
         if !self.step(|state| state.begin_hand_over(range, to)) {
             return;
         }

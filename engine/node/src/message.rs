@@ -207,6 +207,8 @@ pub struct Recovered {
     pub clock: Timestamp,
     /// The greatest range id it has seen.
     pub range_max: RangeId,
+    /// Whether replicas of it are damaged: ranges that are missing are not new.
+    pub damaged: bool,
 }
 
 /// What shard 0 tells every shard when all have recovered.

@@ -71,6 +71,9 @@ pub(crate) struct Neighbours<E: Env> {
     pub(crate) closing: Closing,
 }
 
+/// A letter for somebody who is not here, or not yet: it was dropped, or is taken up later.
+struct Unheard;
+
 /// Who says where a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Word {
@@ -397,7 +400,7 @@ impl<E: Env, B> State<E, B> {
         Ok(())
     }
 
-    fn on_letter(&mut self, letter: Letter, wall_ns: u64) -> Result<(), raft::Malformed> {
+    pub(crate) fn on_letter(&mut self, letter: Letter, wall_ns: u64) -> Result<(), raft::Malformed> {
         let Some(neighbours) = &self.neighbours else {
             return Ok(());
         };
@@ -413,11 +416,24 @@ impl<E: Env, B> State<E, B> {
             self.answer_for_gone(&letter);
             return Ok(());
         }
+        if let Some(life) = self.injured.holds(letter.range)
+            && !base::planted_bug!("node-damaged-replica-votes")
+        {
+            base::sometimes!("node: a damaged replica is spoken to");
+            if life_of(letter.to) <= life {
+                self.answer_for_gone(&letter);
+            }
+            return Ok(());
+        }
         let known = self
             .here
             .get(&letter.range)
             .or_else(|| self.strangers.get(&letter.range));
-        let Some(slot) = known.copied().or_else(|| self.welcome(&letter)) else {
+        let letter = match known.copied() {
+            Some(slot) => Ok((slot, letter)),
+            None => self.welcome(letter),
+        };
+        let Ok((slot, letter)) = letter else {
             return Ok(());
         };
         let seat = self.seat_of(slot);
@@ -427,7 +443,7 @@ impl<E: Env, B> State<E, B> {
         if seat.raft.id() != letter.to {
             base::sometimes!("node: message for another replica of the range");
             if life_of(letter.to) > life_of(seat.raft.id()) {
-                self.succeed(slot, &letter);
+                self.succeed(slot, letter);
             }
             return Ok(());
         }
@@ -466,12 +482,14 @@ impl<E: Env, B> State<E, B> {
 
     /// A later replica of a range is spoken to than the one that is here: this one was removed. One that has no state, and so nothing
     /// but what it promised, becomes the later one and keeps the promise.
-    fn succeed(&mut self, slot: u32, letter: &Letter) {
+    fn succeed(&mut self, slot: u32, letter: Letter) {
         let seat = self.seat_of(slot);
         if seat.writes > 0 || seat.installing || seat.arrived.is_some() || self.is_receiving(letter.range) {
             return;
         }
+        let is_named = self.is_named(&letter);
         match &mut self.slots[slot as usize] {
+            Slot::Stranger(_) if !is_named => self.name(letter),
             Slot::Stranger(stranger) => {
                 base::sometimes!("node: a stranger became a later replica");
                 let groups = self.groups.clone();
@@ -485,24 +503,49 @@ impl<E: Env, B> State<E, B> {
 
     /// A message for a range that is not here: if this node has a replica of it, that one waits for its state from now on, and
     /// votes meanwhile. A group whose members all wait for each other's state would have no leader who could send it.
-    fn welcome(&mut self, letter: &Letter) -> Option<u32> {
+    ///
+    /// `Err` when it is not taken up now: another time, or when the life of the replica is written.
+    fn welcome(&mut self, letter: Letter) -> Result<(u32, Letter), Unheard> {
         let is_ours = node_of(letter.to) == self.identity.node && letter.range > RangeId::SYSTEM;
         if self.removing.contains(&letter.range) {
-            return None;
+            return Err(Unheard);
         }
-        if !is_ours || self.strangers.len() >= STRANGERS_MAX {
+        let waiting = self.strangers.len() + self.injured.naming.len();
+        if !is_ours || waiting >= STRANGERS_MAX {
             base::sometimes!(
                 "node: too many ranges were heard of before they were here",
                 is_ours
             );
-            return None;
+            return Err(Unheard);
+        }
+        match self.injured.lives.get(&letter.range) {
+            // Later ones were here: this one was removed.
+            Some(life) if *life > life_of(letter.to) => return Err(Unheard),
+            Some(life) if *life == life_of(letter.to) => {}
+            Some(_) | None => {
+                self.name(letter);
+                return Err(Unheard);
+            }
         }
         base::sometimes!("node: a range was heard of before it was here");
         let stranger = Stranger::new(letter.range, letter.to, HardState::default(), &self.groups);
         let slot = self.take_slot(Slot::Stranger(Box::new(stranger)));
         self.strangers.insert(letter.range, slot);
         self.introduce_all(slot);
-        Some(slot)
+        Ok((slot, letter))
+    }
+
+    /// Whether the life of whom the letter is for is written.
+    fn is_named(&self, letter: &Letter) -> bool {
+        let written = self.injured.lives.get(&letter.range);
+        written.is_some_and(|life| *life >= life_of(letter.to))
+    }
+
+    /// Writes the life of whom the letter is for, and then takes the letter.
+    fn name(&mut self, letter: Letter) {
+        if self.injured.naming.insert(letter.range) {
+            self.jobs.push(Job::NameLife(letter));
+        }
     }
 
     /// Whether this shard may take part in anything: what it promised before it was started has expired.

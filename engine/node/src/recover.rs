@@ -1,7 +1,9 @@
 //! Recovery of one shard's directory: its markers, its tablets, its log.
 
 use crate::config::NodeConfig;
+use crate::damage_note;
 use crate::entry::{content_of, payload_of};
+use crate::injuries::Injuries;
 use crate::local::{Groups, Local, Stranger};
 use crate::marker;
 use crate::range_map::RangeEntry;
@@ -11,7 +13,7 @@ use core::time::Duration;
 use env::{Disk, DiskError, Env};
 use log::{EntryKind, Log, LogConfig, LogError, Position, Record};
 use raft::{Content, Entry, HardState, Mark};
-use replica::group::{decode_members, replica_on};
+use replica::group::{decode_members, life_of, replica_on};
 use replica::replica::{At, StateError};
 use replica::{Applied, CommandError, command};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,6 +31,8 @@ pub(crate) struct Found<E: Env> {
     pub(crate) strangers: Vec<Stranger<E>>,
     /// The last life of each range whose replicas here were removed.
     pub(crate) gone: BTreeMap<RangeId, u32>,
+    /// Replicas that are damaged.
+    pub(crate) injuries: Injuries,
     /// Nothing at or below was issued again.
     pub(crate) clock: Timestamp,
     /// The greatest range id seen.
@@ -175,12 +179,19 @@ pub(crate) async fn recover_dir<E: Env>(
 ) -> Result<Found<E>, RecoverError> {
     marker::create_dir(env, shard).await?;
     remove_retired_log(env, shard).await?;
-    let marked = marker::list(env, shard).await?;
+    damage_note::finish_setting_aside(env, shard).await?;
+    let mut marked = marker::list(env, shard).await?;
     let gone = marker::buried(env, shard).await?;
+    let mut injuries = Injuries::find(env, shard, &gone).await?;
     for range in gone.keys().filter(|range| !marked.contains(range)) {
         // A crash came between marker and files.
         Tablet::destroy(env, *range).await?;
     }
+    if injuries.is_empty() {
+        damage_note::remove_set_aside(env, shard).await?;
+    }
+    // What is damaged stays as it is.
+    marked.retain(|range| !injuries.holds(*range));
     let tablets = Tablet::list(env).await?;
     let mut replay = Replaying {
         locals: BTreeMap::new(),
@@ -193,28 +204,79 @@ pub(crate) async fn recover_dir<E: Env>(
         error: None,
     };
     let has_tablet = |range: &RangeId| tablets.binary_search(range).is_ok();
-    for tablet in Tablet::open_all(storage, marked.iter().copied().filter(has_tablet)).await? {
+    let mut failed = BTreeMap::new();
+    for (range, opened) in Tablet::open_each(storage, marked.iter().copied().filter(has_tablet)).await {
+        let tablet = match opened {
+            Ok(tablet) => tablet,
+            Err(error @ StorageError::Corruption(_)) if config.cluster.is_some() => {
+                base::sometimes!("node: a start met damaged tables");
+                failed.insert(range, error);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let local = Local::open(tablet, groups)?;
         if config.cluster.is_none() && !local.is_alone() {
             return Err(RecoverError::NotAlone { range: local.range });
         }
         replay.locals.insert(local.range, local);
     }
+    replay.marked.retain(|range| !failed.contains_key(range));
     replay.set_unfinished_aside();
     let log_config = LogConfig {
         shard,
         ..config.log.clone()
     };
-    let (log, recovered) = Log::open(env, &log_dir(shard), log_config, &mut |position, record| {
-        replay.visit(position, &record);
-    })
-    .await?;
+    let was_alone = replay.locals.values().any(Local::is_alone);
+    let dir = log_dir(shard);
+    let mut visit = |position, record: Record<'_>| replay.visit(position, &record);
+    let opened = Log::open(env, &dir, log_config.clone(), &mut visit).await;
+    let (log, recovered) = match opened {
+        Ok(opened) => opened,
+        Err(LogError::Corruption(damage)) => {
+            let is_alone = was_alone || replay.locals.values().any(Local::is_alone);
+            if config.cluster.is_none() || is_alone {
+                return Err(LogError::Corruption(damage).into());
+            }
+            base::sometimes!("node: a start met a damaged log");
+            marked.retain(|range| !failed.contains_key(range));
+            for (range, error) in core::mem::take(&mut failed) {
+                injuries.add(env, shard, range, error).await?;
+            }
+            let live = replay.locals.values();
+            let live = live.map(|local| (local.range, life_of(local.seat.raft.id())));
+            let heard = replay
+                .promises
+                .keys()
+                .map(|range| (*range, injuries.life(*range)));
+            let lost = live.chain(heard).collect();
+            replay.start_anew();
+            injuries.lose_log(env, shard, &marked, lost, &damage).await?;
+            Log::open(env, &dir, log_config, &mut |_, _| {}).await?
+        }
+        Err(error) => return Err(error.into()),
+    };
     if let Some(error) = replay.error {
         return Err(error);
     }
     if let Some(&range) = replay.without_tablet.first() {
-        return Err(RecoverError::NoTablet { range, shard });
+        if injuries.is_empty() && failed.is_empty() {
+            return Err(RecoverError::NoTablet { range, shard });
+        }
+        // The split that made it cannot be replayed: the left half is damaged.
+        base::sometimes!("node: a range is lost with the one that it was split off");
+        let lost = |range: RangeId| (range, StorageError::NoSuchTablet { range });
+        failed.extend(replay.without_tablet.iter().copied().map(lost));
     }
+    // A split that was replayed has made it anew.
+    failed.retain(|range, _| !replay.locals.contains_key(range));
+    marked.retain(|range| !failed.contains_key(range));
+    for (range, error) in failed {
+        injuries.add(env, shard, range, error).await?;
+    }
+    marked.retain(|range| !injuries.holds(*range));
+    replay.locals.retain(|range, _| !injuries.holds(*range));
+    replay.promises.retain(|range, _| !injuries.holds(*range));
     let broken = replay
         .tails
         .iter()
@@ -228,9 +290,11 @@ pub(crate) async fn recover_dir<E: Env>(
     }
     let strangers = match &config.cluster {
         Some(cluster) => {
-            // Its life is that of whom the next message speaks to.
-            let me = replica_on(cluster.me, 0);
-            let stranger = |(range, promised)| Stranger::new(range, me, promised, groups);
+            // One that was there before lives were written becomes the one that the next message speaks to.
+            let stranger = |(range, promised)| {
+                let me = replica_on(cluster.me, injuries.life(range));
+                Stranger::new(range, me, promised, groups)
+            };
             replay.promises.into_iter().map(stranger).collect()
         }
         None => Vec::new(),
@@ -255,7 +319,13 @@ pub(crate) async fn recover_dir<E: Env>(
             Content::Command(payload) => command::split_of(payload),
             _ => None,
         });
-    let known = marked.iter().chain(&tablets).chain(gone.keys()).copied();
+    let noted = injuries.noted.keys();
+    let known = marked
+        .iter()
+        .chain(&tablets)
+        .chain(gone.keys())
+        .chain(noted)
+        .copied();
     let range_max = known.chain(open).max().unwrap_or_default();
     let mut locals: Vec<_> = replay.locals.into_values().collect();
     for local in &mut locals {
@@ -267,6 +337,9 @@ pub(crate) async fn recover_dir<E: Env>(
         if !marked.contains(&local.range) {
             base::sometimes!("node: range made by a split was not marked yet");
             marker::create(env, shard, local.range).await?;
+            if config.cluster.is_some() {
+                injuries.name(env, local.range, local.seat.raft.id()).await?;
+            }
         }
     }
     for range in marked {
@@ -282,6 +355,7 @@ pub(crate) async fn recover_dir<E: Env>(
         locals,
         strangers,
         gone,
+        injuries,
         clock,
         range_max,
         replayed,
@@ -309,8 +383,9 @@ pub(crate) async fn retire_dir<E: Env>(
             local.split_open = false;
         }
     }
-    if let Some(local) = gone.locals.iter().find(|local| !local.is_alone()) {
-        let range = local.range;
+    let not_alone = gone.locals.iter().find(|local| !local.is_alone());
+    let damaged = gone.injuries.noted.keys().next().copied();
+    if let Some(range) = not_alone.map(|local| local.range).or(damaged) {
         return Err(RecoverError::Stays { range, shard: old });
     }
     for local in &mut gone.locals {
@@ -380,6 +455,15 @@ struct Tail {
 }
 
 impl<E: Env> Replaying<E> {
+    /// Forgets all that was read and opened.
+    fn start_anew(&mut self) {
+        self.locals.clear();
+        self.tails.clear();
+        self.promises.clear();
+        self.without_tablet.clear();
+        (self.entries, self.error) = (0, None);
+    }
+
     /// Drops tablets made by a split that their left half does not know of: replaying the Split entry makes them again.
     fn set_unfinished_aside(&mut self) {
         let flushed: BTreeMap<_, _> = self

@@ -14,6 +14,7 @@
 //!
 //! Invariant: a replica that was removed takes part in nothing, also when a split makes it anew: it has forgotten what it promised.
 
+use crate::damage_note;
 use crate::marker;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
@@ -31,7 +32,7 @@ use wire::peer::{Mark, TransferStep};
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A replica that is to go.
-enum Leaving<E: Env> {
+pub(crate) enum Leaving<E: Env> {
     /// Something works on it.
     Waits,
     /// It is nobody's any more; with its tablet when it had its state.
@@ -90,6 +91,7 @@ impl<E: Env, B> State<E, B> {
             base::sometimes!("node: a replica was told that it was removed");
             self.end_replica(slot);
         }
+        self.on_damaged_removed(range, removed);
     }
 
     /// The replica in `slot` was removed.
@@ -109,7 +111,7 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Takes a replica that is leaving out of its slot, once nothing works on it.
-    fn take_out(&mut self, range: RangeId) -> Leaving<E> {
+    pub(crate) fn take_out(&mut self, range: RangeId) -> Leaving<E> {
         self.answer_gets();
         self.close_batch();
         let Some(slot) = self
@@ -154,13 +156,21 @@ impl<E: Env, B> State<E, B> {
             Slot::Free | Slot::Opening(..) => unreachable!("a seat was there"),
         };
         self.strangers.remove(&range);
-        self.damage.remove(&range);
-        let life = self.gone.entry(range).or_default();
-        *life = life_of(replica).max(*life);
-        self.removing.insert(range);
         self.map.remove(range);
         self.update_routes();
         Leaving::Out(replica, tablet)
+    }
+
+    /// Takes a replica that was removed out of its slot, and into its grave.
+    fn take_to_grave(&mut self, range: RangeId) -> Leaving<E> {
+        let out = self.take_out(range);
+        if let Leaving::Out(replica, _) = &out {
+            self.damage.remove(&range);
+            let life = self.gone.entry(range).or_default();
+            *life = life_of(*replica).max(*life);
+            self.removing.insert(range);
+        }
+        out
     }
 }
 
@@ -168,7 +178,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Ends a replica that was removed, with all that it has on disk.
     pub(crate) async fn remove_replica(&self, range: RangeId) {
         let (replica, tablet) = loop {
-            match self.step(|state| state.take_out(range)) {
+            match self.step(|state| state.take_to_grave(range)) {
                 Leaving::Nothing => return,
                 Leaving::Out(replica, tablet) => break (replica, tablet),
                 Leaving::Waits => self.env.clock().sleep(LOOK_AGAIN).await,
@@ -206,6 +216,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let destroyed = Tablet::destroy(&self.env, range).await;
             destroyed.map_err(|error| error.to_string())?;
         }
-        Ok(())
+        let forgotten = damage_note::forget_lives(&self.env, range, life_of(replica)).await;
+        forgotten.map_err(|error| error.to_string())
     }
 }

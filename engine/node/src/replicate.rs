@@ -158,7 +158,7 @@ impl<E: Env, B> State<E, B> {
         loop {
             // Until state is installed nothing is written that builds on it: a crash would leave entries that follow nothing.
             let seat = self.seat_of(slot);
-            if seat.installing || !seat.raft.ready(&mut ready) {
+            if seat.installing || seat.unmarked || !seat.raft.ready(&mut ready) {
                 break;
             }
             self.post(slot, ready.messages.drain(..));
@@ -561,6 +561,8 @@ impl<E: Env, B> State<E, B> {
         let is_alone = local.is_alone();
         let campaigns = is_alone || local.seat.raft.is_leader();
         let mut new = split_local(local, index, right, at, &self.groups);
+        // When the log and the left half are lost, nothing else would say that it was here.
+        new.seat.unmarked = !is_alone;
         base::sometimes!("node: a split made a replica that had been removed", is_gone);
         if let Some(hard_state) = promised.filter(|_| !base::planted_bug!("node-split-forgets-promise")) {
             new.replica.set_hard_state(hard_state);
@@ -606,11 +608,12 @@ impl<E: Env, B> State<E, B> {
 impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Reads entries from the log that a follower lacks and that are not in memory any more.
     pub(crate) async fn fetch(&self, slot: u32, fetch: Fetch) {
-        let (log, range, term) = self.with_state(|state| {
-            let log = state.log.clone();
-            let seat = state.seat_of(slot);
-            (log, seat.range, seat.raft.term())
+        let found = self.with_state(|state| {
+            let seat = state.slots[slot as usize].seat()?;
+            Some((state.log.clone(), seat.range, seat.raft.term()))
         });
+        // A replica that went meanwhile needs nothing.
+        let Some((log, range, term)) = found else { return };
         let mut entries = Vec::new();
         let mut visit = |record: Record<'_>| entries.extend(entry_of(&record));
         let read = log.read_entries(range, fetch.first, fetch.last, fetch.bytes_max, &mut visit);

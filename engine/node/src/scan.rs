@@ -262,7 +262,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let rows = tablet
             .scan_page(&page)
             .await
-            .map_err(|error| self.storage_refusal(&error))?;
+            .map_err(|error| self.step(|state| state.storage_refusal(tablet.range(), &error)))?;
         self.check_lease(tablet.range(), &begun)?;
         drop(begun);
         let range_done = rows.resume.is_none();

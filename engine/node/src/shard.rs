@@ -411,13 +411,6 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             .map_err(|error| format!("the log failed: {error}"))
     }
 
-    /// What clients are told of a storage error. Damage and disk failures stop the node when they concern a write; a failed
-    /// read is refused and named.
-    pub(crate) fn storage_refusal(&self, error: &StorageError) -> Refusal {
-        base::sometimes!("node: read failed on disk");
-        Refusal::storage(error)
-    }
-
     /// Stops the node: something that must not fail has failed.
     pub(crate) fn fail(&self, reason: String) {
         self.state.borrow_mut().failed.get_or_insert(reason);
@@ -627,6 +620,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             } => self.report(from, term, number, (session, after)).await,
             Job::Order(order) => self.carry_out(order).await,
             Job::Remove(range) => self.remove_replica(range).await,
+            Job::EndDamaged { range, what } => self.end_damaged(range, what).await,
+            Job::DropDamaged(range) => self.drop_damaged(range).await,
+            Job::Mend { range, damaged } => self.mend(range, damaged).await,
+            Job::NameLife(letter) => self.name_life(letter).await,
             Job::Status { origin, replicas } => self.status(origin, replicas).await,
             Job::Replicas { from, ticket } => self.replicas_for(from, ticket).await,
             Job::DiskWrite { origin, bytes } => self.disk_write(origin, bytes).await,
@@ -649,7 +646,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             match tablet.get(condition.key(), Timestamp::MAX).await {
                 Ok(found) => values.push(found.map(|(_, value)| value)),
                 Err(error) => {
-                    refusal = Some(self.storage_refusal(&error));
+                    refusal = Some(self.step(|state| state.storage_refusal(tablet.range(), &error)));
                     break;
                 }
             }

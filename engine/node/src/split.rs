@@ -1,6 +1,7 @@
 //! Splitting a range online: an entry in its log, then both halves at once.
 
 use crate::cluster::NODE_MAX;
+use crate::damage_note;
 use crate::local::{Groups, Local};
 use crate::marker;
 use crate::message::{Answer, Ask, Origin, RawRequest, ShardMessage};
@@ -11,7 +12,8 @@ use crate::state::{Job, Message, Route, SplitApplied, State, Then};
 use base::{Index, RangeId, ShardId};
 use core::time::Duration;
 use env::sync::{Receiver, oneshot};
-use env::{Clock, Env, Instant, Mailbox};
+use env::{Clock, DiskError, Env, Instant, Mailbox};
+use replica::group::life_of;
 use std::sync::Arc;
 use storage::Split;
 use wire::Code;
@@ -99,6 +101,19 @@ impl<E: Env, B> State<E, B> {
         version
     }
 
+    /// The range is no side of a split any more that is not durable.
+    fn end_split(&mut self, range: RangeId) {
+        let live = self.slots.iter_mut().filter_map(|slot| slot.live_mut());
+        if let Some(local) = live.into_iter().find(|local| local.range == range) {
+            local.split_open = false;
+            local.busy.set(false);
+        }
+        // Entries may have waited for it.
+        if let Some(&slot) = self.here.get(&range) {
+            self.touch(slot);
+        }
+    }
+
     fn propose_split(&mut self, key: &[u8], right: RangeId) -> Proposed {
         let Route::Here(slot) = self.routes[self.map.position(key)] else {
             return Proposed::Elsewhere;
@@ -182,6 +197,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             return Err(Refusal::retry(Code::Ambiguous, 10, message));
         };
         let (left_id, right_id) = (left.descriptor.range, right.descriptor.range);
+        if let Err(error) = self.mark_new(right_id).await {
+            self.fail(format!("range {right_id} could not be marked: {error}"));
+            return Err(Refusal::fatal(Code::DiskFailed, error.to_string()));
+        }
         self.complete_split(left_id, &[right_id]).await;
         let version = self.edit_map(vec![left, right]).await?;
         let (right_shard, range_map_version) = self.place_new(right_id, version, deadline).await;
@@ -197,12 +216,41 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     pub(crate) async fn complete_foreign_split(&self, SplitApplied { left, right }: SplitApplied) {
         let (left_id, right_id) = (left.descriptor.range, right.descriptor.range);
         // As with one's own: until there is a marker, replay makes the new range from the entry, which is still in the log.
-        if let Err(error) = marker::create(&self.env, self.mailbox.shard(), right_id).await {
+        let marked = match marker::create(&self.env, self.mailbox.shard(), right_id).await {
+            Ok(()) => self.mark_new(right_id).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = marked {
             return self.fail(format!("range {right_id} could not be marked: {error}"));
         }
         self.complete_split(left_id, &[right_id]).await;
         // Without an answer the node is stopping.
         let _ = self.edit_map(vec![left, right]).await;
+    }
+
+    /// A range that a split has made has its marker: its life is written, too, and then its group takes part.
+    async fn mark_new(&self, range: RangeId) -> Result<(), DiskError> {
+        let life = self.with_state(|state| {
+            state.neighbours.as_ref()?;
+            let life = life_of(state.local(range)?.seat.raft.id());
+            let written = state.injured.lives.get(&range);
+            Some((life, written.is_some_and(|written| *written >= life)))
+        });
+        let Some((life, is_written)) = life else {
+            return Ok(());
+        };
+        if !is_written {
+            damage_note::write_life(&self.env, range, life).await?;
+        }
+        self.step(|state| {
+            let last = state.injured.lives.entry(range).or_insert(life);
+            *last = life.max(*last);
+            if let Some(&slot) = state.here.get(&range) {
+                state.seat_of(slot).unmarked = false;
+                state.touch(slot);
+            }
+        });
+        Ok(())
     }
 
     /// Makes the applied splits of `left` durable in tables, so that neither half needs the log before them any more.
@@ -215,21 +263,22 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             Ok(()) => self.step(|state| {
                 state.log.cover(left, tablet.flushed_index());
                 for range in rights.iter().chain([&left]) {
-                    if let Some(local) = state
-                        .slots
-                        .iter_mut()
-                        .filter_map(|s| s.live_mut())
-                        .find(|l| l.range == *range)
-                    {
-                        local.split_open = false;
-                        local.busy.set(false);
-                    }
-                    // Entries may have waited for it.
-                    if let Some(&slot) = state.here.get(range) {
-                        state.touch(slot);
-                    }
+                    state.end_split(*range);
                 }
             }),
+            Err(error @ storage::StorageError::Corruption(_))
+                if self.with_state(|state| state.has_peers(left)) =>
+            {
+                base::sometimes!("node: a split met damage");
+                self.step(|state| {
+                    // Both sides have the table, and neither can be made durable by itself.
+                    for range in rights.iter().chain([&left]) {
+                        state.on_damage(*range, error.to_string());
+                        state.end_split(*range);
+                    }
+                    tablet.abandon_split();
+                });
+            }
             Err(error) => self.fail(format!(
                 "the split of range {left} could not be made durable: {error}"
             )),

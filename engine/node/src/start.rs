@@ -12,6 +12,7 @@
 
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
+use crate::damage::Injured;
 use crate::identity::{Identity, IdentityError};
 use crate::incarnation::{self, IncarnationError};
 use crate::local::{Groups, Local};
@@ -218,6 +219,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_log()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_turns()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_maintenance()));
+    spawn(TaskClass::Background, Box::pin(shard.clone().run_scrub()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_timer()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_time()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_placer()));
@@ -324,6 +326,7 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         entries: found.entries(me),
         clock: found.clock,
         range_max: found.range_max,
+        damaged: !found.injuries.is_empty(),
     };
     let Some(listen) = address else {
         send(mailbox, ShardId(0), ShardMessage::Recovered(Box::new(mine))).await;
@@ -356,7 +359,8 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         .collect();
     let is_alone = first.as_ref().is_some_and(replica::Group::is_alone);
     // A range that was here, and was removed with all that was split off, does not begin anew.
-    let is_new = entries.is_empty() && !found.gone.contains_key(&FIRST_RANGE);
+    let is_damaged = all.iter().any(|recovered| recovered.damaged);
+    let is_new = entries.is_empty() && !is_damaged && !found.gone.contains_key(&FIRST_RANGE);
     if let Some(first) = first.filter(|_| is_new) {
         let groups = found.groups.clone();
         found
@@ -529,6 +533,8 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
 ) -> State<E, B> {
     let shards = mailbox.shards();
     let offset_max = u64::try_from(config.clock_offset_max.as_nanos()).unwrap_or(u64::MAX);
+    let injuries = found.injuries;
+    let injured = Injured::new(injuries.noted, injuries.lives, &found.gone, env.clock().now());
     let mut state = State {
         me: mailbox.shard(),
         shards,
@@ -588,6 +594,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         jobs: Vec::new(),
         counts: Counts::default(),
         replayed: found.replayed,
+        injured,
         damage: BTreeMap::new(),
         failed: None,
         wake_maintenance: false,

@@ -1,6 +1,8 @@
 //! What one shard holds, and the vocabulary of its parts. Changed only in synchronous steps; see `shard.rs`.
 
 use crate::config::NodeConfig;
+use crate::damage::Injured;
+use crate::dialect::Letter;
 use crate::identity::Identity;
 use crate::local::{Groups, Local, Seat, Stranger};
 use crate::members::Wish;
@@ -164,6 +166,14 @@ pub(crate) enum Job<E: Env> {
     },
     /// The range's replica was removed from its group.
     Remove(RangeId),
+    /// Files of the range's replica here are damaged.
+    EndDamaged { range: RangeId, what: String },
+    /// The group of a damaged replica has removed it, or wants nothing more of it.
+    DropDamaged(RangeId),
+    /// A replica on another node is damaged, and this one leads.
+    Mend { range: RangeId, damaged: ReplicaId },
+    /// A replica is heard of whose life is not written yet.
+    NameLife(Letter),
     /// `status`, perhaps with every replica.
     Status { origin: Origin, replicas: bool },
     /// The replicas of this shard, for the status that another one was asked for.
@@ -207,6 +217,7 @@ pub(crate) struct Counts {
     pub(crate) splits: u64,
     pub(crate) moves: u64,
     pub(crate) removed: u64,
+    pub(crate) scrubs: u64,
     pub(crate) turns: u64,
     pub(crate) echoes: u64,
     pub(crate) disk_writes: u64,
@@ -291,6 +302,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) jobs: Vec<Job<E>>,
     pub(crate) counts: Counts,
     pub(crate) replayed: Replayed,
+    /// Replicas that are damaged and being replaced.
+    pub(crate) injured: Injured,
     /// Ranges whose tables are damaged, with what was found: reads of the damage are refused, merges left alone.
     pub(crate) damage: BTreeMap<RangeId, String>,
     /// Set when the node must stop.

@@ -141,6 +141,8 @@ pub struct ShardStatus {
     pub closed: BTreeMap<&'static str, u64>,
     /// Damaged ranges, with what was found.
     pub damage: BTreeMap<String, String>,
+    /// How many of them take part in nothing any more and are being replaced from other nodes.
+    pub replacing: u64,
 }
 
 impl<E: Env, B> State<E, B> {
@@ -171,6 +173,7 @@ impl<E: Env, B> State<E, B> {
                 ("duplicates", counts.duplicates),
                 ("splits", counts.splits),
                 ("moves", counts.moves),
+                ("scrubs", counts.scrubs),
                 ("turns", counts.turns),
                 ("echoes", counts.echoes),
                 ("disk_writes", counts.disk_writes),
@@ -226,8 +229,11 @@ impl<E: Env, B> State<E, B> {
             damage: self
                 .damage
                 .iter()
-                .map(|(range, what)| (range.to_string(), what.clone()))
+                .map(|(range, what)| (*range, what.clone()))
+                .chain(self.injured.findings())
+                .map(|(range, what)| (range.to_string(), what))
                 .collect(),
+            replacing: self.injured.findings().count() as u64,
         }
     }
 }
@@ -408,7 +414,8 @@ impl<E: Env, B> State<E, B> {
     }
 
     fn node_status(&self, shards: Vec<ShardStatus>) -> NodeStatus {
-        let damaged: usize = shards.iter().map(|shard| shard.damage.len()).sum();
+        let damaged: u64 = shards.iter().map(|shard| shard.damage.len() as u64).sum();
+        let replacing: u64 = shards.iter().map(|shard| shard.replacing).sum();
         let mut ranges = RangesStatus::default();
         let mut nodes: Vec<MemberStatus> = Vec::new();
         for shard in &shards {
@@ -425,6 +432,14 @@ impl<E: Env, B> State<E, B> {
         }
         let (verdict, advice) = match damaged {
             0 => judge(ranges, &nodes),
+            _ if damaged == replacing => (
+                format!("{damaged} damaged replicas are being replaced from other nodes"),
+                Some(
+                    "nothing, if the other nodes of these ranges live: a new replica needs all but this one to agree; \
+                     `damage` in the status as JSON names the files, and look after the disk"
+                        .into(),
+                ),
+            ),
             _ => (
                 format!("{damaged} ranges have damaged tables"),
                 Some("stop the node and run `corelane check DIR`".into()),

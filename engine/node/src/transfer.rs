@@ -185,6 +185,8 @@ impl<E: Env, B> State<E, B> {
             ArchivedTransferStep::Done { installed } => self.end_sending(range, from, !installed),
             ArchivedTransferStep::Gone => self.on_came(range, from, last, Came::Gone),
             ArchivedTransferStep::Removed => self.on_removed(range, to),
+            ArchivedTransferStep::Damaged => self.on_claim(range, from),
+            ArchivedTransferStep::Settled => self.on_settled(range, to),
         }
         Ok(())
     }
@@ -542,6 +544,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         if tablet.applied_index() > tablet.flushed_index() {
             self.freeze(range);
             if self.flush_claimed(range, &tablet).await.is_none() {
+                self.step(|state| state.unclaim(range));
                 return false;
             }
         }

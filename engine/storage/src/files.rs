@@ -71,19 +71,37 @@ impl<E: Env> Tablet<E> {
         Ok(Self::assemble(shared, range, &description, &[], Some(manifest)))
     }
 
-    /// Opens tablets as [`Self::open`] does, some at a time; in the order of `ranges`.
-    ///
-    /// # Errors
-    /// Of the first that cannot be opened, when all have been tried.
+    /// Opens tablets as [`Self::open`] does, some at a time; what became of each, in the order of `ranges`.
     ///
     /// # Cancellation
     /// Safe.
-    pub async fn open_all(
+    pub async fn open_each(
         shared: &Rc<Shared<E>>,
         ranges: impl IntoIterator<Item = RangeId>,
-    ) -> Result<Vec<Self>, StorageError> {
-        let opening = ranges.into_iter().map(|range| Self::open(shared, range));
-        together(OPEN_TOGETHER_MAX, opening).await.into_iter().collect()
+    ) -> Vec<(RangeId, Result<Self, StorageError>)> {
+        let opening = ranges
+            .into_iter()
+            .map(|range| async move { (range, Self::open(shared, range).await) });
+        together(OPEN_TOGETHER_MAX, opening).await
+    }
+
+    /// What the manifest of a tablet that is not open says of it: its span, its flushed index and the replica's opaque state as of
+    /// there. Changes nothing, and looks at no table.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSuchTablet`], [`StorageError::Corruption`] of the manifest, or what the disk said.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn described(env: &E, range: RangeId) -> Result<(Span, Index, Vec<u8>), StorageError> {
+        let recovered = file::read(env, &dir(range)).await?;
+        let Description {
+            span,
+            flushed_index,
+            app_state,
+            ..
+        } = recovered.ok_or(StorageError::NoSuchTablet { range })?.description;
+        Ok((span, flushed_index, app_state.to_vec()))
     }
 
     /// Opens a tablet at its flushed index, and removes what a crash left in its directory: all but whole files of a raft
@@ -196,6 +214,17 @@ impl<E: Env> Tablet<E> {
         );
         let (shared, range) = (self.0.shared.clone(), self.range());
         drop(self);
+        Self::destroy_closed(&shared, range).await
+    }
+
+    /// Removes a tablet of this shard that was open and is held by nobody any more, also a damaged one.
+    ///
+    /// # Errors
+    /// What the disk said.
+    ///
+    /// # Cancellation
+    /// What is left of it is no tablet, or still a whole one.
+    pub async fn destroy_closed(shared: &Rc<Shared<E>>, range: RangeId) -> Result<(), StorageError> {
         // Files of a later tablet may have the names of those that were to go one by one.
         let _nobody_else = shared.removing().lock().await;
         shared.keep_of(&dir(range));

@@ -59,4 +59,4 @@ pub use snapshot::{
 };
 pub use split::Split;
 pub use tablet::{Tablet, TabletStats};
-pub use verify::Damage;
+pub use verify::{Damage, Scrub};

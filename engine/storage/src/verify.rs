@@ -54,6 +54,58 @@ impl<E: Env> Tablet<E> {
     }
 }
 
+/// Reads tables of open tablets again, so that damage is found before somebody needs them. It has no caches, so that what is only
+/// checked drives nothing out of the shard's.
+pub struct Scrub<E: Env> {
+    checking: Rc<Shared<E>>,
+}
+
+impl<E: Env> Scrub<E> {
+    /// For the tablets of a shard.
+    #[must_use]
+    pub fn new(env: &E) -> Self {
+        let config = StorageConfig {
+            cache_bytes_max: 0,
+            rows_bytes_max: 0,
+            ..StorageConfig::default()
+        };
+        Self {
+            checking: Shared::new(env.clone(), config),
+        }
+    }
+
+    /// Checks every byte of the tablet's next table, in the order of their numbers, behind the one numbered `after`: its number and
+    /// its length. `None` when there is none, and then the manifest was checked.
+    ///
+    /// # Errors
+    /// [`StorageError::Corruption`] names the damage; what the disk said.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn check_next(
+        &self,
+        tablet: &Tablet<E>,
+        after: Option<u64>,
+    ) -> Result<Option<(u64, u64)>, StorageError> {
+        // Held until it is read: a file that nobody holds may go.
+        let next = {
+            let state = tablet.0.state.borrow();
+            let tables = state.version.tables.iter();
+            let behind = tables.filter(|table| after.is_none_or(|after| after < table.meta().number));
+            behind.min_by_key(|table| table.meta().number).cloned()
+        };
+        let Some(table) = next else {
+            if tablet.0.exists.is_open() {
+                file::read(self.checking.env(), &tablet.0.dir).await?;
+            }
+            return Ok(None);
+        };
+        let meta = table.meta();
+        check_file(&self.checking, table.path(), meta).await?;
+        Ok(Some((meta.number, meta.bytes)))
+    }
+}
+
 /// Takes corruption into the list; hands every other error on.
 fn note(damages: &mut Vec<Damage>, error: StorageError) -> Result<(), StorageError> {
     match error {

@@ -101,7 +101,7 @@ codes! {
         "Another node leads the range; the message says which and where. Clients go there and retry; seen by people only when that did not end.";
 
     Corruption = 4001, "corruption",
-        "Bytes on disk do not match their checksum; the message names the file and offset. Nothing damaged is served. Run `corelane check DIR`, then restore from a copy.";
+        "Bytes on disk do not match their checksum; the message names the file and offset. Nothing damaged is served. A range with replicas on other nodes repairs itself; for others run `corelane check DIR`, then restore from a copy.";
     DiskFailed = 4002, "disk failed",
         "A write or sync failed; the node stops, because what it did is unknown. Check the device, then start again: acknowledged writes are recovered.";
     DiskFull = 4003, "disk full",

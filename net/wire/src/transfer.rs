@@ -62,4 +62,9 @@ pub enum TransferStep<'a> {
     },
     /// The group has removed the receiver, as of `last` at the latest.
     Removed,
+    /// The sender is damaged and takes part in nothing any more: the group is to replace it. Every node is told, and `to` only names
+    /// the node.
+    Damaged,
+    /// The receiver, which was damaged, was replaced, or the group wants nothing more of its node.
+    Settled,
 }

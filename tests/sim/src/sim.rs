@@ -344,6 +344,26 @@ impl Sim {
         self.with_device(node, |device| device.image_set(image));
     }
 
+    /// Every file of a node's disk by name, with its length in bytes on the medium.
+    #[must_use]
+    pub fn files(&self, node: SimNodeId) -> Vec<(String, u64)> {
+        self.with_device(node, |device| device.files())
+    }
+
+    /// What the medium holds of a file of a node's disk; `None` when there is no such file.
+    #[must_use]
+    pub fn file_bytes(&self, node: SimNodeId, path: &str) -> Option<Vec<u8>> {
+        self.with_device(node, |device| device.file_bytes(path))
+    }
+
+    /// Turns one bit of a file of a node's disk around, for good. Whether there is such a bit on the medium.
+    pub fn flip_bit(&mut self, node: SimNodeId, path: &str, bit: u64) -> bool {
+        let core = &mut *self.world.core.borrow_mut();
+        core.nodes[node.0 as usize]
+            .device
+            .flip(path, bit, &mut core.trace)
+    }
+
     /// Starts recording what happens to a node's disk. A crash forgets the recording.
     pub fn record_disk(&mut self, node: SimNodeId) {
         self.with_device(node, |device| device.record());

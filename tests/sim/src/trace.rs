@@ -42,6 +42,7 @@ faults! {
     ReadMisdirected,
     ReadStale,
     BitRot,
+    BitFlip,
     NetCut,
     NetCutOneWay,
     NetConnectFailed,

@@ -13,6 +13,7 @@
 
 pub mod check;
 pub mod client;
+pub mod flips;
 pub mod history;
 pub mod process;
 pub mod replicas;

@@ -33,16 +33,19 @@ struct Seen {
 }
 
 /// Asks the nodes until every replica of every range has caught up, for as long as `limit`, and says what is wrong: replicas that
-/// differ, that do not catch up, or that are not as many voters as wanted.
+/// differ, that do not catch up, or that are not as many voters as wanted. Waits until each node has checked all its tables `scrubs`
+/// times.
 pub async fn compare(
     env: SimEnv,
     addresses: Vec<Address>,
     wanted: Option<usize>,
     limit: Duration,
+    scrubs: u64,
 ) -> Vec<String> {
     let end = env.clock().now() + limit;
+    let mut scrubbed = BTreeMap::new();
     loop {
-        let looked = look(&env, &addresses).await;
+        let looked = look(&env, &addresses, scrubs, &mut scrubbed).await;
         let waits = match looked {
             Ok(ranges) => {
                 let wrong: Vec<_> = ranges
@@ -75,11 +78,27 @@ pub async fn compare(
 }
 
 /// The replicas of each range.
-async fn look(env: &SimEnv, addresses: &[Address]) -> Result<BTreeMap<u64, Vec<Seen>>, String> {
+async fn look(
+    env: &SimEnv,
+    addresses: &[Address],
+    scrubs: u64,
+    scrubbed: &mut BTreeMap<u64, u64>,
+) -> Result<BTreeMap<u64, Vec<Seen>>, String> {
     let mut ranges = BTreeMap::<u64, Vec<Seen>>::new();
     for &address in addresses {
         let status = status(env, address).await?;
         let node = number(&status["node"]);
+        let shards = status["shards"].as_array().into_iter().flatten();
+        let passes = status["shards"].as_array().into_iter().flatten();
+        let passes = passes.map(|shard| number(&shard["counts"]["scrubs"])).min();
+        let passes = passes.unwrap_or_default();
+        if passes < *scrubbed.entry(node).or_insert(passes) + scrubs {
+            return Err(format!("node {node} has not checked its tables"));
+        }
+        let mut damage = shards.filter_map(|shard| shard["damage"].as_object());
+        if let Some(damage) = damage.find(|damage| !damage.is_empty()) {
+            return Err(format!("node {node} has damage that is not repaired: {damage:?}"));
+        }
         let listed = status["replicas"].as_array();
         if listed.is_none() && status["ranges"]["replicas"] != 0 {
             return Err(format!("the status of node {node} does not list its replicas"));

@@ -9,6 +9,7 @@
 
 use crate::check;
 use crate::client::{Client, Counts};
+use crate::flips::{self, Hit};
 use crate::history::{Action, History, Outcome, Seconds};
 use crate::process::{Exit, Process};
 use crate::replicas;
@@ -47,6 +48,8 @@ pub struct Run {
     pub refused: bool,
     /// What became of the node, for people.
     pub journal: Vec<String>,
+    /// What was hit on the disk of the node whose bits turn around.
+    pub hits: Vec<Hit>,
     /// All calls.
     pub history: Rc<History>,
 }
@@ -67,6 +70,7 @@ struct Runner {
     crashes: u64,
     failures: BTreeMap<String, u64>,
     journal: Vec<String>,
+    hits: Vec<Hit>,
     /// Starts that failed in a row, by node.
     refusals: Vec<u32>,
 }
@@ -168,12 +172,14 @@ impl Runner {
             crashes: 0,
             failures: BTreeMap::new(),
             journal: Vec::new(),
+            hits: Vec::new(),
         }
     }
 
     /// The first phase.
     fn storm(&mut self, end: Instant) {
         let mut next_crash = self.calls_until_crash();
+        let mut next_flip = self.calls_until_flip();
         while self.sim.now() < end && self.wrong.is_empty() && self.history.violations().is_empty() {
             let step = self.prng.between(1, 3_000_000);
             self.sim.run_for(Duration::from_nanos(step));
@@ -187,6 +193,43 @@ impl Runner {
                 self.trouble();
                 next_crash = self.calls_until_crash();
             }
+            if self.history.ended() >= next_flip {
+                self.flip();
+                next_flip = self.calls_until_flip();
+            }
+        }
+    }
+
+    fn calls_until_flip(&mut self) -> u64 {
+        match self.scenario.flips {
+            Some(flips) if flips.times > self.hits.len() as u64 => {
+                self.history.ended() + self.prng.between(1, flips.every * 2)
+            }
+            Some(_) | None => u64::MAX,
+        }
+    }
+
+    /// Turns bits around on the victim's disk: while it runs, or while it does not.
+    fn flip(&mut self) {
+        let Some(flips) = self.scenario.flips else { return };
+        let at = usize::from(flips.victim);
+        let node = self.processes[at].node();
+        let is_at_rest = self.prng.chance(0.4);
+        if is_at_rest {
+            self.note(at, "down, for bits to turn around");
+            self.crashes += 1;
+            if self.prng.chance(0.5) {
+                self.sim.kill(node);
+            } else {
+                self.sim.crash(node);
+            }
+        }
+        if let Some(hit) = flips::flip(&mut self.sim, node, &flips, &mut self.prng) {
+            self.note(at, &format!("{hit:?}"));
+            self.hits.push(hit);
+        }
+        if is_at_rest {
+            self.start(at);
         }
     }
 
@@ -395,6 +438,12 @@ impl Runner {
             self.sim.set_disk_config(process.node(), sim::DiskConfig::calm());
         }
         self.refusals.fill(0);
+        if let Some(flips) = self.scenario.flips.filter(|_| !self.hits.is_empty()) {
+            // What is damaged of the log is seen by a start.
+            let at = usize::from(flips.victim);
+            self.sim.kill(self.processes[at].node());
+            self.start(at);
+        }
         for client in &self.clients {
             client.set_habits(self.scenario.habits_calm());
             // A connection keeps the speed that it was given.
@@ -528,7 +577,9 @@ impl Runner {
         let nodes = self.processes.len();
         let wanted =
             placement.map(|placement| nodes.min(usize::try_from(placement.replicas).unwrap_or(nodes)));
-        let comparison = replicas::compare(env, addresses.collect(), wanted, self.scenario.finish);
+        // One that may have begun before the last damage, and one after it.
+        let scrubs = if self.hits.is_empty() { 0 } else { 2 };
+        let comparison = replicas::compare(env, addresses.collect(), wanted, self.scenario.finish, scrubs);
         let limit = self.sim.now() + self.scenario.finish * 2;
         match self.sim.block_on_until(limit, comparison) {
             Ok(wrong) => {
@@ -586,6 +637,7 @@ impl Runner {
             failures: self.failures,
             refused: !alive,
             journal: self.journal,
+            hits: self.hits,
             history: self.history,
             report: self.sim.report(),
         }

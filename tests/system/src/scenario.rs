@@ -2,6 +2,7 @@
 
 use crate::SHARDS_MAX;
 use crate::client::Habits;
+use crate::flips::Flips;
 use crate::history::Keys;
 use base::Prng;
 use core::time::Duration;
@@ -99,6 +100,8 @@ pub struct Scenario {
     pub crash_every: u64,
     /// That a crash follows while the node still recovers.
     pub crash_again: f64,
+    /// Bits that turn around on the disk of one node.
+    pub flips: Option<Flips>,
     /// How long the first phase lasts at most.
     pub storm: Duration,
     /// How long every call that is open may take in the second phase.
@@ -186,6 +189,7 @@ impl Scenario {
             calls,
             crash_every: calls / prng.between(2, 12),
             crash_again: if prng.chance(0.5) { prng.unit() * 0.7 } else { 0.0 },
+            flips: None,
             storm: Duration::from_secs(60),
             finish: Duration::from_secs(60),
         }
@@ -236,6 +240,16 @@ impl Scenario {
         let lag_ns = bound_ns + prng.below(300_000_000);
         scenario.closed_lag = Duration::from_nanos(lag_ns);
         scenario.closed_interval = Duration::from_millis(prng.between(5, 300));
+        if mode == Mode::Survivable && prng.chance(0.4) {
+            scenario.node.scrub_bytes_per_second = 1 << prng.between(18, 30);
+            scenario.node.scrub_pause = Duration::from_millis(pick(&mut prng, &[20, 100, 300]));
+            scenario.flips = Some(Flips {
+                victim: small(prng.below(u64::from(scenario.founders))),
+                every: (scenario.calls / prng.between(2, 10)).max(50),
+                bits_max: 8,
+                times: u64::MAX,
+            });
+        }
         scenario
     }
 
@@ -348,6 +362,8 @@ fn node_config(prng: &mut Prng) -> NodeConfig {
         frame_timeout: Duration::from_millis(pick(prng, &[2_000, 10_000])),
         connections_max: 10_000,
         requests_max: pick(prng, &[64, 4096]),
+        scrub_bytes_per_second: 1 << 20,
+        scrub_pause: Duration::from_secs(1),
         maintenance_interval: Duration::from_millis(pick(prng, &[5, 50, 250])),
     };
     config.storage.rows_bytes_max = config.storage.cache_bytes_max;

@@ -206,7 +206,8 @@ impl Workload {
         let range = ranges[prng.index(ranges.len())].range;
         let all = u64::from(self.scenario.nodes);
         let count = match prng.below(8) {
-            0 => 1,
+            // Of a range that has one replica nobody has what is damaged there.
+            0 if self.scenario.flips.is_none() => 1,
             1 => all,
             2 => 0,
             _ => u64::from(self.scenario.founders),

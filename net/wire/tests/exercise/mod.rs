@@ -261,7 +261,9 @@ fn touch_peer(message: &PeerRef<'_>) -> usize {
                 ArchivedTransferStep::Want { .. }
                 | ArchivedTransferStep::Done { .. }
                 | ArchivedTransferStep::Gone
-                | ArchivedTransferStep::Removed => 0,
+                | ArchivedTransferStep::Removed
+                | ArchivedTransferStep::Damaged
+                | ArchivedTransferStep::Settled => 0,
             };
         }
     };

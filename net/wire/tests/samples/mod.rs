@@ -217,6 +217,8 @@ pub(crate) fn peers() -> Vec<Sample> {
         ),
         frame("Transfer: gone", &transfer(peer::TransferStep::Gone)),
         frame("Transfer: removed", &transfer(peer::TransferStep::Removed)),
+        frame("Transfer: damaged", &transfer(peer::TransferStep::Damaged)),
+        frame("Transfer: settled", &transfer(peer::TransferStep::Settled)),
     ]
     .into_iter()
     .chain(placings())

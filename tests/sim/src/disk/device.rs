@@ -77,6 +77,25 @@ impl Device {
         self.store.image_seen()
     }
 
+    /// Every file by name, with its length on the medium.
+    pub(crate) fn files(&self) -> Vec<(String, u64)> {
+        self.store.files_by_name()
+    }
+
+    /// What the medium holds of a file.
+    pub(crate) fn file_bytes(&self, path: &str) -> Option<Vec<u8>> {
+        self.store.durable_bytes(path)
+    }
+
+    /// Turns one bit of a file around, for good. Whether there is such a bit on the medium.
+    pub(crate) fn flip(&mut self, path: &str, bit: u64, trace: &mut Trace) -> bool {
+        let flipped = self.store.flip(path, bit);
+        if flipped {
+            trace.fault(Fault::BitFlip);
+        }
+        flipped
+    }
+
     /// Replaces what the disk holds. Nothing may be open.
     pub(crate) fn image_set(&mut self, image: &super::DiskImage) {
         assert!(self.in_flight.is_empty(), "the disk is in use");

@@ -13,6 +13,7 @@
 use super::content::{Block, Content, SectorFate};
 use super::image::DiskImage;
 use super::names::rename_one;
+use base::limits::BLOCK_BYTES;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -225,6 +226,40 @@ impl Store {
             .expect("damage goes to a file that exists");
         damage(Arc::make_mut(&mut file.seen));
         damage(Arc::make_mut(&mut file.durable));
+    }
+
+    /// Every file by name, with its length on the medium.
+    pub(crate) fn files_by_name(&self) -> Vec<(String, u64)> {
+        let file = |(path, node): (&Arc<str>, &Node)| match node {
+            Node::File(inode) => Some((path.to_string(), self.files[inode].durable.len())),
+            Node::Dir => None,
+        };
+        self.seen.iter().filter_map(file).collect()
+    }
+
+    /// Turns one bit of a file around. Whether there is such a bit on the medium.
+    pub(crate) fn flip(&mut self, path: &str, bit: u64) -> bool {
+        let Ok(inode) = self.file(path) else {
+            return false;
+        };
+        let (byte, bit) = (bit / 8, bit % 8);
+        let block = usize::try_from(byte / BLOCK_BYTES as u64).expect("simulated files fit in memory");
+        let at = usize::try_from(byte % BLOCK_BYTES as u64).expect("below a block");
+        let end = self.durable_blocks(inode).min(self.content(inode).block_count());
+        if block < end {
+            self.damage(inode, |content| {
+                content.edit(block, |bytes| bytes[at] ^= 1 << bit);
+            });
+        }
+        block < end
+    }
+
+    /// The bytes of a file on the medium.
+    pub(crate) fn durable_bytes(&self, path: &str) -> Option<Vec<u8>> {
+        let file = &self.files[&self.file(path).ok()?].durable;
+        let mut bytes = vec![0; usize::try_from(file.len()).ok()?];
+        file.read(0, &mut bytes);
+        Some(bytes)
     }
 
     pub(crate) fn inodes(&self) -> impl ExactSizeIterator<Item = InodeId> + '_ {

@@ -1,0 +1,591 @@
+//! Replicas whose files are damaged: they end, and their group gives the node new ones.
+//!
+//! ```text
+//!   read, merge, flush, scrub, start ─► found ─► hands over ─► takes part in nothing ─► note ─► out of its slot, files stay
+//!                                                                                                  │
+//!   every node ◄── Damaged, again and again ───────────────────────────────────────────────────────┘
+//!   its leader: removes it and makes a later life a learner, in one change ─► Removed ─► grave, files go
+//!               ─► the later life is heard of, gets the state, votes ─► Settled ─► the note goes
+//! ```
+//! What comes next is decided from the members as they are and from the note, so that any leader finishes what another one began.
+//! A group that cannot commit the change (who else is needed does not live, or is damaged too) leaves everything as it is.
+//!
+//! Invariants:
+//! - A damaged replica takes part in nothing again: what it promised may be lost with the damage.
+//! - Its files stay until its group has removed it, which takes a quorum that has everything without it.
+//! - A range that has no replica elsewhere is not given up: reads of the damage are refused, and a start with it.
+
+use crate::damage_note::{self, Noted};
+use crate::local::Local;
+use crate::marker;
+use crate::read::ReadGuard;
+use crate::refusal::Refusal;
+use crate::removal::Leaving;
+use crate::shard::Shard;
+use crate::state::{Job, Message, State};
+use base::{NodeId, RangeId, ReplicaId};
+use core::time::Duration;
+use env::{Clock, Env, Instant, Mailbox};
+use raft::{MemberChange, Membership};
+use replica::group::{life_of, node_of, replica_on};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use storage::{Scrub, StorageError, Tablet};
+use wire::Code;
+use wire::peer::{Mark, TransferStep};
+
+/// What the scrub looks at: a range, the table before the one to read, its tablet, and that somebody reads it.
+type ScrubNext<E> = (RangeId, Option<u64>, Tablet<E>, ReadGuard);
+
+/// How often is looked whether something still works on a replica that goes, and whether a new one has caught up.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// The pauses between telling other nodes: from the first to the last.
+const TELL_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long a leader goes on with one replica before it wants to be told again.
+const MEND_MAX: Duration = Duration::from_secs(60);
+
+/// The damaged replicas of a shard, and what is known of all that it ever had.
+#[derive(Debug, Default)]
+pub(crate) struct Injured {
+    replicas: BTreeMap<RangeId, Damaged>,
+    /// Replicas that are about to be among them.
+    ending: BTreeSet<RangeId>,
+    /// The life that is written of each range.
+    pub(crate) lives: BTreeMap<RangeId, u32>,
+    /// Ranges whose life is being written.
+    pub(crate) naming: BTreeSet<RangeId>,
+}
+
+/// A damaged replica.
+#[derive(Debug)]
+struct Damaged {
+    noted: Noted,
+    /// Its files are here still.
+    has_files: bool,
+    /// Its end is being carried out.
+    is_ending: bool,
+    /// Its group wants nothing more of it.
+    is_settled: bool,
+    tell_at: Instant,
+    pause: Duration,
+}
+
+impl Damaged {
+    fn new(noted: Noted, has_files: bool, now: Instant) -> Self {
+        Self {
+            noted,
+            has_files,
+            is_ending: false,
+            is_settled: false,
+            tell_at: now,
+            pause: TELL_AGAIN.0,
+        }
+    }
+}
+
+impl Injured {
+    /// As a start found it. `gone` are the graves.
+    pub(crate) fn new(
+        noted: BTreeMap<RangeId, Noted>,
+        lives: BTreeMap<RangeId, u32>,
+        gone: &BTreeMap<RangeId, u32>,
+        now: Instant,
+    ) -> Self {
+        let damaged = |(range, noted): (RangeId, Noted)| {
+            let has_files = gone.get(&range).is_none_or(|life| *life < noted.life);
+            (range, Damaged::new(noted, has_files, now))
+        };
+        Self {
+            replicas: noted.into_iter().map(damaged).collect(),
+            lives,
+            ..Self::default()
+        }
+    }
+
+    /// The life of the range's damaged replica while its files are here: nothing of the range is taken up before they are gone.
+    pub(crate) fn holds(&self, range: RangeId) -> Option<u32> {
+        let damaged = self.replicas.get(&range)?;
+        damaged.has_files.then_some(damaged.noted.life)
+    }
+
+    /// What was found, by range, of replicas that are not replaced yet.
+    pub(crate) fn findings(&self) -> impl Iterator<Item = (RangeId, String)> {
+        self.replicas.iter().map(|(range, damaged)| {
+            let Noted { life, what } = &damaged.noted;
+            let stage = if damaged.has_files {
+                "waits for its group to remove it"
+            } else {
+                "was removed, and another one waits for the state"
+            };
+            (*range, format!("{what}; the replica (life {life}) {stage}"))
+        })
+    }
+}
+
+/// What comes next on the way to a new replica in the place of a damaged one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Next {
+    /// This change of the members.
+    Change(Vec<MemberChange>),
+    /// The new replica has to catch up.
+    Wait,
+    /// The group wants nothing more.
+    Done,
+}
+
+/// What comes next so that a later replica of its node takes the place of `damaged`. No member has a greater life than `lives`.
+fn next(
+    members: &Membership,
+    lives: u32,
+    damaged: ReplicaId,
+    has_caught_up: impl Fn(ReplicaId) -> bool,
+) -> Next {
+    let node = node_of(damaged);
+    if members.contains(damaged) {
+        // In one entry: whoever leads next sees that the node is to have another one.
+        return Next::Change(vec![
+            MemberChange::Remove(damaged),
+            MemberChange::Learner(replica_on(node, lives + 1)),
+        ]);
+    }
+    let later = |replica: &ReplicaId| node_of(*replica) == node && life_of(*replica) > life_of(damaged);
+    match members.learners().iter().copied().find(later) {
+        Some(learner) if has_caught_up(learner) => Next::Change(vec![MemberChange::Voter(learner)]),
+        Some(_) => Next::Wait,
+        None => Next::Done,
+    }
+}
+
+impl<E: Env, B> State<E, B> {
+    /// Something of a range's files is not what was written. A replica that has others beside it ends.
+    pub(crate) fn on_damage(&mut self, range: RangeId, what: String) {
+        let is_alone = match self.local(range) {
+            Some(local) if !local.seat.leaving => local.is_alone(),
+            Some(_) | None => return,
+        };
+        if is_alone {
+            self.damage.insert(range, what);
+        } else if self.injured.ending.insert(range) {
+            self.damage.insert(range, what.clone());
+            self.jobs.push(Job::EndDamaged { range, what });
+        }
+    }
+
+    /// Whether the range has replicas elsewhere, which have what is damaged here.
+    pub(crate) fn has_peers(&self, range: RangeId) -> bool {
+        self.local(range).is_some_and(|local| !local.is_alone())
+    }
+
+    /// What a client is told whose read met what storage says.
+    pub(crate) fn storage_refusal(&mut self, range: RangeId, error: &StorageError) -> Refusal {
+        base::sometimes!("node: read failed on disk");
+        let refusal = Refusal::storage(error);
+        if !matches!(error, StorageError::Corruption(_)) {
+            return refusal;
+        }
+        self.on_damage(range, error.to_string());
+        if self.local(range).is_some_and(Local::is_alone) {
+            return refusal;
+        }
+        base::sometimes!("node: a read met damage");
+        let message = format!("the replica of range {range} on this node is damaged and being replaced");
+        Refusal::retry(Code::NotLeader, 10, message).about_range(range)
+    }
+
+    /// Who is to lead in the place of the range's damaged replica: who lacks least.
+    fn heir(&self, range: RangeId) -> Option<ReplicaId> {
+        let local = self.local(range).filter(|local| local.leads())?;
+        let raft = &local.seat.raft;
+        let others = raft.membership().voters().iter().copied();
+        others
+            .filter(|voter| *voter != raft.id())
+            .max_by_key(|voter| raft.matched(*voter))
+    }
+
+    /// From here on the range's replica takes part in nothing.
+    fn begin_end(&mut self, range: RangeId) -> Option<ReplicaId> {
+        self.close_batch();
+        let slot = *self.here.get(&range)?;
+        let local = self.slots[slot as usize].live_mut()?;
+        if core::mem::replace(&mut local.seat.leaving, true) {
+            return None;
+        }
+        let replica = local.seat.raft.id();
+        if local.led {
+            base::sometimes!("node: a damaged replica led to its end");
+            self.step_down(slot);
+        }
+        Some(replica)
+    }
+
+    /// A replica of a range on another node is damaged. If this one leads, it sees to a new one.
+    pub(crate) fn on_claim(&mut self, range: RangeId, damaged: ReplicaId) {
+        let Some(&slot) = self.here.get(&range) else {
+            return;
+        };
+        let wall_ns = self.env.clock().wall_ns();
+        let Some(local) = self.slots[slot as usize].live() else {
+            return;
+        };
+        if local.seat.leaving || !self.leads_now(local, wall_ns) {
+            return;
+        }
+        let group = local.replica.group();
+        let has_removed = group.has_removed(damaged);
+        if !has_removed && !group.applied.membership.contains(damaged) {
+            return;
+        }
+        let is_done = next(&group.applied.membership, group.lives, damaged, |_| false) == Next::Done;
+        if has_removed {
+            self.say_removed(slot, damaged);
+        }
+        if is_done {
+            self.say_settled(slot, damaged);
+        } else if !self.placing.contains(&range) {
+            self.jobs.push(Job::Mend { range, damaged });
+        }
+    }
+
+    fn say_settled(&mut self, slot: u32, damaged: ReplicaId) {
+        let local = self.live_mut(slot);
+        let who = (local.range, local.seat.raft.id(), damaged);
+        self.say_at(who, Mark { term: 0, index: 0 }, TransferStep::Settled);
+    }
+
+    /// Takes the next step towards a new replica. Whether there is more to do here.
+    fn advance_mend(&mut self, range: RangeId, damaged: ReplicaId) -> bool {
+        // Commands that have their index come first.
+        self.close_batch();
+        let Some(&slot) = self.here.get(&range) else {
+            return false;
+        };
+        let Some(local) = self.slots[slot as usize].live().filter(|local| local.leads()) else {
+            return false;
+        };
+        let members = Arc::clone(local.seat.raft.membership());
+        let group = local.replica.group();
+        if *members != *group.applied.membership || members.is_joint() || local.replica.is_blocked() {
+            return true;
+        }
+        match next(&members, group.lives, damaged, |replica| {
+            local.has_caught_up(replica)
+        }) {
+            Next::Change(changes) => {
+                base::sometimes!("node: a damaged replica is replaced");
+                self.propose_members(slot, &changes);
+                true
+            }
+            Next::Wait => true,
+            Next::Done => {
+                self.say_settled(slot, damaged);
+                false
+            }
+        }
+    }
+
+    /// The group has removed a replica of this node: if it is the damaged one, its files may go.
+    pub(crate) fn on_damaged_removed(&mut self, range: RangeId, removed: ReplicaId) {
+        let me = self.identity.node;
+        if let Some(damaged) = self.injured.replicas.get_mut(&range)
+            && node_of(removed) == me
+            && life_of(removed) >= damaged.noted.life
+            && damaged.has_files
+            && !core::mem::replace(&mut damaged.is_ending, true)
+        {
+            self.jobs.push(Job::DropDamaged(range));
+        }
+    }
+
+    /// The group of a damaged replica wants nothing more of it.
+    pub(crate) fn on_settled(&mut self, range: RangeId, damaged: ReplicaId) {
+        let me = self.identity.node;
+        if let Some(known) = self.injured.replicas.get_mut(&range)
+            && damaged == replica_on(me, known.noted.life)
+        {
+            known.is_settled = true;
+            if !core::mem::replace(&mut known.is_ending, true) {
+                self.jobs.push(Job::DropDamaged(range));
+            }
+        }
+    }
+
+    /// Tells the other nodes of damaged replicas that are not replaced, with growing pauses.
+    pub(crate) fn tell_damage(&mut self) {
+        let (now, _) = self.clock();
+        let Some(neighbours) = &self.neighbours else {
+            return;
+        };
+        let nodes: Vec<NodeId> = neighbours.others().map(|member| member.node).collect();
+        let mut due = Vec::new();
+        for (range, damaged) in &mut self.injured.replicas {
+            if damaged.tell_at <= now {
+                damaged.tell_at = now + damaged.pause;
+                damaged.pause = (damaged.pause * 2).min(TELL_AGAIN.1);
+                due.push((*range, damaged.noted.life));
+            }
+        }
+        for (range, life) in due {
+            let me = replica_on(self.identity.node, life);
+            if self.is_replaced(range, life) {
+                self.on_settled(range, me);
+                continue;
+            }
+            for node in &nodes {
+                let who = (range, me, replica_on(*node, 0));
+                self.say_at(who, Mark { term: 0, index: 0 }, TransferStep::Damaged);
+            }
+        }
+    }
+
+    /// What the scrub looks at next, behind a table of a range: the first range from there on, a table of it, and the tablet, which stays
+    /// while it is read.
+    fn next_to_scrub(&self, (from, after): (RangeId, Option<u64>)) -> Option<ScrubNext<E>> {
+        let live = self.slots.iter().filter_map(crate::state::Slot::live);
+        let local = live
+            .filter(|local| local.range >= from && !local.seat.leaving && !local.seat.installing)
+            .min_by_key(|local| local.range)?;
+        let after = after.filter(|_| local.range == from);
+        let reads = ReadGuard::new(&local.reads);
+        Some((local.range, after, local.tablet.clone(), reads))
+    }
+
+    /// Whether a later replica than the damaged one votes here: nobody else may know, if it leads.
+    fn is_replaced(&self, range: RangeId, life: u32) -> bool {
+        self.local(range).is_some_and(|local| {
+            let group = local.replica.group();
+            life_of(group.id) > life && group.applied.membership.voters().contains(&group.id)
+        })
+    }
+
+    /// Whether the log is kept by entries of a replica that is damaged: then they go. Its tables stay.
+    pub(crate) fn release_log(&mut self, pinning: RangeId) {
+        if self.injured.replicas.contains_key(&pinning) && !self.here.contains_key(&pinning) {
+            base::sometimes!("node: a full log lets go of a damaged replica");
+            self.log.forget(pinning);
+        }
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// Ends a damaged replica. Its files stay.
+    pub(crate) async fn end_damaged(&self, range: RangeId, what: String) {
+        if let Some(to) = self.with_state(|state| state.heir(range)) {
+            base::sometimes!("node: a damaged leader hands over");
+            self.hand_over(range, to).await;
+        }
+        let Some(replica) = self.step(|state| state.begin_end(range)) else {
+            self.with_state(|state| state.injured.ending.remove(&range));
+            return;
+        };
+        let noted = Noted {
+            life: life_of(replica),
+            what,
+        };
+        let me = self.mailbox.shard();
+        if let Err(error) = damage_note::note(&self.env, me, range, &noted).await {
+            return self.fail(format!(
+                "that range {range} is damaged could not be noted: {error}"
+            ));
+        }
+        loop {
+            match self.step(|state| state.take_out(range)) {
+                // Its tablet is closed: what may still be read of it is on the disk.
+                Leaving::Out(..) | Leaving::Nothing => break,
+                Leaving::Waits => self.env.clock().sleep(LOOK_AGAIN).await,
+            }
+        }
+        base::sometimes!("node: a damaged replica ended");
+        let now = self.now();
+        self.step(|state| {
+            state.injured.ending.remove(&range);
+            state.damage.remove(&range);
+            let damaged = Damaged::new(noted, true, now);
+            state.injured.replicas.insert(range, damaged);
+            state.tell_damage();
+        });
+    }
+
+    /// Carries out what the group of a damaged replica has said: its files go, and when nothing more is wanted, the note.
+    pub(crate) async fn drop_damaged(&self, range: RangeId) {
+        let held = self.step(|state| {
+            let life = state.injured.holds(range)?;
+            let grave = state.gone.entry(range).or_default();
+            *grave = life.max(*grave);
+            state.removing.insert(range);
+            Some(life)
+        });
+        if let Some(life) = held
+            && let Err(reason) = self.erase_damaged(range, life).await
+        {
+            return self.fail(format!(
+                "the damaged replica of range {range} could not be removed: {reason}"
+            ));
+        }
+        let is_settled = self.step(|state| {
+            state.removing.remove(&range);
+            state.counts.removed += u64::from(held.is_some());
+            let Some(damaged) = state.injured.replicas.get_mut(&range) else {
+                return false;
+            };
+            (damaged.has_files, damaged.is_ending) = (false, false);
+            damaged.pause = TELL_AGAIN.0;
+            damaged.is_settled
+        });
+        if !is_settled {
+            return;
+        }
+        let me = self.mailbox.shard();
+        if let Err(error) = damage_note::take_back(&self.env, me, range).await {
+            return self.fail(format!(
+                "the note of damage of range {range} could not be removed: {error}"
+            ));
+        }
+        base::sometimes!("node: a damaged replica was replaced");
+        let is_last = self.step(|state| {
+            state.injured.replicas.remove(&range);
+            state.injured.replicas.is_empty()
+        });
+        if is_last && let Err(error) = damage_note::remove_set_aside(&self.env, me).await {
+            self.fail(format!("a log that was set aside could not be removed: {error}"));
+        }
+    }
+
+    /// Order: as of any replica that was removed, see `removal`.
+    async fn erase_damaged(&self, range: RangeId, life: u32) -> Result<(), String> {
+        let me = self.mailbox.shard();
+        let text = |error: &dyn core::fmt::Display| error.to_string();
+        let buried = marker::bury(&self.env, me, range, life).await;
+        buried.map_err(|error| text(&error))?;
+        let (log, seqno) = self.step(|state| (state.log.clone(), state.log.forget(range)));
+        self.wait_durable(&log, seqno).await?;
+        match marker::remove(&self.env, me, range).await {
+            Err(error) if error.kind != ErrorKind::NotFound => return Err(error.to_string()),
+            Ok(()) | Err(_) => {}
+        }
+        let storage = self.with_state(|state| state.storage.clone());
+        let destroyed = Tablet::destroy_closed(&storage, range).await;
+        destroyed.map_err(|error| text(&error))?;
+        let forgotten = damage_note::forget_lives(&self.env, range, life).await;
+        forgotten.map_err(|error| text(&error))
+    }
+
+    /// Sees to a new replica in the place of a damaged one, while this node leads.
+    pub(crate) async fn mend(&self, range: RangeId, damaged: ReplicaId) {
+        if !self.with_state(|state| state.placing.insert(range)) {
+            return;
+        }
+        let deadline = self.now() + MEND_MAX;
+        while self.now() < deadline && self.step(|state| state.advance_mend(range, damaged)) {
+            self.env.clock().sleep(LOOK_AGAIN).await;
+        }
+        self.with_state(|state| state.placing.remove(&range));
+    }
+
+    /// Reads all tables again, one after the other and at a bounded pace, until the shard is dropped.
+    pub(crate) async fn run_scrub(self: std::rc::Rc<Self>) {
+        let (rate, pause) = self.with_state(|state| {
+            let rate = state.config.scrub_bytes_per_second.max(1);
+            (rate, state.config.scrub_pause)
+        });
+        let scrub = Scrub::new(&self.env);
+        let mut last = (RangeId::SYSTEM, None);
+        loop {
+            let next = self.with_state(|state| state.next_to_scrub(last));
+            let Some((range, after, tablet, reads)) = next else {
+                last = (RangeId::SYSTEM, None);
+                self.with_state(|state| state.counts.scrubs += 1);
+                self.env.clock().sleep(pause).await;
+                continue;
+            };
+            let checked = scrub.check_next(&tablet, after).await;
+            drop((tablet, reads));
+            let bytes = match checked {
+                Ok(Some((number, bytes))) => {
+                    last = (range, Some(number));
+                    bytes
+                }
+                Ok(None) => {
+                    last = (RangeId(range.0 + 1), None);
+                    0
+                }
+                Err(error) => {
+                    last = (RangeId(range.0 + 1), None);
+                    if matches!(error, StorageError::Corruption(_)) {
+                        base::sometimes!("node: the scrub met damage");
+                        self.step(|state| state.on_damage(range, error.to_string()));
+                    }
+                    0
+                }
+            };
+            let paced = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate);
+            self.env.clock().sleep(paced.max(pause)).await;
+        }
+    }
+
+    /// Writes the life of a replica that is heard of for the first time, then takes what it was told.
+    pub(crate) async fn name_life(&self, letter: crate::dialect::Letter) {
+        let (range, life) = (letter.range, life_of(letter.to));
+        if let Err(error) = damage_note::write_life(&self.env, range, life).await {
+            return self.fail(format!("the life of range {range} could not be written: {error}"));
+        }
+        self.step(|state| {
+            state.injured.naming.remove(&range);
+            state.injured.lives.insert(range, life);
+            let wall_ns = state.env.clock().wall_ns();
+            // Its sender was checked when it came; what cannot be is dropped.
+            let _ = state.on_letter(letter, wall_ns);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(node: u64, life: u32) -> ReplicaId {
+        replica_on(NodeId(node), life)
+    }
+
+    fn after(members: &Membership, step: &Next) -> Membership {
+        match step {
+            Next::Change(changes) => members.simple(changes).expect("one voter changes"),
+            Next::Wait | Next::Done => unreachable!("a change was wanted"),
+        }
+    }
+
+    #[test]
+    fn a_damaged_replica_is_replaced_by_a_later_one_of_its_node() {
+        let members = Membership::of_voters([on(1, 0), on(2, 0), on(3, 0)]);
+        let first = next(&members, 4, on(3, 0), |_| false);
+        let changes = vec![MemberChange::Remove(on(3, 0)), MemberChange::Learner(on(3, 5))];
+        assert_eq!(first, Next::Change(changes));
+        let members = after(&members, &first);
+        assert_eq!(next(&members, 5, on(3, 0), |_| false), Next::Wait);
+        let second = next(&members, 5, on(3, 0), |_| true);
+        assert_eq!(second, Next::Change(vec![MemberChange::Voter(on(3, 5))]));
+        let members = after(&members, &second);
+        assert_eq!(next(&members, 5, on(3, 0), |_| true), Next::Done);
+        assert_eq!(members.voters(), [on(1, 0), on(2, 0), on(3, 5)]);
+    }
+
+    #[test]
+    fn whoever_was_taken_away_meanwhile_gets_no_other_replica() {
+        let members = Membership::of_voters([on(1, 0), on(2, 0), on(4, 7)]);
+        assert_eq!(next(&members, 7, on(3, 0), |_| true), Next::Done);
+    }
+
+    #[test]
+    fn a_learner_that_is_damaged_is_replaced_too() {
+        let members = Membership::of_voters([on(1, 0)]);
+        let members = members
+            .simple(&[MemberChange::Learner(on(2, 1))])
+            .expect("it is possible");
+        let step = next(&members, 1, on(2, 1), |_| false);
+        let members = after(&members, &step);
+        assert_eq!(
+            (members.voters(), members.learners()),
+            (&[on(1, 0)][..], &[on(2, 2)][..])
+        );
+    }
+}
