@@ -164,10 +164,18 @@ pub(crate) async fn remove_set_aside<E: Env>(env: &E, shard: ShardId) -> Result<
     disk.create_dir(&wal).await?;
     for entry in disk.list(&wal).await? {
         if aside_of(&entry.name).is_some() {
-            disk.remove(&format!("{wal}/{}", entry.name)).await?;
+            found(disk.remove(&format!("{wal}/{}", entry.name)).await)?;
         }
     }
     Ok(())
+}
+
+/// Two may remove the same.
+fn found(removed: Result<(), DiskError>) -> Result<(), DiskError> {
+    match removed {
+        Err(error) if error.kind != ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 async fn remove_up_to<E: Env>(env: &E, dir: &str, range: RangeId, life: u32) -> Result<(), DiskError> {
@@ -175,10 +183,7 @@ async fn remove_up_to<E: Env>(env: &E, dir: &str, range: RangeId, life: u32) -> 
     disk.create_dir(dir).await?;
     for entry in disk.list(dir).await? {
         if parse(&entry.name).is_some_and(|(of, which)| of == range && which <= life) {
-            match disk.remove(&format!("{dir}/{}", entry.name)).await {
-                Err(error) if error.kind != ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
+            found(disk.remove(&format!("{dir}/{}", entry.name)).await)?;
         }
     }
     disk.sync_dir(dir).await
