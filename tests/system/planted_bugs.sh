@@ -35,6 +35,8 @@ bugs=(
   "node-learner-votes-at-once c300"
   "node-lives-come-back c300"
   "node-removed-without-grave c300"
+  "node-damaged-replica-votes c300"
+  "node-lost-log-forgotten c300"
   "node-ack-before-durable c300"
   "log-ack-before-durable c300"
   "replica-forgets-sessions c300"

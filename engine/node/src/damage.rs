@@ -172,6 +172,24 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
+    /// State that the group in `slot` has taken up cannot be installed: there is nothing to go on from, and the replica ends.
+    pub(crate) fn on_failed_install(&mut self, slot: u32, what: String) {
+        let seat = self.seat_of(slot);
+        seat.writes -= u32::try_from(core::mem::take(&mut seat.held).len()).expect("few writes are held");
+        seat.installing = false;
+        // Nothing that builds on the state is written.
+        seat.unmarked = true;
+        let range = seat.range;
+        if let Some(local) = self.slots[slot as usize].live() {
+            local.busy.set(false);
+        }
+        self.end_receiving(range);
+        if self.injured.ending.insert(range) {
+            self.damage.insert(range, what.clone());
+            self.jobs.push(Job::EndDamaged { range, what });
+        }
+    }
+
     /// Whether the range has replicas elsewhere, which have what is damaged here.
     pub(crate) fn has_peers(&self, range: RangeId) -> bool {
         self.local(range).is_some_and(|local| !local.is_alone())
@@ -206,13 +224,14 @@ impl<E: Env, B> State<E, B> {
     /// From here on the range's replica takes part in nothing.
     fn begin_end(&mut self, range: RangeId) -> Option<ReplicaId> {
         self.close_batch();
-        let slot = *self.here.get(&range)?;
-        let local = self.slots[slot as usize].live_mut()?;
-        if core::mem::replace(&mut local.seat.leaving, true) {
+        let slot = self.here.get(&range).or_else(|| self.strangers.get(&range));
+        let slot = *slot?;
+        let seat = self.slots[slot as usize].seat_mut()?;
+        if core::mem::replace(&mut seat.leaving, true) {
             return None;
         }
-        let replica = local.seat.raft.id();
-        if local.led {
+        let replica = seat.raft.id();
+        if self.slots[slot as usize].live().is_some_and(|local| local.led) {
             base::sometimes!("node: a damaged replica led to its end");
             self.step_down(slot);
         }

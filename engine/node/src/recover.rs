@@ -274,20 +274,27 @@ pub(crate) async fn recover_dir<E: Env>(
     for (range, error) in failed {
         injuries.add(env, shard, range, error).await?;
     }
+    for (range, tail) in &replay.tails {
+        let (Some((index, position)), Some(local)) = (tail.broken, replay.locals.get(range)) else {
+            continue;
+        };
+        let error = RecoverError::Chain {
+            range: *range,
+            index,
+            position,
+        };
+        if config.cluster.is_none() || local.is_alone() {
+            return Err(error);
+        }
+        base::sometimes!("node: a start met entries that do not follow");
+        let life = life_of(local.seat.raft.id());
+        injuries
+            .injure(env, shard, *range, life, error.to_string())
+            .await?;
+    }
     marked.retain(|range| !injuries.holds(*range));
     replay.locals.retain(|range, _| !injuries.holds(*range));
     replay.promises.retain(|range, _| !injuries.holds(*range));
-    let broken = replay
-        .tails
-        .iter()
-        .find_map(|(range, tail)| Some((*range, tail.broken?)));
-    if let Some((range, (index, position))) = broken {
-        return Err(RecoverError::Chain {
-            range,
-            index,
-            position,
-        });
-    }
     let strangers = match &config.cluster {
         Some(cluster) => {
             // One that was there before lives were written becomes the one that the next message speaks to.

@@ -29,7 +29,7 @@ use replica::Replica;
 use replica::group::{decode_members, encode_members, node_of};
 use std::rc::Rc;
 use std::sync::Arc;
-use storage::{SnapshotDescription, SnapshotError, SnapshotReceiver, Tablet, TabletSnapshot};
+use storage::{SnapshotDescription, SnapshotError, SnapshotReceiver, StorageError, Tablet, TabletSnapshot};
 use wire::WireError;
 use wire::peer::{self, ArchivedTransfer, ArchivedTransferStep, Transfer, TransferStep};
 
@@ -433,7 +433,7 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    fn end_receiving(&mut self, range: RangeId) {
+    pub(crate) fn end_receiving(&mut self, range: RangeId) {
         if let Some(neighbours) = &mut self.neighbours {
             neighbours.receiving.retain(|receiving| receiving.range != range);
         }
@@ -796,6 +796,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
         let tablet = match arrived.receiver.install().await {
             Ok(tablet) => tablet,
+            Err(SnapshotError::Storage(error @ StorageError::Corruption(_))) => {
+                base::sometimes!("node: damage was met while state was installed");
+                return self.step(|state| state.on_failed_install(slot, error.to_string()));
+            }
             Err(error) => {
                 return self.fail(format!("state of range {range} could not be installed: {error}"));
             }

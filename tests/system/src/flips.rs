@@ -20,6 +20,8 @@ pub struct Flips {
     pub bits_max: u64,
     /// How many times at most.
     pub times: u64,
+    /// When all calls have ended, and only then.
+    pub at_end: bool,
 }
 
 /// What kind of file was hit.
@@ -54,23 +56,25 @@ fn word(block: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes.unwrap_or_default())
 }
 
-/// The greatest seqno that a segment says to have been durable; zero when it says nothing.
-fn persisted(bytes: &[u8]) -> u64 {
+/// The greatest seqno that a segment says to have been durable, and the first segment that it says to be needed; zero when it says
+/// nothing.
+fn marks(bytes: &[u8]) -> (u64, u64) {
     let said = bytes.chunks(BLOCK_BYTES).map(|block| match block.get(..4) {
-        Some(b"CLsg") => word(block, 64),
-        Some(b"CLba") => word(block, 48),
-        _ => 0,
+        Some(b"CLsg") => (word(block, 64), word(block, 40)),
+        Some(b"CLba") => (word(block, 48), word(block, 56)),
+        _ => (0, 0),
     });
-    said.max().unwrap_or_default()
+    said.fold((0, 0), |(a, b), (c, d)| (a.max(c), b.max(d)))
 }
 
-/// Blocks of a segment that hold what was durable by `persisted`: batches, and the header if there is one of these.
-fn durable_blocks(bytes: &[u8], persisted: u64) -> Vec<u64> {
+/// Blocks of a segment that hold what was durable by `persisted` and is needed from segment `first_live` on: batches, and the header if
+/// there is one of these.
+fn durable_blocks(bytes: &[u8], (persisted, first_live): (u64, u64)) -> Vec<u64> {
     let mut blocks = Vec::new();
     let mut is_durable = false;
     for (at, block) in (0u64..).zip(bytes.chunks(BLOCK_BYTES)) {
         if block.starts_with(b"CLba") {
-            is_durable = word(block, 40) <= persisted;
+            is_durable = word(block, 40) <= persisted && word(block, 24) >= first_live;
         }
         if is_durable && block.iter().any(|byte| *byte != 0) {
             blocks.push(at);
@@ -92,14 +96,12 @@ fn places(sim: &Sim, node: SimNodeId) -> Vec<Place> {
     let files = sim.files(node);
     let bytes = |path: &str| sim.file_bytes(node, path).unwrap_or_default();
     let segments = files.iter().filter(|(path, _)| path.ends_with(".seg"));
-    let persisted = segments.map(|(path, _)| persisted(&bytes(path))).max();
+    let said = segments.map(|(path, _)| marks(&bytes(path)));
+    let marks = said.fold((0, 0), |(a, b), (c, d)| (a.max(c), b.max(d)));
     let mut places = Vec::new();
     for (path, _) in &files {
         let (kind, blocks) = if path.ends_with(".seg") {
-            (
-                Kind::Log,
-                durable_blocks(&bytes(path), persisted.unwrap_or_default()),
-            )
+            (Kind::Log, durable_blocks(&bytes(path), marks))
         } else if path.ends_with(".sst") {
             (Kind::Table, used_blocks(&bytes(path)))
         } else if path.ends_with("/MANIFEST") {

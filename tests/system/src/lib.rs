@@ -20,6 +20,7 @@ pub mod replicas;
 pub mod run;
 pub mod scenario;
 pub mod swarm;
+pub mod trials;
 pub mod workload;
 
 /// Shards of a node, at most.

@@ -202,7 +202,7 @@ impl Runner {
 
     fn calls_until_flip(&mut self) -> u64 {
         match self.scenario.flips {
-            Some(flips) if flips.times > self.hits.len() as u64 => {
+            Some(flips) if !flips.at_end && flips.times > self.hits.len() as u64 => {
                 self.history.ended() + self.prng.between(1, flips.every * 2)
             }
             Some(_) | None => u64::MAX,
@@ -438,6 +438,9 @@ impl Runner {
             self.sim.set_disk_config(process.node(), sim::DiskConfig::calm());
         }
         self.refusals.fill(0);
+        if self.scenario.flips.is_some_and(|flips| flips.at_end) {
+            self.flip();
+        }
         if let Some(flips) = self.scenario.flips.filter(|_| !self.hits.is_empty()) {
             // What is damaged of the log is seen by a start.
             let at = usize::from(flips.victim);

@@ -248,6 +248,7 @@ impl Scenario {
                 every: (scenario.calls / prng.between(2, 10)).max(50),
                 bits_max: 8,
                 times: u64::MAX,
+                at_end: false,
             });
         }
         scenario
@@ -260,6 +261,30 @@ impl Scenario {
             placement: None,
             ..self
         }
+    }
+
+    /// A trial of damage: three nodes in calm weather, and bits of one of them turn around once.
+    #[must_use]
+    pub fn draw_trial(seed: u64) -> Self {
+        let mut scenario = Self::draw_cluster(seed);
+        let mut prng = Prng::new(seed ^ 0x7472_6961_6c00_0001);
+        scenario.mode = Mode::Survivable;
+        scenario.sim = SimConfig::shuffled();
+        (scenario.nodes, scenario.founders) = (3, 3);
+        scenario.placement = None;
+        scenario.mix.place = 0;
+        scenario.calls = prng.between(200, 600);
+        scenario.crash_every = u64::MAX / 4;
+        scenario.node.scrub_bytes_per_second = 1 << 24;
+        scenario.node.scrub_pause = Duration::from_millis(pick(&mut prng, &[20, 100, 300]));
+        scenario.flips = Some(Flips {
+            victim: small(prng.below(3)),
+            every: scenario.calls / 3,
+            bits_max: 8,
+            times: 1,
+            at_end: prng.chance(0.8),
+        });
+        scenario
     }
 
     /// How clients behave in the second phase: patient.

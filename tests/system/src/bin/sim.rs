@@ -1,10 +1,11 @@
 //! Runs seeds: `sim --seed N`, `sim --seeds A..B`, `sim --minutes M`, with `--cluster` of several nodes; `--history FILE` writes
-//! the calls of the last run.
+//! the calls of the last run. `sim --trials N` damages the disk of one of three nodes N times, and says what became of it.
 //!
 //! A failed seed is run again by `sim --seed N --history FILE`; the same seed and commit give the same run.
 
 use corelane_system::scenario::Scenario;
 use corelane_system::swarm::{Total, try_run};
+use corelane_system::trials::Trials;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ struct Arguments {
     verbose: bool,
     failures_max: usize,
     cluster: bool,
+    trials: Option<u64>,
 }
 
 impl Arguments {
@@ -37,6 +39,7 @@ fn arguments() -> Result<Arguments, String> {
         verbose: false,
         failures_max: 10,
         cluster: false,
+        trials: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -62,6 +65,7 @@ fn arguments() -> Result<Arguments, String> {
                 let (from, to) = value.split_once("..").ok_or(format!("{value} is not A..B"))?;
                 parsed.seeds = number(from)?..number(to)?;
             }
+            "--trials" => parsed.trials = Some(number(&value)?),
             "--minutes" => parsed.minutes = Some(number(&value)?),
             "--history" => parsed.history = Some(value),
             "--failures" => parsed.failures_max = usize::try_from(number(&value)?).unwrap_or(usize::MAX),
@@ -100,17 +104,31 @@ fn one(scenario: &Scenario, history: &str) -> ExitCode {
     }
 }
 
+/// Trials of damage from a seed on.
+fn damage(first: u64, count: u64) -> ExitCode {
+    let mut trials = Trials::default();
+    for seed in first..first.saturating_add(count) {
+        trials.add(seed);
+    }
+    print!("{}", trials.print());
+    println!("{:.0} s", elapsed().as_secs_f64());
+    ExitCode::from(u8::from(!trials.wrong.is_empty()))
+}
+
 fn main() -> ExitCode {
     let arguments = match arguments() {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!(
-                "{error}\nsim [--cluster] [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]"
+                "{error}\nsim [--cluster] [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]\nsim --trials N [--seed FIRST]"
             );
             return ExitCode::from(64);
         }
     };
     elapsed();
+    if let Some(trials) = arguments.trials {
+        return damage(arguments.seeds.start, trials);
+    }
     if let Some(history) = &arguments.history {
         return one(&arguments.scenario(arguments.seeds.start), history);
     }
