@@ -60,6 +60,7 @@ mod split;
 pub mod start;
 mod state;
 pub mod status;
+mod strangers;
 mod transfer;
 mod write;
 

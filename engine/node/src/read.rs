@@ -224,6 +224,9 @@ impl<E: Env, B> State<E, B> {
             ReadAt::Newest | ReadAt::Ago(_) => None,
         }?;
         let local = self.slots[slot as usize].live_mut()?;
+        if local.seat.leaving {
+            return None;
+        }
         base::sometimes!("node: a replica that does not lead serves a read", !local.led);
         local.replica.show(read_ts);
         self.counts.closed_reads += 1;
@@ -387,7 +390,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             // Whoever leads since then has committed nothing that this read had to see. That nothing is there holds at no
             // timestamp of this node's, without a lease: then the lease is waited for.
             let found = tablet.get(key, Timestamp::MAX).await;
-            if let Some((ts, value)) = found.map_err(|error| self.step(|state| state.storage_refusal(tablet.range(), &error)))? {
+            if let Some((ts, value)) =
+                found.map_err(|error| self.step(|state| state.storage_refusal(tablet.range(), &error)))?
+            {
                 return Ok(Some(Found {
                     value: Some(value),
                     ts,
@@ -404,7 +409,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         // Of now the newest applied version is wanted, not the newest safe one.
         let look = if is_newest { Timestamp::MAX } else { begun.read_ts };
         let found = begun.tablet.get(key, look).await;
-        let found = found.map_err(|error| self.step(|state| state.storage_refusal(begun.tablet.range(), &error)))?;
+        let found =
+            found.map_err(|error| self.step(|state| state.storage_refusal(begun.tablet.range(), &error)))?;
         // The timestamp at which nothing was found lies within the lease: so it comes before the look at it.
         let read_ts = if is_newest {
             self.with_state(State::now)
