@@ -1,0 +1,663 @@
+//! The side of the client: one transaction from its beginning to its end. Calls and answers in, [`Effect`]s out; after each input
+//! the caller takes the effects.
+//!
+//! ```text
+//!            commit                    all there, at or below the staged timestamp: answer
+//!   Open ───────────► Committing ─────────────────────────────────────────────► Finishing ──► Resolving ──► Over
+//!    │ ▲                 │  ▲ │ record says committed ───────────────────────────────────────────▲   ▲
+//!    │ └─ Refreshing ◄───┘──┘ └─ failed ─► RollingBack ──► (aborted) ──────────────────────────────────┘
+//!    └───────────── failed ──────────────────▲   │ it was staged: Recovering ──► committed or aborted
+//! ```
+//!
+//! Invariants:
+//! - **C1**: a commit is answered only when the commit condition holds: every promise was seen at or below the staged timestamp,
+//!   or the record says so.
+//! - **C2**: a failure is answered only when the transaction cannot be committed any more: no end was sent, or the record says so.
+//! - **C3**: exactly one answer to a commit or rollback.
+//! - **C4**: what was promised is sent, and leaves an intent each: nothing is dropped because it would not change anything.
+//! - **C5**: reads see the transaction's own writes; of those laid already, a lost one fails the read.
+//!
+//! Not there: ranged writes, limits on the buffer that spill by themselves ([`Coordinator::flush`] spills when told to).
+
+mod commit;
+
+use crate::error::TxnError;
+use crate::evaluate::after;
+use crate::record::{Promise, Record};
+use crate::request::{self, Batch, Item, Request};
+use crate::txn::{Bytes, Epoch, Header, Isolation, Keys, Priority, Seq, SeqSpan, TxnId, Who};
+use base::{NodeId, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What coordinators of a node have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// Keys and spans that were read are kept up to this number, then neighbours become one span, which makes a refresh more likely
+    /// to fail.
+    pub reads_max: usize,
+    /// Refreshes of one transaction; then it fails.
+    pub refreshes_max: u8,
+    /// Writes that are promised when the record is staged, rather than waited for first. They make the record long.
+    pub promises_max: usize,
+    /// Times that a request is sent again when its answer is lost.
+    pub resends_max: u8,
+    /// Between two heartbeats, in nanoseconds.
+    pub heartbeat_ns: u64,
+    /// How far the clocks of two nodes may be apart, in nanoseconds: what a strictly serializable commit waits.
+    pub clock_bound_ns: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            reads_max: 4096,
+            refreshes_max: 5,
+            promises_max: 1024,
+            resends_max: 20,
+            heartbeat_ns: 1_000_000_000,
+            clock_bound_ns: 250_000_000,
+        }
+    }
+}
+
+/// What the caller does for the coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Split by range ([`Batch::split`]) and send; each part's answer goes to [`Coordinator::on_answer`], or its loss to
+    /// [`Coordinator::on_lost`].
+    Send(Batch),
+    /// Recover this transaction, which is the coordinator's own, and tell [`Coordinator::on_recovered`].
+    Recover(Box<Record>),
+    /// The answer to the read, commit or rollback.
+    Answer(Answer),
+    /// Nothing is left to do.
+    Over,
+}
+
+/// What the client is told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// The values of the keys that were asked for, in that order.
+    Values(Vec<Option<Bytes>>),
+    /// A page of a scan.
+    Rows {
+        /// Keys and values in order.
+        rows: Vec<(Bytes, Bytes)>,
+        /// Where to go on, when there may be more.
+        next: Option<Bytes>,
+    },
+    /// Committed at `ts`.
+    Committed {
+        /// The commit timestamp.
+        ts: Timestamp,
+        /// Not to be said before the caller's clock has passed this (commit-wait); it need not hold anything else up.
+        not_before: Timestamp,
+    },
+    /// Nothing of it is or will be visible.
+    Failed(TxnError),
+    /// It may be committed or not. Ask later, by its id: push it by force, see [`crate::pusher`].
+    Unknown,
+}
+
+/// A place to which writes can be taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Savepoint(Seq);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Phase {
+    Open,
+    /// Reads are validated at a higher timestamp; then the phase is this one again.
+    Refreshing(Resume),
+    Committing,
+    Finishing,
+    RollingBack,
+    Recovering,
+    Resolving,
+    Over,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Resume {
+    Open,
+    Committing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Buffered {
+    seq: Seq,
+    value: Option<Bytes>,
+}
+
+/// A write of this epoch that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Written {
+    seq: Seq,
+    /// Its intent was seen by an answer that came after it was durable.
+    is_proven: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Sent {
+    request: Request,
+    times: u8,
+    /// The range was told that the transaction had read nothing.
+    blind: bool,
+}
+
+/// Keys and values, and where to go on.
+type Page = (Vec<(Bytes, Bytes)>, Option<Bytes>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Reading {
+    Keys {
+        keys: Vec<Bytes>,
+        found: BTreeMap<Bytes, Option<Bytes>>,
+    },
+    Span {
+        keys: Keys,
+        found: Option<Page>,
+    },
+}
+
+/// One transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Coordinator {
+    config: Config,
+    who: Arc<Who>,
+    epoch: Epoch,
+    read_ts: Timestamp,
+    write_ts: Timestamp,
+    limit: Timestamp,
+    phase: Phase,
+    seq: Seq,
+    /// Writes that were not sent.
+    buffer: BTreeMap<Bytes, Buffered>,
+    written: BTreeMap<Bytes, Written>,
+    /// Where intents may be, of all epochs.
+    locks: BTreeSet<Bytes>,
+    /// Since the first savepoint: for each write, what the buffer had before.
+    undo: Option<Vec<(Seq, Bytes, Option<Buffered>)>>,
+    ignored: Vec<SeqSpan>,
+    reads: Vec<Keys>,
+    reading: Option<Reading>,
+    outstanding: BTreeMap<Item, Sent>,
+    beat: Option<Item>,
+    beat_at_ns: u64,
+    next_item: Item,
+    /// Refused, and to be sent again when nothing is outstanding.
+    undone: Vec<Request>,
+    /// Reads are to be valid at this before anything goes on.
+    refresh_to: Option<Timestamp>,
+    refreshes: u8,
+    /// While reads are being validated: where they were valid before.
+    valid_ts: Option<Timestamp>,
+    fatal: Option<TxnError>,
+    /// An end that may commit was sent in this epoch, so nobody but the record knows.
+    may_be_committed: bool,
+    promises: Arc<[Promise]>,
+    staged: Option<Timestamp>,
+    committed: Option<Timestamp>,
+    answered: bool,
+    /// Something was sent twice, so a late copy of a write may lie where the first one is a version by now.
+    sent_again: bool,
+    observed: BTreeMap<NodeId, Timestamp>,
+    effects: Vec<Effect>,
+}
+
+impl Coordinator {
+    /// A transaction that reads the snapshot at `now`. What others may have committed before it, by clocks that are ahead, lies
+    /// at or below `now` and the clock bound.
+    #[must_use]
+    pub fn begin(
+        config: Config,
+        id: TxnId,
+        name: &str,
+        (isolation, priority): (Isolation, Priority),
+        now: Timestamp,
+    ) -> Self {
+        let who = Who {
+            id,
+            anchor: Arc::new([]),
+            name: name.into(),
+            isolation,
+            priority,
+            start_ts: now,
+        };
+        Self {
+            config,
+            who: Arc::new(who),
+            epoch: Epoch::default(),
+            read_ts: now,
+            write_ts: now,
+            limit: now.plus_ns(config.clock_bound_ns),
+            phase: Phase::Open,
+            seq: Seq::default(),
+            buffer: BTreeMap::new(),
+            written: BTreeMap::new(),
+            locks: BTreeSet::new(),
+            undo: None,
+            ignored: Vec::new(),
+            reads: Vec::new(),
+            reading: None,
+            outstanding: BTreeMap::new(),
+            beat: None,
+            beat_at_ns: now.wall_ns,
+            next_item: 0,
+            undone: Vec::new(),
+            refresh_to: None,
+            refreshes: 0,
+            valid_ts: None,
+            fatal: None,
+            may_be_committed: false,
+            promises: Arc::new([]),
+            staged: None,
+            committed: None,
+            answered: false,
+            sent_again: false,
+            observed: BTreeMap::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// A read-only transaction, or one that must not be ahead of others: it reads at `ts` exactly, and nothing is uncertain.
+    #[must_use]
+    pub fn at(mut self, ts: Timestamp) -> Self {
+        self.read_ts = ts;
+        self.write_ts = ts;
+        self.limit = ts;
+        self
+    }
+
+    /// The transaction.
+    #[must_use]
+    pub fn who(&self) -> &Arc<Who> {
+        &self.who
+    }
+
+    /// The snapshot that it reads, and at which all its reads are valid.
+    #[must_use]
+    pub fn read_ts(&self) -> Timestamp {
+        self.valid_ts.unwrap_or(self.read_ts)
+    }
+
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Whether it may be called: it is open, and no call waits for an answer.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Open && self.reading.is_none()
+    }
+
+    /// What is to be done, each thing once.
+    pub fn effects(&mut self) -> Vec<Effect> {
+        core::mem::take(&mut self.effects)
+    }
+
+    /// Notes the clock of a node that the transaction comes to: what is written there later was not before the transaction.
+    pub fn observe(&mut self, node: NodeId, now: Timestamp) {
+        self.observed.entry(node).or_insert(now);
+    }
+
+    /// See [`crate::evaluate::Context::observed`].
+    #[must_use]
+    pub fn observed(&self, node: NodeId) -> Timestamp {
+        self.observed.get(&node).copied().unwrap_or(Timestamp::MAX)
+    }
+
+    /// Writes a key; `None` deletes it. Nothing is sent before [`Self::flush`] or [`Self::commit`].
+    ///
+    /// # Panics
+    /// When the transaction is not open.
+    pub fn write(&mut self, key: Bytes, value: Option<Bytes>) {
+        assert!(self.is_ready(), "one call after the other, until the end");
+        self.seq = self.seq.next();
+        let write = Buffered { seq: self.seq, value };
+        let before = self.buffer.insert(key.clone(), write);
+        if let Some(undo) = &mut self.undo {
+            undo.push((self.seq, key, before));
+        }
+    }
+
+    /// A place to come back to.
+    pub fn savepoint(&mut self) -> Savepoint {
+        self.undo.get_or_insert_default();
+        Savepoint(self.seq)
+    }
+
+    /// Takes back what was written since `to`. Reads stay noted.
+    ///
+    /// # Panics
+    /// When the transaction is not open.
+    pub fn return_to(&mut self, to: Savepoint) {
+        assert!(self.is_ready(), "one call after the other, until the end");
+        let last = self.seq;
+        if to.0 == last {
+            return;
+        }
+        let mut undo = self.undo.take().unwrap_or_default();
+        let mut lost = BTreeMap::new();
+        while let Some((_, key, before)) = undo.pop_if(|(seq, ..)| *seq > to.0) {
+            self.buffer.remove(&key);
+            lost.insert(key, before);
+        }
+        self.ignored.push(SeqSpan {
+            first: to.0.next(),
+            last,
+        });
+        for (key, before) in lost {
+            let Some(mut before) = before else { continue };
+            // What was overwritten in the buffer and never sent is written anew, for a later one may have been sent.
+            if self
+                .written
+                .get(&key)
+                .is_some_and(|written| written.seq > before.seq)
+            {
+                self.seq = self.seq.next();
+                before.seq = self.seq;
+            }
+            self.buffer.insert(key, before);
+        }
+        self.undo = Some(undo);
+    }
+
+    /// Lays what is buffered as intents, without waiting: what [`Self::commit`] would do with less to wait for then, or what a
+    /// transaction that has grown large does.
+    ///
+    /// # Panics
+    /// When the transaction is not open.
+    pub fn flush(&mut self) {
+        assert!(self.is_ready(), "one call after the other, until the end");
+        let requests = self.take_buffer(true);
+        if !requests.is_empty() {
+            self.send(requests);
+        }
+    }
+
+    /// Reads keys. [`Answer::Values`] follows, or [`Answer::Failed`], and then the transaction is over.
+    ///
+    /// # Panics
+    /// When the transaction is not open.
+    pub fn read(&mut self, keys: Vec<Bytes>) {
+        assert!(self.is_ready(), "one call after the other, until the end");
+        let mut found = BTreeMap::new();
+        let mut requests = Vec::new();
+        for key in &keys {
+            if let Some(write) = self.buffer.get(key) {
+                found.insert(key.clone(), write.value.clone());
+            } else {
+                requests.extend(self.proof(key));
+                requests.push(Request::Get { key: key.clone() });
+            }
+        }
+        self.reading = Some(Reading::Keys { keys, found });
+        if !requests.is_empty() {
+            self.send(requests);
+        }
+        self.advance();
+    }
+
+    /// Reads a span, which is cut into ranges by the caller, one after the other. [`Answer::Rows`] follows, or a failure.
+    ///
+    /// # Panics
+    /// When the transaction is not open.
+    pub fn scan(&mut self, keys: Keys, rows_max: usize) {
+        assert!(self.is_ready(), "one call after the other, until the end");
+        let own: Vec<Bytes> = self
+            .written
+            .keys()
+            .filter(|key| keys.contain(key))
+            .cloned()
+            .collect();
+        let mut requests: Vec<Request> = own.iter().filter_map(|key| self.proof(key)).collect();
+        requests.push(Request::Scan {
+            keys: keys.clone(),
+            rows_max,
+        });
+        self.reading = Some(Reading::Span { keys, found: None });
+        self.send(requests);
+    }
+
+    /// Begins again under the same id, keeping the places of intents: earlier writes are void. For a caller whose transaction
+    /// would fail anyway, say because of what it read.
+    ///
+    /// # Panics
+    /// When the transaction is not open.
+    pub fn restart(&mut self, now: Timestamp) {
+        assert!(self.is_ready(), "one call after the other, until the end");
+        self.epoch = self.epoch.next();
+        self.read_ts = now.max(self.write_ts);
+        self.write_ts = self.read_ts;
+        self.limit = self.read_ts.plus_ns(self.config.clock_bound_ns);
+        self.buffer.clear();
+        self.written.clear();
+        self.reads.clear();
+        self.undo = None;
+        self.ignored.clear();
+        // Late answers of the epoch before find nothing.
+        self.outstanding.clear();
+        self.undone.clear();
+        self.refresh_to = None;
+    }
+
+    /// Time passes: a heartbeat is sent when one is due and others may have met the transaction.
+    pub fn tick(&mut self, now_ns: u64) {
+        let is_met = !self.locks.is_empty() && self.phase != Phase::Over;
+        if is_met && now_ns.saturating_sub(self.beat_at_ns) >= self.config.heartbeat_ns {
+            self.beat_at_ns = now_ns;
+            if let Some(lost) = self.beat.take() {
+                self.outstanding.remove(&lost);
+            }
+            self.beat = Some(self.next_item);
+            self.send(vec![Request::Beat]);
+        }
+    }
+
+    /// A query for a write of a key that was sent, which a read of it is preceded by.
+    fn proof(&self, key: &Bytes) -> Option<Request> {
+        self.written.get(key).map(|written| self.query(key, written.seq))
+    }
+
+    fn query(&self, key: &Bytes, seq: Seq) -> Request {
+        Request::Query {
+            key: key.clone(),
+            txn: self.who.id,
+            epoch: self.epoch,
+            seq,
+            ts: self.write_ts,
+        }
+    }
+
+    /// The buffer as requests; they count as sent.
+    fn take_buffer(&mut self, pipelined: bool) -> Vec<Request> {
+        let mut requests = Vec::with_capacity(self.buffer.len());
+        for (key, Buffered { seq, value }) in core::mem::take(&mut self.buffer) {
+            if self.who.anchor.is_empty() && self.locks.is_empty() {
+                Arc::make_mut(&mut self.who).anchor = key.clone();
+            }
+            self.locks.insert(key.clone());
+            let is_proven = false;
+            self.written.insert(key.clone(), Written { seq, is_proven });
+            requests.push(Request::Write {
+                key,
+                seq,
+                value,
+                pipelined,
+            });
+        }
+        requests
+    }
+
+    /// Whether nothing was read or is being read, so that the snapshot may move.
+    fn is_blind(&self) -> bool {
+        self.reads.is_empty() && self.reading.is_none()
+    }
+
+    fn header(&self) -> Header {
+        Header {
+            who: Arc::clone(&self.who),
+            epoch: self.epoch,
+            read_ts: self.read_ts,
+            write_ts: self.write_ts,
+            limit: self.limit,
+            blind: self.is_blind(),
+            ignored: self.ignored.clone().into(),
+        }
+    }
+
+    fn send(&mut self, requests: Vec<Request>) {
+        let batch = Batch {
+            header: Some(self.header()),
+            requests: requests.into_iter().map(|request| self.number(request)).collect(),
+        };
+        self.effects.push(Effect::Send(batch));
+    }
+
+    fn number(&mut self, request: Request) -> (Item, Request) {
+        let item = self.next_item;
+        self.next_item += 1;
+        let sent = Sent {
+            request: request.clone(),
+            times: 1,
+            blind: self.is_blind(),
+        };
+        self.outstanding.insert(item, sent);
+        (item, request)
+    }
+
+    /// Whether an answer to `item` would still matter.
+    #[must_use]
+    pub fn awaits(&self, item: Item) -> bool {
+        self.outstanding.contains_key(&item)
+    }
+
+    /// Takes in the answer to one part of what was sent: the items of that part, and what the range said. Late and repeated answers
+    /// change nothing.
+    pub fn on_answer(&mut self, items: &[Item], answer: request::Answer) {
+        match answer {
+            Ok(replies) => {
+                for (item, reply) in replies {
+                    if let Some(Sent { request, blind, .. }) = self.outstanding.remove(&item) {
+                        self.on_reply(request, reply, blind);
+                    }
+                }
+            }
+            Err((refused, refusal)) => {
+                if !self.outstanding.contains_key(&refused) {
+                    return;
+                }
+                let mut refused_request = None;
+                for item in items {
+                    let Some(Sent { request, .. }) = self.outstanding.remove(item) else {
+                        continue;
+                    };
+                    if *item == refused {
+                        refused_request = Some(request.clone());
+                    }
+                    if self.beat == Some(*item) {
+                        self.beat = None;
+                    } else {
+                        self.undone.push(request);
+                    }
+                }
+                if let Some(request) = refused_request {
+                    self.on_refusal(&request, refusal);
+                }
+            }
+        }
+        self.advance();
+    }
+
+    /// The answer to `items` will not come: they may or may not have been done. They are sent again, a few times.
+    pub fn on_lost(&mut self, items: &[Item]) {
+        let mut again = Vec::new();
+        let is_blind = self.is_blind();
+        for item in items {
+            if self.beat == Some(*item) {
+                self.beat = None;
+                self.outstanding.remove(item);
+            } else if let Some(sent) = self.outstanding.get_mut(item) {
+                if sent.times > self.config.resends_max {
+                    return self.give_up();
+                }
+                sent.times += 1;
+                sent.blind |= is_blind;
+                self.sent_again = true;
+                again.push((*item, sent.request.clone()));
+            }
+        }
+        if !again.is_empty() {
+            let header = Some(self.header());
+            self.effects.push(Effect::Send(Batch {
+                header,
+                requests: again,
+            }));
+        }
+    }
+
+    fn note_read(&mut self, keys: Keys) {
+        if self.reads.contains(&keys) {
+            return;
+        }
+        self.reads.push(keys);
+        if self.reads.len() > self.config.reads_max {
+            base::sometimes!("txn: reads were condensed");
+            self.reads
+                .sort_unstable_by(|one, other| one.start().cmp(other.start()));
+            let end = |keys: &Keys| match keys {
+                Keys::One(key) => Some(after(key)),
+                Keys::Span(_, end) => end.clone(),
+            };
+            let hull = |pair: &[Keys]| {
+                let ends: Option<Vec<Bytes>> = pair.iter().map(end).collect();
+                Keys::Span(
+                    pair[0].start().clone(),
+                    ends.and_then(|ends| ends.into_iter().max()),
+                )
+            };
+            self.reads = self.reads.chunks(2).map(hull).collect();
+        }
+    }
+
+    fn finish_reading(&mut self) {
+        let answer = match self.reading.take() {
+            None => return,
+            Some(Reading::Keys { keys, mut found }) => {
+                if keys.iter().any(|key| !found.contains_key(key)) {
+                    self.reading = Some(Reading::Keys { keys, found });
+                    return;
+                }
+                let last = |key| found.get(key).cloned().flatten();
+                let values = keys.iter().map(last).collect();
+                found.clear();
+                Answer::Values(values)
+            }
+            Some(Reading::Span { keys, found: None }) => {
+                self.reading = Some(Reading::Span { keys, found: None });
+                return;
+            }
+            Some(Reading::Span {
+                keys,
+                found: Some((rows, next)),
+            }) => {
+                let is_behind = |key: &Bytes| next.as_ref().is_none_or(|next| key < next);
+                let mut merged: BTreeMap<Bytes, Bytes> = rows.into_iter().collect();
+                for (key, write) in &self.buffer {
+                    if keys.contain(key) && is_behind(key) {
+                        match &write.value {
+                            Some(value) => drop(merged.insert(key.clone(), value.clone())),
+                            None => drop(merged.remove(key)),
+                        }
+                    }
+                }
+                let rows = merged.into_iter().collect();
+                Answer::Rows { rows, next }
+            }
+        };
+        self.effects.push(Effect::Answer(answer));
+    }
+}

@@ -1,0 +1,507 @@
+//! Commit, rollback, and what answers do to a transaction.
+
+use super::{Answer, Coordinator, Effect, Phase, Reading, Resume, Written};
+use crate::error::{Refusal, TxnError};
+use crate::record::{Outcome, Promise};
+use crate::request::{End, Ended, Reply, Request, Verdict};
+use crate::txn::{Isolation, Keys};
+use base::Timestamp;
+use std::sync::Arc;
+
+impl Coordinator {
+    /// Commits. [`Answer::Committed`], [`Answer::Failed`] or [`Answer::Unknown`] follows.
+    ///
+    /// # Panics
+    /// When the transaction is not open.
+    pub fn commit(&mut self) {
+        assert!(self.is_ready(), "one call after the other, until the end");
+        self.phase = Phase::Committing;
+        if self.fatal.is_none() && self.buffer.is_empty() && self.locks.is_empty() {
+            let ts = self.read_ts;
+            self.answer(self.committed_answer(ts));
+            return self.over();
+        }
+        if self.needs_refresh_at(self.write_ts) {
+            self.refresh_to = Some(self.write_ts);
+        }
+        self.advance();
+    }
+
+    /// Takes everything back. [`Answer::Failed`] follows.
+    ///
+    /// # Panics
+    /// When the transaction is not open.
+    pub fn roll_back(&mut self) {
+        assert!(self.is_ready(), "one call after the other, until the end");
+        self.fail(TxnError::RolledBack);
+    }
+
+    /// What became of the transaction whose record [`Effect::Recover`] named; `None` when it must be looked at again.
+    pub fn on_recovered(&mut self, outcome: Option<Outcome>) {
+        if self.phase != Phase::Recovering {
+            return;
+        }
+        match outcome {
+            Some(Outcome::Committed { ts }) => {
+                base::sometimes!("txn: a failed commit had succeeded");
+                self.on_committed(ts, &self.lock_keys());
+            }
+            Some(Outcome::Aborted) => self.on_aborted(),
+            None => self.send_rollback(),
+        }
+    }
+
+    fn needs_refresh_at(&self, ts: Timestamp) -> bool {
+        let is_serializable = self.who.isolation.is_serializable();
+        is_serializable && ts > self.read_ts && !base::planted_bug!("txn-skipped-refresh")
+    }
+
+    pub(super) fn on_reply(&mut self, request: Request, reply: Reply, blind: bool) {
+        match reply {
+            Reply::Value(value) => {
+                if let (Request::Get { key }, Some(Reading::Keys { found, .. })) =
+                    (request, &mut self.reading)
+                {
+                    found.insert(key.clone(), value);
+                    self.note_read(Keys::One(key));
+                }
+            }
+            Reply::Rows { rows, next } => {
+                if let Some(Reading::Span { keys, found, .. }) = &mut self.reading {
+                    let read = match (&*keys, &next) {
+                        (Keys::Span(start, _), Some(next)) => Keys::Span(start.clone(), Some(next.clone())),
+                        (keys, _) => keys.clone(),
+                    };
+                    *found = Some((rows, next));
+                    self.note_read(read);
+                }
+            }
+            Reply::Laid { ts } => {
+                if let Request::Write {
+                    key, seq, pipelined, ..
+                } = request
+                {
+                    if blind && !self.is_blind() && ts > self.read_ts {
+                        // It may have been laid over a version that the snapshot does not see, and there is a snapshot by now.
+                        self.refresh_to = self.refresh_to.max(Some(ts));
+                    }
+                    self.rise(ts);
+                    if let Some(written) = self.written.get_mut(&key)
+                        && written.seq == seq
+                    {
+                        written.is_proven |= !pipelined;
+                    }
+                }
+            }
+            Reply::Queried(found) => {
+                if let Request::Query { key, .. } = request
+                    && let (Some(ts), Some(written)) = (found, self.written.get_mut(&key))
+                {
+                    written.is_proven = true;
+                    self.rise(ts);
+                }
+            }
+            Reply::Ended(ended) => self.on_ended(ended),
+            Reply::Beaten { outcome, ts } => {
+                self.beat = None;
+                match (self.phase, outcome) {
+                    // Where it is committing, the end will say.
+                    (Phase::Open | Phase::Refreshing(Resume::Open), Some(Outcome::Aborted)) => {
+                        self.fatal.get_or_insert(TxnError::Aborted);
+                    }
+                    (Phase::Open | Phase::Refreshing(Resume::Open), None) => self.rise(ts),
+                    _ => {}
+                }
+            }
+            Reply::Refreshed | Reply::Done => {}
+            Reply::Pushed(_) | Reply::Record(_) | Reply::Recovered(_) => {
+                unreachable!("a coordinator asks for none of these")
+            }
+        }
+    }
+
+    /// Something of the transaction lies at `ts`.
+    fn rise(&mut self, ts: Timestamp) {
+        if matches!(self.phase, Phase::Open | Phase::Refreshing(_) | Phase::Committing) {
+            self.write_ts = self.write_ts.max(ts);
+            if self.is_blind() {
+                self.read_ts = self.write_ts;
+            }
+        }
+    }
+
+    fn on_ended(&mut self, ended: Ended) {
+        match (ended, self.phase) {
+            (Ended::Committed { ts, rest }, Phase::Committing | Phase::Finishing | Phase::RollingBack) => {
+                self.on_committed(ts, &rest);
+            }
+            (Ended::Staged { ts }, Phase::Committing) => {
+                self.rise(ts);
+                self.staged = Some(ts);
+                if base::planted_bug!("txn-ack-before-all-writes") {
+                    self.acknowledge(ts);
+                }
+            }
+            (Ended::Aborted { .. }, Phase::RollingBack) => self.on_aborted(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_refusal(&mut self, request: &Request, refusal: Refusal) {
+        match refusal {
+            Refusal::WrongRange { .. } => {
+                let again = core::mem::take(&mut self.undone);
+                self.send(again);
+            }
+            Refusal::Cut { at } => {
+                self.undone.retain(|undone| undone != request);
+                match request {
+                    Request::Refresh { keys, from } => {
+                        if let Some((left, right)) = keys.cut(&at) {
+                            let from = *from;
+                            self.undone.push(Request::Refresh { keys: left, from });
+                            self.undone.push(Request::Refresh { keys: right, from });
+                        }
+                    }
+                    Request::Scan { .. } => {
+                        let keys = Keys::One(at);
+                        self.fatal.get_or_insert(TxnError::Unreachable { keys });
+                    }
+                    _ => {}
+                }
+            }
+            Refusal::WriteTooOld { conflict, ts } => {
+                if self.is_blind() || self.refreshes < self.config.refreshes_max {
+                    self.refresh_to = self.refresh_to.max(Some(ts));
+                } else {
+                    self.fatal.get_or_insert(TxnError::Conflict(conflict));
+                }
+            }
+            Refusal::Uncertain { key, ts } => {
+                if self.refreshes < self.config.refreshes_max {
+                    self.refresh_to = self.refresh_to.max(Some(ts));
+                } else {
+                    self.fatal.get_or_insert(TxnError::Uncertain { key });
+                }
+            }
+            Refusal::Refresh { to } => self.refresh_to = self.refresh_to.max(Some(to)),
+            Refusal::Conflict { conflict, .. } | Refusal::Changed { conflict } => {
+                self.fatal.get_or_insert(TxnError::Conflict(conflict));
+            }
+            Refusal::Indeterminate { record } => {
+                if self.phase == Phase::RollingBack {
+                    self.undone.clear();
+                    self.phase = Phase::Recovering;
+                    self.effects.push(Effect::Recover(record));
+                }
+            }
+            Refusal::Forgotten => {
+                self.answer(if self.may_be_committed {
+                    Answer::Unknown
+                } else {
+                    Answer::Failed(TxnError::Aborted)
+                });
+                self.over();
+            }
+            Refusal::WriteMissing { .. } => {
+                base::sometimes!("txn: a pipelined write was lost");
+                self.fatal.get_or_insert(TxnError::Aborted);
+            }
+            Refusal::Aborted | Refusal::Stale | Refusal::PushWaits | Refusal::Contradiction { .. } => {
+                assert!(
+                    !(self.phase == Phase::Finishing && refusal == Refusal::Aborted),
+                    "{}: a transaction that was acknowledged is aborted",
+                    self.who.id
+                );
+                self.fatal.get_or_insert(TxnError::Aborted);
+            }
+        }
+    }
+
+    /// Goes on when nothing is outstanding that has to be waited for.
+    pub(super) fn advance(&mut self) {
+        let waits = self.outstanding.keys().any(|item| self.beat != Some(*item));
+        if waits || self.phase == Phase::Over {
+            return;
+        }
+        match self.phase {
+            Phase::Open | Phase::Committing => {
+                if self.fatal.is_some() && (self.phase == Phase::Committing || self.reading.is_some()) {
+                    let error = self.fatal.take().expect("it was just looked at");
+                    return self.fail(error);
+                }
+                if let Some(to) = self.refresh_to.take() {
+                    return self.refresh(to);
+                }
+                if !self.undone.is_empty() && self.phase == Phase::Open {
+                    let again = core::mem::take(&mut self.undone);
+                    return self.send(again);
+                }
+                match self.phase {
+                    Phase::Open => self.finish_reading(),
+                    _ => self.advance_commit(),
+                }
+            }
+            Phase::Refreshing(resume) => {
+                if let Some(error) = self.fatal.take() {
+                    return self.fail(error);
+                }
+                if self
+                    .undone
+                    .iter()
+                    .any(|undone| matches!(undone, Request::Refresh { .. }))
+                {
+                    let is_refresh = |undone: &mut Request| matches!(undone, Request::Refresh { .. });
+                    let again = self.undone.extract_if(.., is_refresh).collect();
+                    return self.send(again);
+                }
+                self.valid_ts = None;
+                self.phase = match resume {
+                    Resume::Open => Phase::Open,
+                    Resume::Committing => Phase::Committing,
+                };
+                self.advance();
+            }
+            Phase::Resolving => {
+                let again = core::mem::take(&mut self.undone);
+                if again.is_empty() {
+                    self.over();
+                } else {
+                    self.send(again);
+                }
+            }
+            Phase::Finishing => {
+                if self.undone.is_empty() || self.fatal.is_some() {
+                    self.over();
+                } else {
+                    self.send_end();
+                }
+            }
+            Phase::RollingBack => self.send_rollback(),
+            Phase::Recovering | Phase::Over => {}
+        }
+    }
+
+    /// Validates what was read, up to `to`, and moves there.
+    fn refresh(&mut self, to: Timestamp) {
+        let to = to.max(self.write_ts);
+        let from = self.read_ts;
+        self.read_ts = self.read_ts.max(to);
+        self.write_ts = self.write_ts.max(self.read_ts);
+        if self.reads.is_empty() || to <= from {
+            return self.advance();
+        }
+        if self.refreshes >= self.config.refreshes_max {
+            let why = "it was refreshed too often";
+            return self.fail(TxnError::CannotRefresh { why });
+        }
+        base::sometimes!("txn: reads are refreshed");
+        self.refreshes += 1;
+        self.valid_ts = Some(from);
+        let resume = match self.phase {
+            Phase::Committing => Resume::Committing,
+            _ => Resume::Open,
+        };
+        self.phase = Phase::Refreshing(resume);
+        let request = |keys: &Keys| Request::Refresh {
+            keys: keys.clone(),
+            from,
+        };
+        let requests = self.reads.iter().map(request).collect();
+        self.send(requests);
+    }
+
+    /// The next round of a commit: what is not known to be there is sent or asked for, with the record beside it; or nothing is
+    /// missing, and it is acknowledged.
+    fn advance_commit(&mut self) {
+        if let Some(staged) = self.staged
+            && self.undone.is_empty()
+            && self.buffer.is_empty()
+        {
+            if self.write_ts <= staged || base::planted_bug!("txn-acks-above-staged") {
+                self.acknowledge(staged);
+                self.phase = Phase::Finishing;
+                return self.send_end();
+            }
+            base::sometimes!("txn: pushed while staged");
+            if self.needs_refresh_at(self.write_ts) {
+                return self.refresh(self.write_ts);
+            }
+        }
+        let fresh = self.locks.is_empty();
+        let mut requests: Vec<Request> = core::mem::take(&mut self.undone);
+        requests.retain_mut(|undone| match undone {
+            Request::Write { pipelined, .. } => {
+                *pipelined = false;
+                true
+            }
+            _ => false,
+        });
+        requests.extend(self.take_buffer(false));
+        for (key, Written { seq, is_proven }) in &self.written {
+            let is_sent =
+                |request: &Request| matches!(request, Request::Write { key: sent, .. } if sent == key);
+            if !is_proven && !requests.iter().any(is_sent) {
+                requests.push(self.query(key, *seq));
+            }
+        }
+        if !self.may_be_committed {
+            let unproven = self.written.iter().filter(|(_, written)| !written.is_proven);
+            let promise = |(key, written): (&_, &Written)| Promise {
+                key: Arc::clone(key),
+                seq: written.seq,
+            };
+            self.promises = unproven.map(promise).collect();
+            if self.promises.len() > self.config.promises_max {
+                base::sometimes!("txn: too much to promise");
+                self.promises = Arc::new([]);
+                return self.send(requests);
+            }
+        }
+        let is_all_proven = self.written.values().all(|written| written.is_proven);
+        let promises = if is_all_proven {
+            Arc::new([])
+        } else {
+            // What was promised in an epoch stays promised.
+            Arc::clone(&self.promises)
+        };
+        self.may_be_committed = true;
+        requests.push(Request::End {
+            end: End::Commit { promises, fresh },
+            locks: self.lock_keys(),
+        });
+        self.send(requests);
+    }
+
+    pub(super) fn lock_keys(&self) -> Arc<[Keys]> {
+        self.locks.iter().cloned().map(Keys::One).collect()
+    }
+
+    /// The explicit end of what is committed implicitly.
+    fn send_end(&mut self) {
+        self.undone.clear();
+        let ts = self.committed.expect("it was acknowledged");
+        self.write_ts = ts;
+        let end = Request::End {
+            end: End::Commit {
+                promises: Arc::new([]),
+                fresh: false,
+            },
+            locks: self.lock_keys(),
+        };
+        self.send(vec![end]);
+    }
+
+    fn send_rollback(&mut self) {
+        self.undone.clear();
+        self.phase = Phase::RollingBack;
+        let end = Request::End {
+            end: End::Rollback,
+            locks: self.lock_keys(),
+        };
+        self.send(vec![end]);
+    }
+
+    pub(super) fn fail(&mut self, error: TxnError) {
+        self.reading = None;
+        self.buffer.clear();
+        self.outstanding.clear();
+        self.refresh_to = None;
+        if self.locks.is_empty() {
+            self.answer(Answer::Failed(error));
+            return self.over();
+        }
+        if !self.may_be_committed {
+            self.answer(Answer::Failed(error.clone()));
+        }
+        self.fatal = Some(error);
+        self.send_rollback();
+    }
+
+    fn committed_answer(&self, ts: Timestamp) -> Answer {
+        let not_before = match self.who.isolation {
+            Isolation::Snapshot | Isolation::Serializable => Timestamp::ZERO,
+            Isolation::StrictSerializable => ts.plus_ns(self.config.clock_bound_ns),
+        };
+        Answer::Committed { ts, not_before }
+    }
+
+    fn acknowledge(&mut self, ts: Timestamp) {
+        self.committed = Some(ts);
+        self.answer(self.committed_answer(ts));
+    }
+
+    fn on_committed(&mut self, ts: Timestamp, rest: &[Keys]) {
+        assert!(
+            self.committed.is_none_or(|known| known == ts),
+            "{} was acknowledged at {:?} and is committed at {ts}",
+            self.who.id,
+            self.committed
+        );
+        self.acknowledge(ts);
+        let verdict = Verdict::Committed {
+            epoch: self.epoch,
+            ts,
+            ignored: self.ignored.clone().into(),
+        };
+        if rest.is_empty() && self.sent_again {
+            return self.resolve(&self.lock_keys(), &verdict);
+        }
+        self.resolve(rest, &verdict);
+    }
+
+    fn on_aborted(&mut self) {
+        let error = self.fatal.take().unwrap_or(TxnError::Aborted);
+        self.answer(Answer::Failed(error));
+        self.resolve(&self.lock_keys(), &Verdict::Aborted);
+    }
+
+    /// Tells the intents what became of them; when they all know, the record is forgotten.
+    fn resolve(&mut self, keys: &[Keys], verdict: &Verdict) {
+        self.outstanding.clear();
+        self.fatal = None;
+        self.phase = Phase::Resolving;
+        if keys.is_empty() {
+            return self.over();
+        }
+        self.undone = vec![Request::Forget {
+            who: Arc::clone(&self.who),
+        }];
+        let request = |keys: &Keys| Request::Resolve {
+            keys: keys.clone(),
+            txn: self.who.id,
+            verdict: verdict.clone(),
+        };
+        let requests = keys.iter().map(request).collect();
+        self.send(requests);
+    }
+
+    pub(super) fn give_up(&mut self) {
+        match self.phase {
+            // Where it may be committed, whoever has the record can say; if that cannot be said yet, it is taken back.
+            Phase::Open | Phase::Committing | Phase::Refreshing(_) => {
+                let keys = self.locks.first().cloned().unwrap_or_else(|| Arc::new([]));
+                let keys = Keys::One(keys);
+                self.fail(TxnError::Unreachable { keys });
+            }
+            Phase::RollingBack | Phase::Recovering => {
+                self.answer(Answer::Unknown);
+                self.over();
+            }
+            // Others will find the record.
+            Phase::Finishing | Phase::Resolving | Phase::Over => self.over(),
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        if !core::mem::replace(&mut self.answered, true) {
+            self.effects.push(Effect::Answer(answer));
+        }
+    }
+
+    fn over(&mut self) {
+        self.outstanding.clear();
+        self.phase = Phase::Over;
+        self.effects.push(Effect::Over);
+    }
+}

@@ -1,0 +1,203 @@
+//! What a request does that meets another transaction's intent: push, recover if need be, resolve, go on.
+//!
+//! ```text
+//!   Pushing ──► (waits: it goes on, and does not give way) ──► again, when the caller says so
+//!      │ └────► Recovering ──► Pushing
+//!      └──► Resolving ──► (all its intents are known: forget the record) ──► Done
+//! ```
+//!
+//! With [`Push::Force`] it is also how a client learns the outcome of a commit that was never answered: either it has an outcome,
+//! or it gets one now.
+
+use crate::error::{Refusal, Seen};
+use crate::record::Record;
+use crate::request::{Answer, Batch, Item, Push, Pushed, Reply, Request, Verdict};
+use crate::txn::{Keys, Who};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a push wants.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Split by range and send.
+    Send(Batch),
+    /// Recover this transaction ([`crate::recovery`]), then call [`Pusher::on_recovered`].
+    Recover(Box<Record>),
+    /// The other transaction goes on. Call [`Pusher::again`] when it may have ended.
+    Waits,
+    /// The intent is out of the way.
+    Done(Verdict),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Phase {
+    Pushing,
+    Waiting,
+    Recovering,
+    /// And then forget the record, if all its intents were known.
+    Resolving(Verdict, bool),
+    Forgetting(Verdict),
+    Over,
+}
+
+/// One push.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pusher {
+    seen: Seen,
+    keys: Option<Keys>,
+    pusher: Option<Arc<Who>>,
+    push: Push,
+    phase: Phase,
+    outstanding: BTreeMap<Item, Request>,
+    next_item: Item,
+    effects: Vec<Effect>,
+}
+
+impl Pusher {
+    /// Pushes the transaction that was `seen` to have an intent on `keys`; without keys, only its outcome is wanted.
+    #[must_use]
+    pub fn new(seen: Seen, keys: Option<Keys>, pusher: Option<Arc<Who>>, push: Push) -> Self {
+        let mut new = Self {
+            seen,
+            keys,
+            pusher,
+            push,
+            phase: Phase::Waiting,
+            outstanding: BTreeMap::new(),
+            next_item: 0,
+            effects: Vec::new(),
+        };
+        new.again();
+        new
+    }
+
+    /// What is to be done, each thing once.
+    pub fn effects(&mut self) -> Vec<Effect> {
+        core::mem::take(&mut self.effects)
+    }
+
+    /// Whether it is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Pushes again, after [`Effect::Waits`].
+    pub fn again(&mut self) {
+        if self.phase == Phase::Waiting {
+            self.phase = Phase::Pushing;
+            self.send(vec![Request::Push {
+                pushee: self.seen.clone(),
+                pusher: self.pusher.clone(),
+                push: self.push,
+            }]);
+        }
+    }
+
+    /// The recovery is over, whatever it found: the push finds it too.
+    pub fn on_recovered(&mut self) {
+        if self.phase == Phase::Recovering {
+            self.phase = Phase::Waiting;
+            self.again();
+        }
+    }
+
+    /// The answer to `items` will not come: they are asked again.
+    pub fn on_lost(&mut self, items: &[Item]) {
+        let known = |item: &Item| Some((*item, self.outstanding.get(item)?.clone()));
+        let requests: Vec<_> = items.iter().filter_map(known).collect();
+        if !requests.is_empty() {
+            let header = None;
+            self.effects.push(Effect::Send(Batch { header, requests }));
+        }
+    }
+
+    /// Whether an answer to `item` would still matter.
+    #[must_use]
+    pub fn awaits(&self, item: Item) -> bool {
+        self.outstanding.contains_key(&item)
+    }
+
+    /// Takes in the answer to one part of what was sent.
+    pub fn on_answer(&mut self, items: &[Item], answer: Answer) {
+        match answer {
+            Ok(replies) => {
+                for (item, reply) in replies {
+                    if self.outstanding.remove(&item).is_some()
+                        && let Reply::Pushed(pushed) = reply
+                    {
+                        self.on_pushed(pushed);
+                    }
+                }
+            }
+            Err((item, refusal)) => {
+                if !self.outstanding.contains_key(&item) {
+                    return;
+                }
+                match refusal {
+                    Refusal::PushWaits => {
+                        self.outstanding.clear();
+                        self.phase = Phase::Waiting;
+                        self.effects.push(Effect::Waits);
+                    }
+                    Refusal::Indeterminate { record } => {
+                        self.outstanding.clear();
+                        self.phase = Phase::Recovering;
+                        self.effects.push(Effect::Recover(record));
+                    }
+                    _ => self.on_lost(items),
+                }
+                return;
+            }
+        }
+        if self.outstanding.is_empty() {
+            self.advance();
+        }
+    }
+
+    fn on_pushed(&mut self, pushed: Pushed) {
+        let (verdict, locks) = match pushed {
+            Pushed::Ended { verdict, locks } => (verdict, locks),
+            Pushed::Moved(verdict) => (verdict, Arc::new([]) as Arc<[Keys]>),
+        };
+        let mut keys: Vec<Keys> = locks.to_vec();
+        keys.extend(self.keys.clone().filter(|own| !locks.contains(own)));
+        let request = |keys: Keys| Request::Resolve {
+            keys,
+            txn: self.seen.who.id,
+            verdict: verdict.clone(),
+        };
+        let requests: Vec<Request> = keys.into_iter().map(request).collect();
+        self.phase = Phase::Resolving(verdict, !locks.is_empty());
+        if !requests.is_empty() {
+            self.send(requests);
+        }
+    }
+
+    fn advance(&mut self) {
+        match core::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Resolving(verdict, true) => {
+                self.phase = Phase::Forgetting(verdict);
+                self.send(vec![Request::Forget {
+                    who: Arc::clone(&self.seen.who),
+                }]);
+            }
+            Phase::Resolving(verdict, false) | Phase::Forgetting(verdict) => {
+                self.effects.push(Effect::Done(verdict));
+            }
+            phase @ (Phase::Pushing | Phase::Waiting | Phase::Recovering | Phase::Over) => self.phase = phase,
+        }
+    }
+
+    fn send(&mut self, requests: Vec<Request>) {
+        let number = |request: Request| {
+            let item = self.next_item;
+            self.next_item += 1;
+            self.outstanding.insert(item, request.clone());
+            (item, request)
+        };
+        let requests = requests.into_iter().map(number).collect();
+        let header = None;
+        self.effects.push(Effect::Send(Batch { header, requests }));
+    }
+}

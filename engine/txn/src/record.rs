@@ -1,0 +1,154 @@
+//! Records and intents, and the one place that says when a transaction is committed.
+
+use crate::txn::{Bytes, Epoch, Keys, Seq, SeqSpan, TxnId, Who};
+use base::Timestamp;
+use std::sync::Arc;
+
+/// A write that a transaction promised: its key, and its place among the transaction's writes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Promise {
+    /// The key.
+    pub key: Bytes,
+    /// The least place that an intent there must have.
+    pub seq: Seq,
+}
+
+/// How far a transaction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// It may become anything.
+    Pending,
+    /// It is committed if and only if all that it promised is there: [`Record::is_kept_by`].
+    Staging,
+    /// It is committed at the record's timestamp, for ever.
+    Committed,
+    /// It is not and will never be committed.
+    Aborted,
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Its writes are versions at `ts`.
+    Committed {
+        /// The commit timestamp.
+        ts: Timestamp,
+    },
+    /// It left nothing.
+    Aborted,
+}
+
+/// The record of a transaction, under its anchor key. There is none before it is needed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Record {
+    /// The transaction.
+    pub who: Arc<Who>,
+    /// How far it is.
+    pub status: Status,
+    /// The attempt that wrote the record.
+    pub epoch: Epoch,
+    /// Pending: it commits at or above this. Staging: the attempt's timestamp. Committed: the commit timestamp.
+    pub write_ts: Timestamp,
+    /// What a staged transaction promised; empty otherwise.
+    pub in_flight: Arc<[Promise]>,
+    /// Where its intents may be, of all epochs, in other ranges too. Known from staging on.
+    pub locks: Arc<[Keys]>,
+    /// Writes that were taken back; known from staging on.
+    pub ignored: Arc<[SeqSpan]>,
+    /// When the coordinator was heard of last, by the clock of the leader that heard.
+    pub heard_ts: Timestamp,
+}
+
+/// One value that an intent had before.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Earlier {
+    /// The write.
+    pub seq: Seq,
+    /// What it wrote; `None` deletes.
+    pub value: Option<Bytes>,
+    /// What it was answered.
+    pub ts: Timestamp,
+}
+
+/// A provisional value on a key. A key has at most one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Intent {
+    /// Whose it is.
+    pub who: Arc<Who>,
+    /// Of which attempt.
+    pub epoch: Epoch,
+    /// The newest write.
+    pub seq: Seq,
+    /// Where it is: the version will be at or above.
+    pub ts: Timestamp,
+    /// The leader's clock when the intent was first laid. Moving an intent does not change it: it says when the write can have
+    /// happened in real time, which `ts` no longer does.
+    pub local_ts: Timestamp,
+    /// What the newest write wrote; `None` deletes.
+    pub value: Option<Bytes>,
+    /// Earlier writes of the same attempt, oldest first.
+    pub earlier: Vec<Earlier>,
+}
+
+impl Intent {
+    /// The newest write that was not taken back, and its value.
+    #[must_use]
+    pub fn newest_kept(&self, ignored: &[SeqSpan]) -> Option<(Seq, Option<&Bytes>)> {
+        if !SeqSpan::any_has(ignored, self.seq) {
+            return Some((self.seq, self.value.as_ref()));
+        }
+        let kept = |earlier: &&Earlier| !SeqSpan::any_has(ignored, earlier.seq);
+        self.earlier
+            .iter()
+            .rev()
+            .find(kept)
+            .map(|earlier| (earlier.seq, earlier.value.as_ref()))
+    }
+
+    /// The value that write `seq` left; `None` when the intent does not have that write.
+    #[must_use]
+    pub fn value_of(&self, seq: Seq) -> Option<Option<&Bytes>> {
+        if self.seq == seq {
+            return Some(self.value.as_ref());
+        }
+        let found = self.earlier.iter().find(|earlier| earlier.seq == seq);
+        found.map(|earlier| earlier.value.as_ref())
+    }
+
+    /// Whether this intent keeps a promise of `txn`'s attempt `epoch` that was staged at `ts`. **The commit condition**, one half.
+    #[must_use]
+    pub fn keeps(&self, (txn, epoch): (TxnId, Epoch), seq: Seq, ts: Timestamp) -> bool {
+        let early = self.ts <= ts || base::planted_bug!("txn-condition-ignores-timestamp");
+        self.who.id == txn && self.epoch == epoch && self.seq >= seq && early
+    }
+}
+
+impl Record {
+    /// Whether the transaction is committed although its record does not say so: it is staged, and every promise is kept by the
+    /// intent that `intent_at` finds. **The commit condition**, the other half. Recovery finds this out piece by piece; only a
+    /// caller that sees all ranges at once, as a test does, can use it as it stands.
+    pub fn is_kept_by<'a>(&self, mut intent_at: impl FnMut(&Bytes) -> Option<&'a Intent>) -> bool {
+        let attempt = (self.who.id, self.epoch);
+        self.status == Status::Staging
+            && self.in_flight.iter().all(|promise| {
+                intent_at(&promise.key)
+                    .is_some_and(|intent| intent.keeps(attempt, promise.seq, self.write_ts))
+            })
+    }
+
+    /// How the transaction ended, when the record says so.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self.status {
+            Status::Committed => Some(Outcome::Committed { ts: self.write_ts }),
+            Status::Aborted => Some(Outcome::Aborted),
+            Status::Pending | Status::Staging => None,
+        }
+    }
+
+    /// Whether this is the attempt of `other`, at the same timestamp.
+    #[must_use]
+    pub fn is_attempt(&self, epoch: Epoch, ts: Timestamp) -> bool {
+        self.epoch == epoch && self.write_ts == ts
+    }
+}

@@ -1,0 +1,280 @@
+//! What ranges are asked, and what they answer.
+
+use crate::error::{Refusal, Seen};
+use crate::record::{Outcome, Promise, Record};
+use crate::txn::{Bytes, Epoch, Header, Keys, Seq, TxnId, Who};
+use base::Timestamp;
+use std::sync::Arc;
+
+/// Numbers a request among those of its sender, so that its answer finds back.
+pub type Item = u32;
+
+/// One request to one range.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// The value of a key, at the header's `read_ts`.
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// The keys and values of a span, at the header's `read_ts`.
+    Scan {
+        /// The span, within one range.
+        keys: Keys,
+        /// At most so many; then the answer says where to go on.
+        rows_max: usize,
+    },
+    /// Lays an intent. A batch writes a key once.
+    Write {
+        /// The key.
+        key: Bytes,
+        /// Its place among the transaction's writes.
+        seq: Seq,
+        /// `None` deletes.
+        value: Option<Bytes>,
+        /// The answer is not to wait until the intent is durable: it says where it will be, if it will. A query proves it later.
+        pipelined: bool,
+    },
+    /// Asks whether what was read at `from` is still so at the header's `read_ts`.
+    Refresh {
+        /// What was read.
+        keys: Keys,
+        /// Until when it was read.
+        from: Timestamp,
+    },
+    /// Asks whether a write is there, and **prevents** it when it is not: it can then only land above `ts`. In a transaction's own
+    /// batch a missing one is refused ([`Refusal::WriteMissing`]).
+    Query {
+        /// The key.
+        key: Bytes,
+        /// Whose write.
+        txn: TxnId,
+        /// Of which attempt.
+        epoch: Epoch,
+        /// Its place; a later write of the same attempt will do.
+        seq: Seq,
+        /// It counts at or below this.
+        ts: Timestamp,
+    },
+    /// Ends the header's transaction: stages, commits, or aborts it. Goes to the anchor's range.
+    End {
+        /// Commit, or take back.
+        end: End,
+        /// Where its intents may be.
+        locks: Arc<[Keys]>,
+    },
+    /// Says that the header's transaction is alive. Goes to the anchor's range.
+    Beat,
+    /// Asks a transaction to give way. Goes to its anchor's range.
+    Push {
+        /// What was seen of it.
+        pushee: Seen,
+        /// Who pushes; `None` is a request outside of transactions, of normal priority.
+        pusher: Option<Arc<Who>>,
+        /// How far it has to go.
+        push: Push,
+    },
+    /// What a transaction's record says. Goes to its anchor's range.
+    QueryTxn {
+        /// The transaction.
+        who: Arc<Who>,
+    },
+    /// Ends a staged attempt by what was found. Goes to the anchor's range.
+    Recover {
+        /// The transaction.
+        who: Arc<Who>,
+        /// The attempt.
+        epoch: Epoch,
+        /// Its timestamp.
+        ts: Timestamp,
+        /// Whether every promise was kept: the transaction is committed. Otherwise one of them never will be.
+        kept: bool,
+    },
+    /// Does to a transaction's intents what became of it.
+    Resolve {
+        /// Where they may be.
+        keys: Keys,
+        /// Whose.
+        txn: TxnId,
+        /// What became of it.
+        verdict: Verdict,
+    },
+    /// Removes the record of a finished transaction whose intents are all resolved. The outcome stays remembered.
+    Forget {
+        /// The transaction.
+        who: Arc<Who>,
+    },
+}
+
+/// How [`Request::End`] is to end a transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum End {
+    /// It commits if all of `promises` are kept.
+    Commit {
+        /// Writes that are not known to be there, in the order of their keys.
+        promises: Arc<[Promise]>,
+        /// Nothing of this transaction was sent before this batch: no intent, no record.
+        fresh: bool,
+    },
+    /// It is taken back.
+    Rollback,
+}
+
+/// How far a push goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Push {
+    /// To commit above this, if ever.
+    Above(Timestamp),
+    /// To abort, if that is its turn.
+    Abort,
+    /// To abort, whoever it is: it was chosen to break a deadlock, or the client asks for the outcome.
+    Force,
+}
+
+/// What became of a transaction, as its intents are told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It committed.
+    Committed {
+        /// The attempt that did.
+        epoch: Epoch,
+        /// The commit timestamp.
+        ts: Timestamp,
+        /// What it had taken back.
+        ignored: Arc<[crate::txn::SeqSpan]>,
+    },
+    /// It did not.
+    Aborted,
+    /// It goes on, above `ts`.
+    Moved {
+        /// Its attempt.
+        epoch: Epoch,
+        /// Where its intents are from now on, at least.
+        ts: Timestamp,
+    },
+}
+
+/// Requests that one range evaluates together: all happen, or none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Batch {
+    /// The transaction that asks; `None` for pushes, recoveries and resolutions, which need none.
+    pub header: Option<Header>,
+    /// What it asks.
+    pub requests: Vec<(Item, Request)>,
+}
+
+impl Batch {
+    /// One batch for each place that `place` finds for the first key of a request, in the order of their first requests.
+    pub fn split<P: PartialEq>(self, mut place: impl FnMut(&[u8]) -> P) -> Vec<(P, Self)> {
+        let mut parts: Vec<(P, Self)> = Vec::new();
+        for (item, request) in self.requests {
+            let anchor = self.header.as_ref().map(|header| &header.who);
+            let at = place(request.key(anchor));
+            match parts.iter_mut().find(|(known, _)| *known == at) {
+                Some((_, part)) => part.requests.push((item, request)),
+                None => {
+                    let header = self.header.clone();
+                    let requests = vec![(item, request)];
+                    parts.push((at, Self { header, requests }));
+                }
+            }
+        }
+        parts
+    }
+}
+
+impl Request {
+    /// The key by which the request finds its range.
+    ///
+    /// # Panics
+    /// When the sender's own transaction is meant and there is none.
+    #[must_use]
+    pub fn key<'a>(&'a self, sender: Option<&'a Arc<Who>>) -> &'a [u8] {
+        match self {
+            Self::Get { key } | Self::Write { key, .. } | Self::Query { key, .. } => key,
+            Self::Scan { keys, .. } | Self::Refresh { keys, .. } | Self::Resolve { keys, .. } => keys.start(),
+            Self::End { .. } | Self::Beat => &sender.expect("a transaction ends itself").anchor,
+            Self::Push { pushee, .. } => &pushee.who.anchor,
+            Self::QueryTxn { who } | Self::Recover { who, .. } | Self::Forget { who } => &who.anchor,
+        }
+    }
+}
+
+/// What a request did or found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// [`Request::Get`].
+    Value(Option<Bytes>),
+    /// [`Request::Scan`].
+    Rows {
+        /// Keys and values in order.
+        rows: Vec<(Bytes, Bytes)>,
+        /// Where to go on, when there may be more.
+        next: Option<Bytes>,
+    },
+    /// [`Request::Write`]: the intent's timestamp. A replay gets the same one, unless the intent has been moved.
+    Laid {
+        /// At least the header's `write_ts`.
+        ts: Timestamp,
+    },
+    /// [`Request::Refresh`].
+    Refreshed,
+    /// [`Request::Query`]: the timestamp of the write, if it is there. It counts if that is not above the one asked for.
+    Queried(Option<Timestamp>),
+    /// [`Request::End`].
+    Ended(Ended),
+    /// [`Request::Beat`]: how far the transaction is, and where it has been pushed to.
+    Beaten {
+        /// Its end, if it has one.
+        outcome: Option<Outcome>,
+        /// It commits at or above this.
+        ts: Timestamp,
+    },
+    /// [`Request::Push`].
+    Pushed(Pushed),
+    /// [`Request::QueryTxn`].
+    Record(Option<Box<Record>>),
+    /// [`Request::Recover`]: how the transaction ended; `None` when its coordinator is alive and has gone on.
+    Recovered(Option<Outcome>),
+    /// [`Request::Resolve`] and [`Request::Forget`].
+    Done,
+}
+
+/// What [`Request::End`] did.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Ended {
+    /// The transaction is committed.
+    Committed {
+        /// When.
+        ts: Timestamp,
+        /// Where its intents may still be. When that is nowhere, the record is gone already.
+        rest: Arc<[Keys]>,
+    },
+    /// It is committed if its promises are kept at or below `ts`.
+    Staged {
+        /// The attempt's timestamp.
+        ts: Timestamp,
+    },
+    /// It is taken back.
+    Aborted {
+        /// Where its intents may still be.
+        rest: Arc<[Keys]>,
+    },
+}
+
+/// What became of a pushed transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Pushed {
+    /// It had ended, or has now.
+    Ended {
+        /// What its intents are to be told.
+        verdict: Verdict,
+        /// Where they may be, as far as the record knows.
+        locks: Arc<[Keys]>,
+    },
+    /// It goes on, and commits above what was asked for.
+    Moved(Verdict),
+}
+
+/// What a range answers to a batch: a reply to each request, or which one it refused, and then nothing was changed.
+pub type Answer = Result<Vec<(Item, Reply)>, (Item, Refusal)>;
