@@ -18,12 +18,12 @@ for bug in "${bugs[@]}"; do
   out="$target/$bug.txt"
   export RUST_BACKTRACE=0
   found=''
-  for suite in exhaustive scripts schedules; do
-    [ -e "engine/txn/tests/$suite.rs" ] || continue
+  for suite in exhaustive scripts schedules locks; do
     if ! timeout 300 cargo test --quiet --locked --offline -p corelane-txn --test "$suite" >"$out" 2>&1; then
       case $suite in
         exhaustive) what=$(sed -n 's/^\(.*\), after$/\1/p' "$out" | head -1) ;;
         scripts) what="$(sed -n 's/^    scripts::\([a-z0-9_:]*\)$/\1/p' "$out" | sort -u | head -2 | tr '\n' ' ')" ;;
+        locks) what="$(sed -n 's/^    \([a-z_]*\)$/\1/p' "$out" | sort -u | head -1)" ;;
         schedules) what=$(sed -n 's/^replay with SEEDS=\([0-9]*\)\.\..*/seed \1/p' "$out" | head -1) ;;
       esac
       found="$found$suite (${what% }), "

@@ -107,10 +107,10 @@ impl Search {
             }
             let versions =
                 &state.ranges[usize::from(place(key.as_bytes()))].0.tables.versions[key.as_bytes()];
-            let others = versions
+            let mut others = versions
                 .iter()
                 .filter(|(_, stored)| stored.value != Some(value(of)));
-            let below = others.filter(|(at, _)| **at <= ts).next_back();
+            let below = others.rfind(|(at, _)| **at <= ts);
             if below.map(|(_, stored)| &stored.value) != Some(seen) {
                 return Err(format!(
                     "t{of} committed at {ts:?}, and {key}, which it read, has changed"

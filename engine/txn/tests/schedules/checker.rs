@@ -26,11 +26,9 @@ pub(crate) fn check_timestamps(history: &[Committed], versions: &Versions) -> Re
     for txn in history {
         let own = |key: &str, ts: Timestamp| txn.writes.contains_key(key) && ts == txn.commit_ts;
         let seen_at = |key: &str, at: Timestamp| {
-            let below = versions.get(key).into_iter().flatten();
-            let mut below = below.filter(|(ts, _)| *ts <= at && !own(key, *ts));
-            below
-                .next_back()
-                .map_or(String::new(), |(_, value)| value.clone())
+            let mut below = versions.get(key).into_iter().flatten();
+            let seen = below.rfind(|(ts, _)| *ts <= at && !own(key, *ts));
+            seen.map_or(String::new(), |(_, value)| value.clone())
         };
         for (key, value) in &txn.reads {
             if seen_at(key, txn.read_ts) != *value {
