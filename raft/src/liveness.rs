@@ -18,6 +18,7 @@ use crate::message::{Body, Epoch};
 use crate::progress::{Progress, Sending};
 use crate::quorum::VoteResult;
 use crate::raft::{Raft, Role};
+use base::prefetch::prefetch;
 use base::{ReplicaId, planted_bug};
 
 /// What is known between this replica's node and another's.
@@ -61,6 +62,11 @@ impl Supports {
                 received: number(support.received),
             });
         }
+    }
+
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        self.0.first().into_iter().chain(self.0.last()).for_each(prefetch);
     }
 
     pub(crate) fn shrink(&mut self) {

@@ -17,6 +17,7 @@
 
 use crate::membership::Membership;
 use crate::message::{Content, Entry, Mark, Snapshot};
+use base::prefetch::{prefetch, prefetch_value};
 use base::{Index, ReplicaId, Term, planted_bug};
 use core::hash::{Hash, Hasher};
 use core::ops::Range;
@@ -222,6 +223,16 @@ impl Log {
 
     pub(crate) fn uncommitted_bytes(&self) -> usize {
         self.uncommitted_bytes
+    }
+
+    /// Asks for the memory of the last entries, runs and writes.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        if let Some(last) = self.entries.back() {
+            prefetch_value(last);
+        }
+        self.runs.last().into_iter().for_each(prefetch);
+        self.writes.back().into_iter().for_each(prefetch);
     }
 
     /// Who takes part, as of the last entry.

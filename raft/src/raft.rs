@@ -10,6 +10,7 @@ use crate::payload::Payload;
 use crate::progress::Progress;
 use crate::read::PendingRead;
 use crate::ready::{Fetch, PersistMark, Read, Ready};
+use base::prefetch::prefetch_value;
 use base::{Index, Prng, ReplicaId, Term, planted_bug};
 use core::hash::{Hash, Hasher};
 use core::ops::Range;
@@ -46,7 +47,8 @@ impl Restored {
 
     /// How a new group begins whose members are not all voters.
     #[must_use]
-    pub fn first_of(membership: Membership) -> Self {
+    pub fn first_of(membership: impl Into<Arc<Membership>>) -> Self {
+        let membership = membership.into();
         let last = Mark {
             term: Term::ZERO,
             index: Index(1),
@@ -55,7 +57,7 @@ impl Restored {
             snapshot: Snapshot {
                 last,
                 chain: membership.checksum(),
-                membership: Arc::new(membership),
+                membership,
             },
             applied: last.index,
             ..Self::default()
@@ -440,6 +442,24 @@ impl Raft {
             return Err(ProposeError::ChangePending);
         }
         Ok(())
+    }
+
+    /// Asks for the memory that the replica points to, before it is worked on.
+    #[inline]
+    pub fn prefetch(&self) {
+        if let Role::Leader(leadership) = &self.role {
+            prefetch_value(&**leadership);
+        }
+        self.supports.prefetch();
+        self.log.prefetch();
+    }
+
+    /// Asks for the memory of what a leader knows of its followers, when that of [`prefetch`](Self::prefetch) has come.
+    #[inline]
+    pub fn prefetch_peers(&self) {
+        if let Role::Leader(leadership) = &self.role {
+            leadership.peers.iter().for_each(prefetch_value);
+        }
     }
 
     /// Says what is to be done, in place of what `ready` held. Call it after inputs, and do all of it: nothing is said twice.

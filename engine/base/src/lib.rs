@@ -13,6 +13,7 @@ pub mod hlc;
 pub mod ids;
 pub mod key;
 pub mod limits;
+pub mod prefetch;
 pub mod prng;
 pub mod probe;
 pub mod timestamp;

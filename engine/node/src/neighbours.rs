@@ -36,11 +36,15 @@ use replica::group::{life_of, node_of};
 use std::rc::Rc;
 use std::sync::Arc;
 use transport::{ConnectionId, HelloAnswer, Peers};
-use wire::peer::{ArchivedPeerHello, ArchivedRosterEntry, NodeAddress, Roster, RosterEntry};
+use wire::peer::{
+    ArchivedGroupMessage, ArchivedPeerHello, ArchivedRosterEntry, NodeAddress, Roster, RosterEntry,
+};
 use wire::{Code, Frame, PeerRef, WireError, decode_peer};
 
 /// How long nothing but messages wakes the detector and the groups, at most: a group may begin to need ticks at any time.
 const NAP_MAX: Duration = Duration::from_millis(50);
+/// Ranges whose memory is asked for at once: it has to fit the nearest cache.
+pub(crate) const PREFETCH: usize = 16;
 /// Ticks to one of a group that is calm: how long followers may wait until they learn what is committed. A write of a range that is
 /// written now and then costs a round of heartbeats besides; of one that is written more often than this it does not.
 const CALM_TICKS: u32 = 8;
@@ -385,7 +389,13 @@ impl<E: Env, B> State<E, B> {
             let at = if bytes.is_empty() { 0 } else { at };
             (Arc::clone(owner), at..at + bytes.len())
         };
-        for message in train.messages.iter() {
+        for (at, message) in train.messages.iter().enumerate() {
+            if at.is_multiple_of(PREFETCH) {
+                let next = train.messages[at..].iter().take(PREFETCH);
+                let slot =
+                    |message: &ArchivedGroupMessage<'_>| self.here.get(&RangeId(message.range.to_native()));
+                self.prefetch(next.filter_map(slot).copied());
+            }
             let letter = letter_from_wire(message, &mut share).ok_or(malformed)?;
             if node_of(letter.from) != caller.node {
                 return Err(malformed);

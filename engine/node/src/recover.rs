@@ -695,7 +695,7 @@ impl<E: Env> Replaying<E> {
         let members = match kind {
             EntryKind::Command => None,
             EntryKind::Empty => Some(None),
-            EntryKind::Membership => Some(decode_members(&mut &*payload)),
+            EntryKind::Membership => Some(decode_members(&mut &*payload).map(Into::into)),
         };
         if let Some(members) = members {
             local.replica.apply_members(at, members);

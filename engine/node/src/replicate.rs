@@ -15,6 +15,7 @@
 use crate::dialect::Letter;
 use crate::entry::{entry_of, payload_of};
 use crate::local::Seat;
+use crate::neighbours::PREFETCH;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::split::split_local;
@@ -23,7 +24,7 @@ use base::{Index, RangeId, ReplicaId, Seqno, Timestamp};
 use core::mem;
 use env::{Clock, Env, Mailbox};
 use log::Record;
-use raft::{Body, Content, Entry, Event, Fetch, HardState, Membership, Payload, PersistMark};
+use raft::{Body, Content, Entry, Event, Fetch, HardState, Payload, PersistMark};
 use replica::replica::At;
 use replica::{Applied, command};
 use std::sync::Arc;
@@ -436,8 +437,13 @@ impl<E: Env, B> State<E, B> {
     /// Everything in the log up to `persisted` is durable.
     pub(crate) fn on_persisted(&mut self, persisted: Seqno) {
         let mut touched = Vec::new();
+        let mut taken = 0usize;
         while let Some(write) = self.writes.pop_front_if(|write| write.seqno <= persisted) {
             let slot = write.slot;
+            if taken.is_multiple_of(PREFETCH) {
+                self.prefetch(self.writes.iter().take(PREFETCH).map(|write| write.slot));
+            }
+            taken += 1;
             let seat = self.seat_of(slot);
             if seat.installing {
                 seat.held.push(write);
@@ -484,7 +490,7 @@ impl<E: Env, B> State<E, B> {
             Content::Command(payload) => payload,
             Content::Empty | Content::Membership(_) => {
                 let members = match &entry.content {
-                    Content::Membership(members) => Some(Membership::clone(members)),
+                    Content::Membership(members) => Some(Arc::clone(members)),
                     _ => None,
                 };
                 let before = Arc::clone(&local.replica.group().applied.membership);

@@ -2,9 +2,11 @@
 
 use crate::local::Local;
 use crate::message::{Answer, Ask, Origin, OwnedRequest, RawRequest, ShardMessage};
+use crate::neighbours::PREFETCH;
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
 use crate::state::{Message, Route, Slot, State};
+use base::prefetch::prefetch_value;
 use base::{RangeId, ShardId, Timestamp};
 use env::sync::{Receiver, oneshot};
 use env::{Clock, Env, Instant};
@@ -144,6 +146,19 @@ impl<E: Env, B> State<E, B> {
         });
         self.slots[position] = content;
         u32::try_from(position).expect("a shard has fewer than 2^32 ranges")
+    }
+
+    /// Asks for the memory of the ranges in `slots`, at most [`PREFETCH`] of them, which are worked on next: with many ranges most of it
+    /// is far away. In three rounds, as what is found in one says where the next one's is.
+    pub(crate) fn prefetch(&self, slots: impl Iterator<Item = u32>) {
+        let live = |slot: u32| self.slots.get(slot as usize).and_then(Slot::live);
+        let mut locals = [None; PREFETCH];
+        for (place, slot) in locals.iter_mut().zip(slots) {
+            *place = live(slot).inspect(|local| prefetch_value(*local));
+        }
+        let locals = || locals.iter().flatten();
+        locals().for_each(|local| local.seat.raft.prefetch());
+        locals().for_each(|local| local.seat.raft.prefetch_peers());
     }
 
     /// The slot of a range that is served here.

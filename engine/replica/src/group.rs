@@ -68,7 +68,7 @@ impl Group {
 
     /// A replica of a new range with these members, whose lives are `lives` at most.
     #[must_use]
-    pub fn first(id: ReplicaId, members: Membership, lives: u32) -> Self {
+    pub fn first(id: ReplicaId, members: impl Into<Arc<Membership>>, lives: u32) -> Self {
         let restored = Restored::first_of(members);
         Self {
             id,
@@ -91,10 +91,10 @@ impl Group {
     }
 
     /// Takes in who takes part from here on.
-    pub(crate) fn set_members(&mut self, members: Membership) {
+    pub(crate) fn set_members(&mut self, members: Arc<Membership>) {
         let lives = members.members().map(life_of).max().unwrap_or_default();
         self.lives = self.lives.max(lives);
-        self.applied.membership = Arc::new(members);
+        self.applied.membership = members;
     }
 
     /// What its Raft group starts with, when everything in the log is applied.
@@ -236,9 +236,9 @@ mod tests {
             [(1, 0), (2, 1), (2, 3)].map(|(node, life)| replica_on(NodeId(node), life));
         let mut group = Group::first(first, Membership::of_voters([first]), 0);
         assert!(!group.has_removed(second), "it may be about to come");
-        group.set_members(Membership::of_voters([first, second]));
+        group.set_members(Membership::of_voters([first, second]).into());
         assert!(!group.has_removed(second));
-        group.set_members(Membership::of_voters([first]));
+        group.set_members(Membership::of_voters([first]).into());
         assert!(group.has_removed(second));
         assert!(!group.has_removed(later));
         assert_eq!((node_of(later), life_of(later)), (NodeId(2), 3));

@@ -9,6 +9,7 @@ use base::key::Span;
 use base::{Index, RangeId, ReplicaId, Timestamp};
 use raft::{HardState, Mark, Membership};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Version of the bytes of [`Replica::encode_state`].
 const STATE_VERSION: u8 = 3;
@@ -397,7 +398,7 @@ impl<W> Replica<W> {
     ///
     /// # Panics
     /// When its index does not follow the last one applied.
-    pub fn apply_members(&mut self, at: At, members: Option<Membership>) {
+    pub fn apply_members(&mut self, at: At, members: Option<Arc<Membership>>) {
         self.advance(at);
         if let Some(members) = members {
             self.group.set_members(members);
@@ -432,7 +433,8 @@ impl<W> Replica<W> {
         };
         self.descriptor.span.end = Some(at.into());
         self.descriptor.generation += 1;
-        let members = Membership::clone(&self.group.applied.membership);
+        // The same in memory, too: of thousands of ranges it is looked at all the time.
+        let members = Arc::clone(&self.group.applied.membership);
         let group = Group::first(self.group.id, members, self.group.lives);
         Self {
             descriptor: Descriptor {

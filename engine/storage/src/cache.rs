@@ -13,9 +13,9 @@
 //! Source: Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP 2023 (S3-FIFO).
 
 use crate::hash_index::HashIndex;
-use crate::prefetch::prefetch;
 use crate::sstable::format::Block;
 use base::collections::{FastHash, HashTable};
+use base::prefetch::prefetch;
 use core::cell::Cell;
 use core::hash::BuildHasher;
 use std::collections::VecDeque;

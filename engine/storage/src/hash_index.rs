@@ -11,7 +11,7 @@
 //!   hash ── low bits ──► part ── top bits ──► slot (u64) = hash (32 bits) │ number (32 bits, never zero); zero is empty
 //! ```
 
-use crate::prefetch::prefetch;
+use base::prefetch::prefetch;
 
 /// Of a part with an item.
 const SLOTS_MIN: usize = 4;

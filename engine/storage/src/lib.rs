@@ -32,7 +32,6 @@ mod interleave;
 mod manifest;
 mod memtable;
 mod mvcc;
-mod prefetch;
 mod read;
 mod rows;
 mod shared;

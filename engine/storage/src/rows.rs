@@ -19,8 +19,8 @@
 //! Deliberately absent: deletes and keys that are not there, which the filters answer; rows larger than an eighth of a chunk.
 
 use crate::hash_index::HashIndex;
-use crate::prefetch::prefetch_lines;
 use base::Timestamp;
+use base::prefetch::prefetch_lines;
 
 const CHUNK_BYTES: usize = 64 << 10;
 /// Of a row's place: what positions count in.

@@ -181,7 +181,7 @@ fn what_a_leader_adds_by_itself_comes_between_commands() {
     replica.apply(at(index), &bytes).expect("a write");
     replica.lead(Index(4), Timestamp::ZERO);
     assert!(replica.group().is_alone());
-    replica.apply_members(at(Index(4)), Some(members));
+    replica.apply_members(at(Index(4)), Some(members.into()));
     assert!(!replica.group().is_alone());
     let state = replica.encode_state();
     let reopened = Replica::<&str>::open((RangeId(2), Span::all()), Index(4), &state).expect("its own state");

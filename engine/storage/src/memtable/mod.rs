@@ -346,7 +346,7 @@ impl Memtable {
     #[inline]
     pub(crate) fn prefetch_record(&self, hash: u32) {
         if let Some(addr) = self.newest.guess(hash) {
-            crate::prefetch::prefetch_lines(self.records.0.at(Addr(addr)), 3);
+            base::prefetch::prefetch_lines(self.records.0.at(Addr(addr)), 3);
         }
     }
 

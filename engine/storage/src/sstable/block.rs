@@ -11,7 +11,7 @@
 //! before.
 
 use super::codec::{Decoder, put_varint};
-use crate::prefetch::{prefetch, prefetch_lines};
+use base::prefetch::{prefetch, prefetch_lines};
 use core::cmp::Ordering;
 use core::ops::Range;
 

@@ -67,7 +67,7 @@ pub(crate) fn build(hashes: &[u64]) -> Vec<u8> {
 pub(crate) fn prefetch(filter: &[u8], hash: u64) {
     let lines = filter.len() / LINE_BYTES;
     if lines > 0 {
-        crate::prefetch::prefetch(&filter[line(hash, lines) * LINE_BYTES]);
+        base::prefetch::prefetch(&filter[line(hash, lines) * LINE_BYTES]);
     }
 }
 
