@@ -222,6 +222,7 @@ impl Raft {
         self.is_external()
             && leadership.transfer.is_none()
             && leadership.reads.is_empty()
+            && self.log.committed() == last
             && leadership.peers.iter().all(answers)
             && self.log.membership().vote_result(bound) == VoteResult::Won
     }

@@ -436,8 +436,16 @@ impl<E: Env, B> State<E, B> {
                 self.keep_closed(range, before, ts);
             }
         }
+        // Nobody whose clock is within the bound promises anything beyond this one's.
+        let wall_ns = self.env.clock().wall_ns();
+        let offset_ns = self
+            .neighbours
+            .as_ref()
+            .map_or(0, |neighbours| neighbours.cluster.liveness.clock_offset_ns_max);
+        let closed = closed
+            .map(Timestamp::from)
+            .filter(|closed| closed.wall_ns <= wall_ns.saturating_add(offset_ns));
         if let (Some(closed), Some(speaker)) = (closed, self.speaker(peer)) {
-            let closed = Timestamp::from(closed);
             if closed < speaker.closed {
                 return Err(malformed);
             }

@@ -146,7 +146,13 @@ impl<E: Env, B> State<E, B> {
     /// Begins a read of the range at map position `position`: chooses or checks the timestamp.
     ///
     /// Where that is left to the range, and this replica leads it, it is the newest one at which no later write appears.
-    pub(crate) fn begin_read(&mut self, position: usize, at: ReadAt) -> Result<Begun<E>, NotYet> {
+    /// An age is one at `asked_ns`, by this node's clock: a read that waits does not run ahead of what it waits for.
+    pub(crate) fn begin_read(
+        &mut self,
+        position: usize,
+        at: ReadAt,
+        asked_ns: u64,
+    ) -> Result<Begun<E>, NotYet> {
         let slot = match self.routes[position] {
             Route::Here(slot) => slot,
             Route::There(_) => return Err(NotYet::Elsewhere),
@@ -154,14 +160,14 @@ impl<E: Env, B> State<E, B> {
         };
         if !self.may_read(slot) {
             return self
-                .begin_closed_read(slot, at)
+                .begin_closed_read(slot, at, asked_ns)
                 .ok_or_else(|| self.cannot_read(slot, at));
         }
-        let (_, wall_ns) = self.clock();
-        let (read_ts, oldest) = match self.moment(at) {
+        let (read_ts, oldest) = match at {
             ReadAt::At(read_ts) => (Some(read_ts), None),
-            ReadAt::Within(age) => (None, Some(before(wall_ns, age))),
-            ReadAt::Newest | ReadAt::Ago(_) => (None, None),
+            ReadAt::Ago(age) => (Some(before(asked_ns, age)), None),
+            ReadAt::Within(age) => (None, Some(before(asked_ns, age))),
+            ReadAt::Newest => (None, None),
         };
         let now = self.now();
         let is_replicated = self.slots[slot as usize]
@@ -215,16 +221,17 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Begins a read of what is closed: this replica need not lead.
-    fn begin_closed_read(&mut self, slot: u32, at: ReadAt) -> Option<Begun<E>> {
+    fn begin_closed_read(&mut self, slot: u32, at: ReadAt, asked_ns: u64) -> Option<Begun<E>> {
         let closed = self.closed_ts(slot);
-        let (_, wall_ns) = self.clock();
-        let read_ts = match self.moment(at) {
+        let read_ts = match at {
             ReadAt::At(read_ts) => Some(read_ts).filter(|read_ts| *read_ts <= closed),
-            ReadAt::Within(age) => Some(closed).filter(|closed| *closed >= before(wall_ns, age)),
-            ReadAt::Newest | ReadAt::Ago(_) => None,
+            ReadAt::Ago(age) => Some(before(asked_ns, age)).filter(|read_ts| *read_ts <= closed),
+            ReadAt::Within(age) => Some(closed).filter(|closed| *closed >= before(asked_ns, age)),
+            ReadAt::Newest => None,
         }?;
         let local = self.slots[slot as usize].live_mut()?;
-        if local.seat.leaving {
+        // While state is installed the tablet may be another one than replica and map say.
+        if local.seat.leaving || local.seat.installing {
             return None;
         }
         base::sometimes!("node: a replica that does not lead serves a read", !local.led);
@@ -251,17 +258,6 @@ impl<E: Env, B> State<E, B> {
             return NotYet::Refused(Refusal::retry(Code::NotLeader, 5, message));
         }
         NotYet::Wait
-    }
-
-    /// The moment with its timestamp in place of its age, where that is all that it names.
-    fn moment(&mut self, at: ReadAt) -> ReadAt {
-        match at {
-            ReadAt::Ago(age) => {
-                let (_, wall_ns) = self.clock();
-                ReadAt::At(before(wall_ns, age))
-            }
-            ReadAt::Newest | ReadAt::At(_) | ReadAt::Within(_) => at,
-        }
     }
 }
 
@@ -317,10 +313,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         at: ReadAt,
         deadline: Instant,
     ) -> Result<Option<Begun<E>>, Refusal> {
+        let asked_ns = self.env.clock().wall_ns();
         loop {
             let begun = self.with_state(|state| {
                 let position = locate(state);
-                state.begin_read(position, at)
+                state.begin_read(position, at, asked_ns)
             });
             match begun {
                 Ok(read) => return Ok(Some(read)),

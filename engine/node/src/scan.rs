@@ -218,8 +218,14 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             });
             let answer = match answer {
                 Some(answer) => answer.await,
-                // The range came here in the meantime.
-                None => continue,
+                // The range came here in the meantime, or what is here is about to be taken in.
+                None => {
+                    if self.now() >= deadline {
+                        return Err(Refusal::deadline("a range on its way here"));
+                    }
+                    self.env.clock().sleep(Duration::from_millis(1)).await;
+                    continue;
+                }
             };
             match answer {
                 Some(Answer::Page(Ok(page))) => return Ok(page),
