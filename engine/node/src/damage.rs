@@ -13,7 +13,7 @@
 //! Invariants:
 //! - A damaged replica takes part in nothing again: what it promised may be lost with the damage.
 //! - Its files stay until its group has removed it, which takes a quorum that has everything without it.
-//! - A range that has no replica elsewhere is not given up: reads of the damage are refused, and a start with it.
+//! - A replica without which nobody votes is not given up: reads of the damage are refused, and a start with it.
 
 use crate::damage_note::{self, Noted};
 use crate::local::Local;
@@ -160,11 +160,11 @@ fn next(
 impl<E: Env, B> State<E, B> {
     /// Something of a range's files is not what was written. A replica that has others beside it ends.
     pub(crate) fn on_damage(&mut self, range: RangeId, what: String) {
-        let is_alone = match self.local(range) {
-            Some(local) if !local.seat.leaving => local.is_alone(),
+        let has_peers = match self.local(range) {
+            Some(local) if !local.seat.leaving => local.has_peers(),
             Some(_) | None => return,
         };
-        if is_alone {
+        if !has_peers {
             self.damage.insert(range, what);
         } else if self.injured.ending.insert(range) {
             self.damage.insert(range, what.clone());
@@ -190,9 +190,21 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    /// Whether the range has replicas elsewhere, which have what is damaged here.
+    /// The log has something of a range that is not what was written. What counts of it is in memory, too, so the replica goes on; a
+    /// start would miss it.
+    pub(crate) fn on_log_damage(&mut self, range: RangeId, error: &log::LogError) {
+        let is_damage = matches!(error, log::LogError::Corruption(_));
+        let what = if is_damage && self.has_peers(range) {
+            format!("{error}; a start of this node replaces what is damaged from other nodes")
+        } else {
+            error.to_string()
+        };
+        self.damage.insert(range, what);
+    }
+
+    /// Whether others vote in the range, who have what is damaged here.
     pub(crate) fn has_peers(&self, range: RangeId) -> bool {
-        self.local(range).is_some_and(|local| !local.is_alone())
+        self.local(range).is_some_and(Local::has_peers)
     }
 
     /// What a client is told whose read met what storage says.
@@ -203,7 +215,7 @@ impl<E: Env, B> State<E, B> {
             return refusal;
         }
         self.on_damage(range, error.to_string());
-        if self.local(range).is_some_and(Local::is_alone) {
+        if self.local(range).is_some_and(|local| !local.has_peers()) {
             return refusal;
         }
         base::sometimes!("node: a read met damage");

@@ -7,7 +7,7 @@ use base::{RangeId, ReplicaId, ShardId};
 use env::{DiskError, Env};
 use log::Corruption;
 use replica::Replica;
-use replica::group::life_of;
+use replica::group::{has_other_voter, life_of};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use storage::{StorageError, Tablet};
@@ -82,7 +82,7 @@ impl Injuries {
     /// The files of a range were found to be damaged: its replica is noted as that. One that was removed goes with its files.
     ///
     /// # Errors
-    /// What was found, when the range has no replica elsewhere, as far as can be read: then nobody else has what is damaged here.
+    /// What was found, when nobody else votes in the range, as far as can be read: then nobody else need have what is damaged here.
     pub(crate) async fn add<E: Env>(
         &mut self,
         env: &E,
@@ -95,7 +95,11 @@ impl Injuries {
             Replica::<()>::open((range, span), index, &state).ok()
         };
         let replica = described.ok().and_then(open);
-        if replica.as_ref().is_some_and(|replica| replica.group().is_alone()) {
+        let is_needed = |replica: &Replica<()>| {
+            let group = replica.group();
+            !has_other_voter(&group.applied.membership, group.id)
+        };
+        if replica.as_ref().is_some_and(is_needed) {
             return Err(error.into());
         }
         let life = replica.map_or_else(|| self.life(range), |replica| life_of(replica.group().id));

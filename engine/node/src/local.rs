@@ -224,6 +224,14 @@ impl<E: Env> Local<E> {
             && replica::group::is_alone(self.seat.raft.membership(), self.seat.raft.id())
     }
 
+    /// Whether somebody else votes in the group, in every configuration that is known here: then a quorum may do without this replica.
+    pub(crate) fn has_peers(&self) -> bool {
+        let me = self.seat.raft.id();
+        let applied = &self.replica.group().applied.membership;
+        replica::group::has_other_voter(applied, me)
+            && replica::group::has_other_voter(self.seat.raft.membership(), me)
+    }
+
     /// Freezes what the memtable has, with the state that goes with it.
     pub(crate) fn freeze(&mut self) {
         let applied = &self.replica.group().applied;

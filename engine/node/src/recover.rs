@@ -227,15 +227,16 @@ pub(crate) async fn recover_dir<E: Env>(
         shard,
         ..config.log.clone()
     };
-    let was_alone = replay.locals.values().any(Local::is_alone);
+    let is_needed = |local: &Local<E>| !local.has_peers();
+    let was_needed = replay.locals.values().any(is_needed);
     let dir = log_dir(shard);
     let mut visit = |position, record: Record<'_>| replay.visit(position, &record);
     let opened = Log::open(env, &dir, log_config.clone(), &mut visit).await;
     let (log, recovered) = match opened {
         Ok(opened) => opened,
         Err(LogError::Corruption(damage)) => {
-            let is_alone = was_alone || replay.locals.values().any(Local::is_alone);
-            if config.cluster.is_none() || is_alone {
+            let is_needed = was_needed || replay.locals.values().any(is_needed);
+            if config.cluster.is_none() || is_needed {
                 return Err(LogError::Corruption(damage).into());
             }
             base::sometimes!("node: a start met a damaged log");
@@ -283,7 +284,7 @@ pub(crate) async fn recover_dir<E: Env>(
             index,
             position,
         };
-        if config.cluster.is_none() || local.is_alone() {
+        if config.cluster.is_none() || !local.has_peers() {
             return Err(error);
         }
         base::sometimes!("node: a start met entries that do not follow");

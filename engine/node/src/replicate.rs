@@ -626,7 +626,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         if let Err(error) = read.await {
             base::sometimes!("node: entries for a follower could not be read");
             // What was shown before is sound. Without any, the follower gets the state, once this one has let go of them.
-            self.with_state(|state| state.damage.insert(range, error.to_string()));
+            self.with_state(|state| state.on_log_damage(range, &error));
         }
         self.step(|state| {
             let Some(seat) = state.slots[slot as usize]

@@ -441,8 +441,10 @@ impl<E: Env, B> State<E, B> {
                 ),
             ),
             _ => (
-                format!("{damaged} ranges have damaged tables"),
-                Some("stop the node and run `corelane check DIR`".into()),
+                format!("{damaged} ranges are damaged"),
+                Some(
+                    "`damage` in the status as JSON says what is; stop the node and run `corelane check DIR`".into(),
+                ),
             ),
         };
         NodeStatus {

@@ -45,6 +45,15 @@ pub fn is_alone(members: &Membership, replica: ReplicaId) -> bool {
     members.voters() == [replica] && members.learners().is_empty() && !members.is_joint()
 }
 
+/// Whether somebody beside `replica` votes among these members, before and after a change that is under way: without that nothing can
+/// be committed without it.
+#[must_use]
+pub fn has_other_voter(members: &Membership, replica: ReplicaId) -> bool {
+    let is_other = |voter: &ReplicaId| *voter != replica;
+    let outgoing = members.outgoing();
+    members.voters().iter().any(is_other) && (outgoing.is_empty() || outgoing.iter().any(is_other))
+}
+
 /// A replica's place in its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {

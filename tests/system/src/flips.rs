@@ -133,9 +133,16 @@ pub(crate) fn flip(sim: &mut Sim, node: SimNodeId, flips: &Flips, prng: &mut Prn
     let (_, file, blocks) = of_kind[prng.index(of_kind.len())];
     let block = blocks[prng.index(blocks.len())];
     let bits = 1 + prng.below(flips.bits_max);
+    // Zeros behind what a block holds mean nothing in most formats.
+    let bytes = sim.file_bytes(node, file).unwrap_or_default();
+    let content = bytes
+        .chunks(BLOCK_BYTES)
+        .nth(usize::try_from(block).unwrap_or_default());
+    let used = content.and_then(|block| block.iter().rposition(|byte| *byte != 0));
+    let used = used.unwrap_or_default() as u64 + 1;
     let mut turned = BTreeSet::new();
     for _ in 0..bits {
-        let bit = block * (BLOCK_BYTES as u64) * 8 + prng.below(BLOCK_BYTES as u64 * 8);
+        let bit = block * (BLOCK_BYTES as u64) * 8 + prng.below(used * 8);
         // Twice would be back again.
         if turned.insert(bit) {
             sim.flip_bit(node, file, bit);
