@@ -109,6 +109,11 @@ impl Injured {
         damaged.has_files.then_some(damaged.noted.life)
     }
 
+    /// Whether the range's replica is about to end, or has ended.
+    pub(crate) fn is_ending(&self, range: RangeId) -> bool {
+        self.ending.contains(&range) || self.holds(range).is_some()
+    }
+
     /// What was found, by range, of replicas that are not replaced yet.
     pub(crate) fn findings(&self) -> impl Iterator<Item = (RangeId, String)> {
         self.replicas.iter().map(|(range, damaged)| {

@@ -88,7 +88,7 @@ impl<E: Env, B> State<E, B> {
             .slots
             .iter()
             .filter_map(Slot::live)
-            .filter(|local| !local.busy.get())
+            .filter(|local| !local.busy.get() && !local.seat.leaving)
             .filter_map(|local| {
                 let has_frozen = local.tablet.has_frozen();
                 // A flush of a range without anything new changes nothing, and would be picked again at once, for ever.
@@ -212,6 +212,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             Err(error @ StorageError::Corruption(_)) if self.with_state(|state| state.has_peers(range)) => {
                 base::sometimes!("node: a flush met damage");
                 self.step(|state| state.on_damage(range, error.to_string()));
+                None
+            }
+            // A split that met damage leaves both sides as they are.
+            Err(StorageError::Poisoned { .. }) if self.with_state(|state| state.injured.is_ending(range)) => {
+                base::sometimes!("node: a replica that ends could not be flushed");
                 None
             }
             Err(error) => {

@@ -279,6 +279,16 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     tablet.abandon_split();
                 });
             }
+            Err(storage::StorageError::Poisoned { .. })
+                if self.with_state(|state| state.injured.is_ending(left)) =>
+            {
+                self.step(|state| {
+                    rights
+                        .iter()
+                        .chain([&left])
+                        .for_each(|range| state.end_split(*range))
+                });
+            }
             Err(error) => self.fail(format!(
                 "the split of range {left} could not be made durable: {error}"
             )),
