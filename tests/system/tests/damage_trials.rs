@@ -6,6 +6,28 @@
 use corelane_system::swarm::{number, seeds};
 use corelane_system::trials::Trials;
 
+/// Trials that found a bug once, each with what it was.
+const REGRESSIONS: &[(u64, &str)] = &[
+    (
+        10_540,
+        "a split that met damage was flushed, and the node stopped",
+    ),
+    (10_966, "the same, on another node"),
+];
+
+#[test]
+fn trials_that_found_a_bug_once_find_none() {
+    let count = usize::try_from(seeds(REGRESSIONS.len() as u64, 1)).expect("few");
+    for (seed, bug) in &REGRESSIONS[..count] {
+        let mut trials = Trials::default();
+        assert!(
+            trials.add(*seed),
+            "trial {seed}, which once found that {bug}: {:?}",
+            trials.wrong
+        );
+    }
+}
+
 #[test]
 fn damage_is_repaired_without_a_stop_and_nothing_is_lost() {
     let first = number("CORELANE_SEED", 1).wrapping_mul(1_000_033) % (u64::MAX / 2);
