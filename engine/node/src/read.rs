@@ -77,11 +77,11 @@ impl<E: Env, B> State<E, B> {
             Route::Here(slot) => slot,
         };
         self.counts.gets += 1;
-        let local = match &mut self.slots[slot as usize] {
-            Slot::Live(local) => local,
+        match &mut self.slots[slot as usize] {
+            Slot::Live(_) => {}
             Slot::Opening(_, waiting) => return waiting.push_back(raw.to_owned()),
             Slot::Free | Slot::Stranger(_) => unreachable!("routes lead to taken slots"),
-        };
+        }
         let at = get.at();
         if at != ReadAt::Newest {
             let deadline = raw.received + Duration::from_millis(get.deadline_ms.to_native().into());
@@ -95,7 +95,7 @@ impl<E: Env, B> State<E, B> {
             });
             return;
         }
-        if !local.is_alone() && !self.may_read(slot) {
+        if !self.may_read(slot) {
             if let Some(refusal) = self.led_elsewhere(slot) {
                 return self.refuse(raw.origin, &refusal);
             }

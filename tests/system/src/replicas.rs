@@ -25,6 +25,8 @@ struct Seen {
     life: u64,
     leads: bool,
     applied: u64,
+    /// Up to when it serves reads whoever leads.
+    closed_ns: u64,
     /// The nodes with replicas as of there.
     members: BTreeSet<u64>,
     voters: BTreeSet<u64>,
@@ -33,8 +35,8 @@ struct Seen {
 }
 
 /// Asks the nodes until every replica of every range has caught up, for as long as `limit`, and says what is wrong: replicas that
-/// differ, that do not catch up, or that are not as many voters as wanted. Waits until each node has checked all its tables `scrubs`
-/// times.
+/// differ, that do not catch up or do not hear up to when ranges are closed, or that are not as many voters as wanted. Waits until
+/// each node has checked all its tables `scrubs` times.
 pub async fn compare(
     env: SimEnv,
     addresses: Vec<Address>,
@@ -44,6 +46,7 @@ pub async fn compare(
 ) -> Vec<String> {
     let end = env.clock().now() + limit;
     let mut scrubbed = BTreeMap::new();
+    let since_ns = env.clock().wall_ns();
     loop {
         let looked = look(&env, &addresses, scrubs, &mut scrubbed).await;
         let waits = match looked {
@@ -57,7 +60,7 @@ pub async fn compare(
                 }
                 let waits = ranges
                     .iter()
-                    .find_map(|(range, seen)| waits(*range, seen, wanted));
+                    .find_map(|(range, seen)| waits(*range, seen, wanted, since_ns));
                 let several = ranges.values().filter(|seen| seen.len() > 1).count();
                 base::sometimes!(
                     "system: all replicas of several ranges were compared",
@@ -114,6 +117,7 @@ async fn look(
                 life: number(&replica["life"]),
                 leads: replica["leads"] == true,
                 applied: number(&replica["applied"]),
+                closed_ns: number(&replica["closed_ns"]),
                 voters: nodes("voters").into_iter().collect(),
                 members: nodes("voters").into_iter().chain(nodes("learners")).collect(),
                 sums: content.map(|content| [number(&replica["log"]), number(&replica["sessions"]), content]),
@@ -167,8 +171,10 @@ fn differ(range: u64, seen: &[Seen]) -> Option<String> {
 
 /// What is missing until all replicas of a range have the same: a replica that was removed and has not heard of it is not waited
 /// for.
-fn waits(range: u64, seen: &[Seen], wanted: Option<usize>) -> Option<String> {
-    let what = lacks(range, seen).or_else(|| miscounts(range, seen, wanted?))?;
+fn waits(range: u64, seen: &[Seen], wanted: Option<usize>, since_ns: u64) -> Option<String> {
+    let what = lacks(range, seen)
+        .or_else(|| miscounts(range, seen, wanted?))
+        .or_else(|| is_open(range, seen, since_ns))?;
     Some(format!("{what}; {seen:?}"))
 }
 
@@ -178,6 +184,17 @@ fn miscounts(range: u64, seen: &[Seen], wanted: usize) -> Option<String> {
     let (voters, all) = (newest.voters.len(), newest.members.len());
     (voters != wanted || all != voters)
         .then(|| format!("range {range} has {voters} voters of {wanted}, and {all} replicas"))
+}
+
+/// A replica, of several, that cannot show the range as of `since_ns` yet.
+fn is_open(range: u64, seen: &[Seen], since_ns: u64) -> Option<String> {
+    let newest = seen.iter().max_by_key(|seen| seen.applied)?;
+    let mut members = seen.iter().filter(|seen| newest.members.contains(&seen.node));
+    let open = members.find(|seen| newest.members.len() > 1 && seen.closed_ns < since_ns)?;
+    let (node, closed_ns) = (open.node, open.closed_ns);
+    Some(format!(
+        "range {range} is closed up to {closed_ns} on node {node}, and not as of {since_ns}"
+    ))
 }
 
 fn lacks(range: u64, seen: &[Seen]) -> Option<String> {

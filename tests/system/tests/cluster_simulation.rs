@@ -57,6 +57,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
         50_761,
         "a void entry stood after one that had been applied in another term, and a start took that for damage",
     ),
+    (
+        50_047,
+        "a replica that had just become the last one was read before it had all that others had acknowledged",
+    ),
 ];
 
 #[test]
