@@ -217,7 +217,7 @@ impl Scenario {
         scenario.shards = 1;
         scenario.reshard = 0.0;
         scenario.mix.move_range = 0;
-        // What several ranges show at one time is not promised yet.
+        // What several ranges show now is not promised yet; what they have shown of the past is.
         scenario.one_range_scans = true;
         let clock = &mut scenario.sim.clock;
         clock.offset_ns_max %= 100_000_000;

@@ -338,7 +338,7 @@ impl Workload {
     }
 
     fn scan(&self, prng: &mut Prng, at: ReadAt) -> Action {
-        if self.scenario.one_range_scans {
+        if self.scenario.one_range_scans && !at.is_stale() {
             let (start, end) = self.span(prng);
             return Action::Scan {
                 start,

@@ -9,8 +9,12 @@ use base::api::ReadAt;
 use std::rc::Rc;
 use wire::request;
 
+/// How often a stream of a scan of the past is begun at another node before the whole scan begins anew.
+const ELSEWHERE_MAX: u32 = 30;
+
 impl Client {
-    /// A whole scan, stream after stream; given up when the connection is.
+    /// A whole scan, stream after stream; given up when the connection is. Of the past every range may be
+    /// shown by another node.
     pub(super) async fn scan(&self, connection: &Rc<Connection>, action: &Action) -> Tried {
         let Action::Scan {
             start,
@@ -27,6 +31,7 @@ impl Client {
             ReadAt::Newest | ReadAt::Ago(_) | ReadAt::Within(_) => None,
         };
         let (mut rows, mut first) = (Vec::new(), None);
+        let (mut connection, mut elsewhere) = (connection.clone(), 0);
         loop {
             let (page_rows, page_bytes, credit) = {
                 let prng = &mut *self.prng.borrow_mut();
@@ -44,15 +49,22 @@ impl Client {
                 credit_pages: small(credit),
                 deadline_ms: self.habits.get().deadline_ms,
             });
-            let resume = match self.stream(connection, &inbox, &mut read_ts, &mut rows).await {
+            let streamed = self
+                .stream(&connection, &inbox, reverse, &mut span, &mut read_ts, &mut rows)
+                .await;
+            let resume = match streamed {
                 Ok(resume) => resume,
+                Err(Tried::Elsewhere) if at != ReadAt::Newest && elsewhere < ELSEWHERE_MAX => {
+                    elsewhere += 1;
+                    let node = self.node_for(action);
+                    let Some(other) = self.connect(node).await else {
+                        return Tried::Elsewhere;
+                    };
+                    connection = other;
+                    continue;
+                }
                 Err(tried) => return tried,
             };
-            match &resume {
-                Some(resume) if reverse => span.1 = Some(resume.clone()),
-                Some(resume) => span.0.clone_from(resume),
-                None => {}
-            }
             let covered = match &resume {
                 None => (start, end),
                 Some(resume) if reverse => (self.keys.lower_bound(resume), end),
@@ -70,11 +82,13 @@ impl Client {
         }
     }
 
-    /// One stream of a scan: its pages until the last. Returns where the rest begins.
+    /// One stream of a scan: its pages until the last. Returns where the rest of the span begins.
     async fn stream(
         &self,
         connection: &Rc<Connection>,
         inbox: &Rc<Inbox>,
+        reverse: bool,
+        span: &mut (Vec<u8>, Option<Vec<u8>>),
         read_ts: &mut Option<Timestamp>,
         rows: &mut Vec<Row>,
     ) -> Result<Option<Vec<u8>>, Tried> {
@@ -105,6 +119,11 @@ impl Client {
                 if let Some(value) = self.read(key, value) {
                     rows.push(Row { key, value, ts: *ts });
                 }
+            }
+            match &page.resume {
+                Some(resume) if reverse => span.1 = Some(resume.clone()),
+                Some(resume) => span.0.clone_from(resume),
+                None => {}
             }
             if page.done {
                 return Ok(page.resume);
