@@ -1,6 +1,7 @@
 //! What `start` is told of placement: whether the cluster looks after its replicas, how, and where this node is.
 
 use crate::args::parse_duration;
+use crate::command::start::parse_size;
 use crate::error::{CliError, Exit};
 use clap::{Args, ValueEnum};
 use node::{Cluster, Locality, Placement};
@@ -23,6 +24,9 @@ pub(crate) struct PlacementArgs {
     /// How long a node has more to do than others before it is relieved: 2m unless given
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     balance_after: Option<Duration>,
+    /// Bytes beyond which a range is split, for example 1GiB: 512MiB unless given
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    split_size: Option<u64>,
     /// Where this node is, the widest first: region=eu,zone=a. Replicas of a range are spread over such domains
     #[arg(long, value_name = "NAME=VALUE,…", env = "CORELANE_LOCALITY", value_parser = parse_locality, default_value = "")]
     locality: Locality,
@@ -58,6 +62,7 @@ impl PlacementArgs {
             replicas: self.replicas,
             ..Placement::default()
         };
+        placement.split_bytes = self.split_size.unwrap_or(placement.split_bytes);
         if let Some(time) = self.replace_after {
             placement = placement.replace_after(time);
         }

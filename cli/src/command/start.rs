@@ -361,7 +361,7 @@ fn random_seed() -> u64 {
 }
 
 /// A number of bytes in text: digits and `KiB`, `MiB` or `GiB`, or digits alone.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let scale: u64 = match unit.trim() {

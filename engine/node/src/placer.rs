@@ -123,15 +123,17 @@ impl<E: Env, B> State<E, B> {
         placer.pinned.retain(|_, until| now < *until);
         let sample_from = placer.settings.plan.split_requests / 4;
         let prng = || self.env.prng();
+        let large = placer.settings.split_bytes / 2;
         for local in self.slots.iter_mut().filter_map(Slot::live_mut) {
             local.load.look(now, sample_from, prng);
+            let generation = local.replica.descriptor().generation;
+            local.load.measure(&local.tablet, generation, large);
         }
         let Some(placer) = &self.placer else {
             return look;
         };
         for local in self.slots.iter().filter_map(Slot::live) {
-            let stats = local.tablet.stats();
-            let bytes = stats.table_bytes + (stats.active_bytes + stats.frozen_bytes) as u64;
+            let bytes = local.load.bytes();
             let (reads, writes) = local.load.rates();
             look.used_bytes += bytes;
             look.reads = look.reads.saturating_add(reads);
@@ -414,7 +416,7 @@ fn led<E: Env>(local: &Local<E>, order: u64, bytes: u64) -> Led {
         bytes,
         reads,
         writes,
-        middle: None,
+        middle: local.load.middle().map(Box::from),
         hot: local.load.hot(&descriptor.span),
     }
 }

@@ -270,6 +270,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             .await
             .map_err(|error| self.step(|state| state.storage_refusal(tablet.range(), &error)))?;
         self.check_lease(tablet.range(), &begun)?;
+        self.with_state(|state| {
+            let slot = state.here.get(&tablet.range()).copied();
+            if let Some(local) = slot.and_then(|slot| state.slots[slot as usize].live_mut()) {
+                local.load.read(&page.span.start);
+            }
+        });
         drop(begun);
         let range_done = rows.resume.is_none();
         let resume = rows.resume.clone().or_else(|| beyond(ask, &range_span));

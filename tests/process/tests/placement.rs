@@ -13,6 +13,11 @@ use std::time::{Duration, Instant};
 /// How long anything may take: some seconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+fn scratch() -> tempfile::TempDir {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("corelane-process-").tempdir().unwrap()
+}
+
 fn free_address() -> String {
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     held.local_addr().unwrap().to_string()
@@ -21,7 +26,9 @@ fn free_address() -> String {
 fn program(dir: &Path, id: usize, listen: &str, how: &[&str]) -> Program {
     let id = id.to_string();
     let pace = ["--replace-after", "3s", "--balance-after", "2s"];
-    let all = [&["--shards", "1", "--node", &id], how, &pace].concat();
+    // Small tables soon, and ranges that are split soon.
+    let sizes = ["--memory", "1MiB", "--split-size", "512KiB"];
+    let all = [&["--shards", "1", "--node", &id], how, &pace, &sizes].concat();
     Program {
         binary: env!("CARGO_BIN_EXE_process-node").into(),
         data: dir.join(format!("node-{id}")),
@@ -110,10 +117,7 @@ fn wait_for(
 
 #[test]
 fn leaders_are_spread_and_a_dead_nodes_replicas_are_replaced() {
-    let dir = tempfile::Builder::new()
-        .prefix("corelane-process-")
-        .tempdir()
-        .unwrap();
+    let dir = scratch();
     let programs = programs(dir.path());
     let program = &programs[0];
     let mut nodes: Vec<Node> = programs[..3]
@@ -154,4 +158,37 @@ fn leaders_are_spread_and_a_dead_nodes_replicas_are_replaced() {
         let value = by_any(program, &left, &["get", &format!("key{number:02}")]);
         assert_eq!(value, format!("value{number}\n"));
     }
+}
+
+#[test]
+fn a_range_that_grows_is_split() {
+    let dir = scratch();
+    let programs = programs(dir.path());
+    let program = &programs[0];
+    let nodes: Vec<Node> = programs[..3]
+        .iter()
+        .map(Program::start)
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let all: Vec<&Node> = nodes.iter().collect();
+    let rows = dir.path().join("rows.tsv");
+    // Numbers that do not compress.
+    let mut random = 1_u64;
+    let mut word = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        format!("{random:016x}")
+    };
+    let mut row = |number: u32| {
+        format!(
+            "key{number:06}\t{}\n",
+            (0..64).map(|_| word()).collect::<String>()
+        )
+    };
+    std::fs::write(&rows, (0..4000).map(&mut row).collect::<String>()).unwrap();
+    by_any(program, &all, &["import", rows.to_str().unwrap(), "--key", "1"]);
+    wait_for(program, &all, "it is not split", |ranges| ranges.len() >= 4);
+    // Not for ever: what two halves share is not counted twice.
+    std::thread::sleep(Duration::from_secs(5));
+    let count = ranges(program, &all).len();
+    assert!(count <= 24, "{count} ranges");
 }

@@ -3,8 +3,9 @@
 use base::Prng;
 use base::key::Span;
 use core::time::Duration;
-use env::Instant;
+use env::{Env, Instant};
 use placement::{LoadSample, LoadSplit};
+use storage::{Extent, Tablet};
 
 /// The part of a new rate in what is shown, in quarters: a burst of a second is not a load.
 const NEW_QUARTERS: u64 = 1;
@@ -23,6 +24,9 @@ pub(crate) struct Load {
     rates: (u64, u64),
     /// Only where the load is so much that it may have to be halved.
     sample: Option<Box<LoadSample>>,
+    /// Of the tables as of so many flushes and merges, and a generation: only where there are many bytes.
+    extent: Option<((u64, u64, u64), Extent)>,
+    bytes: u64,
 }
 
 impl Load {
@@ -67,6 +71,33 @@ impl Load {
             (false, true) => self.sample = None,
             (true, true) | (false, false) => {}
         }
+    }
+
+    /// Looks how many bytes a tablet has within its span, and where its middle is. Small ones are not looked into: what they share
+    /// with the other half of a split is counted whole.
+    pub(crate) fn measure<E: Env>(&mut self, tablet: &Tablet<E>, generation: u64, large: u64) {
+        let stats = tablet.stats();
+        let memory = (stats.active_bytes + stats.frozen_bytes) as u64;
+        if stats.table_bytes < large {
+            self.extent = None;
+            self.bytes = stats.table_bytes + memory;
+            return;
+        }
+        let of = (stats.flushes, stats.merges, generation);
+        if self.extent.as_ref().is_none_or(|(known, _)| *known != of) {
+            self.extent = Some((of, tablet.extent()));
+        }
+        self.bytes = self.extent.as_ref().map_or(0, |(_, extent)| extent.bytes) + memory;
+    }
+
+    /// The bytes of the tablet, as of the last look.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A key with about half of the bytes on each side, if it is known.
+    pub(crate) fn middle(&self) -> Option<&[u8]> {
+        self.extent.as_ref()?.1.middle.as_deref()
     }
 
     /// Reads and writes per second.

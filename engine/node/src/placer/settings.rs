@@ -7,7 +7,7 @@ use core::time::Duration;
 pub struct Placement {
     /// Replicas that each range is to have, as long as there are as many nodes. Default 3.
     pub replicas: u32,
-    /// Bytes beyond which a range is split. Default 512 MiB.
+    /// Bytes beyond which a range is split: at least 64 KiB. Default 512 MiB.
     pub split_bytes: u64,
     /// Between two reports of a node to the placer: at least 10 ms. Default 1 s.
     pub interval: Duration,
@@ -34,6 +34,9 @@ impl Default for Placement {
         }
     }
 }
+
+/// Smaller ranges than this are not worth a group of their own.
+const SPLIT_BYTES_MIN: u64 = 64 << 10;
 
 /// A node that is not heard of for longer is not called live, however long dead nodes are waited for.
 const SUSPECT_NS_MAX: u64 = 5_000_000_000;
@@ -64,6 +67,11 @@ impl Placement {
     pub fn check(&self) -> Result<(), String> {
         if !(1..=64).contains(&self.replicas) {
             return Err(format!("a range has 1 to 64 replicas, not {}", self.replicas));
+        }
+        if self.split_bytes < SPLIT_BYTES_MIN {
+            return Err(format!(
+                "a range of less than {SPLIT_BYTES_MIN} bytes is not split"
+            ));
         }
         if self.interval < Duration::from_millis(10) {
             return Err("reports of placement are at least 10 ms apart".to_owned());
