@@ -15,7 +15,7 @@
 
 use crate::tokio as shell;
 use crate::{
-    Address, Batch, Error, KeySpan, Moved, NodeInfo, Options, Page, Placed, RangeInfo, Row, Split,
+    Address, Batch, Error, KeySpan, Moved, NodeInfo, NodeUse, Options, Page, Placed, RangeInfo, Row, Split,
     StaleValue, Staleness, Swap,
 };
 use base::{NodeId, RangeId, ShardId, Timestamp};
@@ -165,6 +165,8 @@ waiting! {
     place_range(range: RangeId, nodes: &[NodeId], leader: Option<NodeId>) -> Placed;
     /// Why the replicas of a range are where they are; see [`crate::Db::explain_range`].
     explain_range(range: RangeId) -> Vec<String>;
+    /// Says how a node of a cluster is meant to be used; see [`crate::Db::use_node`].
+    use_node(node: NodeId, usage: NodeUse) -> ();
     /// Every range, by start key, as the node knows them now.
     ranges() -> Vec<RangeInfo>;
     /// The nodes of the cluster and where clients reach them; none when the node is alone.

@@ -54,7 +54,7 @@ pub use cursor::{Page, Row};
 pub use error::Error;
 pub use options::{Address, Addresses, Options};
 pub use range_cache::RangeInfo;
-pub use request::{Moved, NodeInfo, Placed, Split, Swap};
+pub use request::{Moved, NodeInfo, NodeUse, Placed, Split, Swap};
 pub use span::{KeySpan, prefix};
 pub use staleness::{StaleValue, Staleness};
 pub use wire::Code;

@@ -43,6 +43,10 @@ pub(crate) enum Request<'a> {
     Explain {
         range: RangeId,
     },
+    Stand {
+        node: NodeId,
+        state: u8,
+    },
     Status {
         replicas: bool,
     },
@@ -78,6 +82,7 @@ impl<'a> Request<'a> {
             | Self::Move { .. }
             | Self::Place { .. }
             | Self::Explain { .. }
+            | Self::Stand { .. }
             | Self::Status { .. }
             | Self::Echo { .. }
             | Self::DiskWrite { .. } => false,
@@ -100,6 +105,7 @@ impl<'a> Request<'a> {
             | Self::Write { .. }
             | Self::RangeMap
             | Self::Explain { .. }
+            | Self::Stand { .. }
             | Self::Echo { .. } => false,
         }
     }
@@ -116,7 +122,7 @@ impl<'a> Request<'a> {
             }
             Self::Place { range, .. } => Route::Range(range),
             // To the node that leads the first range: it looks after all others.
-            Self::Explain { .. } => Route::Key(&[]),
+            Self::Explain { .. } | Self::Stand { .. } => Route::Key(&[]),
             Self::RangeMap
             | Self::Move { .. }
             | Self::Status { .. }
@@ -191,6 +197,14 @@ impl<'a> Request<'a> {
                     deadline_ms,
                 },
             ),
+            Self::Stand { node, state } => outbox.push(
+                number,
+                &request::Stand {
+                    node: node.0,
+                    state,
+                    deadline_ms,
+                },
+            ),
             Self::Status { replicas } => outbox.push(
                 number,
                 &request::Status {
@@ -244,6 +258,18 @@ pub struct Moved {
     pub range: RangeId,
     /// The shard that serves it now.
     pub shard: ShardId,
+}
+
+/// How a node of a cluster is meant to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum NodeUse {
+    /// It has replicas and leads ranges.
+    Used = 0,
+    /// It keeps its replicas and leads nothing: it is about to stop for a while.
+    Drained = 1,
+    /// It gives its replicas away: it is about to go for good.
+    Emptied = 2,
 }
 
 /// Where the replicas of a range are, after they were placed.
@@ -340,6 +366,7 @@ impl Limits {
             | Request::Move { .. }
             | Request::Place { .. }
             | Request::Explain { .. }
+            | Request::Stand { .. }
             | Request::Status { .. }
             | Request::DiskWrite { .. } => Ok(()),
         }
@@ -443,6 +470,7 @@ pub(crate) enum Reply {
     },
     Placed(Placed),
     Explained(String),
+    Stands,
     Status(String),
     Echo(Vec<u8>),
     DiskWritten,
@@ -524,6 +552,7 @@ impl Reply {
                     leader: node(placed.leader.to_native()),
                 })
             }
+            ReplyRef::StandReply(_) => Self::Stands,
             ReplyRef::ExplainReply(explained) => Self::Explained(String::from(&*explained.text)),
             ReplyRef::StatusReply(status) => Self::Status(String::from(&*status.json)),
             ReplyRef::EchoReply(echo) => Self::Echo(echo.payload.to_vec()),
@@ -562,6 +591,7 @@ impl Reply {
             Self::Moved { .. } => "a move's result",
             Self::Placed(_) => "a placement's result",
             Self::Explained(_) => "an explanation",
+            Self::Stands => "a standing",
             Self::Status(_) => "a status",
             Self::Echo(_) => "an echo",
             Self::DiskWritten => "a disk write's result",

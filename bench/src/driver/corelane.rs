@@ -188,6 +188,7 @@ impl Driver for CorelaneDriver {
                 | ReplyRef::MoveReply(_)
                 | ReplyRef::PlaceReply(_)
                 | ReplyRef::ExplainReply(_)
+                | ReplyRef::StandReply(_)
                 | ReplyRef::StatusReply(_) => {
                     return Err(DriverError::Unexpected {
                         kind: frame.kind.name(),

@@ -1,4 +1,4 @@
-//! `corelane node ls|drain`: the nodes of a cluster.
+//! `corelane node ls|drain|use`: the nodes of a cluster.
 
 use crate::args::Global;
 use crate::error::{CliError, Exit, Outcome, watched};
@@ -6,8 +6,9 @@ use crate::output::{Object, Output, print, table};
 use crate::session::{Session, options, runtime};
 use base::{NodeId, RangeId};
 use clap::{Args, Subcommand};
-use corelane::{Address, RangeInfo};
+use corelane::{Address, NodeUse, RangeInfo};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use wire::Code;
@@ -16,15 +17,22 @@ use wire::Code;
 pub(crate) const HELP: &str = "\
 Examples:
   corelane node ls
-  corelane node drain 2                          node 2 has no replicas afterwards, and can be stopped
+  corelane node drain 2                          node 2 has no replicas afterwards, and can be stopped for good
+  corelane node drain 2 --leaders                node 2 leads nothing afterwards, and can be stopped for a while
+  corelane node use 2                            it gets leaderships and replicas again
 
 To replace a node that is gone for good: start another one with `corelane start --node N --join …`, then drain the old one,
 which need not answer as long as a majority of the replicas of each range does. Reads and writes go on meanwhile.";
+
+/// The use of a node of which nothing was said.
+const USED: &str = "used";
 
 /// Rounds over all ranges of one drain.
 const ROUNDS_MAX: u32 = 20;
 /// Between two rounds: leaders change, and what is heard of them settles.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
+/// How long a node may go on leading after it was said that it shall not.
+const LEADERS_MAX: Duration = Duration::from_secs(60);
 /// How long one range may take to be placed.
 const PLACE_MAX: Duration = Duration::from_secs(3600);
 
@@ -45,15 +53,28 @@ enum Action {
         #[arg(value_parser = super::range::parse_node)]
         node: NodeId,
         /// Where no other node is left for a replica, do with one fewer
-        #[arg(long)]
+        #[arg(long, conflicts_with = "leaders")]
         fewer: bool,
+        /// Only let it lead nothing: it keeps its replicas, and is to be stopped for a while
+        #[arg(long)]
+        leaders: bool,
+    },
+    /// Let a node that was drained have replicas and leaderships again, as the cluster needs it
+    Use {
+        /// The node, as `node ls` names it: n2, or 2
+        #[arg(value_parser = super::range::parse_node)]
+        node: NodeId,
     },
 }
 
 pub(crate) fn run(global: &Global, args: &NodeArgs) -> Outcome {
     match args.action {
         Action::Ls => list(global),
-        Action::Drain { node, fewer } => drain(global, node, fewer),
+        Action::Drain {
+            node, leaders: true, ..
+        } => drain_leaders(global, node),
+        Action::Drain { node, fewer, .. } => drain(global, node, fewer),
+        Action::Use { node } => use_again(global, node),
     }
 }
 
@@ -63,11 +84,17 @@ struct Survey {
     ranges: BTreeMap<RangeId, RangeInfo>,
     /// Those that their leader has described.
     led_by: BTreeMap<RangeId, NodeId>,
+    /// How nodes are meant to be used, as nodes say.
+    said: BTreeMap<NodeId, String>,
 }
 
 struct Seen {
     address: Address,
     answers: bool,
+    /// Its failure domains, if it was told any.
+    locality: String,
+    /// How it is meant to be used, if something was said.
+    usage: Option<String>,
 }
 
 impl Survey {
@@ -87,6 +114,7 @@ impl Survey {
             nodes: BTreeMap::new(),
             ranges: BTreeMap::new(),
             led_by: BTreeMap::new(),
+            said: BTreeMap::new(),
         };
         let patience = corelane::Options {
             deadline: global.timeout.min(Duration::from_secs(2)),
@@ -97,17 +125,38 @@ impl Survey {
             let asked = runtime.block_on(async {
                 let db = corelane::connect_with(&address.to_string(), patience.clone()).await?;
                 // Only its own word counts: the client may go elsewhere when it does not answer.
-                let ranges = db.ranges().await?;
-                Ok::<_, corelane::Error>((db.node().map(|info| info.node), ranges))
+                let (ranges, status) = (db.ranges().await?, db.status().await?);
+                Ok::<_, corelane::Error>((db.node().map(|info| info.node), ranges, status))
             });
-            let own = asked.ok().filter(|(who, _)| *who == Some(node));
-            let answers = own.is_some();
-            for range in own.into_iter().flat_map(|(_, ranges)| ranges) {
-                survey.note(node, range);
+            let own = asked.ok().filter(|(who, ..)| *who == Some(node));
+            let mut seen = Seen {
+                address,
+                answers: own.is_some(),
+                locality: String::new(),
+                usage: None,
+            };
+            if let Some((_, ranges, status)) = own {
+                ranges.into_iter().for_each(|range| survey.note(node, range));
+                let status: Value = serde_json::from_str(&status).unwrap_or_default();
+                seen.locality = status["locality"].as_str().unwrap_or_default().to_owned();
+                survey.hear(&status["standings"]);
             }
-            survey.nodes.insert(node, Seen { address, answers });
+            survey.nodes.insert(node, seen);
+        }
+        let said = core::mem::take(&mut survey.said);
+        for (node, seen) in &mut survey.nodes {
+            seen.usage = said.get(node).cloned();
         }
         Ok(survey)
+    }
+
+    /// Takes what a node knows of how all are meant to be used.
+    fn hear(&mut self, standings: &Value) {
+        for (node, usage) in standings.as_object().into_iter().flatten() {
+            if let (Ok(node), Some(usage)) = (node.parse(), usage.as_str()) {
+                self.said.insert(NodeId(node), usage.to_owned());
+            }
+        }
     }
 
     /// What `node` says of a range. The one that leads it knows best, and of two that say so the one that has seen more of it.
@@ -214,24 +263,103 @@ fn list(global: &Global) -> Outcome {
                 .set("address", format!("{}:{}", seen.address.host, seen.address.port))
                 .set("answers", seen.answers)
                 .set("replicas", survey.replicas(*node))
-                .set("leads", survey.led(*node));
+                .set("leads", survey.led(*node))
+                .set("locality", seen.locality.clone())
+                .set("use", seen.usage.clone().unwrap_or_else(|| USED.to_owned()));
             out.line(json.build())?;
         }
         out.flush()?;
         return Ok(Exit::Ok);
     }
+    // Most clusters have nothing to say here.
+    let is_said = survey.nodes.values().any(|seen| seen.usage.is_some());
+    let is_located = survey.nodes.values().any(|seen| !seen.locality.is_empty());
     let rows = survey.nodes.iter().map(|(node, seen)| {
-        vec![
+        let mut row = vec![
             node.to_string(),
             format!("{}:{}", seen.address.host, seen.address.port),
             if seen.answers { "yes" } else { "no" }.to_owned(),
             survey.replicas(*node).to_string(),
             survey.led(*node).to_string(),
-        ]
+        ];
+        row.extend(is_said.then(|| seen.usage.clone().unwrap_or_else(|| USED.to_owned())));
+        row.extend(is_located.then(|| seen.locality.clone()));
+        row
     });
-    let table = table(&["node", "address", "answers", "replicas", "leads"], rows);
-    print(global, table, &serde_json::Value::Null)?;
+    let mut columns = vec!["node", "address", "answers", "replicas", "leads"];
+    columns.extend(is_said.then_some("use"));
+    columns.extend(is_located.then_some("locality"));
+    let table = table(&columns, rows);
+    print(global, table, &Value::Null)?;
     Ok(Exit::Ok)
+}
+
+/// Says how a node is meant to be used. Whether somebody heeds it: not where replicas are left to people.
+fn say(session: &Session, node: NodeId, usage: NodeUse) -> Result<bool, CliError> {
+    match session.run(async { Ok(session.db.use_node(node, usage).await) })? {
+        Ok(()) => Ok(true),
+        Err(error) if error.code() == Code::InvalidRequest => Ok(false),
+        Err(error) => session.wait(core::future::ready(Err(error))),
+    }
+}
+
+/// The same, where it makes no sense if nobody heeds it.
+fn must_say(session: &Session, node: NodeId, usage: NodeUse) -> Result<(), CliError> {
+    if say(session, node, usage)? {
+        return Ok(());
+    }
+    let what = format!("nobody looks after how {node} is used");
+    Err(CliError::new(Code::InvalidRequest.number(), Exit::Usage, what)
+        .cause("the nodes were started with --placement off, or this one is alone")
+        .help("`corelane range place --leader N` says who leads a range"))
+}
+
+fn find(global: &Global, node: NodeId) -> Result<Survey, CliError> {
+    let survey = Survey::take(global)?;
+    if survey.nodes.contains_key(&node) {
+        return Ok(survey);
+    }
+    Err(CliError::usage(format!("the cluster has no node {node}")))
+}
+
+fn use_again(global: &Global, node: NodeId) -> Outcome {
+    find(global, node)?;
+    must_say(&Session::open(global)?, node, NodeUse::Used)?;
+    let json = Object::new().set("node", node.0).build();
+    print(
+        global,
+        format!("{node} is used again, as the cluster needs it"),
+        &json,
+    )?;
+    Ok(Exit::Ok)
+}
+
+/// Waits until a node leads nothing. The placer sees to it.
+fn drain_leaders(global: &Global, node: NodeId) -> Outcome {
+    find(global, node)?;
+    must_say(&Session::open(global)?, node, NodeUse::Drained)?;
+    let began = Instant::now();
+    loop {
+        let survey = find(global, node)?;
+        let (led, unknown) = (survey.led(node), survey.check().err());
+        if led == 0 && unknown.is_none() {
+            let json = Object::new().set("node", node.0).build();
+            let text = format!("{node} leads nothing any more; it can be stopped for a while");
+            print(global, text, &json)?;
+            return Ok(Exit::Ok);
+        }
+        if began.elapsed() >= LEADERS_MAX {
+            let what = format!(
+                "{node} still leads {led} ranges after {} s",
+                LEADERS_MAX.as_secs()
+            );
+            let error = CliError::new(Code::RangeBusy.number(), Exit::Retry, what);
+            return Err(unknown
+                .unwrap_or(error)
+                .help("`corelane range explain` says why; it goes on, and the same command waits again"));
+        }
+        std::thread::sleep(ROUND_PAUSE);
+    }
 }
 
 fn drain(global: &Global, node: NodeId, fewer: bool) -> Outcome {
@@ -239,6 +367,7 @@ fn drain(global: &Global, node: NodeId, fewer: bool) -> Outcome {
     let mut moved = BTreeSet::new();
     let bar = progress(global);
     let mut last = None;
+    let mut is_said = false;
     // Ranges that are split meanwhile come in another round.
     for _ in 0..ROUNDS_MAX {
         let survey = Survey::take(global)?;
@@ -255,6 +384,11 @@ fn drain(global: &Global, node: NodeId, fewer: bool) -> Outcome {
             .values()
             .filter(|range| range.nodes.contains(&node))
             .collect();
+        moved.extend(left.iter().map(|range| range.range));
+        // What looks after replicas must bring none back. What it moves itself need not be moved here.
+        if !core::mem::replace(&mut is_said, true) {
+            say(&session, node, NodeUse::Emptied)?;
+        }
         if left.is_empty() {
             bar.finish_and_clear();
             let json = Object::new()
@@ -268,7 +402,8 @@ fn drain(global: &Global, node: NodeId, fewer: bool) -> Outcome {
             print(global, text, &json)?;
             return Ok(Exit::Ok);
         }
-        bar.set_length((moved.len() + left.len()) as u64);
+        bar.set_length(moved.len() as u64);
+        bar.set_position((moved.len() - left.len()) as u64);
         let mut given = BTreeMap::new();
         for range in left {
             let nodes = survey.without(node, range, &given);
@@ -280,8 +415,7 @@ fn drain(global: &Global, node: NodeId, fewer: bool) -> Outcome {
             for other in nodes.iter().filter(|other| !range.nodes.contains(other)) {
                 *given.entry(*other).or_insert(0) += 1;
             }
-            moved.insert(range.range);
-            bar.set_position(moved.len() as u64);
+            bar.inc(1);
         }
         std::thread::sleep(ROUND_PAUSE);
     }

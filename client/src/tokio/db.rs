@@ -2,7 +2,7 @@
 
 use super::pool::Pool;
 use super::scan::Scan;
-use crate::request::{Limits, Moved, NodeInfo, Placed, Reply, Request, Split, Swap};
+use crate::request::{Limits, Moved, NodeInfo, NodeUse, Placed, Reply, Request, Split, Swap};
 use crate::span::checked;
 use crate::{Address, Batch, Error, KeySpan, Options, RangeInfo, StaleValue, Staleness};
 use base::api::{Condition, ReadAt, WriteOp};
@@ -317,6 +317,19 @@ impl Db {
         match self.pool.call(&Request::Explain { range }).await? {
             Reply::Explained(text) => Ok(text.lines().map(str::to_owned).collect()),
             other => Err(other.unexpected("an explanation")),
+        }
+    }
+
+    /// Says how a node of a cluster is meant to be used from now on. Leaderships and replicas that it is not to have go elsewhere
+    /// afterwards, in the course of time.
+    ///
+    /// # Errors
+    /// See [`Error`]; with code `InvalidRequest` when the cluster has no such node, or leaves its replicas to people.
+    pub async fn use_node(&self, node: NodeId, usage: NodeUse) -> Result<(), Error> {
+        let state = usage as u8;
+        match self.pool.call(&Request::Stand { node, state }).await? {
+            Reply::Stands => Ok(()),
+            other => Err(other.unexpected("a standing")),
         }
     }
 

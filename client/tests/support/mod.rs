@@ -491,6 +491,10 @@ impl Session {
                 let reply = reply::PlaceReply { range, nodes, leader };
                 self.outbox.push(id, &reply).unwrap();
             }
+            RequestRef::Stand(stand) => {
+                let node = stand.node.to_native();
+                self.outbox.push(id, &reply::StandReply { node }).unwrap();
+            }
             RequestRef::Explain(explain) => {
                 let text = format!("r{} is where it is", explain.range.to_native());
                 self.outbox

@@ -71,6 +71,7 @@ pub use incarnation::IncarnationError;
 pub use message::ShardMessage;
 pub use placement::{Config as PlacementConfig, Locality};
 pub use placer::settings::Placement;
+pub use placer::standing::StandingError;
 pub use recover::{RecoverError, Replayed};
 pub use refusal::Refusal;
 pub use roster::RosterError;

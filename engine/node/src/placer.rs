@@ -20,10 +20,11 @@ mod ledger;
 mod load;
 mod overview;
 pub(crate) mod settings;
+pub(crate) mod standing;
 
 use crate::local::Local;
 use crate::members::Wish;
-use crate::message::{Answer, Ask, RawRequest};
+use crate::message::{Answer, Ask, Origin, RawRequest};
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Route, Slot, State};
@@ -38,15 +39,20 @@ pub(crate) use overview::Order;
 use overview::{Facts, Overview, Report, Todo};
 use replica::group::{node_of, replica_on};
 use settings::Placement;
+use standing::{Standing, Standings};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use wire::Code;
-use wire::peer::{ArchivedPlacing, ArchivedPlacingStep, Placing, PlacingStep};
+use wire::peer::{ArchivedPlacing, ArchivedPlacingStep, ArchivedStanding, Placing, PlacingStep};
+use wire::request::ArchivedStand;
 
 /// Entries that a replica may lack and be called up to date: with more it may be catching up.
 const LAG_MAX: u64 = 8192;
 /// How long a split that the placer ordered waits for what works on the range.
 const SPLIT_MAX: Duration = Duration::from_secs(10);
+
+const NOT_LOOKED_AFTER: &str =
+    "this node does not look after replicas: it is alone, or was started with --placement off";
 
 /// A shard's part in placement.
 pub(crate) struct Placer {
@@ -60,6 +66,10 @@ pub(crate) struct Placer {
     /// Shard 0: what this node reports.
     ledger: Ledger,
     facts: Facts,
+    /// Shard 0: how nodes are meant to be used; it is being written, and who waits for that.
+    pub(crate) standings: Standings,
+    is_storing: bool,
+    awaiting: Vec<(Origin, NodeId)>,
     /// Shard 0 of the node that leads the first range.
     overview: Option<Box<Overview>>,
 }
@@ -97,6 +107,9 @@ impl Placer {
                 shards,
                 ..Facts::default()
             },
+            standings: Standings::default(),
+            is_storing: false,
+            awaiting: Vec::new(),
             overview: None,
         }
     }
@@ -167,7 +180,7 @@ impl<E: Env, B> State<E, B> {
                 number,
                 session,
                 after,
-                ..
+                standings,
             } => {
                 if placer.heed(term) {
                     self.jobs.push(Job::Survey {
@@ -180,9 +193,12 @@ impl<E: Env, B> State<E, B> {
                 } else {
                     base::sometimes!("node: a placer of an earlier term asks for a report");
                 }
+                self.learn_standings(standings)?;
             }
-            step @ ArchivedPlacingStep::Report { .. } => {
+            step @ ArchivedPlacingStep::Report { standings, .. } => {
                 let report = report_from_wire(step)?;
+                self.learn_standings(standings)?;
+                let placer = self.placer.as_mut()?;
                 if let Some(overview) = placer
                     .overview
                     .as_mut()
@@ -213,7 +229,7 @@ impl<E: Env, B> State<E, B> {
             number: overview.begin_survey(),
             session,
             after,
-            standings: &[],
+            standings: &placer.standings.to_wire(),
         };
         let term = overview.term();
         // What is lost is asked for again in the next round.
@@ -294,6 +310,7 @@ impl<E: Env, B> State<E, B> {
             placer.overview = Some(Box::new(overview));
         }
         if let Some(overview) = &mut placer.overview {
+            overview.stand(&placer.standings);
             let me = neighbours.cluster.me;
             for member in &neighbours.nodes {
                 let lives =
@@ -355,10 +372,7 @@ impl<E: Env, B> State<E, B> {
         }
         let now_ns = self.env.clock().now().0;
         let explained = match &mut self.placer {
-            None => {
-                let message = "this node does not look after replicas: it is alone, or was started with --placement off";
-                Err(Refusal::fatal(Code::InvalidRequest, message))
-            }
+            None => Err(Refusal::fatal(Code::InvalidRequest, NOT_LOOKED_AFTER)),
             Some(placer) => match &mut placer.overview {
                 Some(overview) => overview.explain(range, now_ns).ok_or_else(|| {
                     let message = format!("no leader of a range {range} has reported yet");
@@ -370,6 +384,45 @@ impl<E: Env, B> State<E, B> {
         match explained {
             Ok(text) => self.reply(raw.origin, &wire::reply::ExplainReply { text: &text }),
             Err(refusal) => self.refuse(raw.origin, &refusal),
+        }
+    }
+
+    /// Takes what another node knows of how nodes are meant to be used.
+    fn learn_standings(&mut self, said: &[ArchivedStanding]) -> Option<()> {
+        if let Some(placer) = &mut self.placer
+            && placer.standings.learn(said)?
+        {
+            self.jobs.push(Job::Standings);
+        }
+        Some(())
+    }
+
+    /// Says how a node is meant to be used, if this node is the placer.
+    pub(crate) fn on_stand(&mut self, stand: &ArchivedStand, raw: RawRequest<'_>) {
+        if self.me != ShardId(0) {
+            return self.forward(ShardId(0), raw);
+        }
+        let node = NodeId(stand.node.to_native());
+        let wall_ns = self.env.clock().wall_ns();
+        let known = self.neighbours.as_ref();
+        let is_known = known.is_some_and(|known| known.nodes.iter().any(|member| member.node == node));
+        let why = match (&mut self.placer, Standing::from_number(stand.state)) {
+            (None, _) => Some(Refusal::fatal(Code::InvalidRequest, NOT_LOOKED_AFTER)),
+            (Some(_), None) => Some(Refusal::fatal(Code::InvalidRequest, "a node cannot stand so")),
+            (Some(placer), _) if placer.overview.is_none() => Some(self.who_places()),
+            (Some(_), _) if !is_known => {
+                let message = format!("the cluster has no node {node}");
+                Some(Refusal::fatal(Code::InvalidRequest, message))
+            }
+            (Some(placer), Some(standing)) => {
+                placer.standings.say(node, standing, wall_ns);
+                placer.awaiting.push((raw.origin, node));
+                None
+            }
+        };
+        match why {
+            Some(refusal) => self.refuse(raw.origin, &refusal),
+            None => self.jobs.push(Job::Standings),
         }
     }
 
@@ -480,11 +533,45 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 return;
             };
             let piece = placer.ledger.after(session, after);
-            with_report(term, number, &placer.facts, &piece, |report| {
+            let standings = placer.standings.to_wire();
+            with_report(term, number, &placer.facts, &piece, &standings, |report| {
                 // What is lost is asked for again.
                 neighbours.links.send(to, ShardId(0), report)
             });
         });
+    }
+
+    /// Writes how nodes are meant to be used, and answers those who said so. One at a time: what comes meanwhile is written by the one
+    /// that is under way.
+    pub(crate) async fn store_standings(&self) {
+        let begin = |state: &mut State<E, B>| {
+            let placer = state.placer.as_mut()?;
+            (!mem::replace(&mut placer.is_storing, true)).then_some(())
+        };
+        if self.with_state(begin).is_none() {
+            return;
+        }
+        let mut stored = None;
+        loop {
+            let next = self.with_state(|state| {
+                let placer = state.placer.as_mut()?;
+                let is_done = stored.as_ref() == Some(&placer.standings) && placer.awaiting.is_empty();
+                placer.is_storing = !is_done;
+                (!is_done).then(|| (placer.standings.clone(), mem::take(&mut placer.awaiting)))
+            });
+            let Some((standings, awaiting)) = next else {
+                return;
+            };
+            if let Err(error) = standing::store(&self.env, &standings).await {
+                return self.fail(format!("how nodes are to be used could not be written: {error}"));
+            }
+            stored = Some(standings);
+            self.step(|state| {
+                for (origin, NodeId(node)) in awaiting {
+                    state.reply(origin, &wire::reply::StandReply { node });
+                }
+            });
+        }
     }
 
     /// Carries out an order of the placer, as long as it stands.

@@ -227,6 +227,7 @@ impl<E: Env, B> State<E, B> {
                 self.on_move(range, to, request.deadline_ms.to_native(), raw);
             }
             RequestRef::Place(place) => self.on_place(place, raw),
+            RequestRef::Stand(stand) => self.on_stand(stand, raw),
             RequestRef::Explain(explain) => self.on_explain(base::RangeId(explain.range.to_native()), raw),
             RequestRef::Status(status) => self.jobs.push(Job::Status {
                 origin: raw.origin,
@@ -619,6 +620,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 after,
             } => self.report(from, term, number, (session, after)).await,
             Job::Order(order) => self.carry_out(order).await,
+            Job::Standings => self.store_standings().await,
             Job::Remove(range) => self.remove_replica(range).await,
             Job::EndDamaged { range, what } => self.end_damaged(range, what).await,
             Job::DropDamaged(range) => self.drop_damaged(range).await,

@@ -20,6 +20,7 @@ use crate::marker;
 use crate::message::{Assembled, Recovered, ShardMessage};
 use crate::neighbours::{Neighbours, Word};
 use crate::placer::Placer;
+use crate::placer::standing::{self, StandingError};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::{Found, RecoverError, Replayed, recover_dir, retire_dir};
 use crate::replicate::Batch;
@@ -54,6 +55,9 @@ pub enum NodeError {
     /// The other nodes could not be read.
     #[error(transparent)]
     Roster(#[from] RosterError),
+    /// How nodes are meant to be used could not be read.
+    #[error(transparent)]
+    Standing(#[from] StandingError),
     /// What the shard promised other nodes is not known.
     #[error(transparent)]
     Incarnation(#[from] IncarnationError),
@@ -202,7 +206,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     let transport = Transport::new(env.clone(), transport_config, front.clone())
         .map_err(|error| NodeError::Config(error.to_string()))?;
     let neighbours = meet_neighbours(&env, &config, identity, me).await?;
-    let state = make_state(
+    let mut state = make_state(
         &env,
         &mailbox,
         &config,
@@ -213,6 +217,9 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
         &assembled,
         neighbours,
     );
+    if let Some(placer) = state.placer.as_mut().filter(|_| me == ShardId(0)) {
+        placer.standings = standing::load(&env).await?;
+    }
     let shard = Shard::new(env.clone(), mailbox, state);
     let spawn =
         |class, future: core::pin::Pin<Box<dyn Future<Output = ()>>>| env.tasks().spawn(class, future);

@@ -34,6 +34,12 @@ pub struct NodeStatus {
     pub range_map_version: u64,
     /// Who leads the ranges that this node has replicas of.
     pub ranges: RangesStatus,
+    /// The failure domains of the node, if it was told any.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub locality: String,
+    /// How nodes are meant to be used, those of which something was said.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub standings: BTreeMap<u64, &'static str>,
     /// The other nodes of the cluster; none for a node that is alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<MemberStatus>,
@@ -447,6 +453,8 @@ impl<E: Env, B> State<E, B> {
                 ),
             ),
         };
+        let cluster = self.config.cluster.as_ref();
+        let standings = self.placer.iter().flat_map(|placer| placer.standings.iter());
         NodeStatus {
             verdict,
             advice,
@@ -455,6 +463,12 @@ impl<E: Env, B> State<E, B> {
             node: self.identity.node.0,
             range_map_version: self.map.version(),
             ranges,
+            locality: cluster
+                .map(|cluster| cluster.locality.to_string())
+                .unwrap_or_default(),
+            standings: standings
+                .map(|(node, standing)| (node.0, standing.name()))
+                .collect(),
             nodes,
             shards,
             replicas: Vec::new(),

@@ -105,6 +105,7 @@ messages! {
         DiskWrite: ArchivedDiskWrite,
         Place: ArchivedPlace<'static>,
         Explain: ArchivedExplain,
+        Stand: ArchivedStand,
     ]
 }
 
@@ -125,6 +126,7 @@ messages! {
         DiskWriteReply: ArchivedDiskWriteReply,
         PlaceReply: ArchivedPlaceReply<'static>,
         ExplainReply: ArchivedExplainReply<'static>,
+        StandReply: ArchivedStandReply,
         ErrorReply: ArchivedErrorReply<'static>,
     ]
 }
@@ -198,6 +200,7 @@ kind_of! {
     request::DiskWrite => DiskWrite,
     request::Place<'_> => Place,
     request::Explain => Explain,
+    request::Stand => Stand,
     peer::PeerHello => PeerHello,
     peer::Train<'_> => Train,
     peer::Transfer<'_> => Transfer,
@@ -217,6 +220,7 @@ kind_of! {
     reply::DiskWriteReply => DiskWriteReply,
     reply::PlaceReply<'_> => PlaceReply,
     reply::ExplainReply<'_> => ExplainReply,
+    reply::StandReply => StandReply,
     reply::ErrorReply<'_> => ErrorReply,
 }
 

@@ -94,6 +94,8 @@ kinds! {
     Place = 0x0e,
     /// [`crate::request::Explain`].
     Explain = 0x0f,
+    /// [`crate::request::Stand`].
+    Stand = 0x10,
     /// [`crate::peer::PeerHello`]: the first frame of a connection between shards.
     PeerHello = 0x40,
     /// [`crate::peer::Train`].
@@ -132,6 +134,8 @@ kinds! {
     PlaceReply = 0x8e,
     /// [`crate::reply::ExplainReply`].
     ExplainReply = 0x8f,
+    /// [`crate::reply::StandReply`].
+    StandReply = 0x90,
     /// [`crate::reply::StaleReply`].
     StaleReply = 0xa2,
     /// [`crate::reply::ErrorReply`].

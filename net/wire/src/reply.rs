@@ -215,6 +215,14 @@ pub struct ExplainReply<'a> {
     pub text: &'a str,
 }
 
+/// Answers [`crate::request::Stand`], version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub struct StandReply {
+    /// The node.
+    pub node: u64,
+}
+
 /// Answers [`crate::request::Status`], version 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 pub struct StatusReply<'a> {

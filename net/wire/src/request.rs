@@ -182,6 +182,19 @@ pub struct Explain {
     pub deadline_ms: u32,
 }
 
+/// Says how a node is meant to be used, version 1. Answered by [`crate::reply::StandReply`] on the node that leads the first range, once
+/// it is durable there; others refuse and name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub struct Stand {
+    /// The node.
+    pub node: u64,
+    /// As in [`crate::peer::Standing`].
+    pub state: u8,
+    /// Milliseconds from receipt.
+    pub deadline_ms: u32,
+}
+
 /// Asks for the node's status, version 1. Answered by [`crate::reply::StatusReply`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 #[rkyv(derive(Debug))]

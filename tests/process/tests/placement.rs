@@ -24,11 +24,13 @@ fn free_address() -> String {
 }
 
 fn program(dir: &Path, id: usize, listen: &str, how: &[&str]) -> Program {
+    let zone = ZONES[id - 1];
     let id = id.to_string();
     let pace = ["--replace-after", "3s", "--balance-after", "2s"];
     // Small tables soon, and ranges that are split soon.
     let sizes = ["--memory", "1MiB", "--split-size", "512KiB"];
-    let all = [&["--shards", "1", "--node", &id], how, &pace, &sizes].concat();
+    let place = ["--locality", zone];
+    let all = [&["--shards", "1", "--node", &id], how, &pace, &sizes, &place].concat();
     Program {
         binary: env!("CARGO_BIN_EXE_process-node").into(),
         data: dir.join(format!("node-{id}")),
@@ -36,6 +38,9 @@ fn program(dir: &Path, id: usize, listen: &str, how: &[&str]) -> Program {
         options: all.into_iter().map(str::to_owned).collect(),
     }
 }
+
+/// Where the nodes are: two of the founders share a zone.
+const ZONES: [&str; 4] = ["zone=a", "zone=a", "zone=b", "zone=c"];
 
 /// Three founders, and a fourth node that joins.
 fn programs(dir: &Path) -> Vec<Program> {
@@ -191,4 +196,39 @@ fn a_range_that_grows_is_split() {
     std::thread::sleep(Duration::from_secs(5));
     let count = ranges(program, &all).len();
     assert!(count <= 24, "{count} ranges");
+}
+
+#[test]
+fn replicas_are_spread_over_zones_and_leave_nodes_that_are_to_go() {
+    let dir = scratch();
+    let programs = programs(dir.path());
+    let program = &programs[0];
+    let nodes: Vec<Node> = programs
+        .iter()
+        .map(Program::start)
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let all: Vec<&Node> = nodes.iter().collect();
+    by_any(program, &all, &["range", "split", "m"]);
+    // One of those that share a zone gives its replicas to the node that joined.
+    wait_for(program, &all, "zones are shared", |ranges| {
+        let is_spread = |replicas: &[u64]| replicas.len() == 3 && replicas[1..] == [3, 4];
+        ranges.len() == 2 && ranges.values().all(|(_, replicas)| is_spread(replicas))
+    });
+    let listed = by_any(program, &all, &["node", "ls"]);
+    assert!(listed.contains("zone=c"), "{listed}");
+
+    by_any(program, &all, &["node", "drain", "3", "--leaders"]);
+    let led = |ranges: &BTreeMap<u64, (u64, Vec<u64>)>| ranges.values().all(|(leader, _)| *leader != 3);
+    wait_for(program, &all, "node 3 leads", |ranges| {
+        ranges.len() == 2 && led(ranges)
+    });
+    by_any(program, &all, &["node", "use", "3"]);
+
+    by_any(program, &all, &["node", "drain", "4"]);
+    let listed = by_any(program, &all, &["node", "ls"]);
+    assert!(listed.contains("emptied"), "{listed}");
+    wait_for(program, &all, "node 4 has replicas", |ranges| {
+        ranges.len() == 2 && ranges.values().all(|(_, replicas)| *replicas == [1, 2, 3])
+    });
 }

@@ -13,6 +13,7 @@ pub(crate) fn with_report<R>(
     number: u64,
     facts: &Facts,
     piece: &Piece<'_>,
+    standings: &[peer::Standing],
     send: impl FnOnce(&Placing<'_>) -> R,
 ) -> R {
     let replica = |seen: &Seen| peer::ReplicaReport {
@@ -52,7 +53,7 @@ pub(crate) fn with_report<R>(
         last: piece.last,
         node,
         ranges: &ranges,
-        standings: &[],
+        standings,
     };
     send(&Placing { term, step })
 }

@@ -8,6 +8,7 @@
 
 use super::ledger::{Led, Word};
 use super::settings::Placement;
+use super::standing::{Standing, Standings};
 use base::{NodeId, RangeId, ShardId};
 use core::time::Duration;
 use placement::{
@@ -129,6 +130,7 @@ pub(crate) struct Overview {
     at: BTreeMap<RangeId, usize>,
     cursor: Cursor,
     orders: BTreeMap<RangeId, Given>,
+    standings: Standings,
     survey: u64,
     order_last: u64,
 }
@@ -176,6 +178,7 @@ impl Overview {
             at: BTreeMap::new(),
             cursor: Cursor::default(),
             orders: BTreeMap::new(),
+            standings: Standings::default(),
             survey: 0,
             order_last: 0,
         }
@@ -291,20 +294,33 @@ impl Overview {
         take(range, node, now_ns, led);
     }
 
+    /// How nodes are meant to be used.
+    pub(crate) fn stand(&mut self, standings: &Standings) {
+        if self.standings != *standings {
+            self.standings.clone_from(standings);
+        }
+    }
+
     /// How a node is: as long as it is not heard of it is suspect, and then dead.
-    fn state(&self, known: &Known) -> NodeState {
+    fn state(&self, node: NodeId, known: &Known) -> NodeState {
+        let standing = self.standings.of(node);
         let silent_ns = |since_ns: u64| self.cluster.now_ns.saturating_sub(since_ns);
         if silent_ns(known.lived_ns) >= self.settings.dead_ns() {
-            return NodeState::Dead {
-                since_ns: known.lived_ns,
-            };
+            // Nobody waits for one that is to go.
+            let is_leaving = standing == Standing::Emptied;
+            let since_ns = if is_leaving { 0 } else { known.lived_ns };
+            return NodeState::Dead { since_ns };
         }
         if known.facts.is_none() || silent_ns(known.heard_ns) >= self.settings.suspect_ns() {
             return NodeState::Suspect {
                 since_ns: known.heard_ns,
             };
         }
-        NodeState::Live
+        match standing {
+            Standing::Used => NodeState::Live,
+            Standing::Drained => NodeState::Draining,
+            Standing::Emptied => NodeState::Decommissioning,
+        }
     }
 
     fn count_nodes(&mut self) {
@@ -342,7 +358,7 @@ impl Overview {
             };
             Node {
                 id: *id,
-                state: self.state(known),
+                state: self.state(*id, known),
                 locality: facts.locality,
                 disk_permille,
                 shards: vec![shard],

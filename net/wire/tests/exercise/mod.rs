@@ -225,6 +225,7 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
         | RequestRef::RangeMap(_)
         | RequestRef::Move(_)
         | RequestRef::Explain(_)
+        | RequestRef::Stand(_)
         | RequestRef::Status(_)
         | RequestRef::DiskWrite(_) => 0,
     }
@@ -356,6 +357,7 @@ fn touch_reply(reply: &ReplyRef<'_>) -> usize {
         ReplyRef::WriteReply(_)
         | ReplyRef::SplitReply(_)
         | ReplyRef::MoveReply(_)
+        | ReplyRef::StandReply(_)
         | ReplyRef::DiskWriteReply(_) => 0,
     }
 }

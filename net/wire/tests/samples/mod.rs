@@ -479,6 +479,14 @@ pub(crate) fn requests() -> Vec<Sample> {
             },
         ),
         frame(
+            "Stand",
+            &request::Stand {
+                node: 4,
+                state: 2,
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
             "Status",
             &request::Status {
                 replicas: true,
@@ -666,6 +674,7 @@ pub(crate) fn replies() -> Vec<Sample> {
                 text: "r7: all is well",
             },
         ),
+        frame("StandReply", &reply::StandReply { node: 4 }),
         frame(
             "MoveReply",
             &reply::MoveReply {

@@ -117,6 +117,7 @@ impl Reply {
             | ReplyRef::MoveReply(_)
             | ReplyRef::PlaceReply(_)
             | ReplyRef::ExplainReply(_)
+            | ReplyRef::StandReply(_)
             | ReplyRef::EchoReply(_)
             | ReplyRef::DiskWriteReply(_) => Self::Done,
             ReplyRef::ErrorReply(error) => Self::Refused {
