@@ -286,7 +286,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     rights
                         .iter()
                         .chain([&left])
-                        .for_each(|range| state.end_split(*range))
+                        .for_each(|range| state.end_split(*range));
                 });
             }
             Err(error) => self.fail(format!(
