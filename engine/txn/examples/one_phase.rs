@@ -1,6 +1,6 @@
 //! What the decision about a transaction of one range costs, beside what a plain put does anyway: nanoseconds for each call.
 //!
-//! `cargo run --release -p corelane-txn --example timing`
+//! `cargo run --release -p corelane-txn --example one_phase`
 
 use base::collections::FastMap;
 use base::{ClientId, Prng, Timestamp};
