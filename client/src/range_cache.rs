@@ -15,7 +15,7 @@ pub struct RangeInfo {
     pub span: Span,
     /// The shard that serves it.
     pub shard: ShardId,
-    /// Increases with every split and move of this range.
+    /// Increases with every split of this range.
     pub generation: u64,
     /// The node that leads it, as far as the node that was asked knows; `None` when it does not, or is alone.
     pub leader: Option<NodeId>,

@@ -114,6 +114,18 @@ impl Raft {
         self.supports.0.iter().map(|known| known.id)
     }
 
+    /// Whom this replica is bound to by its node's support, and at which epoch.
+    #[must_use]
+    pub fn bound(&self) -> Option<(ReplicaId, Epoch)> {
+        self.promise
+    }
+
+    /// Binds a replica that goes on, in the same life of its node, where another start of it ended: as [`bound`](Self::bound) said of
+    /// that one. Say what is known of the liveness of the others' nodes before the next input.
+    pub fn bind(&mut self, bound: Option<(ReplicaId, Epoch)>) {
+        self.promise = bound.filter(|_| self.is_external());
+    }
+
     pub(crate) fn end_promise(&mut self, leader: ReplicaId) {
         self.promise = None;
         self.heard = self.config.election_ticks;

@@ -46,6 +46,7 @@ bugs=(
   "raft-support-promises-nothing c300"
   "raft-vote-twice c300"
   "node-takes-state-before-split c300"
+  "node-moved-replica-votes-at-once c300"
   "replica-condition-ignores-in-flight c300"
   "storage-range-tombstone-ignored c300"
 )

@@ -113,9 +113,11 @@ fn of_recover(error: &RecoverError) -> CliError {
         RecoverError::Log(error @ LogError::Version { .. }) => {
             refused(Code::FormatUnknown, "the data is of a newer corelane").cause(error.to_string())
         }
-        RecoverError::Stays { .. } => {
-            refused(Code::ConfigurationInvalid, "the number of shards cannot change").cause(error.to_string())
-        }
+        RecoverError::Stays { .. } => refused(
+            Code::ConfigurationInvalid,
+            "the number of shards cannot change now",
+        )
+        .cause(error.to_string()),
         RecoverError::State(_) | RecoverError::NotAlone { .. } | RecoverError::Members { .. } => {
             refused(Code::FormatUnknown, "the data is of another version of corelane")
                 .cause(error.to_string())

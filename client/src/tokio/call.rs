@@ -221,7 +221,8 @@ impl Pool {
                 if tries.course.goes_near {
                     self.took(target.server, sent.elapsed());
                 }
-                if connection.take_misrouted() {
+                // Home's map says nothing of the shards of another node.
+                if connection.take_misrouted() && self.routing().home() == target.server {
                     self.refresh_soon();
                 }
                 Ok(reply)

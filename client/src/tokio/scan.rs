@@ -236,7 +236,7 @@ impl Rows {
         if self.stream.is_none() {
             self.stream = Some((self.start(target, tries).await?, *target));
         }
-        let (stream, _) = self.stream.as_mut().expect("just started");
+        let (stream, source) = self.stream.as_mut().expect("just started");
         let (watch, begun, deadline) = (stream.watch(), Instant::now(), tries.deadline());
         let allowance = tries
             .course
@@ -244,7 +244,8 @@ impl Rows {
         let until = self.pool.step_deadline(allowance, deadline);
         match tokio::time::timeout_at(until.into(), stream.next()).await {
             Ok(Ok(reply)) => {
-                if stream.take_misrouted() {
+                // Home's map says nothing of the shards of another node.
+                if stream.take_misrouted() && self.pool.routing().home() == source.server {
                     self.pool.refresh_soon();
                 }
                 Ok(reply)

@@ -27,8 +27,11 @@
 //! Invariants:
 //! - A promise is made after everything that was proposed before has its index.
 //! - A list is changed by messages of one series without a gap; otherwise it is void and nothing is closed by it any more.
+//! - A range that moves to another shard is promised by its old one no more from the moment at which it leaves; its new one issues
+//!   timestamps above all that the old one has issued, and so above what that promised.
 //! - After a read was served at a closed timestamp, this replica applies and proposes nothing at or below it: asserted.
 
+use crate::local::Seat;
 use crate::neighbours::Neighbours;
 use crate::state::State;
 use base::{Index, RangeId, Timestamp};
@@ -36,9 +39,7 @@ use core::mem;
 use core::time::Duration;
 use env::{Clock, Env, Instant};
 use liveness::Peer;
-use raft::Membership;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use wire::WireError;
 use wire::peer::{self, ArchivedClosed, ArchivedClosedStep, CLOSED_RANGES_MAX, ClosedRange, ClosedStep};
 
@@ -78,7 +79,8 @@ impl Closed {
 struct Led {
     /// The last entry of its log.
     index: Index,
-    members: Arc<Membership>,
+    /// Where they are, as far as is known; one that is elsewhere hears nothing.
+    places: Vec<Peer>,
 }
 
 /// What is said to a shard of another node.
@@ -240,6 +242,14 @@ impl<E: Env, B> State<E, B> {
         ts
     }
 
+    /// The range has gone to another shard, and is closed from there from now on.
+    pub(crate) fn stop_closing(&mut self, range: RangeId) {
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.closing.led.remove(&range);
+            neighbours.closing.changed.push(range);
+        }
+    }
+
     /// Something of the group in `slot` may be different: whether it leads, its log, or its members.
     pub(crate) fn watch_closed(&mut self, slot: u32) {
         let Some(neighbours) = &mut self.neighbours else {
@@ -314,7 +324,7 @@ impl<E: Env, B> State<E, B> {
         let neighbours = self.neighbours.as_ref()?;
         let lag = u64::try_from(neighbours.cluster.closed_lag.as_nanos()).unwrap_or(u64::MAX);
         let closed = Timestamp::new(wall_ns.saturating_sub(lag), 0).min(issued);
-        let ends = neighbours.support_until();
+        let ends = neighbours.outlook().support_until();
         let may_close = closed > neighbours.closing.closed && closed.wall_ns < ends;
         base::sometimes!(
             "node: nothing is closed beyond the end of support",
@@ -361,7 +371,7 @@ impl<E: Env, B> State<E, B> {
             } else {
                 local.seat.raft.last().index
             },
-            members: Arc::clone(local.seat.raft.membership()),
+            places: places(&local.seat),
         })
     }
 
@@ -470,16 +480,14 @@ impl<E: Env, B> State<E, B> {
     }
 }
 
-impl<E: Env> Neighbours<E> {
-    /// Until when every shard that supports this one does so, at least: zero when that is not known of one that does.
-    fn support_until(&self) -> u64 {
-        let until = |peer: Peer| {
-            let epoch = self.detector.support(peer).received?;
-            Some(self.detector.supported_until(peer, epoch).unwrap_or(0))
-        };
-        self.detector.peers().filter_map(until).min().unwrap_or(u64::MAX)
-    }
+/// Where the other replicas of a range are.
+fn places<E: Env>(seat: &Seat<E>) -> Vec<Peer> {
+    let (members, me) = (seat.raft.membership(), seat.raft.id());
+    let others = members.members().filter(|member| *member != me);
+    others.map(|member| seat.place_of(member)).collect()
+}
 
+impl<E: Env> Neighbours<E> {
     /// Says to every shard that lives what it does not know: the ranges among `changed`, or all when it begins a series.
     fn tell_closed(&self, closing: &mut Closing, changed: &[RangeId], series: Timestamp) {
         let Closing {
@@ -488,8 +496,16 @@ impl<E: Env> Neighbours<E> {
             listeners,
             ..
         } = closing;
-        for peer in self.detector.peers() {
-            let support = self.detector.support(peer);
+        // Who is not spoken to yet is so because of a range that has changed.
+        let spoken_to = listeners.iter().map(|listener| listener.peer);
+        let there = |range: &RangeId| led.get(range).map(|led| led.places.iter().copied());
+        let mut peers: Vec<_> = spoken_to
+            .chain(changed.iter().filter_map(there).flatten())
+            .collect();
+        peers.sort_unstable();
+        peers.dedup();
+        for peer in peers {
+            let support = self.outlook().support(peer.node);
             let lives = support.given.is_some() || support.received.is_some();
             let at = listeners.iter().position(|listener| listener.peer == peer);
             if at.is_none() && !lives {
@@ -504,7 +520,7 @@ impl<E: Env> Neighbours<E> {
                 listener.begin_anew();
                 continue;
             }
-            let is_there = |led: &Led| led.members.members().any(|member| self.peer(member) == peer);
+            let is_there = |led: &Led| led.places.contains(&peer);
             let mut changes = Vec::new();
             if listener.series.is_some() {
                 for range in changed {

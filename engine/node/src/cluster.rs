@@ -51,7 +51,7 @@ pub struct Cluster {
     pub seeds: Vec<Member>,
     /// Which of them have the first range when the cluster begins; none for a node that joins.
     pub founders: Vec<NodeId>,
-    /// The failure detector between shards.
+    /// The failure detector between nodes.
     pub liveness: liveness::Config,
     /// What a tick of the groups lasts. A follower without a leader asks for votes after 10 to 20 of them: ten must be longer
     /// than a round trip between nodes and a device write. Default 10 ms.

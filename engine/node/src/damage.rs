@@ -16,16 +16,18 @@
 //! - A replica without which nobody votes is not given up: reads of the damage are refused, and a start with it.
 
 use crate::damage_note::{self, Noted};
+use crate::dialect::Letter;
 use crate::local::Local;
 use crate::marker;
 use crate::read::ReadGuard;
 use crate::refusal::Refusal;
 use crate::removal::Leaving;
 use crate::shard::Shard;
-use crate::state::{Job, Message, State};
+use crate::state::{Job, Message, Slot, State};
 use base::{NodeId, RangeId, ReplicaId};
 use core::time::Duration;
 use env::{Clock, Env, Instant, Mailbox};
+use liveness::Peer;
 use raft::{MemberChange, Membership};
 use replica::group::{life_of, node_of, replica_on};
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,6 +114,12 @@ impl Injured {
     /// Whether the range's replica is about to end, or has ended.
     pub(crate) fn is_ending(&self, range: RangeId) -> bool {
         self.ending.contains(&range) || self.holds(range).is_some()
+    }
+
+    /// Whether what is said to that replica of the range is said to a damaged one of this shard, or waits for its files to go.
+    pub(crate) fn concerns(&self, range: RangeId, to: ReplicaId) -> bool {
+        let damaged = self.replicas.get(&range);
+        damaged.is_some_and(|damaged| damaged.has_files || life_of(to) <= damaged.noted.life)
     }
 
     /// What was found, by range, of replicas that are not replaced yet.
@@ -377,7 +385,7 @@ impl<E: Env, B> State<E, B> {
     /// What the scrub looks at next, behind a table of a range: the first range from there on, a table of it, and the tablet, which stays
     /// while it is read.
     fn next_to_scrub(&self, (from, after): (RangeId, Option<u64>)) -> Option<ScrubNext<E>> {
-        let live = self.slots.iter().filter_map(crate::state::Slot::live);
+        let live = self.slots.iter().filter_map(Slot::live);
         let local = live
             .filter(|local| local.range >= from && !local.seat.leaving && !local.seat.installing)
             .min_by_key(|local| local.range)?;
@@ -466,7 +474,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             };
             (damaged.has_files, damaged.is_ending) = (false, false);
             damaged.pause = TELL_AGAIN.0;
-            damaged.is_settled
+            let is_settled = damaged.is_settled;
+            if held.is_some() {
+                state.say_place_free(range);
+            }
+            is_settled
         });
         if !is_settled {
             return;
@@ -487,12 +499,38 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
     }
 
+    /// A range that another shard has handed over is damaged: its replica ends here, as one that was served does.
+    pub(crate) async fn arrive_damaged(&self, slot: u32, range: RangeId, life: u32, what: String) {
+        let noted = Noted { life, what };
+        if let Err(error) = damage_note::note(&self.env, self.mailbox.shard(), range, &noted).await {
+            return self.fail(format!(
+                "that range {range} is damaged could not be noted: {error}"
+            ));
+        }
+        base::sometimes!("node: a range that moved was found to be damaged");
+        let now = self.now();
+        self.step(|state| {
+            let content = core::mem::replace(&mut state.slots[slot as usize], Slot::Free);
+            if let Slot::Opening(_, waiting) = content {
+                for request in waiting {
+                    state.refuse(request.origin, &Refusal::not_here());
+                }
+            }
+            state.map.remove(range);
+            state.update_routes();
+            let damaged = Damaged::new(noted, true, now);
+            state.injured.replicas.insert(range, damaged);
+            state.tell_damage();
+        });
+    }
+
     /// Order: as of any replica that was removed, see `removal`.
     async fn erase_damaged(&self, range: RangeId, life: u32) -> Result<(), String> {
         let me = self.mailbox.shard();
         let text = |error: &dyn core::fmt::Display| error.to_string();
-        let buried = marker::bury(&self.env, me, range, life).await;
+        let buried = marker::bury(&self.env, range, life).await;
         buried.map_err(|error| text(&error))?;
+        self.tell_gone(range, life).await;
         let (log, seqno) = self.step(|state| (state.log.clone(), state.log.forget(range)));
         self.wait_durable(&log, seqno).await?;
         match marker::remove(&self.env, me, range).await {
@@ -560,7 +598,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     }
 
     /// Writes the life of a replica that is heard of for the first time, then takes what it was told.
-    pub(crate) async fn name_life(&self, letter: crate::dialect::Letter) {
+    pub(crate) async fn name_life(&self, letter: Letter, caller: Peer) {
         let (range, life) = (letter.range, life_of(letter.to));
         if let Err(error) = damage_note::write_life(&self.env, range, life).await {
             return self.fail(format!("the life of range {range} could not be written: {error}"));
@@ -568,9 +606,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         self.step(|state| {
             state.injured.naming.remove(&range);
             state.injured.lives.insert(range, life);
-            let wall_ns = state.env.clock().wall_ns();
             // Its sender was checked when it came; what cannot be is dropped.
-            let _ = state.on_letter(letter, wall_ns);
+            let _ = state.on_letter(letter, caller, 0);
         });
     }
 }

@@ -11,10 +11,15 @@ use std::sync::Arc;
 use wire::peer as on_wire;
 
 /// A message of a group on its way.
-pub(crate) struct Letter {
+#[derive(Debug)]
+pub struct Letter {
+    /// The group's range.
     pub(crate) range: RangeId,
+    /// Who says it.
     pub(crate) from: ReplicaId,
+    /// To whom.
     pub(crate) to: ReplicaId,
+    /// What.
     pub(crate) message: Message,
 }
 

@@ -1,4 +1,4 @@
-//! What a shard's failure detector must know after a restart: the file `shard-<n>/LIVENESS`, replaced at each start.
+//! What a node's failure detector must know after a restart: the file `shard-0/LIVENESS`, since shard 0 has it, replaced at each start.
 //!
 //! ```text
 //! magic "CLLIVENS" │ version u32 │ crc u32 over what follows │ incarnation u32 │ zero u32 │ wait u64, nanoseconds │ zeros to 4096

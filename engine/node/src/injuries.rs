@@ -2,6 +2,7 @@
 
 use crate::damage_note::{self, Noted};
 use crate::marker;
+use crate::range_map::RangeMap;
 use crate::recover::RecoverError;
 use base::{RangeId, ReplicaId, ShardId};
 use env::{DiskError, Env};
@@ -57,6 +58,16 @@ impl Injuries {
     /// Whether the files of a damaged replica of the range are here.
     pub(crate) fn holds(&self, range: RangeId) -> bool {
         self.held.contains_key(&range)
+    }
+
+    /// The damaged replicas whose files are here.
+    pub(crate) fn held(&self) -> Vec<RangeId> {
+        self.held.keys().copied().collect()
+    }
+
+    /// Forgets what was noted of ranges that are well on another shard: which replicas took part by a lost log is not known for sure.
+    pub(crate) fn forget_those_of(&mut self, map: &RangeMap) {
+        self.noted.retain(|range, _| map.get(*range).is_none());
     }
 
     /// The life of the node's replica of the range.
@@ -158,7 +169,7 @@ impl Injuries {
             self.injure(env, shard, range, life, damage.to_string()).await?;
         }
         // Ids of ranges that this node gave out may have been in the log only: a grave keeps those that follow apart from them.
-        marker::bury(env, shard, reserved, 0).await?;
+        marker::bury(env, reserved, 0).await?;
         damage_note::set_aside(env, shard).await
     }
 

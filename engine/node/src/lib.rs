@@ -5,13 +5,13 @@
 //!   start ─► recover        from a data directory to running shards
 //!   shard ─► state          the event loop of one shard, and what it holds
 //!     write  read  scan     what requests become
-//!     split  moving         ranges change online
+//!     split  claims  moving ranges change online
 //!     maintenance           flush, merge, clock bound
 //!   route, range_map        which shard serves which keys
 //!   local ─► replicate      a range's group, replica and tablet; what groups want written, sent and applied
 //!   entry, dialect          what groups say, as it is in the log and on the wire
-//!   cluster, roster, neighbours
-//!                           other nodes: who they are, what is said to them, whether they live
+//!   cluster, roster, neighbours, letters, outlook
+//!                           other nodes: who they are, what is said to them and to which shard, whether they live
 //!   members, removal        who has a range's replicas changes online
 //!   placer                  the cluster looks after its replicas by itself
 //!   transfer                state for replicas that the log does not reach any more
@@ -27,6 +27,7 @@
 //! - No timestamp is issued above the bound that the log has made durable.
 //! - Nothing here names glommio, a file system or a socket.
 
+mod claims;
 mod closed;
 pub mod cluster;
 pub mod config;
@@ -38,6 +39,7 @@ mod file;
 pub mod identity;
 mod incarnation;
 mod injuries;
+mod letters;
 mod local;
 mod maintenance;
 mod marker;
@@ -45,6 +47,7 @@ mod members;
 pub mod message;
 mod moving;
 mod neighbours;
+mod outlook;
 mod placer;
 pub mod range_map;
 mod read;

@@ -6,12 +6,14 @@ use crate::placer::Load;
 use crate::replicate::Write;
 use crate::state::Then;
 use crate::transfer::Arrived;
-use base::{Index, Prng, RangeId, ReplicaId, Seqno};
+use base::{Index, NodeId, Prng, RangeId, ReplicaId, Seqno, ShardId};
 use core::cell::{Cell, RefCell};
 use env::Env;
 use env::sync::Sender;
+use liveness::Peer;
 use raft::{Entry, HardState, Membership, Raft, ReadToken, Restored};
 use replica::Replica;
+use replica::group::node_of;
 use replica::replica::StateError;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -20,6 +22,8 @@ use storage::Tablet;
 
 /// Entries that a new replica may lack when it begins to vote.
 const LAG_MAX: u64 = 256;
+/// Replicas of a group that are remembered to be on another shard than 0; more than a group has.
+const PLACES_MAX: usize = 64;
 
 /// How the groups of a shard are started.
 pub(crate) struct Groups {
@@ -97,6 +101,12 @@ pub(crate) struct Seat<E: Env> {
     pub(crate) leaving: bool,
     /// The members whose nodes' liveness the group was told of.
     pub(crate) introduced: Option<Arc<Membership>>,
+    /// On which shards of their nodes other replicas were heard last, unless that was shard 0.
+    pub(crate) places: Vec<(ReplicaId, ShardId)>,
+    /// It is about to move to another shard: it hears nothing, and no time passes for it.
+    pub(crate) silent: bool,
+    /// Entries for followers are being read from this shard's log, so often.
+    pub(crate) fetches: u32,
 }
 
 impl<E: Env> Seat<E> {
@@ -115,7 +125,38 @@ impl<E: Env> Seat<E> {
             unmarked: false,
             leaving: false,
             introduced: None,
+            places: Vec::new(),
+            silent: false,
+            fetches: 0,
         }
+    }
+
+    /// Where another replica is, as far as is known: shard 0 of its node knows more.
+    pub(crate) fn place_of(&self, replica: ReplicaId) -> Peer {
+        let known = self.places.iter().find(|(id, _)| *id == replica);
+        Peer {
+            node: node_of(replica),
+            shard: known.map_or(ShardId(0), |(_, shard)| *shard),
+        }
+    }
+
+    /// Another replica was heard on that shard of its node. Whether it was on another one before.
+    pub(crate) fn heard_at(&mut self, replica: ReplicaId, shard: ShardId) -> bool {
+        let is_news = self.place_of(replica).shard != shard;
+        if is_news {
+            self.places.retain(|(id, _)| *id != replica);
+            if shard != ShardId(0) && self.places.len() < PLACES_MAX {
+                self.places.push((replica, shard));
+            }
+        }
+        is_news
+    }
+
+    /// Forgets where the node's replicas are. Whether any was known to be on another shard than 0.
+    pub(crate) fn forget_places(&mut self, node: NodeId) -> bool {
+        let before = self.places.len();
+        self.places.retain(|(id, _)| node_of(*id) != node);
+        self.places.len() < before
     }
 }
 
@@ -169,6 +210,8 @@ pub(crate) struct Local<E: Env> {
     pub(crate) is_closing: bool,
     /// It is among those that are looked at before the next time.
     pub(crate) closing_changed: bool,
+    /// How often it has moved between shards since the node was started.
+    pub(crate) moves: u64,
 }
 
 impl<E: Env> Local<E> {
@@ -198,6 +241,7 @@ impl<E: Env> Local<E> {
             closed: Closed::default(),
             is_closing: false,
             closing_changed: false,
+            moves: 0,
         }
     }
 

@@ -76,34 +76,28 @@ pub(crate) async fn hand_over<E: Env>(
     remove(env, from, range).await
 }
 
-fn graves(shard: ShardId) -> String {
-    format!("shard-{}/gone", shard.0)
-}
+/// The graves of a node: replicas move between shards, and what was removed on one must not come back on another.
+const GRAVES: &str = "gone";
 
-/// Notes, durably, that the shard's replica of a range, and every one before it, was removed from its group: none of them takes part
+/// Notes, durably, that the node's replica of a range, and every one before it, was removed from its group: none of them takes part
 /// in anything again.
-pub(crate) async fn bury<E: Env>(
-    env: &E,
-    shard: ShardId,
-    range: RangeId,
-    life: u32,
-) -> Result<(), DiskError> {
-    let (dir, disk) = (graves(shard), env.disk());
-    disk.create_dir(&dir).await?;
+pub(crate) async fn bury<E: Env>(env: &E, range: RangeId, life: u32) -> Result<(), DiskError> {
+    let disk = env.disk();
+    disk.create_dir(GRAVES).await?;
     drop(
-        disk.create(&format!("{dir}/{}.{life}", range.0), OpenMode::Write)
+        disk.create(&format!("{GRAVES}/{}.{life}", range.0), OpenMode::Write)
             .await?,
     );
-    disk.sync_dir(&dir).await
+    disk.sync_dir(GRAVES).await
 }
 
-/// The last life of each range whose replicas here were removed; durably so.
-pub(crate) async fn buried<E: Env>(env: &E, shard: ShardId) -> Result<BTreeMap<RangeId, u32>, DiskError> {
-    let (dir, disk) = (graves(shard), env.disk());
-    disk.create_dir(&dir).await?;
-    disk.sync_dir(&dir).await?;
+/// The last life of each range whose replicas on this node were removed; durably so.
+pub(crate) async fn buried<E: Env>(env: &E) -> Result<BTreeMap<RangeId, u32>, DiskError> {
+    let disk = env.disk();
+    disk.create_dir(GRAVES).await?;
+    disk.sync_dir(GRAVES).await?;
     let mut buried = BTreeMap::new();
-    for entry in disk.list(&dir).await? {
+    for entry in disk.list(GRAVES).await? {
         let parsed = entry
             .name
             .split_once('.')
@@ -189,20 +183,17 @@ mod tests {
             .expect("the disk is fine");
         machine.record();
         let bury = async {
-            bury(&env, FROM, RANGE, 0).await?;
-            bury(&env, FROM, RANGE, 12).await
+            bury(&env, RANGE, 0).await?;
+            bury(&env, RANGE, 12).await
         };
         machine.block_on(bury).expect("the disk is fine");
         for boundary in machine.trace().boundaries() {
             let second = ImageMachine::after_kill(&boundary);
-            let seen = second.block_on(buried(&second.env(), FROM));
+            let seen = second.block_on(buried(&second.env()));
             let third = ImageMachine::new(&second.image_least());
-            assert_eq!(third.block_on(buried(&third.env(), FROM)), seen);
+            assert_eq!(third.block_on(buried(&third.env())), seen);
         }
-        assert_eq!(
-            machine.block_on(buried(&env, FROM)),
-            Ok(BTreeMap::from([(RANGE, 12)]))
-        );
+        assert_eq!(machine.block_on(buried(&env)), Ok(BTreeMap::from([(RANGE, 12)])));
     }
 
     #[test]

@@ -172,6 +172,10 @@ impl<E: Env, B> State<E, B> {
         // Commands that have their index come first.
         self.close_batch();
         let Some(&slot) = self.here.get(&range) else {
+            if self.map.get(range).is_some() {
+                let message = "the range has just moved to another shard";
+                return Progress::Refused(Refusal::retry(Code::WrongShard, 1, message).about_range(range));
+            }
             let message = format!("range {range} has no replica on this node");
             return Progress::Refused(Refusal::retry(Code::NotLeader, 1, message).about_range(range));
         };

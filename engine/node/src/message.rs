@@ -1,13 +1,22 @@
 //! What shards of a node say to each other over the rings. Owned values; a ring hands them over in order.
 
+use crate::claims::Promised;
+use crate::cluster::Member;
+use crate::dialect::Letter;
+use crate::moving::{Moved, Prepare};
+use crate::neighbours::Word;
+use crate::outlook::Outlook;
 use crate::placer::{Look, Ordered};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
-use crate::status::{ReplicaStatus, ShardStatus};
+use crate::status::{RangeStatus, ReplicaStatus, ShardStatus};
 use base::api::ReadAt;
 use base::{Index, RangeId, RequestId, ShardId, Timestamp};
 use env::Instant;
+use liveness::Peer;
+use raft::HardState;
 use rkyv::util::AlignedVec;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use storage::Rows;
 use transport::ConnectionId;
@@ -150,16 +159,24 @@ pub enum Ask {
     Status,
     /// To every shard: what do your replicas have?
     Replicas,
+    /// To every shard: who leads your ranges, and who votes in them?
+    Ranges,
     /// To every shard: a timestamp above every write that you have acknowledged.
     Clock,
     /// To shard 0: put these into the map that counts.
     MapEdit(Vec<RangeEntry>),
+    /// To the new place of a range: write what its log has beyond its tables.
+    Prepare(Box<Prepare>),
     /// To the new place of a range: take it.
     MoveIn(Box<MoveIn>),
     /// To every shard: what is there to report to the placer of this term?
     Look(u64),
     /// To the shard that serves a range: the placer wants this done.
     Order(Box<Ordered>),
+    /// To shard 0: a split is about to make this range.
+    Claim(RangeId),
+    /// To shard 0: the replicas of a range up to this life were removed from their group.
+    Gone(RangeId, u32),
 }
 
 /// The answer to an [`Ask`].
@@ -173,19 +190,28 @@ pub enum Answer {
     Status(Box<ShardStatus>),
     /// The shard's replicas.
     Replicas(Vec<ReplicaStatus>),
+    /// The shard's ranges.
+    Ranges(Vec<RangeStatus>),
     /// The timestamp.
     Clock(Timestamp),
     /// The version of the map that contains the edit.
     MapEdit(u64),
+    /// It is durable.
+    Prepared,
     /// The range is served there, as of this map version.
     MoveIn(u64),
     /// What there is to report.
     Look(Box<Look>),
     /// The order came.
     Order,
+    /// What a stranger has promised in the range's place, and the last life whose replicas were removed; `None`: ask again.
+    Claim(Option<(Promised, Option<u32>)>),
+    /// Shard 0 knows.
+    Gone,
 }
 
-/// A range on its way to another shard. Its files are complete on disk; nothing of it is left in the old shard's log.
+/// A range on its way to another shard. What is committed is complete in its tables, what is not is in the new shard's log; nothing of
+/// it is left in the old one's.
 #[derive(Debug)]
 pub struct MoveIn {
     /// The last entry in its tables: what the new shard opens must be this, not an older manifest from a lying disk.
@@ -196,6 +222,21 @@ pub struct MoveIn {
     pub clock: Timestamp,
     /// Requests that waited for the move.
     pub parked: Vec<OwnedRequest>,
+    /// Its place in its group, which goes on as it is: also with leadership, and with what it is bound to.
+    pub moved: Moved,
+}
+
+/// A step of a transfer in a buffer of its own, for the shard that has the replica.
+#[derive(Debug)]
+pub struct OwnedTransfer {
+    /// What it is.
+    pub kind: Kind,
+    /// The archive, aligned.
+    pub payload: AlignedVec<16>,
+    /// The shard of another node that it came from.
+    pub caller: Peer,
+    /// How often it was handed on.
+    pub hops: u8,
 }
 
 /// What a shard tells shard 0 when it has recovered.
@@ -209,6 +250,10 @@ pub struct Recovered {
     pub range_max: RangeId,
     /// Whether replicas of it are damaged: ranges that are missing are not new.
     pub damaged: bool,
+    /// Those whose files it has.
+    pub held: Vec<RangeId>,
+    /// What replicas of ranges that are not its own promised, as its log has it: strangers, or what is elsewhere by now.
+    pub promises: BTreeMap<RangeId, HardState>,
 }
 
 /// What shard 0 tells every shard when all have recovered.
@@ -220,6 +265,8 @@ pub struct Assembled {
     pub clock: Timestamp,
     /// Where shard 0 listens, so that "port 0" means the same port on all shards.
     pub listen: env::Address,
+    /// What replicas promised, as the logs of other shards may have it.
+    pub promises: Arc<BTreeMap<RangeId, HardState>>,
 }
 
 /// A message from one shard of a node to another. `S` is a connection that no shard has taken up yet.
@@ -246,6 +293,47 @@ pub enum ShardMessage<S> {
         ticket: u64,
         /// The answer.
         answer: Answer,
+    },
+    /// To shard 0: this shard turns.
+    Pulse,
+    /// From shard 0: what the node's failure detector says.
+    Outlook(Arc<Outlook>),
+    /// Other nodes were heard of.
+    Learned {
+        /// Which.
+        members: Vec<Member>,
+        /// Who says so.
+        word: Word,
+    },
+    /// A letter for a replica that the receiver has, or knows more of.
+    Letter {
+        /// The letter.
+        letter: Box<Letter>,
+        /// The shard of another node that it came from.
+        caller: Peer,
+        /// How often it was handed on.
+        hops: u8,
+    },
+    /// A step of a transfer, likewise.
+    Transfer(Box<OwnedTransfer>),
+    /// To shard 0: the range that was claimed is not made by a split after all.
+    Unclaim {
+        /// The range.
+        range: RangeId,
+        /// What a stranger promised in its place.
+        promised: Promised,
+    },
+    /// To shard 0: the range has no replica on the sender any more.
+    Removed {
+        /// The range.
+        range: RangeId,
+    },
+    /// The replicas of a range up to this life were removed from their group.
+    Gone {
+        /// The range.
+        range: RangeId,
+        /// The last life.
+        life: u32,
     },
     /// Start-up: who the node is and how many shards it had.
     Identity(crate::identity::Identity),

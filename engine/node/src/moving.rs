@@ -1,31 +1,89 @@
-//! Moving a range to another shard of the node, online: everything of it goes to disk, its marker is renamed, the other shard
-//! opens it. Requests that come meanwhile wait and travel with it.
+//! Moving a range to another shard of the node, online. What it has applied goes to disk, what its log has beyond goes to the other
+//! shard's log, its marker is renamed, and its place in its group goes over as it is. Requests that come meanwhile wait and travel with
+//! it.
 //!
 //! ```text
-//!  old shard:  flush (serving) │ block, drain, flush │ rename marker │ MoveIn ──►
-//!  new shard:                                                          open │ serve what waited
+//!  old shard:  flush (serving) │ block, drain, fall silent, flush │ Prepare ──►        │ rename marker │ MoveIn ──►
+//!  new shard:                                                       log: what is beyond │                          open │ go on
 //! ```
 //!
-//! A crash before the rename is durable leaves the range where it was, one after it where it goes: in both cases complete,
-//! since nothing of it was left in the old shard's log alone.
+//! A crash before the rename is durable leaves the range where it was, one after it where it goes: in both cases complete, since the new
+//! shard's log has what the old one has beyond the tables. What a log has of an earlier stay of the range ends with
+//! [`Record::Forget`], which comes before anything of the next stay.
+//!
+//! The group is not started anew: a leader goes on leading, and a follower stays bound to whom it follows by its node's support. That
+//! must not be forgotten, or it would elect another leader beside one that reads under its lease; so it is the same [`Raft`], and goes
+//! on only when the new shard knows of other nodes' lives what the old one did.
 
-use crate::local::Local;
+use crate::closed::Closed;
+use crate::dialect::Letter;
+use crate::local::{Groups, Local, Seat};
 use crate::marker;
 use crate::message::{Answer, Ask, MoveIn, Origin, RawRequest, ShardMessage};
 use crate::range_map::RangeEntry;
 use crate::refusal::Refusal;
+use crate::replicate::append;
 use crate::shard::Shard;
-use crate::state::{Job, Message, Slot, State};
-use base::{Index, RangeId, ShardId, Timestamp};
+use crate::state::{Arrival, Job, Message, Slot, State};
+use base::{Index, RangeId, ReplicaId, Seqno, ShardId, Timestamp};
+use core::mem;
 use core::time::Duration;
 use env::sync::Receiver;
 use env::{Clock, Env, Instant, Mailbox};
-use storage::Tablet;
+use log::Record;
+use raft::{Body, Content, Entry, HardState, Raft};
+use replica::command;
+use replica::group::life_of;
+use std::sync::Arc;
+use storage::{StorageError, Tablet};
 use wire::Code;
 use wire::reply::MoveReply;
 
 /// A memtable larger than this is flushed before the range stops taking writes.
 const FLUSH_FIRST_BYTES: usize = 64 << 10;
+/// How long a range takes no writes at most because what was proposed before is not committed: then it stays where it is.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
+/// How often is looked whether the range may go.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// What a range's log has beyond its tables.
+#[derive(Debug)]
+pub struct Prepare {
+    range: RangeId,
+    hard_state: HardState,
+    /// Everything up to here is committed, and in the tables.
+    flushed: Index,
+    entries: Vec<Entry>,
+}
+
+/// A replica's place in its group, on its way to another shard.
+#[derive(Debug)]
+pub struct Moved {
+    raft: Raft,
+    places: Vec<(ReplicaId, ShardId)>,
+    /// Since which entry it leads, if it does.
+    leads_from: Option<Index>,
+    /// Up to when it is known to be closed.
+    closed: Closed,
+    /// The outlook that the old shard had.
+    outlook: u64,
+}
+
+/// Why a range that was handed over cannot be served.
+enum Unopened {
+    /// Its files are damaged.
+    Damaged(String),
+    Failed(String),
+}
+
+/// How far a range is on its way out.
+enum Drained {
+    /// Nothing of it is under way, and it hears nothing any more.
+    Silent,
+    Waits,
+    /// A split comes first.
+    Splits,
+}
 
 impl<E: Env, B> State<E, B> {
     pub(crate) fn on_move(&mut self, range: RangeId, to: ShardId, deadline_ms: u32, raw: RawRequest<'_>) {
@@ -51,15 +109,136 @@ impl<E: Env, B> State<E, B> {
         });
     }
 
+    /// Brings the range one step nearer to where nothing of it is under way. A leader takes no writes from the first step on.
+    fn drain_out(&mut self, range: RangeId) -> Drained {
+        self.close_batch();
+        self.stop_sending(range, None);
+        let local = live_mut(self, range);
+        let is_split = |entry: &Entry| match &entry.content {
+            Content::Command(payload) => command::split_of(payload).is_some(),
+            _ => false,
+        };
+        if local.seat.committed.iter().any(is_split) || local.seat.leaving {
+            return Drained::Splits;
+        }
+        if local.led {
+            local.replica.block();
+            if !local.is_quiet() || local.reads.get() > 0 || !local.unconfirmed.is_empty() {
+                return Drained::Waits;
+            }
+        }
+        // From here on a follower hears nothing; a leader has nothing to say.
+        local.seat.silent = true;
+        let seat = &local.seat;
+        let is_quiet = seat.writes == 0
+            && seat.fetches == 0
+            && !seat.dirty
+            && seat.committed.is_empty()
+            && !seat.raft.is_transferring();
+        if is_quiet && local.reads.get() == 0 {
+            Drained::Silent
+        } else {
+            Drained::Waits
+        }
+    }
+
+    /// The range stays where it is.
+    fn stay(&mut self, range: RangeId) {
+        let local = live_mut(self, range);
+        local.seat.silent = false;
+        local.seat.introduced = None;
+        local.busy.set(false);
+        if local.led {
+            local.replica.unblock();
+        }
+        let slot = self.slot_of(range).expect("a range that is worked on stays");
+        self.resend_state(slot);
+        self.introduce_all(slot);
+        self.touch(slot);
+        self.run_parked(slot);
+    }
+
+    /// A follower lets its leader hear where it is now, which may have nothing to say to it for long.
+    fn say_where(&mut self, slot: u32) {
+        let seat = &self.live_mut(slot).seat;
+        let (range, from, term) = (seat.range, seat.raft.id(), seat.raft.term());
+        let Some(leader) = seat.raft.leader().filter(|leader| *leader != from) else {
+            return;
+        };
+        let at = seat.place_of(leader);
+        if let Some(neighbours) = &mut self.neighbours {
+            let body = Body::Bound;
+            let letter = Letter {
+                range,
+                from,
+                to: leader,
+                message: raft::Message { term, body },
+            };
+            neighbours.post(at, letter);
+        }
+    }
+
+    /// State that was on its way to followers is sent again: where it was sent from it is no more.
+    fn resend_state(&mut self, slot: u32) {
+        let raft = &mut self.live_mut(slot).seat.raft;
+        let members = Arc::clone(raft.membership());
+        members.members().for_each(|member| raft.snapshot_failed(member));
+    }
+
+    /// What the log has of a range beyond `flushed`.
+    fn beyond(&mut self, range: RangeId, flushed: Index) -> Prepare {
+        let local = live_mut(self, range);
+        local.flushed(flushed);
+        Prepare {
+            range,
+            hard_state: local.replica.group().hard_state,
+            flushed,
+            entries: entries_beyond(&local.seat.raft, flushed),
+        }
+    }
+
+    /// Stages what a range that is about to come has in its log.
+    pub(crate) fn prepare(&mut self, prepare: &Prepare) -> Seqno {
+        let &Prepare {
+            range,
+            hard_state: HardState { term, vote, .. },
+            flushed,
+            ref entries,
+        } = prepare;
+        base::sometimes!(
+            "node: a range moves with entries that are not committed",
+            !entries.is_empty()
+        );
+        // Whatever an earlier stay has left counts no more.
+        self.log.forget(range);
+        let mut seqno = self.log.append(&Record::HardState {
+            range,
+            term,
+            vote,
+            commit: flushed,
+        });
+        for entry in entries {
+            seqno = append(&self.log, range, entry);
+        }
+        seqno
+    }
+
     /// Takes the range out of its slot and sends it to its new place.
     fn depart(&mut self, range: RangeId, to: ShardId) -> Receiver<Answer> {
         self.answer_gets();
         let slot = self.slot_of(range).expect("a range that moves is here");
         let mut entry = self.entry_of(slot);
         entry.shard = to;
-        let Slot::Live(mut local) = core::mem::replace(&mut self.slots[slot as usize], Slot::Free) else {
+        entry.moves += 1;
+        let Slot::Live(mut local) = mem::replace(&mut self.slots[slot as usize], Slot::Free) else {
             unreachable!("a range that moves is live")
         };
+        assert!(
+            local.proposed.is_empty() && local.seat.writes == 0,
+            "nothing of {range} is under way"
+        );
+        base::sometimes!("node: a leader moves", local.led && !local.is_alone());
+        base::sometimes!("node: a follower moves", !local.led && !local.is_alone());
         let parked = local.replica.unpark().into();
         let flushed = local.tablet.flushed_index();
         self.log.forget(range);
@@ -67,7 +246,17 @@ impl<E: Env, B> State<E, B> {
         self.departed.push(entry.clone());
         self.map.merge([entry.clone()]);
         self.update_routes();
+        self.stop_closing(range);
         let clock = self.hlc.last();
+        let outlook = self.neighbours.as_ref();
+        let outlook = outlook.map_or(0, |neighbours| neighbours.outlook().version());
+        let moved = Moved {
+            leads_from: local.led.then_some(local.leads_from),
+            places: mem::take(&mut local.seat.places),
+            closed: mem::take(&mut local.closed),
+            raft: local.seat.raft,
+            outlook,
+        };
         self.ask(
             to,
             Ask::MoveIn(Box::new(MoveIn {
@@ -75,8 +264,41 @@ impl<E: Env, B> State<E, B> {
                 entry,
                 clock,
                 parked,
+                moved,
             })),
         )
+    }
+
+    /// The range is served here from now on. Requests that waited for it come back.
+    fn arrive(&mut self, slot: u32, local: Local<E>, clock: Timestamp) {
+        if !base::planted_bug!("node-move-ignores-clock") {
+            self.hlc.raise(clock);
+        }
+        let (range, flushed) = (local.range, local.tablet.flushed_index());
+        let content = mem::replace(&mut self.slots[slot as usize], Slot::Live(Box::new(local)));
+        let Slot::Opening(_, waiting) = content else {
+            unreachable!("the slot was kept for the range")
+        };
+        self.log.cover(range, flushed);
+        let local = self.live_mut(slot);
+        if local.led {
+            let last = local.seat.raft.last().index;
+            // Its own proposals before are applied; what it has shown to readers is below the clock that came with it.
+            local.replica.lead(last, Timestamp::ZERO);
+            let last_ts = local.replica.last_ts();
+            self.hlc.raise(last_ts);
+            self.clock_wanted_ns = self.clock_wanted_ns.max(last_ts.wall_ns);
+            self.wake_maintenance |= last_ts.wall_ns > self.clock_bound_ns;
+        }
+        if self.live_mut(slot).is_alone() && !self.live_mut(slot).seat.raft.is_leader() {
+            self.live_mut(slot).seat.raft.campaign_now();
+        }
+        self.resend_state(slot);
+        self.introduce_all(slot);
+        self.say_where(slot);
+        self.touch(slot);
+        self.close_batch();
+        waiting.iter().for_each(|request| self.on_owned(request));
     }
 }
 
@@ -108,90 +330,96 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             return Ok(self.with_state(|state| state.map.version()));
         }
         let tablet = self.claim(range, deadline).await?;
-        let moved = self.empty_out(range, &tablet).await;
-        if let Err(reason) = moved {
+        let failed = |reason: String| {
             let message = format!("range {range} could not be moved: {reason}");
             self.fail(message.clone());
-            return Err(Refusal::fatal(Code::DiskFailed, message));
-        }
+            Refusal::fatal(Code::DiskFailed, message)
+        };
+        self.flush_first(range, &tablet).await.map_err(failed)?;
+        self.fall_silent(range, deadline).await?;
+        let flushed = self.flush_rest(range, &tablet).await.map_err(failed)?;
         drop(tablet);
+        let prepare = Box::new(self.step(|state| state.beyond(range, flushed)));
+        let no_answer = || Refusal::retry(Code::Unavailable, 10, format!("shard {to} did not answer"));
+        let prepared = self.step(|state| state.ask(to, Ask::Prepare(prepare))).await;
+        let Some(Answer::Prepared) = prepared else {
+            return Err(no_answer());
+        };
         if let Err(error) = marker::hand_over(&self.env, me, to, range).await {
-            let message = format!("range {range} could not be handed over: {error}");
-            self.fail(message.clone());
-            return Err(Refusal::fatal(Code::DiskFailed, message));
+            return Err(failed(error.to_string()));
         }
         match self.step(|state| state.depart(range, to)).await {
             Some(Answer::MoveIn(version)) => Ok(version),
-            Some(_) | None => Err(Refusal::retry(
-                Code::Unavailable,
-                10,
-                format!("shard {to} did not answer"),
-            )),
+            Some(_) | None => Err(no_answer()),
         }
     }
 
     /// Waits until nothing else works on the range, and takes it for itself.
     async fn claim(&self, range: RangeId, deadline: Instant) -> Result<Tablet<E>, Refusal> {
         loop {
-            let claimed = self.with_state(|state| match state.local(range) {
-                None => Err(Refusal::retry(
-                    Code::WrongShard,
-                    1,
-                    "the range has just moved to another shard",
-                )),
-                Some(local) if !local.is_alone() => Err(Refusal::fatal(
-                    Code::InvalidRequest,
-                    "the range has replicas on other nodes: this version of corelane moves it between nodes and shards not \
-                     yet",
-                )),
+            let claimed = self.with_state(|state| {
+                let is_receiving = state.is_receiving(range);
+                let Some(local) = state.local(range) else {
+                    return Err(Refusal::retry(
+                        Code::WrongShard,
+                        1,
+                        "the range has just moved to another shard",
+                    ));
+                };
+                let seat = &local.seat;
                 // A split that is under way waits for whoever works on the range.
-                Some(local) if local.busy.get() || local.replica.is_blocked() => Ok(None),
-                Some(local) => {
-                    local.busy.set(true);
-                    Ok(Some(local.tablet.clone()))
+                let is_claimed =
+                    local.busy.get() || local.replica.is_blocked() || local.split_open || seat.unmarked;
+                if is_claimed || is_receiving || seat.installing || seat.arrived.is_some() || seat.leaving {
+                    return Ok(None);
                 }
+                local.busy.set(true);
+                Ok(Some(local.tablet.clone()))
             });
             match claimed? {
                 Some(tablet) => return Ok(tablet),
-                None if self.now() >= deadline => {
-                    return Err(Refusal::retry(
-                        Code::RangeBusy,
-                        10,
-                        "the range is being flushed, split or moved",
-                    ));
-                }
-                None => self.env.clock().sleep(Duration::from_millis(1)).await,
+                None if self.now() >= deadline => return Err(busy()),
+                None => self.env.clock().sleep(LOOK_AGAIN).await,
             }
         }
     }
 
-    /// Brings everything of the range to disk; from the middle on it takes no writes.
-    async fn empty_out(&self, range: RangeId, tablet: &Tablet<E>) -> Result<(), String> {
+    /// Brings most of the range to disk while it is served.
+    async fn flush_first(&self, range: RangeId, tablet: &Tablet<E>) -> Result<(), String> {
         if tablet.stats().active_bytes > FLUSH_FIRST_BYTES {
             base::sometimes!("node: range flushed before it moves");
             self.freeze(range);
             tablet.flush().await.map_err(|error| error.to_string())?;
         }
-        self.step(|state| live_mut(state, range).replica.block());
+        Ok(())
+    }
+
+    /// Waits until nothing of the range is under way. From then on it takes no writes, and hears nothing.
+    async fn fall_silent(&self, range: RangeId, deadline: Instant) -> Result<(), Refusal> {
+        let deadline = deadline.min(self.now() + DRAIN_MAX);
         loop {
-            let quiet = self.with_state(|state| {
-                let local = live_mut(state, range);
-                local.is_quiet() && local.reads.get() == 0
-            });
-            if quiet {
-                break;
+            match self.step(|state| state.drain_out(range)) {
+                Drained::Silent => return Ok(()),
+                Drained::Waits if self.now() < deadline => self.env.clock().sleep(LOOK_AGAIN).await,
+                Drained::Waits | Drained::Splits => {
+                    base::sometimes!("node: a range does not become quiet, and stays where it is");
+                    self.step(|state| state.stay(range));
+                    return Err(busy());
+                }
             }
-            self.wait_applied().await;
         }
-        self.step(|state| live_mut(state, range).replica.bump_generation());
+    }
+
+    /// Brings the rest of what is applied to disk, with the state of the replica.
+    async fn flush_rest(&self, range: RangeId, tablet: &Tablet<E>) -> Result<Index, String> {
         self.freeze(range);
         let flushed = tablet.flush().await.map_err(|error| error.to_string())?;
         let applied = tablet.applied_index();
         assert_eq!(
             flushed, applied,
-            "{range} is blocked: nothing was applied during the flush"
+            "{range} is silent: nothing was applied during the flush"
         );
-        Ok(())
+        Ok(flushed)
     }
 
     /// Freezes the range's memtable with the replica's state as of now.
@@ -201,67 +429,122 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         });
     }
 
+    /// Says so when what a range that is about to come has in its log is durable in this one's.
+    pub(crate) async fn prepared(&self, from: ShardId, ticket: u64, seqno: Seqno) {
+        let log = self.with_state(|state| state.log.clone());
+        if let Err(error) = self.wait_durable(&log, seqno).await {
+            return self.fail(error);
+        }
+        let answer = Answer::Prepared;
+        self.step(|state| state.send(from, ShardMessage::Answer { ticket, answer }));
+    }
+
     /// Opens a range that another shard has handed over, and serves what waited for it.
-    pub(crate) async fn move_in(
-        &self,
-        from: ShardId,
-        ticket: u64,
-        slot: u32,
-        (entry, flushed): (RangeEntry, Index),
-        clock: Timestamp,
-    ) {
+    pub(crate) async fn move_in(&self, from: ShardId, ticket: u64, slot: u32, arrival: Arrival) {
+        let Arrival {
+            entry,
+            flushed,
+            clock,
+            moved,
+        } = arrival;
         let range = entry.descriptor.range;
-        let opened = async {
-            let storage = self.with_state(|state| state.storage.clone());
-            let tablet = Tablet::open(&storage, range)
-                .await
-                .map_err(|error| error.to_string())?;
-            if tablet.flushed_index() != flushed {
-                let found = tablet.flushed_index();
-                return Err(format!(
-                    "its tables end at entry {found}, they were handed over at entry {flushed}"
-                ));
-            }
-            let groups = self.with_state(|state| state.groups.clone());
-            let mut local = Local::open(tablet, &groups).map_err(|error| error.to_string())?;
-            local.replica.raise_generation(entry.descriptor.generation);
-            Ok::<_, String>(local)
-        };
-        let local = match opened.await {
+        let outlook = moved.outlook;
+        let (id, voters) = (moved.raft.id(), moved.raft.membership().voters());
+        let has_peers = voters.iter().any(|voter| *voter != id);
+        let local = match self.open_moved(&entry, flushed, moved).await {
             Ok(local) => local,
-            Err(reason) => return self.fail(format!("range {range} could not be opened: {reason}")),
+            Err(Unopened::Damaged(what)) if has_peers => {
+                self.arrive_damaged(slot, range, life_of(id), what).await;
+                return self.step(|state| {
+                    let answer = Answer::MoveIn(state.map.version());
+                    state.send(from, ShardMessage::Answer { ticket, answer });
+                });
+            }
+            Err(Unopened::Damaged(reason) | Unopened::Failed(reason)) => {
+                return self.fail(format!("range {range} could not be opened: {reason}"));
+            }
         };
         self.reach_clock(clock).await;
-        let waiting = self.step(|state| {
-            if !base::planted_bug!("node-move-ignores-clock") {
-                state.hlc.raise(clock);
-            }
-            let content = core::mem::replace(&mut state.slots[slot as usize], Slot::Live(Box::new(local)));
-            match content {
-                Slot::Opening(_, waiting) => waiting,
-                Slot::Free | Slot::Live(_) | Slot::Stranger(_) => {
-                    unreachable!("the slot was kept for the range")
-                }
-            }
-        });
-        self.step(|state| {
-            state.campaign(slot);
-            waiting.iter().for_each(|request| state.on_owned(request));
-        });
+        // What it is bound by was known where it was.
+        let knows = |state: &mut State<E, B>| {
+            let neighbours = state.neighbours.as_ref();
+            neighbours.is_none_or(|neighbours| neighbours.outlook().version() >= outlook)
+        };
+        while !self.with_state(knows) {
+            base::sometimes!("node: a range waits until its new shard knows what its old one did");
+            self.env.clock().sleep(LOOK_AGAIN).await;
+        }
+        self.step(|state| state.arrive(slot, local, clock));
         let entry = self.with_state(|state| state.entry_of(slot));
         let Ok(version) = self.edit_map(vec![entry]).await else {
             return;
         };
-        self.step(|state| {
-            state.send(
-                from,
-                ShardMessage::Answer {
-                    ticket,
-                    answer: Answer::MoveIn(version),
-                },
-            );
-        });
+        let answer = Answer::MoveIn(version);
+        self.step(|state| state.send(from, ShardMessage::Answer { ticket, answer }));
     }
+
+    async fn open_moved(
+        &self,
+        entry: &RangeEntry,
+        flushed: Index,
+        moved: Moved,
+    ) -> Result<Local<E>, Unopened> {
+        let (storage, groups) = self.with_state(|state| (state.storage.clone(), state.groups.clone()));
+        let tablet = Tablet::open(&storage, entry.descriptor.range)
+            .await
+            .map_err(|error| match error {
+                StorageError::Corruption(_) => Unopened::Damaged(error.to_string()),
+                other => Unopened::Failed(other.to_string()),
+            })?;
+        let found = tablet.flushed_index();
+        if found != flushed {
+            return Err(Unopened::Failed(format!(
+                "its tables end at entry {found}, they were handed over at entry {flushed}"
+            )));
+        }
+        let mut local = Local::open(tablet, &groups).map_err(|error| Unopened::Failed(error.to_string()))?;
+        local.moves = entry.moves;
+        local.take_over(moved, &groups);
+        Ok(local)
+    }
+}
+
+impl<E: Env> Local<E> {
+    /// Goes on in the group as it did on another shard.
+    fn take_over(&mut self, moved: Moved, groups: &Groups) {
+        let Moved {
+            raft,
+            places,
+            leads_from,
+            closed,
+            outlook: _,
+        } = moved;
+        let Seat { range, .. } = self.seat;
+        let applied = self.replica.applied_index();
+        let id = self.replica.group().id;
+        assert_eq!(raft.id(), id, "{range} is the replica that it was");
+        self.commit_noted = applied;
+        self.seat.places = places;
+        self.closed = closed;
+        if leads_from.is_none() && base::planted_bug!("node-moved-replica-votes-at-once") {
+            self.restart_group(groups, entries_beyond(&raft, applied));
+            return;
+        }
+        self.seat.raft = raft;
+        self.led = leads_from.is_some();
+        self.leads_from = leads_from.unwrap_or_default();
+    }
+}
+
+fn busy() -> Refusal {
+    let message = "the range is being flushed, split or moved, or what was written is not committed";
+    Refusal::retry(Code::RangeBusy, 10, message)
+}
+
+/// The entries of a group's log after `index`, which is applied: all of them are in memory.
+pub(crate) fn entries_beyond(raft: &Raft, index: Index) -> Vec<Entry> {
+    let range = index.next()..raft.last().index.next();
+    raft.entries(&range).cloned().collect()
 }
 
 fn live_mut<E: Env, B>(state: &mut State<E, B>, range: RangeId) -> &mut Local<E> {

@@ -1,16 +1,18 @@
 //! The other nodes, as one shard sees them: what its groups say to theirs, whether they live, and who leads until when.
 //!
 //! ```text
-//!   frames ─► train ─► detector ─► support changes ─► groups
-//!                  └─► letters ──────────────────────► groups ─► dirty ─► end of the turn ─► one train per node
+//!   frames ─► train ─► detector ─► outlook ─► groups
+//!                  └─► letters ─────────────► groups ─► dirty ─► end of the turn ─► one train per shard spoken to
 //!   timer ──► detector, groups that need ticks
 //! ```
 //!
-//! A shard speaks to the shard of the same number on each other node.
+//! Letters go to the shard on which the other replica was last heard, and else to shard 0 of its node, see `letters`. The failure
+//! detector is between nodes: shard 0 has it, and tells the others what it says, see `outlook`.
 //!
 //! Invariants:
 //! - Nothing is said, and no group takes part in anything, before the detector's start is durable and may take part.
-//! - Groups hear that support has changed before a message that follows from it leaves.
+//! - The groups of shard 0 hear that support has changed before a message that follows from it leaves; those of other shards hear it
+//!   later, which does no harm.
 //! - What waits for a write leaves after it, in the order in which the group handed it out.
 
 use crate::closed::{Closing, nap_until};
@@ -18,7 +20,8 @@ use crate::cluster::{Cluster, Member, NODE_MAX};
 use crate::dialect::{Letter, letter_from_wire, liveness_from_wire, with_train};
 use crate::incarnation;
 use crate::local::Local;
-use crate::message::Origin;
+use crate::message::{Origin, ShardMessage};
+use crate::outlook::{Outlook, Pulses};
 use crate::refusal::Refusal;
 use crate::roster::{self, address_from_bytes, address_to_bytes};
 use crate::shard::Shard;
@@ -31,8 +34,8 @@ use core::time::Duration;
 use env::sync::{Receiver, oneshot};
 use env::{Clock, Env, Mailbox};
 use liveness::{Event, Liveness, Peer, StepError};
-use raft::{Body, Epoch, ReadToken, Support};
-use replica::group::{life_of, node_of};
+use raft::{Epoch, ReadToken, Support};
+use replica::group::node_of;
 use std::rc::Rc;
 use std::sync::Arc;
 use transport::{ConnectionId, HelloAnswer, Peers};
@@ -55,10 +58,12 @@ pub(crate) struct Neighbours<E: Env> {
     /// All nodes that are known, this one included.
     pub(crate) nodes: Vec<Member>,
     pub(crate) links: Peers<E>,
-    pub(crate) detector: Liveness,
-    detected: liveness::Ready,
-    /// Messages of this turn, by node.
-    letters: Vec<(NodeId, Vec<Letter>)>,
+    /// This node's failure detector: shard 0 has it.
+    detector: Option<Detector>,
+    /// What it says, as far as this shard was told.
+    outlook: Arc<Outlook>,
+    /// Messages of this turn, by whom they go to.
+    letters: Vec<(Peer, Vec<Letter>)>,
     /// Who is at the other end of connections that came in.
     callers: FastMap<ConnectionId, Peer>,
     /// Slots of groups that need ticks, some of which may be over.
@@ -73,9 +78,17 @@ pub(crate) struct Neighbours<E: Env> {
     pub(crate) closing: Closing,
 }
 
+/// The failure detector of a node, and what it needs of the node's shards.
+pub(crate) struct Detector {
+    pub(crate) liveness: Liveness,
+    /// Kept for its memory.
+    pub(crate) detected: liveness::Ready,
+    pub(crate) pulses: Pulses,
+}
+
 /// Who says where a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Word {
+pub enum Word {
     /// The node itself.
     Own,
     /// Others, or what was written earlier: they may not have heard where it has gone.
@@ -83,8 +96,8 @@ pub(crate) enum Word {
 }
 
 impl<E: Env> Neighbours<E> {
-    /// `detector` has made its start durable.
-    pub(crate) fn new(cluster: Arc<Cluster>, links: Peers<E>, detector: Liveness) -> Self {
+    /// `detector`, which shard 0 has, has made its start durable.
+    pub(crate) fn new(cluster: Arc<Cluster>, links: Peers<E>, detector: Option<Detector>) -> Self {
         let me = cluster
             .nodes
             .iter()
@@ -95,7 +108,7 @@ impl<E: Env> Neighbours<E> {
             cluster,
             links,
             detector,
-            detected: liveness::Ready::default(),
+            outlook: Arc::default(),
             letters: Vec::new(),
             callers: FastMap::default(),
             ticking: Vec::new(),
@@ -119,16 +132,16 @@ impl<E: Env> Neighbours<E> {
             }
             return is_news;
         }
-        let peer = Peer {
-            node: member.node,
-            shard: self.detector.me().shard,
-        };
-        if self.detector.add_peer(peer, now_ns).is_err() {
+        if let Some(detector) = &mut self.detector
+            && detector
+                .liveness
+                .add_peer(detector_of(member.node), now_ns)
+                .is_err()
+        {
             base::sometimes!("node: more nodes than the failure detector watches");
             return false;
         }
         self.links.set_address(member.node, Some(member.peer_address));
-        self.letters.push((member.node, Vec::new()));
         self.nodes.push(member);
         true
     }
@@ -163,30 +176,28 @@ impl<E: Env> Neighbours<E> {
         };
         let nodes: Vec<_> = self.nodes.iter().map(entry).collect();
         for member in self.others() {
-            let shard = self.detector.me().shard;
-            self.links.send(member.node, shard, &Roster { nodes: &nodes });
+            let Peer { node, shard } = detector_of(member.node);
+            self.links.send(node, shard, &Roster { nodes: &nodes });
         }
     }
 
-    /// Sends `message` with the next train.
-    pub(crate) fn post(&mut self, letter: Letter) {
-        let node = node_of(letter.to);
-        if let Some((_, letters)) = self.letters.iter_mut().find(|(to, _)| *to == node) {
+    /// Sends `message` with the next train to `to`.
+    pub(crate) fn post(&mut self, to: Peer, letter: Letter) {
+        if let Some((_, letters)) = self.letters.iter_mut().find(|(peer, _)| *peer == to) {
             letters.push(letter);
+        } else if self.nodes.iter().any(|member| member.node == to.node) {
+            self.letters.push((to, vec![letter]));
         }
     }
 
-    /// The shard that has a replica.
-    pub(crate) fn peer(&self, replica: ReplicaId) -> Peer {
-        Peer {
-            node: node_of(replica),
-            shard: self.detector.me().shard,
-        }
+    /// What is known of the other nodes' lives.
+    pub(crate) fn outlook(&self) -> &Outlook {
+        &self.outlook
     }
 
-    /// What is known between this shard and another member of its groups.
+    /// What is known between this node and that of another member of its groups.
     pub(crate) fn support(&self, replica: ReplicaId) -> Support {
-        let liveness::Support { given, received } = self.detector.support(self.peer(replica));
+        let liveness::Support { given, received } = self.outlook.support(node_of(replica));
         let epoch = |epoch: liveness::Epoch| Epoch(epoch.0);
         Support {
             given: given.map(epoch),
@@ -197,10 +208,18 @@ impl<E: Env> Neighbours<E> {
     /// Until when nobody but this replica leads, by the wall clock; zero when somebody may.
     pub(crate) fn lease_ns(&self, local: &Local<E>) -> u64 {
         let expiry = |replica, epoch: Epoch| {
-            self.detector
-                .supported_until(self.peer(replica), liveness::Epoch(epoch.0))
+            self.outlook
+                .supported_until(node_of(replica), liveness::Epoch(epoch.0))
         };
         local.seat.raft.lease_until(expiry).unwrap_or(0)
+    }
+}
+
+/// Who has the failure detector of a node.
+fn detector_of(node: NodeId) -> Peer {
+    Peer {
+        node,
+        shard: ShardId(0),
     }
 }
 
@@ -261,24 +280,32 @@ impl<E: Env, B> State<E, B> {
         HelloAnswer::Accept
     }
 
-    /// Learns of nodes. Of one that is new the others hear too, and a start later.
-    fn learn(&mut self, members: impl IntoIterator<Item = Member>, word: Word) {
+    /// Learns of nodes. Of one that is new the others hear too, and the other shards, and a start later.
+    pub(crate) fn learn(&mut self, members: impl IntoIterator<Item = Member>, word: Word) {
         let wall_ns = self.env.clock().wall_ns();
         let me = self.identity.node;
         let Some(neighbours) = &mut self.neighbours else {
             return;
         };
-        let mut is_news = false;
+        let mut news = Vec::new();
         for member in members {
-            is_news |= member.node != me && neighbours.learn(member, word, wall_ns);
+            if member.node != me && neighbours.learn(member, word, wall_ns) {
+                news.push(member);
+            }
         }
-        if is_news {
-            base::sometimes!("node: learned of another node");
+        if news.is_empty() {
+            return;
+        }
+        base::sometimes!("node: learned of another node");
+        if self.me == ShardId(0) {
             neighbours.tell_roster();
             self.detect();
-            if self.me == ShardId(0) {
-                self.jobs.push(Job::Roster);
-            }
+            self.jobs.push(Job::Roster);
+        }
+        let me = self.me;
+        for shard in (0..self.shards).map(ShardId).filter(|shard| *shard != me) {
+            let members = news.clone();
+            self.send(shard, ShardMessage::Learned { members, word });
         }
     }
 
@@ -347,12 +374,8 @@ impl<E: Env, B> State<E, B> {
                     .neighbours
                     .as_ref()
                     .and_then(|neighbours| neighbours.callers.get(&id));
-                let node = caller.ok_or(malformed)?.node;
-                return if self.may_start() {
-                    self.on_transfer(node, transfer, malformed)
-                } else {
-                    Ok(())
-                };
+                let caller = *caller.ok_or(malformed)?;
+                return self.on_transfer(caller, 0, transfer, frame);
             }
         };
         // What was asked for before comes first: it has its place in the log by now.
@@ -366,8 +389,9 @@ impl<E: Env, B> State<E, B> {
             return Err(malformed);
         };
         if let Some(message) = train.liveness.as_ref() {
-            match neighbours
-                .detector
+            let detector = neighbours.detector.as_mut().ok_or(malformed)?;
+            match detector
+                .liveness
                 .step(caller, &liveness_from_wire(message), wall_ns)
             {
                 Ok(()) | Err(StepError::Unknown(_)) => {}
@@ -400,112 +424,37 @@ impl<E: Env, B> State<E, B> {
             if node_of(letter.from) != caller.node {
                 return Err(malformed);
             }
-            self.on_letter(letter, wall_ns).map_err(|_| malformed)?;
+            self.on_letter(letter, caller, 0).map_err(|_| malformed)?;
         }
         Ok(())
     }
 
-    pub(crate) fn on_letter(&mut self, letter: Letter, wall_ns: u64) -> Result<(), raft::Malformed> {
-        let Some(neighbours) = &self.neighbours else {
-            return Ok(());
-        };
-        if !neighbours.detector.may_start(wall_ns) {
-            return Ok(());
-        }
-        // State comes by a transfer, and is then given to the group.
-        if matches!(letter.message.body, Body::Snapshot(_)) {
-            let (from, what) = (letter.from, "state comes by a transfer");
-            return Err(raft::Malformed { from, what });
-        }
-        if self.is_gone(letter.range, letter.to) {
-            self.answer_for_gone(&letter);
-            return Ok(());
-        }
-        if let Some(life) = self.injured.holds(letter.range)
-            && !base::planted_bug!("node-damaged-replica-votes")
-        {
-            base::sometimes!("node: a damaged replica is spoken to");
-            if life_of(letter.to) <= life {
-                self.answer_for_gone(&letter);
-            }
-            return Ok(());
-        }
-        let known = self
-            .here
-            .get(&letter.range)
-            .or_else(|| self.strangers.get(&letter.range));
-        let letter = match known.copied() {
-            Some(slot) => Ok((slot, letter)),
-            None => self.welcome(letter),
-        };
-        let Ok((slot, letter)) = letter else {
-            return Ok(());
-        };
-        let seat = self.seat_of(slot);
-        if seat.leaving {
-            return Ok(());
-        }
-        if seat.raft.id() != letter.to {
-            base::sometimes!("node: message for another replica of the range");
-            if life_of(letter.to) > life_of(seat.raft.id()) {
-                self.succeed(slot, letter);
-            }
-            return Ok(());
-        }
-        if let Some(local) = self.slots[slot as usize].live()
-            && local.replica.group().has_removed(letter.from)
-        {
-            base::sometimes!("node: a removed replica does not know that it is");
-            self.say_removed(slot, letter.from);
-            return Ok(());
-        }
-        let seat = self.seat_of(slot);
-        seat.raft.step(letter.from, letter.message)?;
-        if seat.raft.membership().members().next().is_none() {
-            // Nobody has said yet who else takes part.
-            self.introduce(slot, letter.from);
-        }
-        self.touch(slot);
-        Ok(())
-    }
-
-    /// Somebody who does not know that a replica was removed speaks to it. Who is bound to it, and so elects nobody else, hears that
-    /// it leads no more: it never will.
-    fn answer_for_gone(&mut self, letter: &Letter) {
-        if let (Body::Bound, Some(neighbours)) = (&letter.message.body, &mut self.neighbours) {
-            base::sometimes!("node: a replica is bound to one that is gone");
-            let term = letter.message.term;
-            let body = Body::Released;
-            neighbours.post(Letter {
-                range: letter.range,
-                from: letter.to,
-                to: letter.from,
-                message: raft::Message { term, body },
-            });
-        }
-    }
-
-    /// Whether this shard may take part in anything: what it promised before it was started has expired.
-    fn may_start(&self) -> bool {
-        let wall_ns = self.env.clock().wall_ns();
+    /// Whether this node may take part in anything: what it promised before it was started has expired.
+    pub(crate) fn may_start(&self) -> bool {
         let neighbours = self.neighbours.as_ref();
-        neighbours.is_some_and(|neighbours| neighbours.detector.may_start(wall_ns))
+        neighbours.is_some_and(|neighbours| neighbours.outlook.may_start())
     }
 
-    /// Does what the detector wants done.
+    /// Does what the detector wants done. Shard 0 has it.
     fn detect(&mut self) {
-        let wall_ns = self.env.clock().wall_ns();
+        let (wall_ns, now) = (self.env.clock().wall_ns(), self.env.clock().now());
         let Some(neighbours) = &mut self.neighbours else {
             return;
         };
-        let mut detected = mem::take(&mut neighbours.detected);
-        neighbours.detector.ready(wall_ns, &mut detected);
+        let Some(detector) = &mut neighbours.detector else {
+            return;
+        };
+        let mut detected = mem::take(&mut detector.detected);
+        detector.liveness.ready(wall_ns, &mut detected);
+        let next = neighbours.outlook.next(&detector.liveness, wall_ns);
+        let is_alive = detector.pulses.is_alive(now);
         if let Some(durable) = detected.durable {
             self.jobs.push(Job::Incarnation(durable));
         }
         for event in &detected.events {
             match *event {
-                Event::Support { peer, .. } => self.on_support(peer.node),
+                // The outlook says so.
+                Event::Support { .. } => {}
                 // The detector neither believes it nor promises it anything; the other node stops itself.
                 Event::PeerClock { outside, .. } => {
                     base::sometimes!("node: the clock of another node is outside the bound", outside);
@@ -518,27 +467,61 @@ impl<E: Env, B> State<E, B> {
                 }
             }
         }
+        if let Some(next) = next.map(Arc::new) {
+            for shard in (1..self.shards).map(ShardId) {
+                self.send(shard, ShardMessage::Outlook(Arc::clone(&next)));
+            }
+            self.on_outlook(next);
+        }
         if let Some(neighbours) = &mut self.neighbours {
-            for (peer, message) in detected.messages.drain(..) {
+            base::sometimes!("node: a shard hangs, and its node says nothing", !is_alive);
+            for (peer, message) in detected.messages.drain(..).filter(|_| is_alive) {
                 with_train(Some(&message), &[], |train| {
                     neighbours.links.send(peer.node, peer.shard, train)
                 });
             }
-            neighbours.detected = detected;
+            if let Some(detector) = &mut neighbours.detector {
+                detector.detected = detected;
+            }
         }
     }
 
-    /// Support between this shard and a node has begun or ended: its groups hear of it.
+    /// The detector says something new.
+    pub(crate) fn on_outlook(&mut self, next: Arc<Outlook>) {
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        let before = mem::replace(&mut neighbours.outlook, next);
+        for node in neighbours.outlook.changes_since(&before) {
+            self.on_support(node);
+        }
+    }
+
+    /// Another shard of this node is there.
+    pub(crate) fn on_pulse(&mut self, shard: ShardId) {
+        let now = self.env.clock().now();
+        let neighbours = self.neighbours.as_mut();
+        if let Some(detector) = neighbours.and_then(|neighbours| neighbours.detector.as_mut()) {
+            detector.pulses.beat(shard, now);
+        }
+    }
+
+    /// Support between this node and another one has begun or ended: the groups hear of it.
     fn on_support(&mut self, node: NodeId) {
         let mut there = Vec::new();
         for slot in 0..self.slots.len() {
-            let Some(seat) = self.slots[slot].seat() else {
+            let Some(seat) = self.slots[slot].seat_mut() else {
                 continue;
             };
+            // It may have been restarted with its replicas on other shards, or with fewer of them.
+            let has_forgotten = seat.forget_places(node);
             let slot = u32::try_from(slot).expect("a shard has fewer than 2^32 ranges");
             let told = seat.raft.told_of().chain(seat.raft.membership().members());
             let is_other = |replica: &ReplicaId| node_of(*replica) == node && *replica != seat.raft.id();
             there.extend(told.filter(is_other).map(|replica| (slot, replica)));
+            if has_forgotten {
+                self.watch_closed(slot);
+            }
         }
         there.dedup();
         for (slot, replica) in there {
@@ -547,11 +530,15 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Tells the group in `slot` what is known of a member's node.
-    fn introduce(&mut self, slot: u32, replica: ReplicaId) {
+    pub(crate) fn introduce(&mut self, slot: u32, replica: ReplicaId) {
         if let Some(neighbours) = &self.neighbours {
             let support = neighbours.support(replica);
-            self.seat_of(slot).raft.liveness(replica, support);
-            self.touch(slot);
+            let seat = self.seat_of(slot);
+            // Where it goes it is told again.
+            if !seat.silent {
+                seat.raft.liveness(replica, support);
+                self.touch(slot);
+            }
         }
     }
 
@@ -563,6 +550,7 @@ impl<E: Env, B> State<E, B> {
             .introduced
             .as_ref()
             .is_some_and(|known| Arc::ptr_eq(known, &members))
+            || seat.silent
         {
             return;
         }
@@ -583,7 +571,12 @@ impl<E: Env, B> State<E, B> {
         let Some(neighbours) = &mut self.neighbours else {
             return;
         };
-        if seat.ticks.full || is_alone && seat.raft.is_leader() || seat.leaving || !seat.raft.needs_tick() {
+        if seat.ticks.full
+            || is_alone && seat.raft.is_leader()
+            || seat.leaving
+            || seat.silent
+            || !seat.raft.needs_tick()
+        {
             return;
         }
         if !seat.raft.is_calm() {
@@ -600,11 +593,10 @@ impl<E: Env, B> State<E, B> {
         self.close_batch();
         self.expire_sending();
         self.detect();
-        let wall_ns = self.env.clock().wall_ns();
         let Some(neighbours) = &mut self.neighbours else {
             return;
         };
-        if !neighbours.detector.may_start(wall_ns) {
+        if !neighbours.outlook.may_start() {
             return;
         }
         let mut ticking = mem::take(&mut neighbours.ticking);
@@ -640,7 +632,7 @@ impl<E: Env, B> State<E, B> {
     /// Time passes for the group in `slot`.
     fn tick(&mut self, slot: u32, ticks: u32) {
         let seat = self.seat_of(slot);
-        if seat.leaving {
+        if seat.leaving || seat.silent {
             return;
         }
         for _ in 0..ticks {
@@ -652,17 +644,18 @@ impl<E: Env, B> State<E, B> {
         self.watch_ticks(slot);
     }
 
-    /// One train to each node that is to hear something. At the end of a turn.
+    /// One train to each shard that is to hear something. At the end of a turn.
     pub(crate) fn send_trains(&mut self) {
         let Some(neighbours) = &mut self.neighbours else {
             return;
         };
-        let shard = self.me;
-        for (node, letters) in &mut neighbours.letters {
+        for (to, letters) in &mut neighbours.letters {
             if letters.is_empty() {
                 continue;
             }
-            with_train(None, letters, |train| neighbours.links.send(*node, shard, train));
+            with_train(None, letters, |train| {
+                neighbours.links.send(to.node, to.shard, train)
+            });
             letters.clear();
         }
         neighbours.links.flush();
@@ -712,8 +705,12 @@ impl<E: Env, B> State<E, B> {
     /// comes in the receiver, or nothing when it does not lead.
     pub(crate) fn confirm(&mut self, slot: u32) -> Option<Receiver<Index>> {
         self.ticket_last += 1;
-        let token = ReadToken(self.ticket_last);
+        // A group that moved here may have reads of another shard under way.
+        let token = ReadToken(u64::from(self.me.0) << 48 | self.ticket_last);
         let local = self.slots[slot as usize].live_mut().filter(|local| local.led)?;
+        if local.seat.silent {
+            return None;
+        }
         local.seat.raft.read_index(token).ok()?;
         let (sender, receiver) = oneshot();
         local.unconfirmed.push((token, sender));
@@ -794,8 +791,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     pub(crate) async fn store_incarnation(&self, durable: liveness::Durable) {
         match incarnation::store(&self.env, self.mailbox.shard(), durable).await {
             Ok(()) => self.step(|state| {
-                if let Some(neighbours) = &mut state.neighbours {
-                    neighbours.detector.persisted(durable);
+                let neighbours = state.neighbours.as_mut();
+                if let Some(detector) = neighbours.and_then(|neighbours| neighbours.detector.as_mut()) {
+                    detector.liveness.persisted(durable);
                 }
             }),
             Err(error) => self.fail(format!(
@@ -830,12 +828,16 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let Some(tick) = self.with_state(|state| Some(state.neighbours.as_ref()?.cluster.tick)) else {
             return;
         };
+        let me = self.mailbox.shard();
         let mut last = self.now();
+        let mut pulsed = last;
         loop {
             let wall_ns = self.env.clock().wall_ns();
             let nap = self.with_state(|state| {
                 let neighbours = state.neighbours.as_ref()?;
-                let wake_ns = neighbours.detector.wake_at().unwrap_or(u64::MAX);
+                let detector = neighbours.detector.as_ref();
+                let wake_ns = detector.and_then(|detector| detector.liveness.wake_at());
+                let wake_ns = wake_ns.unwrap_or(u64::MAX);
                 let nap = Duration::from_nanos(wake_ns.saturating_sub(wall_ns)).min(NAP_MAX);
                 let nap = nap.min(nap_until(neighbours.closing.due(), last));
                 Some(if !neighbours.ticking.is_empty() {
@@ -852,7 +854,17 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let passed = self.now().since(last).as_nanos() / tick.as_nanos();
             let ticks = u32::try_from(passed).unwrap_or(u32::MAX);
             last = last + tick * ticks;
-            self.step(|state| state.pass_time(ticks));
+            let now = self.now();
+            let is_due = me != ShardId(0) && now.since(pulsed) >= NAP_MAX;
+            if is_due {
+                pulsed = now;
+            }
+            self.step(|state| {
+                state.pass_time(ticks);
+                if is_due {
+                    state.send(ShardId(0), ShardMessage::Pulse);
+                }
+            });
         }
     }
 }

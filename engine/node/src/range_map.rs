@@ -5,7 +5,7 @@
 //! split or a move that the shard has carried out.
 //!
 //! Invariants:
-//! - Of two entries for one range, the one with the higher generation counts.
+//! - Of two entries for one range, the one with the higher generation counts, and of two with the same the one that moved more often.
 //! - A complete map covers the key space without gap or overlap; only a map between two edits may not.
 
 use base::key::Span;
@@ -21,12 +21,21 @@ pub struct RangeEntry {
     pub descriptor: Descriptor,
     /// Where it is served.
     pub shard: ShardId,
+    /// How often it has moved between shards since the node was started. Not a part of the descriptor: that is the same for all
+    /// replicas of the range.
+    pub moves: u64,
 }
 
 /// Stands for keys whose ranges have no replica on this node.
 pub const HOLE: RangeId = RangeId(0);
 
 impl RangeEntry {
+    /// Of two entries for one range, the one with the greater of these counts.
+    #[must_use]
+    pub fn age(&self) -> (u64, u64) {
+        (self.descriptor.generation, self.moves)
+    }
+
     /// Whether it stands for keys whose ranges have no replica on this node.
     #[must_use]
     pub fn is_hole(&self) -> bool {
@@ -55,7 +64,7 @@ pub struct BrokenMap {
 }
 
 impl RangeMap {
-    /// A map of `entries` in any order; of several for one range the highest generation counts.
+    /// A map of `entries` in any order; of several for one range the latest counts.
     #[must_use]
     pub fn new(version: u64, entries: impl IntoIterator<Item = RangeEntry>) -> Self {
         let mut map = Self {
@@ -88,7 +97,7 @@ impl RangeMap {
             .collect();
         for entry in entries {
             match by_range.get(&entry.descriptor.range) {
-                Some(known) if known.descriptor.generation > entry.descriptor.generation => {}
+                Some(known) if known.age() > entry.age() => {}
                 _ => {
                     by_range.insert(entry.descriptor.range, entry);
                 }
@@ -109,8 +118,16 @@ impl RangeMap {
 
     /// Takes a range out that has no replica here any more.
     pub fn remove(&mut self, range: RangeId) {
-        self.entries.retain(|entry| entry.descriptor.range != range);
-        self.merge([]);
+        self.retain(|entry| entry.descriptor.range != range);
+    }
+
+    /// Takes out what `stays` does not say to be here.
+    pub fn retain(&mut self, stays: impl Fn(&RangeEntry) -> bool) {
+        let before = self.entries.len();
+        self.entries.retain(|entry| entry.is_hole() || stays(entry));
+        if self.entries.len() < before {
+            self.merge([]);
+        }
     }
 
     fn fill_holes(&mut self) {
@@ -121,6 +138,7 @@ impl RangeMap {
                 generation: 0,
             },
             shard: ShardId(0),
+            moves: 0,
         };
         let mut covered: Option<Box<[u8]>> = Some(Box::default());
         let mut filled = Vec::with_capacity(self.entries.len());
@@ -282,6 +300,7 @@ mod tests {
         RangeEntry {
             descriptor,
             shard: ShardId(shard),
+            moves: 0,
         }
     }
 
@@ -362,7 +381,7 @@ mod tests {
         for (range, shard) in map.balance(3) {
             let mut moved = map.get(range).cloned().expect("a known range");
             moved.shard = shard;
-            moved.descriptor.generation += 1;
+            moved.moves += 1;
             map.merge([moved]);
         }
         let count = |shard| {

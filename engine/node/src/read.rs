@@ -371,6 +371,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
         self.with_state(|state| match state.here.get(&range).copied() {
             Some(slot) if !state.may_read(slot) => Err(state.not_leading(slot)),
+            // It has moved during the read, and who leads it is known elsewhere.
+            None if state.neighbours.is_some() => Err(Refusal::retry(
+                Code::WrongShard,
+                1,
+                "the range has just moved to another shard",
+            )),
             Some(_) | None => Ok(()),
         })
     }

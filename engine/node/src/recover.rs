@@ -1,19 +1,22 @@
 //! Recovery of one shard's directory: its markers, its tablets, its log.
 
+use crate::claims::latest;
 use crate::config::NodeConfig;
 use crate::damage_note;
 use crate::entry::{content_of, payload_of};
 use crate::injuries::Injuries;
 use crate::local::{Groups, Local, Stranger};
 use crate::marker;
+use crate::moving::entries_beyond;
 use crate::range_map::RangeEntry;
+use crate::replicate::append;
 use crate::split::split_local;
-use base::{Index, RangeId, ReplicaId, ShardId, Term, Timestamp};
+use base::{Index, RangeId, ReplicaId, Seqno, ShardId, Term, Timestamp};
 use core::time::Duration;
 use env::{Disk, DiskError, Env};
 use log::{EntryKind, Log, LogConfig, LogError, Position, Record};
 use raft::{Content, Entry, HardState, Mark};
-use replica::group::{decode_members, life_of, replica_on};
+use replica::group::{decode_members, life_of};
 use replica::replica::{At, StateError};
 use replica::{Applied, CommandError, command};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,9 +30,13 @@ pub(crate) struct Found<E: Env> {
     /// The bound on timestamps that the shard's own log carries.
     pub(crate) log_bound: Timestamp,
     pub(crate) locals: Vec<Local<E>>,
-    /// Replicas that vote and do not have their state.
+    /// What the log has of terms and votes of replicas that are not here: they may have no state yet, or be elsewhere by now.
+    pub(crate) promises: BTreeMap<RangeId, HardState>,
+    /// Replicas that vote and do not have their state: shard 0 has those of the node.
     pub(crate) strangers: Vec<Stranger<E>>,
-    /// The last life of each range whose replicas here were removed.
+    /// Shard 0: which other shards have the files of damaged replicas.
+    pub(crate) held_elsewhere: BTreeMap<RangeId, ShardId>,
+    /// The last life of each range whose replicas on this node were removed.
     pub(crate) gone: BTreeMap<RangeId, u32>,
     /// Replicas that are damaged.
     pub(crate) injuries: Injuries,
@@ -103,10 +110,10 @@ pub enum RecoverError {
         /// The range.
         range: RangeId,
     },
-    /// A range has replicas elsewhere, and this version can give it to no other shard.
+    /// A replica that is damaged is on a shard that is gone: its end is up to that shard.
     #[error(
-        "range {range} has replicas on other nodes and is on shard {shard}, which is gone: this version of corelane \
-         cannot move it; start with as many shards as before"
+        "the replica of range {range} on shard {shard} is damaged, and the shard is gone: start with as many shards as before, \
+         until its group has given this node another one"
     )]
     Stays {
         /// The range.
@@ -164,9 +171,49 @@ impl<E: Env> Found<E> {
         let entry = |local: &Local<E>| RangeEntry {
             descriptor: local.replica.descriptor().clone(),
             shard,
+            moves: 0,
         };
         self.locals.iter().map(entry).collect()
     }
+
+    /// Keeps what the replicas promised, as far as the logs of other shards say more than this one's: a split that is applied by replay
+    /// does not know of a stranger that another shard had in its place.
+    pub(crate) fn keep_promises(&mut self, promises: &BTreeMap<RangeId, HardState>) {
+        for local in &mut self.locals {
+            let Some(promised) = promises.get(&local.range) else {
+                continue;
+            };
+            let known = local.replica.group().hard_state;
+            let promised = latest(known, *promised);
+            if promised != known {
+                base::sometimes!("node: another shard's log has what a replica promised");
+                local.replica.set_hard_state(promised);
+                let entries = entries_beyond(&local.seat.raft, local.replica.applied_index());
+                local.restart_group(&self.groups, entries);
+            }
+        }
+    }
+}
+
+/// Removes what is left of replicas in their graves: a crash came between marker and files. Before any shard recovers, since a marker
+/// may be another one's. The node had `shards` shards, or has them now.
+pub(crate) async fn sweep_graves<E: Env>(env: &E, shards: u16) -> Result<(), DiskError> {
+    let gone = marker::buried(env).await?;
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let mut marked = BTreeSet::new();
+    for shard in (0..shards).map(ShardId) {
+        marker::create_dir(env, shard).await?;
+        marked.extend(marker::list(env, shard).await?);
+    }
+    for range in gone.keys().filter(|range| !marked.contains(range)) {
+        Tablet::destroy(env, *range).await.map_err(|error| match error {
+            StorageError::Disk(error) => error,
+            other => unreachable!("files are removed unread: {other}"),
+        })?;
+    }
+    Ok(())
 }
 
 /// Recovers the directory of `shard`: afterwards everything acknowledged there is in memory or tables.
@@ -181,12 +228,8 @@ pub(crate) async fn recover_dir<E: Env>(
     remove_retired_log(env, shard).await?;
     damage_note::finish_setting_aside(env, shard).await?;
     let mut marked = marker::list(env, shard).await?;
-    let gone = marker::buried(env, shard).await?;
+    let gone = marker::buried(env).await?;
     let mut injuries = Injuries::find(env, shard, &gone).await?;
-    for range in gone.keys().filter(|range| !marked.contains(range)) {
-        // A crash came between marker and files.
-        Tablet::destroy(env, *range).await?;
-    }
     if injuries.is_empty() {
         damage_note::remove_set_aside(env, shard).await?;
     }
@@ -197,6 +240,7 @@ pub(crate) async fn recover_dir<E: Env>(
         locals: BTreeMap::new(),
         marked: marked.clone(),
         groups: groups.clone(),
+        is_clustered: config.cluster.is_some(),
         tails: BTreeMap::new(),
         promises: BTreeMap::new(),
         without_tablet: BTreeSet::new(),
@@ -296,16 +340,9 @@ pub(crate) async fn recover_dir<E: Env>(
     marked.retain(|range| !injuries.holds(*range));
     replay.locals.retain(|range, _| !injuries.holds(*range));
     replay.promises.retain(|range, _| !injuries.holds(*range));
-    let strangers = match &config.cluster {
-        Some(cluster) => {
-            // One that was there before lives were written becomes the one that the next message speaks to.
-            let stranger = |(range, promised)| {
-                let me = replica_on(cluster.me, injuries.life(range));
-                Stranger::new(range, me, promised, groups)
-            };
-            replay.promises.into_iter().map(stranger).collect()
-        }
-        None => Vec::new(),
+    let promises = match &config.cluster {
+        Some(_) => replay.promises,
+        None => BTreeMap::new(),
     };
     base::sometimes!(
         "node: unacknowledged tail of the log cut",
@@ -361,7 +398,9 @@ pub(crate) async fn recover_dir<E: Env>(
         groups: groups.clone(),
         log_bound: recovered.hlc_bound,
         locals,
-        strangers,
+        promises,
+        strangers: Vec::new(),
+        held_elsewhere: BTreeMap::new(),
         gone,
         injuries,
         clock,
@@ -391,9 +430,7 @@ pub(crate) async fn retire_dir<E: Env>(
             local.split_open = false;
         }
     }
-    let not_alone = gone.locals.iter().find(|local| !local.is_alone());
-    let damaged = gone.injuries.noted.keys().next().copied();
-    if let Some(range) = not_alone.map(|local| local.range).or(damaged) {
+    if let Some(range) = gone.injuries.noted.keys().next().copied() {
         return Err(RecoverError::Stays { range, shard: old });
     }
     for local in &mut gone.locals {
@@ -406,9 +443,13 @@ pub(crate) async fn retire_dir<E: Env>(
             base::sometimes!("node: range found on a retired shard and its heir");
             marker::remove(env, old, local.range).await?;
         } else {
+            if config.cluster.is_some() {
+                inherit(local, &found.log).await?;
+            }
             marker::hand_over(env, old, heir, local.range).await?;
         }
     }
+    inherit_promises(&gone, found).await?;
     let own = |range| found.locals.iter().any(|own| own.range == range);
     gone.locals.retain(|local| !own(local.range));
     gone.log.close().await?;
@@ -421,6 +462,54 @@ pub(crate) async fn retire_dir<E: Env>(
     found.replayed.add(&gone.replayed);
     found.locals.append(&mut gone.locals);
     Ok(())
+}
+
+/// Writes what a range's log has beyond its tables to the log of the shard that gets the range, durably.
+async fn inherit<E: Env>(local: &mut Local<E>, log: &Log<E>) -> Result<(), LogError> {
+    let (range, flushed) = (local.range, local.tablet.flushed_index());
+    local.flushed(flushed);
+    let HardState { term, vote, .. } = local.replica.group().hard_state;
+    log.forget(range);
+    let mut seqno = log.append(&Record::HardState {
+        range,
+        term,
+        vote,
+        commit: flushed,
+    });
+    for entry in &entries_beyond(&local.seat.raft, flushed) {
+        seqno = append(log, range, entry);
+    }
+    wait_durable(log, seqno).await?;
+    log.cover(range, flushed);
+    Ok(())
+}
+
+/// Writes what strangers of a shard that is gone have promised to the log of its heir, durably.
+async fn inherit_promises<E: Env>(gone: &Found<E>, found: &mut Found<E>) -> Result<(), LogError> {
+    let mut last = None;
+    for (range, promised) in &gone.promises {
+        let own = found.promises.entry(*range).or_default();
+        *own = latest(*own, *promised);
+        let HardState { term, vote, .. } = *own;
+        if found.locals.iter().all(|local| local.range != *range) {
+            last = Some(found.log.append(&Record::HardState {
+                range: *range,
+                term,
+                vote,
+                commit: Index::ZERO,
+            }));
+        }
+    }
+    match last {
+        Some(seqno) => wait_durable(&found.log, seqno).await,
+        None => Ok(()),
+    }
+}
+
+async fn wait_durable<E: Env>(log: &Log<E>, seqno: Seqno) -> Result<(), LogError> {
+    log.submit();
+    let before = seqno.prev().unwrap_or(Seqno::ZERO);
+    log.persisted_beyond(before).await.map(drop)
 }
 
 /// Removes a log that was to go, also when a crash came in between.
@@ -440,6 +529,7 @@ struct Replaying<E: Env> {
     locals: BTreeMap<RangeId, Local<E>>,
     marked: Vec<RangeId>,
     groups: Rc<Groups>,
+    is_clustered: bool,
     /// Of groups in which an entry that is durable here need not be committed.
     tails: BTreeMap<RangeId, Tail>,
     /// Terms and votes of replicas that are not here, or not yet.
@@ -594,7 +684,15 @@ impl<E: Env> Replaying<E> {
         let tail = self.tails.get(&range);
         // A group of one commits what it has written; except who takes part, which counts before it is committed.
         let waits = tail.is_some_and(|tail| !tail.entries.is_empty());
-        if local.replica.group().is_alone() && !waits && kind != EntryKind::Membership {
+        let group = local.replica.group();
+        let is_due = group.is_alone() && !waits && kind != EntryKind::Membership;
+        // What an earlier stay of the range has left, which a later record makes void, need not be what the range has there by now.
+        let is_stale = || {
+            let content = content_of(kind, payload);
+            let chain = |content| Entry::new(group.applied.chain, at.mark, content).chain;
+            index != applied.next() || content.map(chain) != Some(at.chain)
+        };
+        if is_due && !(self.is_clustered && is_stale()) {
             if index != applied.next() {
                 let found = index;
                 return Err(RecoverError::Gap {

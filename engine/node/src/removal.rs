@@ -16,10 +16,11 @@
 
 use crate::damage_note;
 use crate::marker;
+use crate::message::{Ask, ShardMessage};
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Slot, State};
-use base::{RangeId, ReplicaId};
+use base::{RangeId, ReplicaId, ShardId};
 use core::mem;
 use core::time::Duration;
 use env::{Clock, Env, Mailbox};
@@ -110,6 +111,25 @@ impl<E: Env, B> State<E, B> {
             .is_some_and(|life| life_of(replica) <= *life)
     }
 
+    /// Nothing of the range is here any more: shard 0 may take it up again.
+    pub(crate) fn say_place_free(&mut self, range: RangeId) {
+        if self.me == ShardId(0) {
+            self.forget_place(ShardId(0), range);
+        } else {
+            self.send(ShardId(0), ShardMessage::Removed { range });
+        }
+    }
+
+    /// Replicas of the range up to this life were removed on another shard of this node.
+    pub(crate) fn on_gone(&mut self, range: RangeId, life: u32) {
+        let last = self.gone.entry(range).or_default();
+        *last = life.max(*last);
+        if self.seat_slot(range).is_none() {
+            // What the log has of it is void.
+            self.log.forget(range);
+        }
+    }
+
     /// Takes a replica that is leaving out of its slot, once nothing works on it.
     pub(crate) fn take_out(&mut self, range: RangeId) -> Leaving<E> {
         self.answer_gets();
@@ -156,6 +176,7 @@ impl<E: Env, B> State<E, B> {
             Slot::Free | Slot::Opening(..) => unreachable!("a seat was there"),
         };
         self.strangers.remove(&range);
+        self.release_claims(range);
         self.map.remove(range);
         self.update_routes();
         Leaving::Out(replica, tablet)
@@ -191,7 +212,23 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         self.step(|state| {
             state.removing.remove(&range);
             state.counts.removed += 1;
+            state.say_place_free(range);
         });
+    }
+
+    /// Tells the other shards of a grave. Shard 0, which admits strangers and is asked before splits on other shards, must know before
+    /// anything is forgotten.
+    pub(crate) async fn tell_gone(&self, range: RangeId, life: u32) {
+        let me = self.mailbox.shard();
+        if me != ShardId(0) {
+            // Without an answer the node is stopping.
+            self.step(|state| state.ask(ShardId(0), Ask::Gone(range, life)))
+                .await;
+        }
+        let others = (1..self.mailbox.shards())
+            .map(ShardId)
+            .filter(|shard| *shard != me);
+        self.step(|state| others.for_each(|shard| state.send(shard, ShardMessage::Gone { range, life })));
     }
 
     async fn erase(
@@ -202,8 +239,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     ) -> Result<(), String> {
         let me = self.mailbox.shard();
         if !base::planted_bug!("node-removed-without-grave") {
-            let buried = marker::bury(&self.env, me, range, life_of(replica)).await;
+            let life = life_of(replica);
+            let buried = marker::bury(&self.env, range, life).await;
             buried.map_err(|error| error.to_string())?;
+            self.tell_gone(range, life).await;
         }
         let (log, seqno) = self.step(|state| (state.log.clone(), state.log.forget(range)));
         self.wait_durable(&log, seqno).await?;

@@ -12,6 +12,7 @@
 //!   range made when it meets its records.
 //! - A range stays in its slot while writes of its group are under way.
 
+use crate::claims::Promised;
 use crate::dialect::Letter;
 use crate::entry::{entry_of, payload_of};
 use crate::local::Seat;
@@ -214,6 +215,7 @@ impl<E: Env, B> State<E, B> {
             let Seat { raft, committed, .. } = self.seat_of(slot);
             committed.extend(raft.entries(&ready.committed).cloned());
             for fetch in ready.fetches.drain(..) {
+                self.seat_of(slot).fetches += 1;
                 self.jobs.push(Job::Fetch { slot, fetch });
             }
             if let Some(local) = self.slots[slot as usize].live_mut() {
@@ -251,6 +253,7 @@ impl<E: Env, B> State<E, B> {
             .seat()
             .expect("a replica stays while its group works");
         for (to, message) in messages {
+            let at = seat.place_of(to);
             let Some(neighbours) = &mut self.neighbours else {
                 unreachable!("{} is alone and sends something", seat.range)
             };
@@ -260,12 +263,13 @@ impl<E: Env, B> State<E, B> {
                     to,
                 });
             } else {
-                neighbours.post(Letter {
+                let letter = Letter {
                     range: seat.range,
                     from: seat.raft.id(),
                     to,
                     message,
-                });
+                };
+                neighbours.post(at, letter);
             }
         }
     }
@@ -324,24 +328,25 @@ impl<E: Env, B> State<E, B> {
     /// Applies what the group in `slot` has committed. A split waits until nothing else works on the tablet.
     pub(crate) fn apply_committed(&mut self, slot: u32) {
         loop {
-            let writing = |range| {
-                let slot = self.strangers.get(&range)?;
-                self.slots[*slot as usize].seat().filter(|seat| seat.writes > 0)
-            };
             let local = self.slots[slot as usize]
                 .live()
                 .expect("a range stays while its group works");
             if local.seat.installing {
                 return;
             }
+            let (left, is_busy) = (local.range, local.busy.get());
             let Some(entry) = local.seat.committed.front() else {
                 return;
             };
-            let waits = match &entry.content {
-                Content::Command(payload) => command::split_of(payload)
-                    .is_some_and(|right| local.busy.get() || writing(right).is_some()),
-                _ => false,
+            let right = match &entry.content {
+                Content::Command(payload) => command::split_of(payload),
+                _ => None,
             };
+            let waits = right.is_some_and(|right| {
+                let slot = self.strangers.get(&right);
+                let seat = slot.and_then(|slot| self.slots[*slot as usize].seat());
+                is_busy || seat.is_some_and(|seat| seat.writes > 0) || !self.may_split(left, right)
+            });
             if waits {
                 base::sometimes!("node: split waits for a flush or merge, or a vote on its way to the disk");
                 return;
@@ -554,9 +559,9 @@ impl<E: Env, B> State<E, B> {
         let promised = match known.map(|slot| mem::replace(&mut self.slots[slot as usize], Slot::Free)) {
             Some(Slot::Stranger(stranger)) => {
                 base::sometimes!("node: a stranger became a range by a split");
-                Some(stranger.hard_state)
+                Some(Promised::by(&stranger))
             }
-            Some(Slot::Free | Slot::Live(_) | Slot::Opening(..)) | None => None,
+            Some(Slot::Free | Slot::Live(_) | Slot::Opening(..)) | None => self.take_claim(right),
         };
         // A replica that was removed before it is made.
         let me = self.seat_of(slot).raft.id();
@@ -570,9 +575,10 @@ impl<E: Env, B> State<E, B> {
         // When the log and the left half are lost, nothing else would say that it was here.
         new.seat.unmarked = !is_alone;
         base::sometimes!("node: a split made a replica that had been removed", is_gone);
-        if let Some(hard_state) = promised.filter(|_| !base::planted_bug!("node-split-forgets-promise")) {
-            new.replica.set_hard_state(hard_state);
+        if let Some(promised) = promised.filter(|_| !base::planted_bug!("node-split-forgets-promise")) {
+            new.replica.set_hard_state(promised.hard_state);
             new.restart_group(&self.groups, Vec::new());
+            new.seat.raft.bind(promised.bound_of(me));
         }
         // Also of a range that is alone: what made it so may be in the log and not known there to be committed.
         if self.neighbours.is_some() {
@@ -635,6 +641,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             else {
                 return;
             };
+            seat.fetches -= 1;
             // In another term the log may have become another one.
             if entries.is_empty() || seat.raft.term() != term {
                 seat.raft.fetch_failed(fetch);
@@ -648,7 +655,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
 }
 
 /// Stages an entry.
-fn append<E: Env>(log: &log::Log<E>, range: RangeId, entry: &Entry) -> Seqno {
+pub(crate) fn append<E: Env>(log: &log::Log<E>, range: RangeId, entry: &Entry) -> Seqno {
     let mut members = Vec::new();
     let (kind, payload) = payload_of(&entry.content, &mut members);
     log.append(&Record::Entry {

@@ -134,6 +134,7 @@ impl<E: Env, B> State<E, B> {
         RangeEntry {
             descriptor: local.replica.descriptor().clone(),
             shard: self.me,
+            moves: local.moves,
         }
     }
 
@@ -183,7 +184,7 @@ impl<E: Env, B> State<E, B> {
     pub(crate) fn on_map(&mut self, map: &RangeMap) {
         self.departed.retain(|gone| {
             map.get(gone.descriptor.range)
-                .is_none_or(|known| known.descriptor.generation < gone.descriptor.generation)
+                .is_none_or(|known| known.age() < gone.age())
         });
         let mut next = map.clone();
         next.set_version(map.version().max(self.map.version()));
@@ -202,8 +203,25 @@ impl<E: Env, B> State<E, B> {
             .cloned()
             .collect();
         next.merge(opening);
+        // What was removed here is told to shard 0 when its files are gone, and it may tell of something else before.
+        let here = |range: RangeId| self.slot_of(range).is_some();
+        let gone =
+            |entry: &RangeEntry| entry.shard == self.me && !entry.is_hole() && !here(entry.descriptor.range);
+        let lost: Vec<RangeId> = next
+            .entries()
+            .iter()
+            .filter(|entry| gone(entry))
+            .map(|entry| entry.descriptor.range)
+            .collect();
+        next.retain(|entry| !lost.contains(&entry.descriptor.range));
         self.map = next;
         self.update_routes();
+        for range in lost {
+            let is_held = self.injured.is_ending(range) || self.injured.holds(range).is_some();
+            if self.me != ShardId(0) && !self.removing.contains(&range) && !is_held {
+                self.send(ShardId(0), ShardMessage::Removed { range });
+            }
+        }
     }
 
     fn is_opening(&self, entry: &RangeEntry) -> bool {

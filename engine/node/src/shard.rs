@@ -15,9 +15,10 @@
 //! - A reply to a write is staged only after its entry is durable and applied.
 //! - Requests between shards form no cycle: the serving side never waits for the asking side.
 
-use crate::message::{Answer, Ask, MoveIn, OwnedRequest, RawRequest, ShardMessage};
+use crate::message::{Answer, Ask, MoveIn, Origin, OwnedRequest, RawRequest, ShardMessage};
 use crate::refusal::Refusal;
-use crate::state::{Job, Message, Route, Slot, Socket, State};
+use crate::state::{Arrival, Job, Message, Route, Slot, Socket, State};
+use crate::status::RangeStatus;
 use crate::write::first_violated;
 use base::api::ReadAt;
 use base::{RequestId, ShardId, Timestamp};
@@ -25,6 +26,7 @@ use core::cell::{OnceCell, RefCell};
 use core::time::Duration;
 use env::sync::{Notify, oneshot};
 use env::{Clock, Disk, Env, File, Mailbox, OpenMode, TaskClass, Tasks};
+use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use storage::StorageError;
 use transport::{CloseReason, ConnectionId, Handler, Handover, HelloAnswer};
@@ -123,12 +125,17 @@ impl<E: Env, B: Mailbox<Message<E>>> FrontShard<E> for Shard<E, B> {
         let mut state = self.state.borrow_mut();
         let me = state.me;
         match hello.shard_id() {
+            // Clients know the shards of one node of a cluster only.
+            Some(shard) if shard.0 >= state.shards && state.neighbours.is_some() => {
+                base::sometimes!("node: a client asks for a shard that another node has");
+                state.greet(id, request, hello)
+            }
             Some(shard) if shard.0 >= state.shards => {
                 let message = format!(
                     "the node has {} shards; there is no shard {}",
                     state.shards, shard.0
                 );
-                let origin = crate::message::Origin {
+                let origin = Origin {
                     shard: me,
                     connection: id,
                     request,
@@ -151,7 +158,7 @@ impl<E: Env, B: Mailbox<Message<E>>> FrontShard<E> for Shard<E, B> {
             return state.on_train(id, frame);
         }
         let request = decode_request(frame)?;
-        let origin = crate::message::Origin {
+        let origin = Origin {
             shard: state.me,
             connection: id,
             request: frame.request,
@@ -217,7 +224,10 @@ impl<E: Env, B> State<E, B> {
             RequestRef::Scan(scan) => self.on_scan(scan, raw),
             RequestRef::ScanCredit(credit) => self.on_scan_credit(raw.origin, credit.pages.to_native()),
             RequestRef::ScanCancel(_) => self.on_scan_cancel(raw.origin),
-            RequestRef::RangeMap(_) => self.on_range_map(raw),
+            RequestRef::RangeMap(_) if self.neighbours.is_some() && self.shards > 1 => {
+                self.jobs.push(Job::RangeMap(raw.origin));
+            }
+            RequestRef::RangeMap(_) => self.reply_range_map(raw.origin, &BTreeMap::new()),
             RequestRef::Split(split) => self.on_split(&split.key, split.deadline_ms.to_native(), raw),
             RequestRef::Move(request) => {
                 let (range, to) = (
@@ -243,9 +253,13 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    fn on_range_map(&mut self, raw: RawRequest<'_>) {
+    /// Answers with the map, and with who leads its ranges and votes in them: `others` says so of those of other shards.
+    fn reply_range_map(&mut self, origin: Origin, others: &BTreeMap<u64, RangeStatus>) {
         let map = self.map.clone();
-        let voters: Vec<_> = (0..map.entries().len()).map(|at| self.voters_at(at)).collect();
+        let theirs = |at: usize| others.get(&map.entries()[at].descriptor.range.0);
+        let voters: Vec<_> = (0..map.entries().len())
+            .map(|at| theirs(at).map_or_else(|| self.voters_at(at), |range| range.voters.clone()))
+            .collect();
         let ranges: Vec<_> = map
             .entries()
             .iter()
@@ -257,7 +271,10 @@ impl<E: Env, B> State<E, B> {
                 end: entry.descriptor.span.end.as_deref(),
                 shard: entry.shard.0,
                 generation: entry.descriptor.generation,
-                leader: self.leader_at(position).map(|node| node.0),
+                leader: theirs(position).map_or_else(
+                    || self.leader_at(position).map(|node| node.0),
+                    |range| range.leader,
+                ),
                 nodes: &voters[position],
             })
             .collect();
@@ -272,7 +289,7 @@ impl<E: Env, B> State<E, B> {
             .map(|(node, address)| NodeEntry { node: *node, address })
             .collect();
         self.reply(
-            raw.origin,
+            origin,
             &RangeMapReply {
                 version: map.version(),
                 ranges: &ranges,
@@ -301,6 +318,14 @@ impl<E: Env, B> State<E, B> {
                     sender.send(answer);
                 }
             }
+            ShardMessage::Pulse => self.on_pulse(from),
+            ShardMessage::Outlook(outlook) => self.on_outlook(outlook),
+            ShardMessage::Learned { members, word } => self.learn(members, word),
+            ShardMessage::Letter { letter, caller, hops } => self.on_handed_letter(*letter, caller, hops),
+            ShardMessage::Transfer(transfer) => self.on_handed_transfer(&transfer),
+            ShardMessage::Unclaim { range, promised } => self.on_unclaim(from, range, promised),
+            ShardMessage::Removed { range } => self.forget_place(from, range),
+            ShardMessage::Gone { range, life } => self.on_gone(range, life),
             ShardMessage::Identity(_) | ShardMessage::Recovered(_) | ShardMessage::Assembled(_) => {
                 unreachable!("start-up is over when the loop runs")
             }
@@ -319,6 +344,16 @@ impl<E: Env, B> State<E, B> {
                 Answer::Order
             }
             Ask::Replicas => return self.jobs.push(Job::Replicas { from, ticket }),
+            Ask::Ranges => Answer::Ranges(self.range_statuses()),
+            Ask::Claim(range) => Answer::Claim(self.on_split_claim(from, range)),
+            Ask::Gone(range, life) => {
+                self.on_gone(range, life);
+                Answer::Gone
+            }
+            Ask::Prepare(prepare) => {
+                let seqno = self.prepare(&prepare);
+                return self.jobs.push(Job::Prepared { from, ticket, seqno });
+            }
             Ask::Page(ask) => return self.jobs.push(Job::Page { from, ticket, ask }),
             Ask::MoveIn(arrival) => {
                 let MoveIn {
@@ -326,6 +361,7 @@ impl<E: Env, B> State<E, B> {
                     entry,
                     clock,
                     parked,
+                    moved,
                 } = *arrival;
                 let slot = self.take_slot(Slot::Opening(entry.descriptor.range, parked.into()));
                 self.departed
@@ -336,8 +372,12 @@ impl<E: Env, B> State<E, B> {
                     from,
                     ticket,
                     slot,
-                    arrival: (entry, flushed),
-                    clock,
+                    arrival: Box::new(Arrival {
+                        entry,
+                        flushed,
+                        clock,
+                        moved,
+                    }),
                 });
             }
         };
@@ -590,9 +630,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 ticket,
                 slot,
                 arrival,
-                clock,
-            } => {
-                self.move_in(from, ticket, slot, arrival, clock).await;
+            } => self.move_in(from, ticket, slot, *arrival).await,
+            Job::Prepared { from, ticket, seqno } => self.prepared(from, ticket, seqno).await,
+            Job::Claim { left, right } => self.claim_right(left, right).await,
+            Job::RangeMap(origin) => {
+                let others = self.ranges_of_others().await;
+                self.step(|state| state.reply_range_map(origin, &others));
             }
             Job::Fetch { slot, fetch } => self.fetch(slot, fetch).await,
             Job::Offer { range, to } => self.offer(range, to).await,
@@ -625,7 +668,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             Job::EndDamaged { range, what } => self.end_damaged(range, what).await,
             Job::DropDamaged(range) => self.drop_damaged(range).await,
             Job::Mend { range, damaged } => self.mend(range, damaged).await,
-            Job::NameLife(letter) => self.name_life(letter).await,
+            Job::NameLife(letter, caller) => self.name_life(letter, caller).await,
             Job::Status { origin, replicas } => self.status(origin, replicas).await,
             Job::Replicas { from, ticket } => self.replicas_for(from, ticket).await,
             Job::DiskWrite { origin, bytes } => self.disk_write(origin, bytes).await,
@@ -684,7 +727,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     }
 
     /// One raw durable write of the bench: what the device can do, through the same I/O path as the log.
-    async fn disk_write(&self, origin: crate::message::Origin, bytes: u32) {
+    async fn disk_write(&self, origin: Origin, bytes: u32) {
         let block = u32::try_from(base::limits::BLOCK_BYTES).expect("4096");
         if bytes == 0 || bytes > 256 * block || !bytes.is_multiple_of(block) {
             let message = format!("a raw write has a multiple of {block} bytes, at most 1 MiB; not {bytes}");
@@ -745,7 +788,7 @@ impl<E: Env, B> State<E, B> {
     /// A read whose range went elsewhere while it waited: sent after it.
     fn forward_get(
         &mut self,
-        origin: crate::message::Origin,
+        origin: Origin,
         key: &[u8],
         at: ReadAt,
         received: env::Instant,

@@ -19,6 +19,9 @@ use storage::Split;
 use wire::Code;
 use wire::reply::SplitReply;
 
+/// How long a new range may take to find another shard.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+
 /// Applies a Split entry to replica and tablet, and returns the new range.
 pub(crate) fn split_local<E: Env>(
     local: &mut Local<E>,
@@ -90,15 +93,37 @@ impl<E: Env, B> State<E, B> {
     pub(crate) fn edit_map(&mut self, entries: Vec<RangeEntry>) -> u64 {
         assert_eq!(self.me, ShardId(0), "shard 0 keeps the map that counts");
         let mut next = self.map.clone();
+        for entry in &entries {
+            self.assigned.remove(&entry.descriptor.range);
+        }
         next.merge(entries);
         next.set_version(self.map.version() + 1);
         let version = next.version();
         self.on_map(&next);
+        self.publish_map();
+        version
+    }
+
+    fn publish_map(&mut self) {
         let map = Arc::new(self.map.clone());
         for shard in (1..self.shards).map(ShardId) {
             self.send(shard, ShardMessage::Map(map.clone()));
         }
-        version
+    }
+
+    /// Shard 0: the range has no replica on `shard` any more.
+    pub(crate) fn forget_place(&mut self, shard: ShardId, range: RangeId) {
+        assert_eq!(self.me, ShardId(0), "shard 0 keeps the map that counts");
+        if self.assigned.get(&range) == Some(&shard) {
+            self.assigned.remove(&range);
+        }
+        if shard == self.me || self.map.get(range).is_some_and(|entry| entry.shard == shard) {
+            let mut next = self.map.clone();
+            next.remove(range);
+            next.set_version(self.map.version() + 1);
+            self.on_map(&next);
+            self.publish_map();
+        }
     }
 
     /// The range is no side of a split any more that is not durable.
@@ -225,7 +250,16 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
         self.complete_split(left_id, &[right_id]).await;
         // Without an answer the node is stopping.
-        let _ = self.edit_map(vec![left, right]).await;
+        if self.edit_map(vec![left, right]).await.is_ok() {
+            self.settle(right_id).await;
+        }
+    }
+
+    /// A range that is new here goes to the shard with the fewest, if that makes the numbers more even.
+    pub(crate) async fn settle(&self, range: RangeId) {
+        let deadline = self.now() + SETTLE_MAX;
+        let version = self.with_state(|state| state.map.version());
+        self.place_new(range, version, deadline).await;
     }
 
     /// A range that a split has made has its marker: its life is written, too, and then its group takes part.
@@ -308,8 +342,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     .filter(|entry| entry.shard == shard)
                     .count()
             };
-            let stays = state.local(range).is_none_or(|local| !local.is_alone());
-            (!stays && count(to) + 1 < count(me)).then_some(to)
+            let is_here = state.local(range).is_some();
+            (is_here && count(to) + 1 < count(me)).then_some(to)
         });
         let Some(to) = to else { return (me, version) };
         match self.move_range(range, to, deadline).await {

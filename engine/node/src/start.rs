@@ -10,19 +10,21 @@
 //! When the node has fewer shards than at its last start, shard `i` also takes the directories of shards `i + n`, `i + 2n`,
 //! …: it replays their logs, flushes their ranges, takes their markers, and removes their logs.
 
+use crate::claims::latest;
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::damage::Injured;
 use crate::identity::{Identity, IdentityError};
 use crate::incarnation::{self, IncarnationError};
-use crate::local::{Groups, Local};
+use crate::local::{Groups, Local, Stranger};
 use crate::marker;
 use crate::message::{Assembled, Recovered, ShardMessage};
-use crate::neighbours::{Neighbours, Word};
+use crate::neighbours::{Detector, Neighbours, Word};
+use crate::outlook::Pulses;
 use crate::placer::Placer;
 use crate::placer::standing::{self, StandingError};
 use crate::range_map::{RangeEntry, RangeMap};
-use crate::recover::{Found, RecoverError, Replayed, recover_dir, retire_dir};
+use crate::recover::{Found, RecoverError, Replayed, recover_dir, retire_dir, sweep_graves};
 use crate::replicate::Batch;
 use crate::roster::{self, RosterError, address_to_bytes};
 use crate::shard::{Front, FrontShard, Shard};
@@ -191,6 +193,8 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     };
     let (assembled, early) = assemble(&env, &mailbox, &storage, identity, first, &mut found, address).await?;
     drop_twins(&env, me, &assembled.map, &mut found).await?;
+    found.keep_promises(&assembled.promises);
+    found.injuries.forget_those_of(&assembled.map);
 
     let front = Rc::new(Front {
         shard: OnceCell::new(),
@@ -205,7 +209,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     };
     let transport = Transport::new(env.clone(), transport_config, front.clone())
         .map_err(|error| NodeError::Config(error.to_string()))?;
-    let neighbours = meet_neighbours(&env, &config, identity, me).await?;
+    let neighbours = meet_neighbours(&env, &config, identity, (me, shards)).await?;
     let mut state = make_state(
         &env,
         &mailbox,
@@ -303,6 +307,7 @@ async fn share_identity<E: Env, B: Mailbox<Message<E>>>(
 ) -> Result<Identity, NodeError> {
     if mailbox.shard() == ShardId(0) {
         let identity = Identity::open(env, mailbox.shards(), cluster).await?;
+        sweep_graves(env, identity.shards.max(mailbox.shards())).await?;
         for shard in 1..mailbox.shards() {
             send(mailbox, ShardId(shard), ShardMessage::Identity(identity)).await;
         }
@@ -334,6 +339,8 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         clock: found.clock,
         range_max: found.range_max,
         damaged: !found.injuries.is_empty(),
+        held: found.injuries.held(),
+        promises: found.promises.clone(),
     };
     let Some(listen) = address else {
         send(mailbox, ShardId(0), ShardMessage::Recovered(Box::new(mine))).await;
@@ -348,10 +355,14 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
             }
         }
     };
+    let mut held = BTreeMap::new();
     let mut all = vec![mine];
     for _ in 1..mailbox.shards() {
         match receive(mailbox).await {
-            (_, ShardMessage::Recovered(recovered)) => all.push(*recovered),
+            (from, ShardMessage::Recovered(recovered)) => {
+                held.extend(recovered.held.iter().map(|range| (*range, from)));
+                all.push(*recovered);
+            }
             (from, other) => unreachable!("{from} said {other:?} before it had recovered"),
         }
     }
@@ -389,10 +400,32 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         RangeMap::partial(version, entries)
     };
     map.check()?;
+    let mut promises = BTreeMap::new();
+    for (range, promised) in all.iter().flat_map(|recovered| &recovered.promises) {
+        let known = promises.entry(*range).or_insert(*promised);
+        *known = latest(*known, *promised);
+    }
+    // What concerns a damaged replica is for the shard that has its files.
+    held.retain(|range, _| map.get(*range).is_none());
+    found.held_elsewhere = held;
+    let is_stranger = |range: RangeId| {
+        let is_held = found.held_elsewhere.contains_key(&range) || found.injuries.holds(range);
+        map.get(range).is_none() && !is_held
+    };
+    found.strangers = promises
+        .iter()
+        .filter(|(range, _)| is_stranger(**range))
+        // One that was there before lives were written becomes the one that the next message speaks to.
+        .map(|(range, promised)| {
+            let id = replica_on(identity.node, found.injuries.life(*range));
+            Stranger::new(*range, id, *promised, &found.groups)
+        })
+        .collect();
     let assembled = Assembled {
         map: Arc::new(map),
         clock,
         listen,
+        promises: Arc::new(promises),
     };
     // The shards that are gone have been emptied by now, and the new ones get ranges as soon as they hear of the map: in between
     // is the one moment at which their number can change. A start that knows too few would not look at all directories.
@@ -466,25 +499,35 @@ async fn receive<M: Send + 'static, B: Mailbox<M>>(mailbox: &B) -> (ShardId, M) 
     }
 }
 
-/// Begins a start of the shard's failure detector, durably: before that nothing is said to another node.
+/// Begins a start of the node's failure detector, durably, on shard 0: before that nothing is said to another node.
 async fn meet_neighbours<E: Env>(
     env: &E,
     config: &NodeConfig,
     identity: Identity,
-    me: ShardId,
+    (me, shards): (ShardId, u16),
 ) -> Result<Option<Box<Neighbours<E>>>, NodeError> {
     let Some(cluster) = &config.cluster else {
         return Ok(None);
     };
-    let peer = |node| liveness::Peer { node, shard: me };
-    let earlier = incarnation::load(env, me).await?;
     let now_ns = || env.clock().wall_ns();
-    let mut detector = Liveness::new(peer(cluster.me), cluster.liveness, earlier, now_ns());
-    let mut ready = liveness::Ready::default();
-    detector.ready(now_ns(), &mut ready);
-    if let Some(durable) = ready.durable {
-        incarnation::store(env, me, durable).await?;
-        detector.persisted(durable);
+    let mut detector = None;
+    if me == ShardId(0) {
+        let node = cluster.me;
+        let earlier = incarnation::load(env, me).await?;
+        let itself = liveness::Peer { node, shard: me };
+        let mut liveness = Liveness::new(itself, cluster.liveness, earlier, now_ns());
+        let mut detected = liveness::Ready::default();
+        liveness.ready(now_ns(), &mut detected);
+        if let Some(durable) = detected.durable {
+            incarnation::store(env, me, durable).await?;
+            liveness.persisted(durable);
+        }
+        let patience = core::time::Duration::from_nanos(cluster.liveness.support_ns);
+        detector = Some(Detector {
+            liveness,
+            detected,
+            pulses: Pulses::new(shards, patience, env.clock().now()),
+        });
     }
     let address = cluster.nodes.iter().find(|member| member.node == cluster.me);
     let address = address.map_or(config.listen, |member| member.address);
@@ -572,6 +615,8 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
             .collect(),
         strangers: BTreeMap::new(),
         gone: found.gone,
+        assigned: found.held_elsewhere,
+        claims: BTreeMap::new(),
         removing: BTreeSet::new(),
         roster_storing: false,
         placing: BTreeSet::new(),

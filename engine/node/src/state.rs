@@ -1,5 +1,6 @@
 //! What one shard holds, and the vocabulary of its parts. Changed only in synchronous steps; see `shard.rs`.
 
+use crate::claims::Claim;
 use crate::config::NodeConfig;
 use crate::damage::Injured;
 use crate::dialect::Letter;
@@ -7,6 +8,7 @@ use crate::identity::Identity;
 use crate::local::{Groups, Local, Seat, Stranger};
 use crate::members::Wish;
 use crate::message::{Answer, OwnedRequest, PageAsk, Replies, ShardMessage};
+use crate::moving::Moved;
 use crate::neighbours::Neighbours;
 use crate::placer::{Order, Placer};
 use crate::range_map::{RangeEntry, RangeMap};
@@ -20,6 +22,7 @@ use base::{Hlc, NodeId, RangeId, ReplicaId, Seqno, ShardId, Timestamp};
 use core::cell::Cell;
 use env::sync::{Notify, Sender};
 use env::{Env, Instant, Net};
+use liveness::Peer;
 use log::Log;
 use raft::PersistMark;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -123,10 +126,18 @@ pub(crate) enum Job<E: Env> {
         from: ShardId,
         ticket: u64,
         slot: u32,
-        /// With the last entry in its tables.
-        arrival: (RangeEntry, base::Index),
-        clock: Timestamp,
+        arrival: Box<Arrival>,
     },
+    /// What a range that moves here has in its log is in this shard's, up to there.
+    Prepared {
+        from: ShardId,
+        ticket: u64,
+        seqno: Seqno,
+    },
+    /// The split of `left` that makes `right` waits for shard 0.
+    Claim { left: RangeId, right: RangeId },
+    /// `range ls`, or what a client asks first.
+    RangeMap(Origin),
     /// A split that another replica proposed has been applied: its new range is marked, and it is made durable.
     CompleteSplit(SplitApplied),
     /// Another node was learned of.
@@ -175,13 +186,22 @@ pub(crate) enum Job<E: Env> {
     /// A replica on another node is damaged, and this one leads.
     Mend { range: RangeId, damaged: ReplicaId },
     /// A replica is heard of whose life is not written yet.
-    NameLife(Letter),
+    NameLife(Letter, Peer),
     /// `status`, perhaps with every replica.
     Status { origin: Origin, replicas: bool },
     /// The replicas of this shard, for the status that another one was asked for.
     Replicas { from: ShardId, ticket: u64 },
     /// The bench's raw durable write.
     DiskWrite { origin: Origin, bytes: u32 },
+}
+
+/// A range that arrives from another shard.
+pub(crate) struct Arrival {
+    pub(crate) entry: RangeEntry,
+    /// The last entry in its tables.
+    pub(crate) flushed: base::Index,
+    pub(crate) clock: Timestamp,
+    pub(crate) moved: Moved,
 }
 
 /// What a scan asks for.
@@ -256,6 +276,10 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) slots: Vec<Slot<E>>,
     /// The last life of each range whose replicas here were removed: none of them takes part in anything.
     pub(crate) gone: BTreeMap<RangeId, u32>,
+    /// Shard 0: where ranges are that splits on other shards are about to make, until the map knows.
+    pub(crate) assigned: BTreeMap<RangeId, ShardId>,
+    /// Ranges that splits here are about to make.
+    pub(crate) claims: BTreeMap<RangeId, Claim>,
     /// Ranges whose files are being removed.
     pub(crate) removing: BTreeSet<RangeId>,
     /// The list of nodes is being written.

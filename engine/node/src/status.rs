@@ -5,7 +5,7 @@ use crate::local::Local;
 use crate::message::{Answer, Ask, Origin, ShardMessage};
 use crate::read::ReadGuard;
 use crate::shard::Shard;
-use crate::state::{Message, Slot, State};
+use crate::state::{Message, Route, Slot, State};
 use base::{Index, RangeId, ReplicaId, ShardId};
 use env::{Clock, Env, Mailbox, Tasks};
 use replica::group::{life_of, node_of, replica_on};
@@ -48,6 +48,17 @@ pub struct NodeStatus {
     /// Every replica of this node, by range, when it was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaStatus>,
+}
+
+/// A range of one shard, for the map that a client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeStatus {
+    /// The range.
+    pub range: u64,
+    /// The node that leads it, as far as this one knows.
+    pub leader: Option<u64>,
+    /// The nodes whose replicas vote; none while they change.
+    pub voters: Vec<u64>,
 }
 
 /// A replica, and checksums to compare with those of the range's other replicas that have applied the same entries.
@@ -276,6 +287,24 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
 }
 
 impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// Who leads the ranges of the other shards, and votes in them, by range.
+    pub(crate) async fn ranges_of_others(&self) -> BTreeMap<u64, RangeStatus> {
+        let me = self.mailbox.shard();
+        let others = (0..self.mailbox.shards())
+            .map(ShardId)
+            .filter(|&shard| shard != me);
+        let asked: Vec<_> = others
+            .map(|shard| self.step(|state| state.ask(shard, Ask::Ranges)))
+            .collect();
+        let mut ranges = BTreeMap::new();
+        for answer in asked {
+            if let Some(Answer::Ranges(more)) = answer.await {
+                ranges.extend(more.into_iter().map(|range| (range.range, range)));
+            }
+        }
+        ranges
+    }
+
     /// The replicas of all shards.
     async fn replicas_of_node(&self) -> Vec<ReplicaStatus> {
         let me = self.mailbox.shard();
@@ -330,6 +359,18 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
 }
 
 impl<E: Env, B> State<E, B> {
+    /// Who leads the ranges of this shard, and votes in them.
+    pub(crate) fn range_statuses(&self) -> Vec<RangeStatus> {
+        let here =
+            (0..self.map.entries().len()).filter(|position| matches!(self.routes[*position], Route::Here(_)));
+        let status = |position: usize| RangeStatus {
+            range: self.map.entries()[position].descriptor.range.0,
+            leader: self.leader_at(position).map(|node| node.0),
+            voters: self.voters_at(position),
+        };
+        here.map(status).collect()
+    }
+
     /// A range's tablet, which stays while it is read.
     fn begin_look(&self, range: RangeId) -> Option<(Tablet<E>, ReadGuard)> {
         let local = self.slots[*self.here.get(&range)? as usize].live()?;

@@ -3,8 +3,9 @@
 use crate::dialect::Letter;
 use crate::local::Stranger;
 use crate::state::{Job, Slot, State};
-use base::RangeId;
+use base::{RangeId, ShardId};
 use env::Env;
+use liveness::Peer;
 use raft::HardState;
 use replica::group::{life_of, node_of};
 
@@ -17,14 +18,14 @@ pub(crate) struct Unheard;
 impl<E: Env, B> State<E, B> {
     /// A later replica of a range is spoken to than the one that is here: this one was removed. One that has no state, and so nothing
     /// but what it promised, becomes the later one and keeps the promise.
-    pub(crate) fn succeed(&mut self, slot: u32, letter: Letter) {
+    pub(crate) fn succeed(&mut self, slot: u32, letter: Letter, caller: Peer) {
         let seat = self.seat_of(slot);
         if seat.writes > 0 || seat.installing || seat.arrived.is_some() || self.is_receiving(letter.range) {
             return;
         }
         let is_named = self.is_named(&letter);
         match &mut self.slots[slot as usize] {
-            Slot::Stranger(_) if !is_named => self.name(letter),
+            Slot::Stranger(_) if !is_named => self.name(letter, caller),
             Slot::Stranger(stranger) => {
                 base::sometimes!("node: a stranger became a later replica");
                 let groups = self.groups.clone();
@@ -40,9 +41,9 @@ impl<E: Env, B> State<E, B> {
     /// votes meanwhile. A group whose members all wait for each other's state would have no leader who could send it.
     ///
     /// `Err` when it is not taken up now: another time, or when the life of the replica is written.
-    pub(crate) fn welcome(&mut self, letter: Letter) -> Result<(u32, Letter), Unheard> {
+    pub(crate) fn welcome(&mut self, letter: Letter, caller: Peer) -> Result<(u32, Letter), Unheard> {
         let is_ours = node_of(letter.to) == self.identity.node && letter.range > RangeId::SYSTEM;
-        if self.removing.contains(&letter.range) {
+        if self.removing.contains(&letter.range) || self.map.get(letter.range).is_some() {
             return Err(Unheard);
         }
         let waiting = self.strangers.len() + self.injured.naming.len();
@@ -58,16 +59,23 @@ impl<E: Env, B> State<E, B> {
             Some(life) if *life > life_of(letter.to) => return Err(Unheard),
             Some(life) if *life == life_of(letter.to) => {}
             Some(_) | None => {
-                self.name(letter);
+                self.name(letter, caller);
                 return Err(Unheard);
             }
         }
         base::sometimes!("node: a range was heard of before it was here");
         let stranger = Stranger::new(letter.range, letter.to, HardState::default(), &self.groups);
+        Ok((self.admit_stranger(stranger), letter))
+    }
+
+    /// A stranger takes part from now on.
+    pub(crate) fn admit_stranger(&mut self, stranger: Stranger<E>) -> u32 {
+        assert_eq!(self.me, ShardId(0), "strangers are on shard 0");
+        let range = stranger.seat.range;
         let slot = self.take_slot(Slot::Stranger(Box::new(stranger)));
-        self.strangers.insert(letter.range, slot);
+        self.strangers.insert(range, slot);
         self.introduce_all(slot);
-        Ok((slot, letter))
+        slot
     }
 
     /// Whether the life of whom the letter is for is written.
@@ -77,9 +85,9 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Writes the life of whom the letter is for, and then takes the letter.
-    fn name(&mut self, letter: Letter) {
+    fn name(&mut self, letter: Letter, caller: Peer) {
         if self.injured.naming.insert(letter.range) {
-            self.jobs.push(Job::NameLife(letter));
+            self.jobs.push(Job::NameLife(letter, caller));
         }
     }
 }

@@ -15,10 +15,11 @@
 use crate::local::Local;
 use crate::marker;
 use crate::neighbours::Neighbours;
+use crate::range_map::RangeEntry;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Slot, State};
 use base::key::Span;
-use base::{Index, NodeId, RangeId, ReplicaId, Seqno, Term};
+use base::{Index, RangeId, ReplicaId, Seqno, ShardId, Term};
 use core::cell::RefCell;
 use core::mem;
 use core::time::Duration;
@@ -120,13 +121,12 @@ fn to_wire(mark: Mark) -> peer::Mark {
 }
 
 impl<E: Env, B> State<E, B> {
-    /// Takes a step of a transfer.
+    /// Takes a step of a transfer, for a range that no other shard has.
     ///
     /// # Errors
     /// [`WireError`] when no node says such a thing.
-    pub(crate) fn on_transfer(
+    pub(crate) fn take_transfer(
         &mut self,
-        node: NodeId,
         transfer: &ArchivedTransfer<'static>,
         malformed: WireError,
     ) -> Result<(), WireError> {
@@ -139,9 +139,6 @@ impl<E: Env, B> State<E, B> {
             term: Term(transfer.last.term.to_native()),
             index: Index(transfer.last.index.to_native()),
         };
-        if node_of(from) != node {
-            return Err(malformed);
-        }
         match &transfer.step {
             ArchivedTransferStep::Offer {
                 term,
@@ -202,7 +199,9 @@ impl<E: Env, B> State<E, B> {
         last: peer::Mark,
         step: TransferStep<'_>,
     ) {
-        let shard = self.me;
+        let slot = self.seat_slot(range);
+        let seat = slot.and_then(|slot| self.slots[slot as usize].seat());
+        let shard = seat.map_or(ShardId(0), |seat| seat.place_of(to).shard);
         if let Some(neighbours) = &self.neighbours {
             let transfer = Transfer {
                 range: range.0,
@@ -270,8 +269,10 @@ impl<E: Env, B> State<E, B> {
             !is_over
         });
         for (range, to) in over {
-            if let Some(&slot) = self.here.get(&range) {
-                self.live_mut(slot).seat.raft.snapshot_failed(to);
+            if let Some(&slot) = self.here.get(&range)
+                && let Some(local) = self.slots[slot as usize].live_mut()
+            {
+                local.seat.raft.snapshot_failed(to);
                 self.touch(slot);
             }
         }
@@ -326,10 +327,17 @@ impl<E: Env, B> State<E, B> {
             let (mine, theirs) = (&local.replica.descriptor().span, description.span());
             local.range != range && mine.intersect(&theirs.start, theirs.end.as_deref()).is_some()
         };
+        let overlaps_there = |entry: &RangeEntry| {
+            let (other, theirs) = (&entry.descriptor, description.span());
+            let common = other.span.intersect(&theirs.start, theirs.end.as_deref());
+            !entry.is_hole() && other.range != range && common.is_some()
+        };
         // A range that still has these keys, or is about to get them, has not applied the split that takes them away: it will, and
-        // make the other range anew.
+        // make the other range anew. Shard 0, where ranges that are new to a node get their state, has all that are on other shards
+        // in its map, with the keys that they have or had.
         let is_early = !base::planted_bug!("node-takes-state-before-split")
-            && self.slots.iter().filter_map(Slot::live).any(overlaps)
+            && (self.slots.iter().filter_map(Slot::live).any(overlaps)
+                || self.map.entries().iter().any(overlaps_there))
             || self.neighbours.as_ref().is_some_and(|neighbours| {
                 let span = description.span();
                 neighbours.receiving.iter().any(|receiving| {
@@ -451,6 +459,8 @@ impl<E: Env, B> State<E, B> {
         );
         seat.installing = true;
         seat.committed.clear();
+        let range = seat.range;
+        self.release_claims(range);
         arrived
     }
 
@@ -810,7 +820,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
         let entry = self.with_state(|state| state.entry_of(slot));
         // Without an answer the node is stopping.
-        let _ = self.edit_map(vec![entry]).await;
+        if self.edit_map(vec![entry]).await.is_ok() {
+            self.settle(range).await;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ pub struct Descriptor {
     pub range: RangeId,
     /// The keys that belong to it.
     pub span: Span,
-    /// Increases with every change of the span or the place; the higher one is right.
+    /// Increases with every change of the span; the higher one is right.
     pub generation: u64,
 }
 

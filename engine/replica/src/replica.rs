@@ -458,17 +458,6 @@ impl<W> Replica<W> {
         }
     }
 
-    /// Counts a move to another shard: the new place's descriptor wins over the old one.
-    pub fn bump_generation(&mut self) {
-        self.descriptor.generation += 1;
-    }
-
-    /// Takes over the generation that the place before gave with the range. It may be ahead of what was written: a range
-    /// without new writes is not flushed again for it.
-    pub fn raise_generation(&mut self, generation: u64) {
-        self.descriptor.generation = self.descriptor.generation.max(generation);
-    }
-
     /// The newest timestamp at which a read sees a state that no later entry changes, given the clock's `now`.
     #[must_use]
     pub fn safe_ts(&self, now: Timestamp) -> Timestamp {

@@ -384,3 +384,102 @@ fn a_node_joins_and_takes_the_place_of_another() {
     assert!(led.contains("n4 leads"), "{led}");
     assert_eq!(joined.terminate().unwrap(), 0);
 }
+
+/// What the node at `address` says of its ranges.
+fn ranges(program: &Program, address: &str) -> Vec<Value> {
+    let listed = run(program, address, &["range", "ls", "--json"]);
+    let lines = listed.lines();
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The shards on which a node has its ranges, in the order of their keys.
+fn shards(program: &Program, address: &str) -> Vec<u64> {
+    let listed = ranges(program, address);
+    let shard = |range: &Value| range["shard"].as_u64().unwrap();
+    listed.iter().map(shard).collect()
+}
+
+#[test]
+fn every_shard_of_every_node_has_ranges() {
+    let dir = scratch();
+    let mut programs = programs(dir.path(), 3, "corelane");
+    for program in &mut programs {
+        program.options[1] = "2".to_owned();
+    }
+    let program = programs[0].clone();
+    let mut nodes: Vec<Node> = programs
+        .iter()
+        .map(Program::start)
+        .collect::<Result<_, _>>()
+        .unwrap();
+    for node in &nodes {
+        wait_for(&program, node, "all nodes see each other", is_well);
+    }
+    let all = |nodes: &[Node]| nodes.iter().map(|node| node.address.clone()).collect::<Vec<_>>();
+    let key = |number: u32| format!("key{number:02}");
+    let put = |nodes: &[Node], numbers: core::ops::Range<u32>| {
+        for number in numbers {
+            let nodes: Vec<_> = nodes.iter().collect();
+            by_any(
+                &program,
+                &nodes,
+                &["put", &key(number), &format!("value{number}")],
+            );
+        }
+    };
+    put(&nodes, 0..10);
+    let first = nodes[0].address.clone();
+    let began = Instant::now();
+    for at in ["key10", "key20", "key30"] {
+        run(&program, &first, &["range", "split", at]);
+    }
+    put(&nodes, 10..40);
+    // Each node evens its ranges out by itself.
+    for address in all(&nodes) {
+        loop {
+            let mut found = shards(&program, &address);
+            found.sort_unstable();
+            if found == [0, 0, 1, 1] {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{address}: {found:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    // Leaders and followers alike move, and serve on.
+    for address in all(&nodes) {
+        let listed = ranges(&program, &address);
+        let to = 1 - listed[1]["shard"].as_u64().unwrap();
+        let range = listed[1]["range"].to_string();
+        let said = run(&program, &address, &["range", "move", &range, &to.to_string()]);
+        assert!(said.contains(&format!("r{range} is on shard s{to}")), "{said}");
+        assert_eq!(shards(&program, &address)[1], to);
+        put(&nodes, 10..20);
+    }
+    // Whoever asks any node hears who leads, and who votes, also of the ranges of its other shard.
+    for address in all(&nodes) {
+        for range in ranges(&program, &address) {
+            assert!(range["leader"].is_u64(), "{range}");
+            assert_eq!(range["nodes"], serde_json::json!([1, 2, 3]), "{range}");
+        }
+    }
+    nodes.remove(1).kill().unwrap();
+    put(&nodes, 0..5);
+    for number in 0..40 {
+        let value = by_any(&program, &[&nodes[0], &nodes[1]], &["get", &key(number)]);
+        assert_eq!(value, format!("value{number}\n"));
+    }
+    // It comes back with one shard, which takes over what the other one had.
+    programs[1].options[1] = "1".to_owned();
+    let back = programs[1].start().unwrap();
+    for node in [&nodes[0], &nodes[1], &back] {
+        wait_for(&program, node, "the node is back", is_well);
+    }
+    assert_eq!(shards(&program, &back.address), [0; 4]);
+    nodes.remove(0).kill().unwrap();
+    for number in 0..40 {
+        let value = by_any(&program, &[&nodes[0], &back], &["get", &key(number)]);
+        assert_eq!(value, format!("value{number}\n"));
+    }
+    assert_eq!(back.terminate().unwrap(), 0);
+}

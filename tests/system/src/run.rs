@@ -127,7 +127,10 @@ impl Runner {
         let mut prng = Prng::new(scenario.seed ^ 0x7275_6e6e_6572_0001);
         let mut sim = Sim::new(scenario.seed, scenario.sim.clone());
         let mut processes: Vec<_> = (0..scenario.nodes)
-            .map(|at| Process::new(&mut sim, node_config(&scenario, at), scenario.shards))
+            .map(|at| {
+                let shards = scenario.shards[usize::from(at)];
+                Process::new(&mut sim, node_config(&scenario, at), shards)
+            })
             .collect();
         let machine = sim.add_node(1);
         let env = sim.env(machine, ShardId(0));

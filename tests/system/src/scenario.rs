@@ -62,8 +62,8 @@ pub struct Scenario {
     pub nodes: u16,
     /// How many of them have the first range.
     pub founders: u16,
-    /// Shards at the first start.
-    pub shards: u16,
+    /// Shards of each node at the first start.
+    pub shards: Vec<u16>,
     /// That a restart draws another number of shards.
     pub reshard: f64,
     /// The failure detector of a cluster.
@@ -164,7 +164,7 @@ impl Scenario {
             sim,
             nodes: 1,
             founders: 1,
-            shards,
+            shards: vec![shards],
             reshard: if prng.chance(0.5) { prng.unit() } else { 0.0 },
             liveness: liveness::Config::default(),
             tick: Duration::from_millis(10),
@@ -213,10 +213,6 @@ impl Scenario {
         // More nodes have more troubles.
         scenario.crash_every = (scenario.crash_every / prng.between(1, 3)).max(20);
         scenario.mix.place = if prng.chance(0.6) { 1 + prng.below(3) } else { 0 };
-        // Replicas stay on the shard on which they were made.
-        scenario.shards = 1;
-        scenario.reshard = 0.0;
-        scenario.mix.move_range = 0;
         // What several ranges show now is not promised yet; what they have shown of the past is.
         scenario.one_range_scans = true;
         let clock = &mut scenario.sim.clock;
@@ -251,6 +247,7 @@ impl Scenario {
                 at_end: false,
             });
         }
+        scenario.draw_shards();
         scenario
     }
 
@@ -285,6 +282,17 @@ impl Scenario {
             at_end: prng.chance(0.8),
         });
         scenario
+    }
+
+    /// Nodes of a cluster have different numbers of shards, and ranges move between them.
+    fn draw_shards(&mut self) {
+        // Apart from what else is drawn, so that a seed stays what it is.
+        let mut prng = Prng::new(self.seed ^ 0x7368_6172_6473_0001);
+        self.shards = (0..self.nodes).map(|_| 1 + small(prng.below(3))).collect();
+        // A start without a shard that has a damaged replica is refused.
+        let may_change = self.flips.is_none() && prng.chance(0.4);
+        self.reshard = if may_change { prng.unit() * 0.5 } else { 0.0 };
+        self.mix.move_range = if prng.chance(0.7) { 1 + prng.below(4) } else { 0 };
     }
 
     /// How clients behave in the second phase: patient.
