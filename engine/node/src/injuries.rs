@@ -65,9 +65,12 @@ impl Injuries {
         self.held.keys().copied().collect()
     }
 
-    /// Forgets what was noted of ranges that are well on another shard: which replicas took part by a lost log is not known for sure.
-    pub(crate) fn forget_those_of(&mut self, map: &RangeMap) {
-        self.noted.retain(|range, _| map.get(*range).is_none());
+    /// Forgets what was noted here of ranges that are well on another shard, or damaged there: which replicas took part by a lost log
+    /// is not known for sure, and whoever takes one for its own would remove the files of the other.
+    pub(crate) fn forget_others(&mut self, me: ShardId, map: &RangeMap, held: &BTreeMap<RangeId, ShardId>) {
+        let is_elsewhere = |range: RangeId| held.get(&range).is_some_and(|shard| *shard != me);
+        self.noted
+            .retain(|range, _| map.get(*range).is_none() && !is_elsewhere(*range));
     }
 
     /// The life of the node's replica of the range.

@@ -265,6 +265,8 @@ pub struct Assembled {
     pub clock: Timestamp,
     /// Where shard 0 listens, so that "port 0" means the same port on all shards.
     pub listen: env::Address,
+    /// Which shard has the files of a damaged replica: of several that noted it, one, since a node has them once.
+    pub held: Arc<BTreeMap<RangeId, ShardId>>,
     /// What replicas promised, as the logs of other shards may have it.
     pub promises: Arc<BTreeMap<RangeId, HardState>>,
 }

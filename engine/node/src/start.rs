@@ -194,7 +194,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     let (assembled, early) = assemble(&env, &mailbox, &storage, identity, first, &mut found, address).await?;
     drop_twins(&env, me, &assembled.map, &mut found).await?;
     found.keep_promises(&assembled.promises);
-    found.injuries.forget_those_of(&assembled.map);
+    found.injuries.forget_others(me, &assembled.map, &assembled.held);
 
     let front = Rc::new(Front {
         shard: OnceCell::new(),
@@ -407,7 +407,7 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
     }
     // What concerns a damaged replica is for the shard that has its files.
     held.retain(|range, _| map.get(*range).is_none());
-    found.held_elsewhere = held;
+    found.held_elsewhere.clone_from(&held);
     let is_stranger = |range: RangeId| {
         let is_held = found.held_elsewhere.contains_key(&range) || found.injuries.holds(range);
         map.get(range).is_none() && !is_held
@@ -425,6 +425,7 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
         map: Arc::new(map),
         clock,
         listen,
+        held: Arc::new(held),
         promises: Arc::new(promises),
     };
     // The shards that are gone have been emptied by now, and the new ones get ranges as soon as they hear of the map: in between
