@@ -32,6 +32,7 @@
 //! - After a read was served at a closed timestamp, this replica applies and proposes nothing at or below it: asserted.
 
 use crate::local::Seat;
+use crate::message::ShardMessage;
 use crate::neighbours::Neighbours;
 use crate::state::State;
 use base::{Index, RangeId, Timestamp};
@@ -45,6 +46,9 @@ use wire::peer::{self, ArchivedClosed, ArchivedClosedStep, CLOSED_RANGES_MAX, Cl
 
 /// Ranges on the list of one other shard; more is nonsense.
 const LISTED_MAX: usize = 1 << 20;
+
+/// Messages of a series between two looks for ranges that are listed to a shard that has them not: what said so may have been lost.
+const LOOKS_FOR_ASTRAY: u64 = 64;
 
 /// Up to when a replica knows its range to be closed, beside what is on the lists now.
 #[derive(Debug, Default)]
@@ -409,6 +413,10 @@ impl<E: Env, B> State<E, B> {
         if ranges.len() > CLOSED_RANGES_MAX {
             return Err(malformed);
         }
+        let mut listed: Vec<RangeId> = ranges
+            .iter()
+            .map(|change| RangeId(change.range.to_native()))
+            .collect();
         let (follows, before) = neighbours.closing.hear(peer, series, number);
         if follows == Follows::Gap {
             base::sometimes!("node: a closed timestamp is missing");
@@ -446,6 +454,12 @@ impl<E: Env, B> State<E, B> {
                 self.keep_closed(range, before, ts);
             }
         }
+        if number % LOOKS_FOR_ASTRAY == LOOKS_FOR_ASTRAY - 1
+            && let Some(speaker) = self.speaker(peer)
+        {
+            listed.extend(speaker.listed.keys());
+        }
+        listed.into_iter().for_each(|range| self.send_after(range));
         // Nobody whose clock is within the bound promises anything beyond this one's.
         let wall_ns = self.env.clock().wall_ns();
         let offset_ns = self
@@ -462,6 +476,27 @@ impl<E: Env, B> State<E, B> {
             speaker.closed = closed;
         }
         Ok(())
+    }
+
+    /// A leader lists a range here: if its replica is on another shard, that one says so.
+    fn send_after(&mut self, range: RangeId) {
+        if self.here.contains_key(&range) {
+            return;
+        }
+        let entry = self.map.get(range).filter(|entry| !entry.is_hole());
+        if let Some(shard) = entry.map(|entry| entry.shard).filter(|shard| *shard != self.me) {
+            base::sometimes!("node: a range was listed as closed to a shard that has it not");
+            self.send(shard, ShardMessage::Misdirected(range));
+        }
+    }
+
+    /// The leader of a range takes its replica to be on another shard than this one, which has it.
+    pub(crate) fn on_misdirected(&mut self, range: RangeId) {
+        if let Some(&slot) = self.here.get(&range)
+            && self.slots[slot as usize].live().is_some_and(|local| !local.led)
+        {
+            self.say_where(slot);
+        }
     }
 
     fn speaker(&mut self, peer: Peer) -> Option<&mut Speaker> {
@@ -496,7 +531,7 @@ impl<E: Env> Neighbours<E> {
             listeners,
             ..
         } = closing;
-        // Who is not spoken to yet is so because of a range that has changed.
+        // Who is not spoken to yet is so because of a range that has changed; from then on it is tried, also when it is not there now.
         let spoken_to = listeners.iter().map(|listener| listener.peer);
         let there = |range: &RangeId| led.get(range).map(|led| led.places.iter().copied());
         let mut peers: Vec<_> = spoken_to
@@ -508,9 +543,6 @@ impl<E: Env> Neighbours<E> {
             let support = self.outlook().support(peer.node);
             let lives = support.given.is_some() || support.received.is_some();
             let at = listeners.iter().position(|listener| listener.peer == peer);
-            if at.is_none() && !lives {
-                continue;
-            }
             let at = at.unwrap_or_else(|| {
                 listeners.push(Listener::new(peer));
                 listeners.len() - 1

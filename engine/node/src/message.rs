@@ -318,6 +318,8 @@ pub enum ShardMessage<S> {
     },
     /// A step of a transfer, likewise.
     Transfer(Box<OwnedTransfer>),
+    /// The leader of a range takes the receiver's replica to be on the sending shard.
+    Misdirected(RangeId),
     /// To shard 0: the range that was claimed is not made by a split after all.
     Unclaim {
         /// The range.

@@ -159,7 +159,7 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// A follower lets its leader hear where it is now, which may have nothing to say to it for long.
-    fn say_where(&mut self, slot: u32) {
+    pub(crate) fn say_where(&mut self, slot: u32) {
         let seat = &self.live_mut(slot).seat;
         let (range, from, term) = (seat.range, seat.raft.id(), seat.raft.term());
         let Some(leader) = seat.raft.leader().filter(|leader| *leader != from) else {

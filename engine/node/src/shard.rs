@@ -323,6 +323,7 @@ impl<E: Env, B> State<E, B> {
             ShardMessage::Learned { members, word } => self.learn(members, word),
             ShardMessage::Letter { letter, caller, hops } => self.on_handed_letter(*letter, caller, hops),
             ShardMessage::Transfer(transfer) => self.on_handed_transfer(&transfer),
+            ShardMessage::Misdirected(range) => self.on_misdirected(range),
             ShardMessage::Unclaim { range, promised } => self.on_unclaim(from, range, promised),
             ShardMessage::Removed { range } => self.forget_place(from, range),
             ShardMessage::Gone { range, life } => self.on_gone(range, life),
