@@ -335,9 +335,13 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             self.fail(message.clone());
             Refusal::fatal(Code::DiskFailed, message)
         };
-        self.flush_first(range, &tablet).await.map_err(failed)?;
+        let unflushed = |error: StorageError| {
+            self.unflushed(range, &error)
+                .unwrap_or_else(|| failed(error.to_string()))
+        };
+        self.flush_first(range, &tablet).await.map_err(unflushed)?;
         self.fall_silent(range, deadline).await?;
-        let flushed = self.flush_rest(range, &tablet).await.map_err(failed)?;
+        let flushed = self.flush_rest(range, &tablet).await.map_err(unflushed)?;
         drop(tablet);
         let prepare = Box::new(self.step(|state| state.beyond(range, flushed)));
         let no_answer = || Refusal::retry(Code::Unavailable, 10, format!("shard {to} did not answer"));
@@ -352,6 +356,28 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             Some(Answer::MoveIn(version)) => Ok(version),
             Some(_) | None => Err(no_answer()),
         }
+    }
+
+    /// A flush before a move met damage, which others of the group can mend: the range stays, and its replica ends. `None` when nobody
+    /// can, or it is something else.
+    fn unflushed(&self, range: RangeId, error: &StorageError) -> Option<Refusal> {
+        self.step(|state| {
+            let is_damage = match error {
+                StorageError::Corruption(_) => state.has_peers(range),
+                StorageError::Poisoned { .. } => state.injured.is_ending(range),
+                _ => false,
+            };
+            is_damage.then(|| {
+                base::sometimes!("node: a range that was to move met damage");
+                state.stay(range);
+                state.on_damage(range, error.to_string());
+                Refusal::retry(
+                    Code::RangeBusy,
+                    100,
+                    "the range's replica is damaged, and is replaced",
+                )
+            })
+        })
     }
 
     /// Waits until nothing else works on the range, and takes it for itself.
@@ -385,11 +411,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     }
 
     /// Brings most of the range to disk while it is served.
-    async fn flush_first(&self, range: RangeId, tablet: &Tablet<E>) -> Result<(), String> {
+    async fn flush_first(&self, range: RangeId, tablet: &Tablet<E>) -> Result<(), StorageError> {
         if tablet.stats().active_bytes > FLUSH_FIRST_BYTES {
             base::sometimes!("node: range flushed before it moves");
             self.freeze(range);
-            tablet.flush().await.map_err(|error| error.to_string())?;
+            tablet.flush().await?;
         }
         Ok(())
     }
@@ -411,9 +437,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     }
 
     /// Brings the rest of what is applied to disk, with the state of the replica.
-    async fn flush_rest(&self, range: RangeId, tablet: &Tablet<E>) -> Result<Index, String> {
+    async fn flush_rest(&self, range: RangeId, tablet: &Tablet<E>) -> Result<Index, StorageError> {
         self.freeze(range);
-        let flushed = tablet.flush().await.map_err(|error| error.to_string())?;
+        let flushed = tablet.flush().await?;
         let applied = tablet.applied_index();
         assert_eq!(
             flushed, applied,

@@ -25,6 +25,7 @@ use core::mem;
 use core::time::Duration;
 use env::{Clock, Env, Mailbox};
 use replica::group::life_of;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use storage::Tablet;
 use wire::peer::{Mark, TransferStep};
@@ -247,8 +248,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let (log, seqno) = self.step(|state| (state.log.clone(), state.log.forget(range)));
         self.wait_durable(&log, seqno).await?;
         if let Some(tablet) = tablet {
-            let removed = marker::remove(&self.env, me, range).await;
-            removed.map_err(|error| error.to_string())?;
+            match marker::remove(&self.env, me, range).await {
+                // One that came here damaged, or was never marked, has none.
+                Err(error) if error.kind != ErrorKind::NotFound => return Err(error.to_string()),
+                Ok(()) | Err(_) => {}
+            }
             tablet.remove().await.map_err(|error| error.to_string())?;
         } else {
             // Of a replica without state a part of one may be here.
