@@ -53,6 +53,9 @@ pub(crate) struct Injured {
     replicas: BTreeMap<RangeId, Damaged>,
     /// Replicas that are about to be among them.
     ending: BTreeSet<RangeId>,
+    /// Damaged replicas of other nodes that this shard's leaders are replacing. One that is to take the place of another may be damaged
+    /// before it has done so: then it is the one to be replaced.
+    mending: BTreeMap<RangeId, ReplicaId>,
     /// The life that is written of each range.
     pub(crate) lives: BTreeMap<RangeId, u32>,
     /// Ranges whose life is being written.
@@ -286,6 +289,10 @@ impl<E: Env, B> State<E, B> {
         }
         if is_done {
             self.say_settled(slot, damaged);
+        } else if let Some(mended) = self.injured.mending.get_mut(&range)
+            && node_of(*mended) == node_of(damaged)
+        {
+            *mended = (*mended).max(damaged);
         } else if !self.placing.contains(&range) {
             self.jobs.push(Job::Mend { range, damaged });
         }
@@ -298,7 +305,10 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Takes the next step towards a new replica. Whether there is more to do here.
-    fn advance_mend(&mut self, range: RangeId, damaged: ReplicaId) -> bool {
+    fn advance_mend(&mut self, range: RangeId) -> bool {
+        let Some(&damaged) = self.injured.mending.get(&range) else {
+            return false;
+        };
         // Commands that have their index come first.
         self.close_batch();
         let Some(&slot) = self.here.get(&range) else {
@@ -549,11 +559,15 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         if !self.with_state(|state| state.placing.insert(range)) {
             return;
         }
+        self.with_state(|state| state.injured.mending.insert(range, damaged));
         let deadline = self.now() + MEND_MAX;
-        while self.now() < deadline && self.step(|state| state.advance_mend(range, damaged)) {
+        while self.now() < deadline && self.step(|state| state.advance_mend(range)) {
             self.env.clock().sleep(LOOK_AGAIN).await;
         }
-        self.with_state(|state| state.placing.remove(&range));
+        self.with_state(|state| {
+            state.injured.mending.remove(&range);
+            state.placing.remove(&range);
+        });
     }
 
     /// Reads all tables again, one after the other and at a bounded pace, until the shard is dropped.
