@@ -58,6 +58,14 @@ const REGRESSIONS: &[(u64, &str)] = &[
         "a void entry stood after one that had been applied in another term, and a start took that for damage",
     ),
     (
+        400_062,
+        "a leader did not hear on which shard an idle replica is, and said to another one up to when its range is closed",
+    ),
+    (
+        420_200,
+        "a replica was damaged before it had taken the place of a damaged one, and neither was replaced",
+    ),
+    (
         50_047,
         "a replica that had just become the last one was read before it had all that others had acknowledged",
     ),
