@@ -272,6 +272,8 @@ impl Scenario {
         scenario.mix.place = 0;
         scenario.calls = prng.between(200, 600);
         scenario.crash_every = u64::MAX / 4;
+        // A start without a shard that has a damaged replica is refused.
+        scenario.reshard = 0.0;
         scenario.node.scrub_bytes_per_second = 1 << 24;
         scenario.node.scrub_pause = Duration::from_millis(pick(&mut prng, &[20, 100, 300]));
         scenario.flips = Some(Flips {
