@@ -99,6 +99,8 @@ impl Retry {
         let mut advice = Duration::ZERO;
         let mut range_map_version = 0;
         match failure {
+            // A try that the deadline cut short says less than what was found before.
+            Failure::NotSent(_) if elapsed >= self.deadline && self.last.is_some() => {}
             Failure::NotSent(error) => self.last = Some(error),
             Failure::Lost(error) => {
                 self.in_doubt |= self.is_write;
