@@ -14,6 +14,11 @@ use replica::group::replica_on;
 /// The greatest number of a node: the ids of ranges that a node makes are told apart by it.
 pub const NODE_MAX: NodeId = NodeId(1023);
 
+/// Whether a node can have that number.
+pub(crate) fn is_node(node: NodeId) -> bool {
+    node > NodeId(0) && node <= NODE_MAX
+}
+
 /// One of the nodes of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {

@@ -16,7 +16,7 @@
 //! - What waits for a write leaves after it, in the order in which the group handed it out.
 
 use crate::closed::{Closing, nap_until};
-use crate::cluster::{Cluster, Member, NODE_MAX};
+use crate::cluster::{Cluster, Member, is_node};
 use crate::dialect::{Letter, letter_from_wire, liveness_from_wire, with_train};
 use crate::incarnation;
 use crate::local::Local;
@@ -240,7 +240,7 @@ impl<E: Env, B> State<E, B> {
             Some(_) if to != me => Some(format!(
                 "this is {me}, not {to}: is an address of the cluster wrong?"
             )),
-            Some(_) if from == me || from == NodeId(0) || from > NODE_MAX => {
+            Some(_) if from == me || !is_node(from) => {
                 Some(format!("there is no node {from} beside this one"))
             }
             Some(_) if !versions.contains(&u16::from(wire::frame::VERSION)) => Some(format!(
@@ -337,14 +337,13 @@ impl<E: Env, B> State<E, B> {
         let train = match decode_peer(frame)? {
             PeerRef::PeerHello(_) => return Err(malformed),
             PeerRef::Roster(roster) => {
-                let is_node = |node: &NodeId| *node > NodeId(0) && *node <= NODE_MAX;
                 let member = |entry: &ArchivedRosterEntry| {
                     let node = NodeId(entry.node.to_native());
                     let address = address_from_bytes(entry.address.ip, entry.address.port.to_native());
                     Member::new(node, address)
                 };
                 let members: Vec<_> = roster.nodes.iter().map(member).collect();
-                if !members.iter().all(|member| is_node(&member.node)) {
+                if !members.iter().all(|member| is_node(member.node)) {
                     return Err(malformed);
                 }
                 self.learn(members, Word::Others);

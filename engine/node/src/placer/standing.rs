@@ -1,26 +1,25 @@
 //! How nodes are meant to be used, as every node knows it: the file `STANDINGS`, replaced when something is learned.
 //!
 //! ```text
-//! magic "CLSTAND1" │ crc u32 over what follows │ count u32 │ count × (node u64 │ version u64 │ state u8) │ zeros to a multiple of 4096
+//! a list of magic "CLSTAND1", whose entries are: node u64 │ version u64 │ state u8
 //! ```
 //! Of two words about one node the one of the greater version counts, so that nodes which tell each other all that they know agree in
 //! the end. The placer hears of it with reports and tells it with surveys.
 
-use crate::cluster::NODE_MAX;
-use crate::file;
+use crate::cluster::is_node;
+use crate::file::List;
 use base::NodeId;
-use base::checksum::crc32c;
-use base::limits::BLOCK_BYTES;
-use env::{Disk, DiskError, Env, File, OpenMode};
+use env::{DiskError, Env};
 use std::collections::BTreeMap;
 use wire::peer;
 
 /// The file's name in the data directory.
 pub(crate) const FILE: &str = "STANDINGS";
-const MAGIC: &[u8; 8] = b"CLSTAND1";
-const CHECKED_FROM: usize = 12;
-const ENTRIES_FROM: usize = 16;
 const ENTRY_BYTES: usize = 17;
+const LIST: List<ENTRY_BYTES> = List {
+    name: FILE,
+    magic: b"CLSTAND1",
+};
 
 /// How a node is meant to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -89,7 +88,10 @@ impl Standings {
 
     /// Says how a node is meant to be used from now on.
     pub(crate) fn say(&mut self, node: NodeId, standing: Standing, now_ns: u64) {
-        let after = self.0.get(&node).map_or(0, |(version, _)| version + 1);
+        let after = self
+            .0
+            .get(&node)
+            .map_or(0, |(version, _)| version.saturating_add(1));
         self.0.insert(node, (now_ns.max(after), standing));
     }
 
@@ -99,7 +101,8 @@ impl Standings {
         for said in theirs {
             let (node, version) = (NodeId(said.node.to_native()), said.version.to_native());
             let standing = Standing::from_number(said.state)?;
-            if node == NodeId(0) || node > NODE_MAX {
+            // After the last version there would be no other one: nobody would be heard any more.
+            if !is_node(node) || version == u64::MAX {
                 return None;
             }
             if self.0.get(&node).is_none_or(|known| *known < (version, standing)) {
@@ -125,17 +128,9 @@ impl Standings {
 /// # Errors
 /// [`StandingError`].
 pub(crate) async fn load<E: Env>(env: &E) -> Result<Standings, StandingError> {
-    let disk = env.disk();
-    match disk.open(FILE, OpenMode::Read).await {
-        Ok(file) => {
-            let bytes = usize::try_from(file.len().await?).map_err(|_| StandingError::Unknown)?;
-            let said = decode(&file.read_at(0, bytes).await?).ok_or(StandingError::Unknown)?;
-            disk.sync_dir("").await?;
-            Ok(said)
-        }
-        Err(error) if error.kind == std::io::ErrorKind::NotFound => Ok(Standings::default()),
-        Err(error) => Err(error.into()),
-    }
+    let entries = LIST.load(env).await?.ok_or(StandingError::Unknown)?;
+    let said = entries.iter().map(from_entry).collect::<Option<_>>();
+    said.map(Standings).ok_or(StandingError::Unknown)
 }
 
 /// Writes it durably in place of what was there.
@@ -143,41 +138,24 @@ pub(crate) async fn load<E: Env>(env: &E) -> Result<Standings, StandingError> {
 /// # Errors
 /// When the disk fails; what was there stays.
 pub(crate) async fn store<E: Env>(env: &E, standings: &Standings) -> Result<(), DiskError> {
-    let bytes = (ENTRIES_FROM + standings.0.len() * ENTRY_BYTES).next_multiple_of(BLOCK_BYTES);
-    let mut block = env.disk().alloc(bytes);
-    encode(standings, &mut block);
-    file::replace(env, "", FILE, block).await
+    let entries: Vec<_> = standings.0.iter().map(to_entry).collect();
+    LIST.store(env, &entries).await
 }
 
-fn encode(standings: &Standings, block: &mut [u8]) {
-    let count = u32::try_from(standings.0.len()).expect("a cluster has few nodes");
-    block[..8].copy_from_slice(MAGIC);
-    block[12..16].copy_from_slice(&count.to_le_bytes());
-    let entries = block[ENTRIES_FROM..].chunks_exact_mut(ENTRY_BYTES);
-    for ((node, (version, standing)), entry) in standings.0.iter().zip(entries) {
-        entry[..8].copy_from_slice(&node.0.to_le_bytes());
-        entry[8..16].copy_from_slice(&version.to_le_bytes());
-        entry[16] = standing.number();
-    }
-    let end = ENTRIES_FROM + standings.0.len() * ENTRY_BYTES;
-    let crc = crc32c(&block[CHECKED_FROM..end]);
-    block[8..12].copy_from_slice(&crc.to_le_bytes());
+fn to_entry((node, (version, standing)): (&NodeId, &(u64, Standing))) -> [u8; ENTRY_BYTES] {
+    let mut entry = [0; ENTRY_BYTES];
+    entry[..8].copy_from_slice(&node.0.to_le_bytes());
+    entry[8..16].copy_from_slice(&version.to_le_bytes());
+    entry[16] = standing.number();
+    entry
 }
 
-fn decode(block: &[u8]) -> Option<Standings> {
-    let u32_at = |at: usize| Some(u32::from_le_bytes(block.get(at..at + 4)?.try_into().ok()?));
-    let count = usize::try_from(u32_at(12)?).ok()?;
-    let end = count.checked_mul(ENTRY_BYTES)?.checked_add(ENTRIES_FROM)?;
-    if block.get(..8)? != MAGIC || crc32c(block.get(CHECKED_FROM..end)?) != u32_at(8)? {
-        return None;
-    }
-    let entry = |entry: &[u8]| {
-        let u64_at = |at: usize| Some(u64::from_le_bytes(entry.get(at..at + 8)?.try_into().ok()?));
-        let standing = Standing::from_number(*entry.get(16)?)?;
-        Some((NodeId(u64_at(0)?), (u64_at(8)?, standing)))
-    };
-    let entries = block[ENTRIES_FROM..end].chunks_exact(ENTRY_BYTES).map(entry);
-    entries.collect::<Option<BTreeMap<_, _>>>().map(Standings)
+fn from_entry(entry: &[u8; ENTRY_BYTES]) -> Option<(NodeId, (u64, Standing))> {
+    let u64_at = |at: usize| Some(u64::from_le_bytes(entry.get(at..at + 8)?.try_into().ok()?));
+    Some((
+        NodeId(u64_at(0)?),
+        (u64_at(8)?, Standing::from_number(entry[16])?),
+    ))
 }
 
 #[cfg(test)]
@@ -192,16 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_is_noticed() {
-        let mut block = vec![0; BLOCK_BYTES];
-        encode(&said(), &mut block);
-        assert_eq!(decode(&block), Some(said()));
-        for bit in 0..(ENTRIES_FROM + 2 * ENTRY_BYTES) * 8 {
-            let mut flipped = block.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&flipped), None, "bit {bit}");
-        }
-        assert_eq!(decode(b"short"), None);
+    fn entries_are_read_as_they_were_written() {
+        let read = said()
+            .0
+            .iter()
+            .map(to_entry)
+            .map(|entry| from_entry(&entry))
+            .collect();
+        assert_eq!(Some(said().0), read);
+        assert_eq!(from_entry(&[9; ENTRY_BYTES]), None, "there is no such state");
     }
 
     #[test]
