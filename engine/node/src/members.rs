@@ -28,7 +28,7 @@ use wire::request::ArchivedPlace;
 /// How often a change that waits for replicas is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// More replicas than any range has.
-const REPLICAS_MAX: usize = 64;
+pub(crate) const REPLICAS_MAX: usize = 64;
 
 /// Where the replicas of a range shall be.
 #[derive(Debug, Clone)]
@@ -118,21 +118,27 @@ enum Progress {
 }
 
 impl<E: Env, B> State<E, B> {
+    /// Whether this node has heard of that one, or is it.
+    pub(crate) fn knows_node(&self, node: NodeId) -> bool {
+        let neighbours = self.neighbours.as_ref();
+        neighbours.is_some_and(|neighbours| neighbours.nodes.iter().any(|member| member.node == node))
+    }
+
     pub(crate) fn on_place(&mut self, place: &ArchivedPlace<'static>, raw: RawRequest<'_>) {
         let range = place.range_id();
         let mut nodes: Vec<_> = place.nodes().take(REPLICAS_MAX + 1).collect();
         nodes.sort_unstable();
         let count = nodes.len();
         nodes.dedup();
-        let known = |node: &NodeId| {
-            let neighbours = self.neighbours.as_ref();
-            neighbours.is_some_and(|neighbours| neighbours.nodes.iter().any(|member| member.node == *node))
-        };
         let why = if self.neighbours.is_none() {
             Some("this node is not of a cluster: its ranges have one replica".to_owned())
         } else if nodes.len() < count || count > REPLICAS_MAX {
             Some(format!("replicas are on 1 to {REPLICAS_MAX} different nodes"))
-        } else if let Some(node) = nodes.iter().chain(&place.leader()).find(|node| !known(node)) {
+        } else if let Some(node) = nodes
+            .iter()
+            .chain(&place.leader())
+            .find(|node| !self.knows_node(**node))
+        {
             Some(format!("the cluster has no node {node}"))
         } else if place
             .leader()

@@ -152,10 +152,10 @@ impl<E: Env, B> State<E, B> {
             look.reads = look.reads.saturating_add(reads);
             look.writes = look.writes.saturating_add(writes);
             let leads = self.leads_now(local, wall_ns);
-            let pinned = placer.pinned.contains_key(&local.range) || self.placing.contains(&local.range);
             if leads && local.replica.descriptor().span.start.is_empty() {
                 look.first = Some(local.seat.raft.term().0);
             }
+            let pinned = placer.pinned.contains_key(&local.range) || self.placing.contains(&local.range);
             if leads || pinned {
                 let order = placer.orders.get(&local.range).copied().unwrap_or_default();
                 look.words.push(Word {
@@ -166,6 +166,13 @@ impl<E: Env, B> State<E, B> {
             }
         }
         look
+    }
+
+    /// The term in which the first range, in `slot`, is led here.
+    fn first_term(&self, slot: u32) -> Option<u64> {
+        let local = self.slots[slot as usize].live()?;
+        let leads = self.leads_now(local, self.env.clock().wall_ns());
+        leads.then(|| local.seat.raft.term().0)
     }
 
     /// Takes a message about placement.
@@ -262,7 +269,12 @@ impl<E: Env, B> State<E, B> {
             let is_same = voters == order.voters
                 && !members.is_joint()
                 && local.replica.descriptor().generation == order.generation;
-            local.leads() && (is_same || base::planted_bug!("node-order-for-other-members"))
+            let can_be_done = match &order.todo {
+                Todo::Replicas(nodes) => nodes.iter().all(|node| self.knows_node(*node)),
+                Todo::Leader(node) => self.knows_node(*node),
+                Todo::Split(key) => local.replica.descriptor().span.contains(key),
+            };
+            local.leads() && can_be_done && (is_same || base::planted_bug!("node-order-for-other-members"))
         });
         if !is_as_known || self.placing.contains(&range) {
             base::sometimes!("node: an order came for a range that has changed");
@@ -404,8 +416,7 @@ impl<E: Env, B> State<E, B> {
         }
         let node = NodeId(stand.node.to_native());
         let wall_ns = self.env.clock().wall_ns();
-        let known = self.neighbours.as_ref();
-        let is_known = known.is_some_and(|known| known.nodes.iter().any(|member| member.node == node));
+        let is_known = self.knows_node(node);
         let why = match (&mut self.placer, Standing::from_number(stand.state)) {
             (None, _) => Some(Refusal::fatal(Code::InvalidRequest, NOT_LOOKED_AFTER)),
             (Some(_), None) => Some(Refusal::fatal(Code::InvalidRequest, "a node cannot stand so")),
@@ -485,7 +496,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
         loop {
             self.env.clock().sleep(interval).await;
-            let first = self.take_stock().await;
+            let first = self.leads_first().await;
+            // What goes over all ranges is done by the placer, and by others when it asks.
+            if first.is_some() {
+                self.take_stock().await;
+            }
             self.step(|state| {
                 state.begin_round(first);
                 state.end_round();
@@ -493,8 +508,27 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
     }
 
-    /// Notes in the ledger what all shards have. The term in which one of them leads the first range.
-    async fn take_stock(&self) -> Option<u64> {
+    /// The term in which this node leads the first range.
+    async fn leads_first(&self) -> Option<u64> {
+        let asked = self.step(|state| match state.routes[state.map.position(b"")] {
+            Route::Here(slot) => Err(state.first_term(slot)),
+            Route::There(shard) => {
+                let term = state.placer.as_ref().map_or(0, |placer| placer.term);
+                Ok(state.ask(shard, Ask::Look(term)))
+            }
+            Route::Nowhere => Err(None),
+        });
+        match asked {
+            Err(known) => known,
+            Ok(answer) => match answer.await {
+                Some(Answer::Look(look)) => look.first,
+                Some(_) | None => None,
+            },
+        }
+    }
+
+    /// Notes in the ledger what all shards have.
+    async fn take_stock(&self) {
         let term = self.with_state(|state| state.placer.as_ref().map_or(0, |placer| placer.term));
         let asked: Vec<_> = (1..self.mailbox.shards())
             .map(|shard| self.step(|state| state.ask(ShardId(shard), Ask::Look(term))))
@@ -509,7 +543,6 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let free_bytes = self.env.disk().space_free().await.ok();
         self.step(|state| {
             looks.push(state.look(term));
-            let first = looks.iter().find_map(|look| look.first);
             if let Some(placer) = &mut state.placer {
                 let sum = |part: fn(&Look) -> u32| looks.iter().map(part).fold(0, u32::saturating_add);
                 placer.facts = Facts {
@@ -521,8 +554,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 };
                 placer.ledger.note(looks.into_iter().flat_map(|look| look.words));
             }
-            first
-        })
+        });
     }
 
     /// Answers a survey.

@@ -2,6 +2,9 @@
 
 use super::ledger::{Led, Piece, Seen, Word};
 use super::overview::{Facts, Order, Report, Todo};
+use crate::cluster::is_node;
+use crate::members::REPLICAS_MAX;
+use crate::refusal::check_key;
 use base::key::Span;
 use base::{NodeId, RangeId};
 use placement::{LoadSplit, Locality};
@@ -137,7 +140,12 @@ fn word_from_wire(report: &peer::ArchivedRangeReport<'static>) -> Option<Word> {
 
 fn led_from_wire(led: &peer::ArchivedLedReport<'static>) -> Option<Led> {
     let span = Span::new(&led.start, led.end.as_deref());
-    if span.is_empty() {
+    let is_node = led
+        .replicas
+        .iter()
+        .all(|replica| is_node(NodeId(replica.node.to_native())));
+    // While replicas are exchanged a range has twice as many.
+    if span.is_empty() || led.replicas.len() > 2 * REPLICAS_MAX || !is_node {
         return None;
     }
     let seen = |replica: &peer::ArchivedReplicaReport| Seen {
@@ -192,7 +200,7 @@ pub(crate) fn with_order<R>(term: u64, order: &Order, send: impl FnOnce(&Placing
     send(&Placing { term, step })
 }
 
-/// The order that came; `None` for another message.
+/// The order that came; `None` for another message, or when no placer gives such an order.
 pub(crate) fn order_from_wire(step: &peer::ArchivedPlacingStep<'static>) -> Option<Order> {
     let peer::ArchivedPlacingStep::Order {
         number,
@@ -206,16 +214,50 @@ pub(crate) fn order_from_wire(step: &peer::ArchivedPlacingStep<'static>) -> Opti
     };
     let todo = match todo {
         peer::ArchivedTodo::Replicas { nodes } => {
-            Todo::Replicas(nodes.iter().map(|node| NodeId(node.to_native())).collect())
+            let nodes = nodes_from_wire(nodes.iter().map(|node| node.to_native()))?;
+            Todo::Replicas((!nodes.is_empty()).then_some(nodes)?)
         }
-        peer::ArchivedTodo::Leader { node } => Todo::Leader(NodeId(node.to_native())),
-        peer::ArchivedTodo::Split { key } => Todo::Split(Box::from(&**key)),
+        peer::ArchivedTodo::Leader { node } => {
+            Todo::Leader(Some(NodeId(node.to_native())).filter(|node| is_node(*node))?)
+        }
+        peer::ArchivedTodo::Split { key } => {
+            check_key(key).ok()?;
+            Todo::Split(Box::from(&**key))
+        }
     };
     Some(Order {
-        number: number.to_native(),
+        number: Some(number.to_native()).filter(|number| *number > 0)?,
         range: RangeId(range.to_native()),
         generation: generation.to_native(),
-        voters: voters.iter().map(|node| NodeId(node.to_native())).collect(),
+        voters: nodes_from_wire(voters.iter().map(|node| node.to_native()))?,
         todo,
     })
+}
+
+/// Numbers of nodes, ascending and each once, as orders have them.
+fn nodes_from_wire(numbers: impl ExactSizeIterator<Item = u64>) -> Option<Vec<NodeId>> {
+    if numbers.len() > REPLICAS_MAX {
+        return None;
+    }
+    let nodes: Vec<_> = numbers.map(NodeId).collect();
+    let is_sound = nodes.iter().all(|node| is_node(*node)) && nodes.is_sorted_by(|one, next| one < next);
+    is_sound.then_some(nodes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_numbers_that_nodes_have_are_taken_from_orders() {
+        let from = |numbers: &[u64]| nodes_from_wire(numbers.iter().copied());
+        assert_eq!(
+            from(&[1, 2, 1023]),
+            Some(vec![NodeId(1), NodeId(2), NodeId(1023)])
+        );
+        let many: Vec<u64> = (1..=REPLICAS_MAX as u64 + 1).collect();
+        for wrong in [&[0, 1][..], &[1024], &[1 << 32], &[2, 2], &[3, 1], &many] {
+            assert_eq!(from(wrong), None, "{wrong:?}");
+        }
+    }
 }

@@ -87,18 +87,15 @@ impl Led {
     /// Whether the other one says nothing new: noise of measures is none.
     fn is_near(&self, other: &Self) -> bool {
         let rate = |old: u32, new: u32| is_near(old.into(), new.into(), 16);
-        let rest = |led: &Self| Self {
-            bytes: 0,
-            reads: 0,
-            writes: 0,
-            ..led.clone()
-        };
         is_near(self.bytes, other.bytes, 64 << 10)
             && rate(self.reads, other.reads)
             && rate(self.writes, other.writes)
+            && (self.term, self.generation) == (other.term, other.generation)
+            && (self.joint, self.order) == (other.joint, other.order)
+            && self.span == other.span
             && self.replicas == other.replicas
-            && (self.term, self.order) == (other.term, other.order)
-            && rest(self) == rest(other)
+            && self.middle == other.middle
+            && self.hot == other.hot
     }
 
     fn bytes_of_keys(&self) -> usize {

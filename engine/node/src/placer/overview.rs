@@ -21,6 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const BUDGET: usize = 250;
 /// Rounds before the first decisions: reports of all nodes have come by then.
 const ROUNDS_FIRST: u32 = 3;
+/// Ranges of a cluster; what is reported of more is nonsense, and not taken in.
+const RANGES_MAX: usize = 1 << 20;
 /// What a read and an applied write count as, in nanoseconds of CPU time: nodes do not measure what each range costs.
 const READ_NS: u64 = 10_000;
 const WRITE_NS: u64 = 20_000;
@@ -261,6 +263,9 @@ impl Overview {
             }
             return;
         };
+        if self.at.len() >= RANGES_MAX && !self.at.contains_key(&word.range) {
+            return;
+        }
         let at = *self.at.entry(word.range).or_insert_with(|| {
             self.claims.push(Claim {
                 by: node,
