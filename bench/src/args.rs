@@ -53,7 +53,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
     /// Sockets. With corelane, connection i speaks to shard i modulo the number of shards, with keys of that shard; in a cluster, to
-    /// the shards that lead ranges, on all nodes in turn.
+    /// the shards that lead ranges, on all nodes in turn, as they lead when a run begins (`start --placement off` keeps them so).
     #[arg(long, short = 'c', default_value_t = 2, value_name = "N")]
     pub connections: u32,
     /// Requests in flight on each connection.

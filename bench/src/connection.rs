@@ -1,5 +1,6 @@
 //! Connecting to a target: sockets, the protocol on each, and which keys belong on which connection.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -113,6 +114,7 @@ fn survey(target: &Target, seed: u64) -> Result<(Vec<Place>, Routes), BenchError
     let mut places = Vec::new();
     let mut starts = Vec::new();
     let is_cluster = admins[0].0.is_some();
+    let whole = admins[0].1.map()?.ranges;
     if !is_cluster {
         let address = target.address;
         places.extend((0..admins[0].1.shards.max(1)).map(|shard| Place { address, shard }));
@@ -138,11 +140,17 @@ fn survey(target: &Target, seed: u64) -> Result<(Vec<Place>, Routes), BenchError
             starts.push((range.start, at));
         }
     }
-    if places.is_empty() {
+    // A key of a range without a place would be sent to another one, which refuses it.
+    let led: BTreeSet<&[u8]> = starts.iter().map(|(start, _)| start.as_slice()).collect();
+    if let Some(range) = whole.iter().find(|range| !led.contains(range.start.as_slice())) {
+        let message = format!(
+            "range r{} has no leader among the nodes that answer: see `corelane status`",
+            range.range
+        );
         return Err(BenchError::Refused {
             address: target.address,
             step: "give the range map",
-            message: "no range has a leader: see `corelane status`".to_owned(),
+            message,
         });
     }
     Ok((places, Routes::new(starts)))
@@ -201,7 +209,8 @@ fn session_salt() -> u64 {
         ^ u64::from(std::process::id())
 }
 
-/// Splits the key space so that every shard has work from the first request on. Gives the target's number of places.
+/// Splits the key space so that every shard of a node that is alone has work from the first request on; in a cluster, so that there is
+/// something to spread, and what leads where stays as it is. Gives the target's number of places.
 pub(crate) fn spread(target: &Target, records: &Records, seed: u64) -> Result<u16, BenchError> {
     if target.protocol != Protocol::Corelane {
         return Ok(1);

@@ -25,6 +25,9 @@ use base::{NodeId, RangeId, ShardId};
 use core::time::Duration;
 use std::sync::Arc;
 
+/// Distances below this are not told apart.
+const DISTANCE_MIN: Duration = Duration::from_micros(100);
+
 /// The servers that a client knows, at most. A cluster with more is used through these.
 const SERVERS_MAX: usize = 1024;
 /// How long a server is avoided after its first failure.
@@ -295,11 +298,12 @@ impl Routing {
         known.is_none_or(|known| took < known - known / 8 || took > known + known / 4)
     }
 
-    /// An answer took a while. A short time is believed at once: what takes longer may have waited for something else.
+    /// An answer took a while. A short time is believed at once: what takes longer may have waited for something else, so no single
+    /// answer more than doubles a distance.
     pub(crate) fn measured(&mut self, server: ServerId, took: Duration) {
         let distance = &mut self.servers[server.0].distance;
         *distance = Some(match *distance {
-            Some(known) if took > known => known + (took - known) / 8,
+            Some(known) if took > known => known + ((took - known) / 8).min(known.max(DISTANCE_MIN)),
             Some(_) | None => took,
         });
     }

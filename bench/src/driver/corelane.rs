@@ -274,7 +274,7 @@ pub(crate) struct Admin {
 /// One range of a node's map.
 pub(crate) struct RangeFacts {
     pub(crate) start: Vec<u8>,
-    range: u64,
+    pub(crate) range: u64,
     /// The shard of the node that was asked.
     pub(crate) shard: u16,
     /// The node that leads it; none in a node that is alone, or when nobody is known to.

@@ -385,6 +385,19 @@ fn drain(global: &Global, node: NodeId, fewer: bool) -> Outcome {
             .filter(|range| range.nodes.contains(&node))
             .collect();
         moved.extend(left.iter().map(|range| range.range));
+        let mut given = BTreeMap::new();
+        let mut moves = Vec::with_capacity(left.len());
+        for range in &left {
+            let nodes = survey.without(node, range, &given);
+            if nodes.len() < range.nodes.len() && !fewer || nodes.is_empty() {
+                bar.finish_and_clear();
+                return Err(too_few(node, range, fewer, is_said));
+            }
+            for other in nodes.iter().filter(|other| !range.nodes.contains(other)) {
+                *given.entry(*other).or_insert(0) += 1;
+            }
+            moves.push((range.range, nodes));
+        }
         // What looks after replicas must bring none back. What it moves itself need not be moved here.
         if !core::mem::replace(&mut is_said, true) {
             say(&session, node, NodeUse::Emptied)?;
@@ -404,17 +417,8 @@ fn drain(global: &Global, node: NodeId, fewer: bool) -> Outcome {
         }
         bar.set_length(moved.len() as u64);
         bar.set_position((moved.len() - left.len()) as u64);
-        let mut given = BTreeMap::new();
-        for range in left {
-            let nodes = survey.without(node, range, &given);
-            if nodes.len() < range.nodes.len() && !fewer || nodes.is_empty() {
-                bar.finish_and_clear();
-                return Err(too_few(node, range, fewer));
-            }
-            place(&session, range.range, &nodes)?;
-            for other in nodes.iter().filter(|other| !range.nodes.contains(other)) {
-                *given.entry(*other).or_insert(0) += 1;
-            }
+        for (range, nodes) in moves {
+            place(&session, range, &nodes)?;
             bar.inc(1);
         }
         std::thread::sleep(ROUND_PAUSE);
@@ -429,7 +433,11 @@ fn still_there(node: NodeId) -> CliError {
         Exit::Retry,
         format!("{node} still has replicas after {ROUNDS_MAX} rounds over all ranges"),
     )
-    .help("ranges are split or placed by others faster than they are moved; try again when that is over")
+    .help(format!(
+        "ranges are split or placed by others faster than they are moved; try again when that is over, or keep the node: \
+         `corelane node use {}`",
+        node.0
+    ))
 }
 
 /// Places a range, however long its state takes to copy: the same request goes on where the last one ended.
@@ -449,7 +457,8 @@ fn takes_time(error: &corelane::Error) -> bool {
     matches!(error, corelane::Error::DeadlineExceeded { .. }) || error.code() == Code::RangeBusy
 }
 
-fn too_few(node: NodeId, range: &RangeInfo, fewer: bool) -> CliError {
+/// `is_said`: the cluster takes the node to be leaving.
+fn too_few(node: NodeId, range: &RangeInfo, fewer: bool, is_said: bool) -> CliError {
     let what = format!(
         "there is no other node for the replica of range {} on {node}",
         range.range
@@ -459,6 +468,10 @@ fn too_few(node: NodeId, range: &RangeInfo, fewer: bool) -> CliError {
     } else {
         "start another node with `corelane start --node N --join …`, or do with fewer replicas: --fewer"
     };
+    let mut help = help.to_owned();
+    if is_said {
+        help += &format!("; or keep the node: `corelane node use {}`", node.0);
+    }
     CliError::new(Code::InvalidRequest.number(), Exit::Usage, what).help(help)
 }
 
