@@ -277,6 +277,16 @@ fn a_node_of_another_cluster_is_named_by_the_others() {
     by_any(&programs[0], &[&nodes[0], &nodes[1]], &["put", "key", "value"]);
 }
 
+/// Starts the nodes, and waits until they see each other.
+fn start(programs: &[Program]) -> Vec<Node> {
+    let nodes = programs.iter().map(Program::start);
+    let nodes: Vec<Node> = nodes.collect::<Result<_, _>>().unwrap();
+    for node in &nodes {
+        wait_for(&programs[0], node, "all nodes see each other", is_well);
+    }
+    nodes
+}
+
 /// Runs a command that succeeds; the client finds the leader by itself.
 fn run(program: &Program, address: &str, arguments: &[&str]) -> String {
     let all = [arguments, &["--connect", address, "--timeout", "30s"]].concat();
@@ -290,15 +300,8 @@ fn a_node_with_the_only_replica_of_a_range_is_not_drained_while_it_is_gone() {
     let dir = scratch();
     let programs = programs(dir.path(), 3, "corelane");
     let program = &programs[0];
-    let mut nodes: Vec<Node> = programs
-        .iter()
-        .map(Program::start)
-        .collect::<Result<_, _>>()
-        .unwrap();
+    let mut nodes = start(&programs);
     let first = nodes[0].address.clone();
-    for node in &nodes {
-        wait_for(program, node, "all nodes see each other", is_well);
-    }
     let split = run(program, &first, &["range", "split", "m", "--json"]);
     let split: Value = serde_json::from_str(&split).unwrap();
     let right = split["right"].to_string();
@@ -319,15 +322,8 @@ fn a_node_joins_and_takes_the_place_of_another() {
     let dir = scratch();
     let programs = programs(dir.path(), 3, "corelane");
     let program = &programs[0];
-    let mut nodes: Vec<Node> = programs
-        .iter()
-        .map(Program::start)
-        .collect::<Result<_, _>>()
-        .unwrap();
+    let mut nodes = start(&programs);
     let first = nodes[0].address.clone();
-    for node in &nodes {
-        wait_for(program, node, "all nodes see each other", is_well);
-    }
     let run = |address: &str, arguments: &[&str]| run(program, address, arguments);
     for number in 0..20 {
         run(
@@ -407,14 +403,7 @@ fn every_shard_of_every_node_has_ranges() {
         program.options[1] = "2".to_owned();
     }
     let program = programs[0].clone();
-    let mut nodes: Vec<Node> = programs
-        .iter()
-        .map(Program::start)
-        .collect::<Result<_, _>>()
-        .unwrap();
-    for node in &nodes {
-        wait_for(&program, node, "all nodes see each other", is_well);
-    }
+    let mut nodes = start(&programs);
     let all = |nodes: &[Node]| nodes.iter().map(|node| node.address.clone()).collect::<Vec<_>>();
     let key = |number: u32| format!("key{number:02}");
     let put = |nodes: &[Node], numbers: core::ops::Range<u32>| {
