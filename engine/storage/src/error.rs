@@ -3,7 +3,7 @@
 use base::{RangeId, Timestamp};
 use env::DiskError;
 
-/// Bytes on disk are not what was written: named by file and offset, never served, never silently skipped.
+/// Bytes on disk are not what was written, or cannot be read: named by file and offset, never served, never silently skipped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file} at offset {offset}: {what}: expected {expected:#x}, found {found:#x}")]
 pub struct Corruption {

@@ -42,6 +42,7 @@ mod sstable;
 mod sync;
 mod tablet;
 mod together;
+mod unreadable;
 mod verify;
 mod version;
 

@@ -1,6 +1,7 @@
 //! A disk that fails: at every write, sync, rename and link of a flush, a merge and a split, with EIO and with ENOSPC.
 //!
-//! Nothing is acknowledged that is not durable, no write is tried again, reads go on, and a restart loses nothing.
+//! Nothing is acknowledged that is not durable, no write is tried again, reads go on, and a restart loses nothing. What cannot be read
+//! is asked for again, and is damaged when it stays so.
 
 #![expect(clippy::unwrap_used, reason = "an error fails the test")]
 
@@ -100,4 +101,50 @@ fn no_failed_operation_is_taken_for_success() {
     }
     println!("{failed} failures");
     assert!(failed > 60, "only {failed} operations failed");
+}
+
+/// What the tablet says, opened anew, when reads of `file` fail `count` times: of its opening, of a read of every key, of a merge.
+fn unreadable(file: &str, after: u64, count: u64) -> Result<(), StorageError> {
+    let (machine, mut world) = prepare();
+    machine.block_on(world.flush(ROOT)).unwrap();
+    world.tablets.clear();
+    let again = ImageMachine::new(&machine.image());
+    let rule = DiskRule::nth(DiskOp::Read, after, ErrorKind::Other).on(file);
+    again.rule(DiskRule { count, ..rule });
+    again.block_on(async {
+        world.restart(again.env()).await?;
+        let tablet = world.tablets[&ROOT].clone();
+        for key in world.model.0.keys() {
+            tablet.get(key, world.ts).await?;
+        }
+        tablet.merge(tablet.plan_full_merge().unwrap()).await
+    })
+}
+
+#[test]
+fn a_place_that_stays_unreadable_is_damaged_and_one_that_does_not_is_read_again() {
+    for file in ["MANIFEST", ".sst"] {
+        let mut damaged = 0;
+        for after in 0..40 {
+            assert_eq!(unreadable(file, after, 2), Ok(()), "{file} after {after} reads");
+            match unreadable(file, after, u64::MAX) {
+                Ok(()) => break,
+                Err(StorageError::Corruption(found)) => {
+                    assert!(found.file.ends_with(file), "{found}");
+                    damaged += 1;
+                }
+                Err(error) => panic!("{file} after {after} reads: {error}"),
+            }
+        }
+        assert!(damaged > 0, "{file} was never read");
+    }
+}
+
+#[test]
+fn what_passes_by_itself_is_no_damage() {
+    let (machine, mut world) = prepare();
+    world.tablets.clear();
+    machine.rule(DiskRule::nth(DiskOp::Read, 0, ErrorKind::OutOfMemory).onwards());
+    let met = machine.block_on(world.open_all(machine.env()));
+    assert!(matches!(met, Err(StorageError::Disk(_))), "{met:?}");
 }

@@ -364,6 +364,11 @@ impl Sim {
             .flip(path, bit, &mut core.trace)
     }
 
+    /// Reads of a block of a file of a node's disk fail from now on, until it is written again or the file goes.
+    pub fn spoil_block(&mut self, node: SimNodeId, path: &str, block: u64) {
+        self.with_device(node, |device| device.spoil(path, block));
+    }
+
     /// Starts recording what happens to a node's disk. A crash forgets the recording.
     pub fn record_disk(&mut self, node: SimNodeId) {
         self.with_device(node, |device| device.record());

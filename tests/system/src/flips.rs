@@ -1,4 +1,5 @@
 //! Bits that turn around on the disk of one node of a cluster: in its tables, manifests and log, while it runs and while it does not.
+//! In some trials a block cannot be read any more instead.
 //!
 //! Fault model: the damage is on one node only, so that every range with three replicas has a quorum that has everything; a flip stays
 //! within one block of 4 KiB. In the log only what something later says to have been durable is hit: the last batch before a power
@@ -22,6 +23,8 @@ pub struct Flips {
     pub times: u64,
     /// When all calls have ended, and only then.
     pub at_end: bool,
+    /// The block is not given by the disk any more, instead; of tables and manifests.
+    pub unreadable: bool,
 }
 
 /// What kind of file was hit.
@@ -44,7 +47,7 @@ pub struct Hit {
     pub file: String,
     /// The block.
     pub block: u64,
-    /// Bits turned around.
+    /// Bits turned around; none of a block that the disk does not give any more.
     pub bits: u64,
 }
 
@@ -116,9 +119,10 @@ fn places(sim: &Sim, node: SimNodeId) -> Vec<Place> {
     places
 }
 
-/// Turns bits of one block around. `None` when there is nothing to hit.
+/// Turns bits of one block around, or makes it unreadable. `None` when there is nothing to hit.
 pub(crate) fn flip(sim: &mut Sim, node: SimNodeId, flips: &Flips, prng: &mut Prng) -> Option<Hit> {
-    let places = places(sim, node);
+    let mut places = places(sim, node);
+    places.retain(|(kind, ..)| *kind != Kind::Log || !flips.unreadable);
     let kinds: Vec<Kind> = places
         .iter()
         .map(|(kind, ..)| *kind)
@@ -132,6 +136,15 @@ pub(crate) fn flip(sim: &mut Sim, node: SimNodeId, flips: &Flips, prng: &mut Prn
     let of_kind: Vec<&Place> = places.iter().filter(|place| place.0 == kind).collect();
     let (_, file, blocks) = of_kind[prng.index(of_kind.len())];
     let block = blocks[prng.index(blocks.len())];
+    if flips.unreadable {
+        sim.spoil_block(node, file, block);
+        return Some(Hit {
+            kind,
+            file: file.clone(),
+            block,
+            bits: 0,
+        });
+    }
     let bits = 1 + prng.below(flips.bits_max);
     // Zeros behind what a block holds mean nothing in most formats.
     let bytes = sim.file_bytes(node, file).unwrap_or_default();

@@ -245,6 +245,7 @@ impl Scenario {
                 bits_max: 8,
                 times: u64::MAX,
                 at_end: false,
+                unreadable: false,
             });
         }
         scenario.draw_shards();
@@ -282,6 +283,8 @@ impl Scenario {
             bits_max: 8,
             times: 1,
             at_end: prng.chance(0.8),
+            // From numbers of its own: what else a seed draws is older.
+            unreadable: Prng::new(seed ^ 0x756e_7265_6164_0001).chance(0.2),
         });
         scenario
     }

@@ -18,6 +18,18 @@ const WAYS: [(&str, &str); 7] = [
     ("node: a start met a damaged log", "start (log)"),
 ];
 
+/// What was hit, and whether it could not be read afterwards.
+type What = (Kind, bool);
+
+fn name((kind, is_unreadable): What) -> String {
+    let kind = format!("{kind:?}").to_lowercase();
+    if is_unreadable {
+        format!("{kind}, unreadable")
+    } else {
+        kind
+    }
+}
+
 /// What a number of trials came to.
 #[derive(Debug, Clone, Default)]
 pub struct Trials {
@@ -28,9 +40,9 @@ pub struct Trials {
     /// Trials in which nothing was there to hit.
     pub without: u64,
     /// By kind of file and way of being met, the number of trials. `None`: nothing that was still needed was hit.
-    met: BTreeMap<(Kind, Option<&'static str>), u64>,
+    met: BTreeMap<(What, Option<&'static str>), u64>,
     /// Trials by kind in which every damaged replica was replaced.
-    repaired: BTreeMap<Kind, u64>,
+    repaired: BTreeMap<What, u64>,
     /// Nodes that ended with an error.
     pub stopped: u64,
     /// What was wrong, by seed.
@@ -67,9 +79,10 @@ impl Trials {
         self.bits += hit.bits;
         let reached = &run.report.probes.reached;
         let way = WAYS.iter().find(|(probe, _)| reached.contains_key(probe));
-        *self.met.entry((hit.kind, way.map(|(_, way)| *way))).or_insert(0) += 1;
+        let what = (hit.kind, hit.bits == 0);
+        *self.met.entry((what, way.map(|(_, way)| *way))).or_insert(0) += 1;
         if run.wrong.is_empty() && way.is_some() {
-            *self.repaired.entry(hit.kind).or_insert(0) += 1;
+            *self.repaired.entry(what).or_insert(0) += 1;
         }
     }
 
@@ -84,22 +97,13 @@ impl Trials {
             self.stopped,
             self.wrong.len()
         );
-        let _ = writeln!(out, "{:<10} {:<16} {:>7}", "hit", "met by", "trials");
-        for ((kind, way), count) in &self.met {
+        let _ = writeln!(out, "{:<21} {:<16} {:>7}", "hit", "met by", "trials");
+        for ((what, way), count) in &self.met {
             let way = way.unwrap_or("not needed");
-            let _ = writeln!(
-                out,
-                "{:<10} {way:<16} {count:>7}",
-                format!("{kind:?}").to_lowercase()
-            );
+            let _ = writeln!(out, "{:<21} {way:<16} {count:>7}", name(*what));
         }
-        for (kind, count) in &self.repaired {
-            let _ = writeln!(
-                out,
-                "{:<10} {:<16} {count:>7}",
-                format!("{kind:?}").to_lowercase(),
-                "repaired"
-            );
+        for (what, count) in &self.repaired {
+            let _ = writeln!(out, "{:<21} {:<16} {count:>7}", name(*what), "repaired");
         }
         for (seed, wrong) in &self.wrong {
             let _ = writeln!(

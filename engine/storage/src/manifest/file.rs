@@ -2,7 +2,7 @@
 
 use super::edit::{Description, VersionEdit};
 use super::record::{Recovered, Tail, recover};
-use crate::{Corruption, Shared, StorageError};
+use crate::{Corruption, Shared, StorageError, unreadable};
 use base::RangeId;
 use base::limits::BLOCK_BYTES;
 use env::{Disk, DiskError, DiskOp, Env, File, OpenMode};
@@ -59,7 +59,7 @@ pub(crate) async fn read<E: Env>(env: &E, dir: &str) -> Result<Option<Recovered>
         return Err(damaged(0, "manifest length", FILE_BYTES_MAX, len).into());
     }
     let len = usize::try_from(len.next_multiple_of(BLOCK_BYTES as u64)).expect("bounded above");
-    let bytes = file.read_at(0, len.max(BLOCK_BYTES)).await?;
+    let bytes = unreadable::read(&file, &path(dir), 0, len.max(BLOCK_BYTES)).await?;
     let recovered = recover(&bytes[..len]);
     recovered
         .map(Some)

@@ -8,13 +8,13 @@ use super::format::{
 use crate::cache::BlockId;
 use crate::interleave::pause;
 use crate::mvcc::tombstone::RangeTombstones;
-use crate::{Corruption, Shared, StorageError};
+use crate::{Corruption, Shared, StorageError, unreadable};
 use base::Timestamp;
 use base::key::Span;
 use base::limits::BLOCK_BYTES;
 use core::cell::Cell;
 use core::ops::Range;
-use env::{Disk, DiskOp, Env, File, OpenMode};
+use env::{Disk, DiskOp, Env, OpenMode};
 use std::io::ErrorKind;
 use std::rc::Rc;
 
@@ -156,13 +156,13 @@ impl<E: Env> Table<E> {
         }
         let footer_at = meta.bytes - FOOTER_BYTES as u64;
         let mut tail_at = meta.bytes.saturating_sub(TAIL_BYTES);
-        let mut tail = file.read_at(tail_at, to_usize(meta.bytes - tail_at)).await?;
+        let mut tail = unreadable::read(&file, &path, tail_at, to_usize(meta.bytes - tail_at)).await?;
         let footer = tail.last_chunk().expect("the tail holds the footer");
         let footer =
             Footer::decode(footer, meta.uid, meta.bytes).map_err(|mismatch| damaged(footer_at, mismatch))?;
         if footer.meta_offset < tail_at {
             tail_at = footer.meta_offset / BLOCK * BLOCK;
-            tail = file.read_at(tail_at, to_usize(meta.bytes - tail_at)).await?;
+            tail = unreadable::read(&file, &path, tail_at, to_usize(meta.bytes - tail_at)).await?;
         }
         let part = |from: u64, to: u64| &tail[to_usize(from - tail_at)..to_usize(to - tail_at)];
         let block =
@@ -363,7 +363,8 @@ impl<E: Env> Table<E> {
     ) -> Result<(u64, <E::Disk as Disk>::Buf), StorageError> {
         let start = from / BLOCK * BLOCK;
         let len = to.min(self.meta.bytes).next_multiple_of(BLOCK) - start;
-        Ok((start, self.file.read_at(start, to_usize(len)).await?))
+        let bytes = unreadable::read(&self.file, &self.path, start, to_usize(len)).await?;
+        Ok((start, bytes))
     }
 
     /// Checks and unpacks a block that was read.

@@ -6,6 +6,7 @@ use super::content::{Block, block_at};
 use super::medium::Drawn;
 use super::request::{Outcome, Request};
 use super::rule::{DiskRule, strike};
+use super::spoiled::Spoiled;
 use super::store::{Fate, InodeId, NameChange, OpId, Step, Store};
 use super::trace::DiskTrace;
 use crate::config::{DiskConfig, fires, within};
@@ -36,6 +37,7 @@ pub(crate) struct Device {
     pub(super) config: DiskConfig,
     pub(super) prng: Prng,
     rules: Vec<DiskRule>,
+    spoiled: Spoiled,
     recorded: Option<DiskTrace>,
     in_flight: BTreeMap<u64, InFlight>,
     ticket_next: u64,
@@ -50,6 +52,7 @@ impl Device {
             config,
             prng,
             rules: Vec::new(),
+            spoiled: Spoiled::default(),
             recorded: None,
             in_flight: BTreeMap::new(),
             ticket_next: 0,
@@ -96,6 +99,11 @@ impl Device {
         flipped
     }
 
+    /// Reads of a block of a file fail from now on, until it is written again or the file goes.
+    pub(crate) fn spoil(&mut self, path: &str, block: u64) {
+        self.spoiled.add(path, block);
+    }
+
     /// Replaces what the disk holds. Nothing may be open.
     pub(crate) fn image_set(&mut self, image: &super::DiskImage) {
         assert!(self.in_flight.is_empty(), "the disk is in use");
@@ -132,6 +140,9 @@ impl Device {
     /// Takes a request in. It completes after the delay that is returned with its ticket.
     pub(crate) fn submit(&mut self, path: Arc<str>, request: Request, trace: &mut Trace) -> (u64, u64) {
         let failure = self.decide_failure(&path, &request, trace);
+        if failure.is_none() {
+            self.spoiled.on_request(&path, &request);
+        }
         let op = self.store.op_next();
         self.begin(op, &path, &request, failure);
         let delay_ns = self.draw_delay(&request, trace);
@@ -173,6 +184,10 @@ impl Device {
                     return Some(ErrorKind::StorageFull);
                 }
                 (self.config.write_error, Fault::DiskWriteError)
+            }
+            Request::Read { offset, len, .. } if self.spoiled.covers(path, *offset, *len) => {
+                trace.fault(Fault::DiskReadError);
+                return Some(ErrorKind::Other);
             }
             Request::Read { .. } => (self.config.read_error, Fault::DiskReadError),
             Request::Sync { .. } | Request::SyncDir => (self.config.sync_error, Fault::DiskSyncError),

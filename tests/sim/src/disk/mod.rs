@@ -18,6 +18,7 @@
 //! | slow operation | any time | yes |
 //! | garbage | crash; sectors that an unsynced write did not reach; off unless asked for | detect |
 //! | read error | any time | name it; the data is unknown |
+//! | unreadable block | when a test asks for it, until it is written again or its file goes | name it; repair from a peer |
 //! | write error, sync error | any time; a write is there in part, a sync settled nothing | stop; never retry |
 //! | full disk | a write that grows a file beyond the capacity; nothing is written | stop, or refuse and go on |
 //! | bit rot | found by a read; one bit, for good | detect; repair from a peer |
@@ -42,6 +43,7 @@ mod medium;
 mod names;
 pub(crate) mod request;
 pub(crate) mod rule;
+mod spoiled;
 pub(crate) mod store;
 pub(crate) mod trace;
 

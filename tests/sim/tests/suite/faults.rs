@@ -170,6 +170,36 @@ fn errors_say_which_operation_and_where() {
 }
 
 #[test]
+fn a_spoiled_block_is_not_read_until_it_is_written_again_or_its_file_goes() {
+    let (mut sim, node, env) = one_node(SimConfig::calm());
+    let read = |sim: &mut Sim, path: &'static str, at: u64| {
+        let env = env.clone();
+        sim.block_on(async move {
+            let file = env.disk().open(path, OpenMode::Read).await.expect("it exists");
+            file.read_at(at * BLOCK, BLOCK_BYTES).await.is_ok()
+        })
+    };
+    let write = |sim: &mut Sim, path: &'static str| {
+        let env = env.clone();
+        sim.block_on(async move {
+            let file = env.disk().create(path, OpenMode::WriteDurable).await?;
+            file.write_at(0, env.disk().alloc(2 * BLOCK_BYTES)).await.0?;
+            env.disk().sync_dir("").await
+        })
+        .expect("a sound disk");
+    };
+    write(&mut sim, "f");
+    sim.spoil_block(node, "f", 1);
+    assert!(read(&mut sim, "f", 0) && !read(&mut sim, "f", 1));
+    let of_rename = env.clone();
+    sim.block_on(async move { of_rename.disk().rename("f", "g").await })
+        .expect("a sound disk");
+    assert!(read(&mut sim, "g", 0) && !read(&mut sim, "g", 1));
+    write(&mut sim, "g");
+    assert!(read(&mut sim, "g", 1));
+}
+
+#[test]
 fn a_failed_sync_settles_nothing() {
     let (mut sim, node, env) =
         eight_blocks(|disk| (disk.sync_error, disk.crash_lost, disk.crash_name_undone) = (1.0, 1.0, 1.0));
