@@ -33,14 +33,11 @@ use replica::group::{life_of, node_of, replica_on};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
-use storage::{Scrub, StorageError, Tablet};
+use storage::{StorageError, Tablet};
 use wire::Code;
 use wire::peer::{Mark, TransferStep};
 
-/// What the scrub looks at: a range, the table before the one to read, its tablet, and that somebody reads it.
-type ScrubNext<E> = (RangeId, Option<u64>, Tablet<E>, ReadGuard);
-
-/// How often is looked whether something still works on a replica that goes, and whether a new one has caught up.
+/// How often is looked whether something still works on a replica that goes, and whether a change of members may come.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// The pauses between telling other nodes: from the first to the last.
 const TELL_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -392,18 +389,6 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    /// What the scrub looks at next, behind a table of a range: the first range from there on, a table of it, and the tablet, which stays
-    /// while it is read.
-    fn next_to_scrub(&self, (from, after): (RangeId, Option<u64>)) -> Option<ScrubNext<E>> {
-        let live = self.slots.iter().filter_map(Slot::live);
-        let local = live
-            .filter(|local| local.range >= from && !local.seat.leaving && !local.seat.installing)
-            .min_by_key(|local| local.range)?;
-        let after = after.filter(|_| local.range == from);
-        let reads = ReadGuard::new(&local.reads);
-        Some((local.range, after, local.tablet.clone(), reads))
-    }
-
     /// Whether a later replica than the damaged one votes here: nobody else may know, if it leads.
     fn is_replaced(&self, range: RangeId, life: u32) -> bool {
         self.local(range).is_some_and(|local| {
@@ -568,47 +553,6 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             state.injured.mending.remove(&range);
             state.placing.remove(&range);
         });
-    }
-
-    /// Reads all tables again, one after the other and at a bounded pace, until the shard is dropped.
-    pub(crate) async fn run_scrub(self: std::rc::Rc<Self>) {
-        let (rate, pause) = self.with_state(|state| {
-            let rate = state.config.scrub_bytes_per_second.max(1);
-            (rate, state.config.scrub_pause)
-        });
-        let scrub = Scrub::new(&self.env);
-        let mut last = (RangeId::SYSTEM, None);
-        loop {
-            let next = self.with_state(|state| state.next_to_scrub(last));
-            let Some((range, after, tablet, reads)) = next else {
-                last = (RangeId::SYSTEM, None);
-                self.with_state(|state| state.counts.scrubs += 1);
-                self.env.clock().sleep(pause).await;
-                continue;
-            };
-            let checked = scrub.check_next(&tablet, after).await;
-            drop((tablet, reads));
-            let bytes = match checked {
-                Ok(Some((number, bytes))) => {
-                    last = (range, Some(number));
-                    bytes
-                }
-                Ok(None) => {
-                    last = (RangeId(range.0 + 1), None);
-                    0
-                }
-                Err(error) => {
-                    last = (RangeId(range.0 + 1), None);
-                    if matches!(error, StorageError::Corruption(_)) {
-                        base::sometimes!("node: the scrub met damage");
-                        self.step(|state| state.on_damage(range, error.to_string()));
-                    }
-                    0
-                }
-            };
-            let paced = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate);
-            self.env.clock().sleep(paced.max(pause)).await;
-        }
     }
 
     /// Writes the life of a replica that is heard of for the first time, then takes what it was told.

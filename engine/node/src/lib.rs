@@ -58,6 +58,7 @@ mod replicate;
 pub mod roster;
 mod route;
 mod scan;
+mod scrub;
 mod shard;
 mod split;
 pub mod start;

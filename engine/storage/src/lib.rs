@@ -61,4 +61,4 @@ pub use snapshot::{
 };
 pub use split::Split;
 pub use tablet::{Tablet, TabletStats};
-pub use verify::{Damage, Scrub};
+pub use verify::{Damage, Scrub, ScrubPlace, TableCheck};

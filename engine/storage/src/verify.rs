@@ -74,36 +74,53 @@ impl<E: Env> Scrub<E> {
         }
     }
 
-    /// Checks every byte of the tablet's next table, in the order of their numbers, behind the one numbered `after`: its number and
-    /// its length. `None` when there is none, and then the manifest was checked.
+    /// Opens the tablet's next table, in the order of their numbers, to check every byte of it. `None` when there is none, and then the
+    /// manifest was checked. Begun without a place, it ends with the tables that are there then: a tablet that gets new ones faster
+    /// than they are checked comes to its end, too.
     ///
     /// # Errors
     /// [`StorageError::Corruption`] names the damage; what the disk said.
     ///
     /// # Cancellation
     /// Safe.
-    pub async fn check_next(
+    pub async fn next(
         &self,
         tablet: &Tablet<E>,
-        after: Option<u64>,
-    ) -> Result<Option<(u64, u64)>, StorageError> {
-        // Held until it is read: a file that nobody holds may go.
+        place: Option<ScrubPlace>,
+    ) -> Result<Option<(ScrubPlace, TableCheck<E>)>, StorageError> {
+        // Held until it is open: a file that nobody holds may go.
         let next = {
             let state = tablet.0.state.borrow();
-            let tables = state.version.tables.iter();
-            let behind = tables.filter(|table| after.is_none_or(|after| after < table.meta().number));
-            behind.min_by_key(|table| table.meta().number).cloned()
+            let tables = || state.version.tables.iter();
+            let newest = || tables().map(|table| table.meta().number).max();
+            let ScrubPlace { after, last } = place.unwrap_or_else(|| ScrubPlace {
+                after: 0,
+                last: newest().unwrap_or_default(),
+            });
+            let is_due = |table: &&Rc<Table<E>>| after < table.meta().number && table.meta().number <= last;
+            let next = tables().filter(is_due).min_by_key(|table| table.meta().number);
+            next.map(|table| (last, table.clone()))
         };
-        let Some(table) = next else {
+        let Some((last, table)) = next else {
             if tablet.0.exists.is_open() {
                 file::read(self.checking.env(), &tablet.0.dir).await?;
             }
             return Ok(None);
         };
         let meta = table.meta();
-        check_file(&self.checking, table.path(), meta).await?;
-        Ok(Some((meta.number, meta.bytes)))
+        let opened = Table::open_at(&self.checking, table.path().to_owned(), meta).await?;
+        let after = meta.number;
+        Ok(Some((ScrubPlace { after, last }, TableCheck::new(opened))))
     }
+}
+
+/// How far a [`Scrub`] has come with a tablet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScrubPlace {
+    /// The number of the table that was opened last.
+    after: u64,
+    /// The greatest one when it was begun.
+    last: u64,
 }
 
 /// Takes corruption into the list; hands every other error on.
@@ -130,23 +147,85 @@ pub(crate) async fn check_file<E: Env>(
     path: &str,
     meta: TableMeta,
 ) -> Result<(), StorageError> {
-    let table = Table::open_at(shared, path.to_owned(), meta).await?;
-    check_table(&table).await
+    let mut check = TableCheck::new(Table::open_at(shared, path.to_owned(), meta).await?);
+    while !check.is_done() {
+        check.go_on(u64::MAX).await?;
+    }
+    Ok(())
 }
 
-/// Walks a table in file order: blocks without gaps, keys ascending, properties as stated.
-async fn check_table<E: Env>(table: &Rc<Table<E>>) -> Result<(), StorageError> {
-    let mut walk = Walk {
-        table,
-        next_offset: 0,
-        last_key: Vec::new(),
-        counted: Properties::default(),
-    };
-    walk.counted.ts = (Timestamp::MAX, Timestamp::ZERO);
-    let mut top = Entries::default();
-    table.top().layout.entries(&table.top().data, &mut top);
-    for at in 0..top.len() {
-        let handle = table.handle(top.value(&table.top().data, at));
+/// A table on its way to being checked, in file order: blocks without gaps, keys ascending, properties as stated. It has the file open
+/// by itself: the tablet may merge, move or go meanwhile.
+pub struct TableCheck<E: Env> {
+    table: Rc<Table<E>>,
+    /// Its partitions, and which of them is next.
+    top: Entries,
+    next_partition: usize,
+    is_done: bool,
+    /// Where the next block must begin.
+    next_offset: u64,
+    last_key: Vec<u8>,
+    counted: Properties,
+}
+
+impl<E: Env> TableCheck<E> {
+    /// Of a table whose end was checked when it was opened.
+    fn new(table: Rc<Table<E>>) -> Self {
+        let mut top = Entries::default();
+        table.top().layout.entries(&table.top().data, &mut top);
+        let counted = Properties {
+            ts: (Timestamp::MAX, Timestamp::ZERO),
+            ..Properties::default()
+        };
+        Self {
+            table,
+            top,
+            next_partition: 0,
+            is_done: false,
+            next_offset: 0,
+            last_key: Vec::new(),
+            counted,
+        }
+    }
+
+    /// Whether every byte was checked.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Whether the tablet has this table, still.
+    #[must_use]
+    pub fn is_of(&self, tablet: &Tablet<E>) -> bool {
+        let state = tablet.0.state.borrow();
+        let uid = self.table.meta().uid;
+        state.version.tables.iter().any(|table| table.meta().uid == uid)
+    }
+
+    /// Checks the next `bytes_min` bytes, or as many as are left, and what more its partition has: how many these were.
+    ///
+    /// # Errors
+    /// [`StorageError::Corruption`] names the damage; what the disk said.
+    ///
+    /// # Cancellation
+    /// What was checked counts; it must not go on.
+    pub async fn go_on(&mut self, bytes_min: u64) -> Result<u64, StorageError> {
+        let begun_at = self.next_offset;
+        while self.next_partition < self.top.len() {
+            if self.next_offset - begun_at >= bytes_min {
+                return Ok(self.next_offset - begun_at);
+            }
+            self.partition().await?;
+            self.next_partition += 1;
+        }
+        self.finish()?;
+        self.is_done = true;
+        Ok(self.table.meta().bytes - begun_at)
+    }
+
+    async fn partition(&mut self) -> Result<(), StorageError> {
+        let table = self.table.clone();
+        let handle = table.handle(self.top.value(&table.top().data, self.next_partition));
         let partition = table
             .load(Missing {
                 handle,
@@ -156,29 +235,18 @@ async fn check_table<E: Env>(table: &Rc<Table<E>>) -> Result<(), StorageError> {
         let mut index = Entries::default();
         partition.layout.entries(&partition.data, &mut index);
         for at in 0..index.len() {
-            walk.data(Missing {
+            self.data(Missing {
                 handle: table.handle(index.value(&partition.data, at)),
                 kind: Kind::Data,
             })
             .await?;
         }
-        walk.follows(Missing {
+        self.follows(Missing {
             handle,
             kind: Kind::Partition,
-        })?;
+        })
     }
-    walk.finish()
-}
 
-struct Walk<'a, E: Env> {
-    table: &'a Rc<Table<E>>,
-    /// Where the next block must begin.
-    next_offset: u64,
-    last_key: Vec<u8>,
-    counted: Properties,
-}
-
-impl<E: Env> Walk<'_, E> {
     fn expect(&self, offset: u64, what: &'static str, expected: u64, found: u64) -> Result<(), StorageError> {
         use crate::sstable::format::Mismatch;
         if expected == found {
