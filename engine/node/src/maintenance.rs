@@ -122,7 +122,10 @@ impl<E: Env, B> State<E, B> {
 
     /// The ranges that were split off `left` and wait until that is durable.
     fn rights_of(&self, left: RangeId) -> Vec<RangeId> {
-        let from_left = |local: &&Local<E>| local.tablet.split_from().is_some_and(|(from, _)| from == left);
+        let from_left = |local: &&Local<E>| {
+            let is_of_left = local.tablet.split_from().is_some_and(|(from, _)| from == left);
+            is_of_left && local.tablet.waits_for_split()
+        };
         self.slots
             .iter()
             .filter_map(Slot::live)

@@ -345,7 +345,9 @@ impl<E: Env, B> State<E, B> {
             let waits = right.is_some_and(|right| {
                 let slot = self.strangers.get(&right);
                 let seat = slot.and_then(|slot| self.slots[*slot as usize].seat());
-                is_busy || seat.is_some_and(|seat| seat.writes > 0) || !self.may_split(left, right)
+                // One that ends because it is damaged makes nothing any more.
+                let is_held = is_busy || self.injured.is_ending(left);
+                is_held || seat.is_some_and(|seat| seat.writes > 0) || !self.may_split(left, right)
             });
             if waits {
                 base::sometimes!("node: split waits for a flush or merge, or a vote on its way to the disk");

@@ -301,11 +301,14 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 }
             }),
             Err(error @ storage::StorageError::Corruption(_))
-                if self.with_state(|state| state.has_peers(left)) =>
+                if self.with_state(|state| {
+                    let mut sides = rights.iter().chain([&left]);
+                    sides.all(|range| state.has_peers(*range))
+                }) =>
             {
                 base::sometimes!("node: a split met damage");
                 self.step(|state| {
-                    // Both sides have the table, and neither can be made durable by itself.
+                    // Both sides have the table, and neither can be made durable by itself. They are read until their ends begin.
                     for range in rights.iter().chain([&left]) {
                         state.on_damage(*range, error.to_string());
                         state.end_split(*range);

@@ -190,10 +190,12 @@ impl<E: Env> Tablet<E> {
         Ok(())
     }
 
-    /// Whether somebody else holds the tablet, or reads what it has.
+    /// Whether somebody else holds the tablet, or reads what it has. The right side of a split that was given up has no files of its
+    /// own: those that it reads are held at the left side.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        Rc::strong_count(&self.0) > 1 || Rc::strong_count(&self.0.state.borrow().version) > 1
+        let has_readers = Rc::strong_count(&self.0.state.borrow().version) > 1;
+        Rc::strong_count(&self.0) > 1 || has_readers && !self.0.is_guest.get()
     }
 
     /// Removes the tablet with all that it has. A tablet of the same range may be made afterwards.

@@ -122,25 +122,15 @@ impl<E: Env> Tablet<E> {
         }
     }
 
-    /// Gives up the splits that cannot be made durable because files are damaged: neither side is read or written any more. What is on
-    /// the disk stays as it is, and the sides hold nothing of each other.
+    /// Gives up the splits that cannot be made durable because files are damaged: neither side is written any more, and what is on the
+    /// disk stays as it is. Both are read as before until they are dropped; the right sides, which read the left one's tables, first.
     pub fn abandon_split(&self) {
         let splits = core::mem::take(&mut self.0.state.borrow_mut().splits);
         for pending in splits {
             let right = &pending.right;
+            right.0.is_guest.set(true);
             right.0.poisoned.set(true);
             right.0.exists.open();
-            let mut state = right.0.state.borrow_mut();
-            let description = Description {
-                span: pending.right_span.clone(),
-                flushed_index: state.flushed_index,
-                app_state: state.app_state.clone(),
-                gc_threshold: state.version.gc_threshold,
-                split_from: None,
-                tables: Vec::new(),
-                next_table: 1,
-            };
-            state.version = Rc::new(Version::new(&self.0.shared, &description, &[], &[]));
         }
         self.0.poisoned.set(true);
     }

@@ -60,6 +60,8 @@ pub(crate) struct Inner<E: Env> {
     pub(crate) exists: Gate,
     /// A write or sync failed.
     pub(crate) poisoned: Cell<bool>,
+    /// It is the right side of a split that was given up, and its tables are the left side's.
+    pub(crate) is_guest: Cell<bool>,
     pub(crate) next_table: Cell<u64>,
 }
 
@@ -139,6 +141,7 @@ impl<E: Env> Tablet<E> {
             exists: Gate::new(manifest.is_some()),
             manifest: RefCell::new(manifest),
             poisoned: Cell::new(false),
+            is_guest: Cell::new(false),
             next_table: Cell::new(description.next_table),
         }))
     }
@@ -178,6 +181,12 @@ impl<E: Env> Tablet<E> {
     #[must_use]
     pub fn split_from(&self) -> Option<(RangeId, Index)> {
         self.0.state.borrow().split_from
+    }
+
+    /// Whether the split that made this tablet is not durable yet: it has no files of its own.
+    #[must_use]
+    pub fn waits_for_split(&self) -> bool {
+        !self.0.exists.is_open()
     }
 
     /// Sizes.

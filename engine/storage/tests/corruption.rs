@@ -8,8 +8,10 @@ use base::key::Span;
 use base::limits::BLOCK_BYTES;
 use base::{Prng, RangeId, Timestamp};
 use corelane_storage::{Compression, Corruption, Shared, StorageConfig, StorageError, Tablet};
+use env::DiskOp;
 use fixtures::{Op, ROOT, World, draw_ops, small};
-use sim::{DiskImage, ImageMachine};
+use sim::{DiskImage, DiskRule, ImageMachine};
+use std::io::ErrorKind;
 
 fn config() -> StorageConfig {
     StorageConfig {
@@ -249,6 +251,48 @@ fn hostile_tables_and_manifests_do_not_panic() {
             }
         }
     }
+}
+
+#[test]
+fn both_sides_of_a_split_that_is_given_up_are_read_until_they_go() {
+    let machine = ImageMachine::new(&DiskImage::new());
+    let mut world = machine.block_on(World::create(machine.env(), config()));
+    let mut prng = Prng::new(11);
+    for round in 0..60 {
+        let mut ops = draw_ops(&mut prng, &Span::all());
+        ops.push(Op::Put(vec![b'a' + round % 20], vec![round]));
+        world.write(ops);
+        if round == 30 {
+            world.freeze(ROOT);
+            machine.block_on(world.flush(ROOT)).unwrap();
+        }
+    }
+    let (left, right) = world.split(b"j");
+    assert!(world.tablets[&right].waits_for_split());
+    // Bytes of the only table, as its block is about to be linked.
+    let image = machine.image();
+    let table = files(&image, ".sst").remove(0);
+    machine.rule(
+        DiskRule::nth(DiskOp::Read, 0, ErrorKind::Other)
+            .on("tablets/10/")
+            .onwards(),
+    );
+    let met = machine.block_on(world.tablets[&left].complete_split());
+    assert!(
+        matches!(met, Err(StorageError::Corruption(_))),
+        "{met:?} of {table}"
+    );
+    world.tablets[&left].abandon_split();
+    machine.block_on(world.check_all());
+    for range in [left, right] {
+        let refused = machine.block_on(world.tablets[&range].flush());
+        assert_eq!(refused, Err(StorageError::Poisoned { range }));
+        assert!(world.tablets[&range].snapshot().is_err(), "of {range}");
+    }
+    assert!(world.tablets[&left].is_held(), "the right side reads its tables");
+    assert!(!world.tablets[&right].is_held());
+    world.tablets.remove(&right);
+    assert!(!world.tablets[&left].is_held());
 }
 
 #[test]
