@@ -130,7 +130,8 @@ impl Injuries {
     }
 
     /// The shard's log is damaged: whatever took part by it takes part in nothing any more, and a new log begins. `marked` are the
-    /// shard's ranges, `lost` what was read of it with its lives.
+    /// shard's ranges, `lost` what was read of it with its lives. What it gives back is a grave above all ids of ranges that the log
+    /// can have had.
     ///
     /// Order: all notes are durable before the log is out of the way. A crash in between comes to the same again.
     pub(crate) async fn lose_log<E: Env>(
@@ -173,7 +174,8 @@ impl Injuries {
         }
         // Ids of ranges that this node gave out may have been in the log only: a grave keeps those that follow apart from them.
         marker::bury(env, reserved, 0).await?;
-        damage_note::set_aside(env, shard).await
+        damage_note::set_aside(env, shard).await?;
+        Ok(reserved)
     }
 
     /// Notes that a replica is damaged.
@@ -184,7 +186,7 @@ impl Injuries {
         range: RangeId,
         life: u32,
         what: String,
-    ) -> Result<(), DiskError> {
+    ) -> Result<RangeId, DiskError> {
         let noted = Noted { life, what };
         damage_note::note(env, shard, range, &noted).await?;
         self.held.insert(range, life);

@@ -228,7 +228,7 @@ pub(crate) async fn recover_dir<E: Env>(
     remove_retired_log(env, shard).await?;
     damage_note::finish_setting_aside(env, shard).await?;
     let mut marked = marker::list(env, shard).await?;
-    let gone = marker::buried(env).await?;
+    let mut gone = marker::buried(env).await?;
     let mut injuries = Injuries::find(env, shard, &gone).await?;
     if injuries.is_empty() {
         damage_note::remove_set_aside(env, shard).await?;
@@ -296,7 +296,8 @@ pub(crate) async fn recover_dir<E: Env>(
                 .map(|range| (*range, injuries.life(*range)));
             let lost = live.chain(heard).collect();
             replay.start_anew();
-            injuries.lose_log(env, shard, &marked, lost, &damage).await?;
+            let reserved = injuries.lose_log(env, shard, &marked, lost, &damage).await?;
+            gone.insert(reserved, 0);
             Log::open(env, &dir, log_config, &mut |_, _| {}).await?
         }
         Err(error) => return Err(error.into()),
@@ -829,3 +830,6 @@ impl<E: Env> Replaying<E> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
