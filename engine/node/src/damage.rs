@@ -19,12 +19,12 @@ use crate::damage_note::{self, Noted};
 use crate::dialect::Letter;
 use crate::local::Local;
 use crate::marker;
-use crate::read::ReadGuard;
+use crate::message::ShardMessage;
 use crate::refusal::Refusal;
 use crate::removal::Leaving;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Slot, State};
-use base::{NodeId, RangeId, ReplicaId};
+use base::{NodeId, RangeId, ReplicaId, ShardId};
 use core::time::Duration;
 use env::{Clock, Env, Instant, Mailbox};
 use liveness::Peer;
@@ -39,10 +39,16 @@ use wire::peer::{Mark, TransferStep};
 
 /// How often is looked whether something still works on a replica that goes, and whether a change of members may come.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How often is looked whether a new replica has caught up.
+const LOOK_CAUGHT_UP: Duration = Duration::from_millis(100);
 /// The pauses between telling other nodes: from the first to the last.
 const TELL_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Damaged replicas that are told of at a time.
+const TELL_MAX: usize = 64;
 /// How long a leader goes on with one replica before it wants to be told again.
 const MEND_MAX: Duration = Duration::from_secs(60);
+/// Replicas that a shard's leaders see replaced at a time; of others it is told again.
+const MENDING_MAX: usize = 16;
 
 /// The damaged replicas of a shard, and what is known of all that it ever had.
 #[derive(Debug, Default)]
@@ -50,6 +56,8 @@ pub(crate) struct Injured {
     replicas: BTreeMap<RangeId, Damaged>,
     /// Replicas that are about to be among them.
     ending: BTreeSet<RangeId>,
+    /// Which of them was told of last: there may be more than are told of at a time.
+    told: RangeId,
     /// Damaged replicas of other nodes that this shard's leaders are replacing. One that is to take the place of another may be damaged
     /// before it has done so: then it is the one to be replaced.
     mending: BTreeMap<RangeId, ReplicaId>,
@@ -120,6 +128,28 @@ impl Injured {
     pub(crate) fn concerns(&self, range: RangeId, to: ReplicaId) -> bool {
         let damaged = self.replicas.get(&range);
         damaged.is_some_and(|damaged| damaged.has_files || life_of(to) <= damaged.noted.life)
+    }
+
+    /// The range's replica of this life, if it is the one that is noted.
+    fn noted_as(&mut self, range: RangeId, life: u32) -> Option<&mut Damaged> {
+        let damaged = self.replicas.get_mut(&range);
+        damaged.filter(|damaged| damaged.noted.life == life)
+    }
+
+    /// Those that others are to be told of now, at most [`TELL_MAX`], with their lives; each in its turn.
+    fn due(&mut self, now: Instant) -> Vec<(RangeId, u32)> {
+        let next = RangeId(self.told.0 + 1);
+        let all = self.replicas.range(next..).chain(self.replicas.range(..next));
+        let is_due = |(_, damaged): &(&RangeId, &Damaged)| damaged.tell_at <= now;
+        let due = all.filter(is_due).take(TELL_MAX);
+        let due: Vec<_> = due.map(|(range, damaged)| (*range, damaged.noted.life)).collect();
+        for (range, _) in &due {
+            let damaged = self.replicas.get_mut(range).expect("it was found there");
+            damaged.tell_at = now + damaged.pause;
+            damaged.pause = (damaged.pause * 2).min(TELL_AGAIN.1);
+            self.told = *range;
+        }
+        due
     }
 
     /// What was found, by range, of replicas that are not replaced yet.
@@ -290,8 +320,11 @@ impl<E: Env, B> State<E, B> {
             && node_of(*mended) == node_of(damaged)
         {
             *mended = (*mended).max(damaged);
-        } else if !self.placing.contains(&range) {
-            self.jobs.push(Job::Mend { range, damaged });
+        } else if self.injured.mending.len() >= MENDING_MAX {
+            base::sometimes!("node: many damaged replicas are replaced already");
+        } else if self.placing.insert(range) {
+            self.injured.mending.insert(range, damaged);
+            self.jobs.push(Job::Mend(range));
         }
     }
 
@@ -301,23 +334,17 @@ impl<E: Env, B> State<E, B> {
         self.say_at(who, Mark { term: 0, index: 0 }, TransferStep::Settled);
     }
 
-    /// Takes the next step towards a new replica. Whether there is more to do here.
-    fn advance_mend(&mut self, range: RangeId) -> bool {
-        let Some(&damaged) = self.injured.mending.get(&range) else {
-            return false;
-        };
+    /// Takes the next step towards a new replica. When to look for more to do here, if there may be.
+    fn advance_mend(&mut self, range: RangeId) -> Option<Duration> {
+        let damaged = *self.injured.mending.get(&range)?;
         // Commands that have their index come first.
         self.close_batch();
-        let Some(&slot) = self.here.get(&range) else {
-            return false;
-        };
-        let Some(local) = self.slots[slot as usize].live().filter(|local| local.leads()) else {
-            return false;
-        };
+        let slot = *self.here.get(&range)?;
+        let local = self.slots[slot as usize].live().filter(|local| local.leads())?;
         let members = Arc::clone(local.seat.raft.membership());
         let group = local.replica.group();
         if *members != *group.applied.membership || members.is_joint() || local.replica.is_blocked() {
-            return true;
+            return Some(LOOK_AGAIN);
         }
         match next(&members, group.lives, damaged, |replica| {
             local.has_caught_up(replica)
@@ -325,12 +352,12 @@ impl<E: Env, B> State<E, B> {
             Next::Change(changes) => {
                 base::sometimes!("node: a damaged replica is replaced");
                 self.propose_members(slot, &changes);
-                true
+                Some(LOOK_AGAIN)
             }
-            Next::Wait => true,
+            Next::Wait => Some(LOOK_CAUGHT_UP),
             Next::Done => {
                 self.say_settled(slot, damaged);
-                false
+                None
             }
         }
     }
@@ -368,15 +395,7 @@ impl<E: Env, B> State<E, B> {
             return;
         };
         let nodes: Vec<NodeId> = neighbours.others().map(|member| member.node).collect();
-        let mut due = Vec::new();
-        for (range, damaged) in &mut self.injured.replicas {
-            if damaged.tell_at <= now {
-                damaged.tell_at = now + damaged.pause;
-                damaged.pause = (damaged.pause * 2).min(TELL_AGAIN.1);
-                due.push((*range, damaged.noted.life));
-            }
-        }
-        for (range, life) in due {
+        for (range, life) in self.injured.due(now) {
             let me = replica_on(self.identity.node, life);
             if self.is_replaced(range, life) {
                 self.on_settled(range, me);
@@ -384,6 +403,7 @@ impl<E: Env, B> State<E, B> {
             }
             for node in &nodes {
                 let who = (range, me, replica_on(*node, 0));
+            self.ask_at_home(range, life);
                 self.say_at(who, Mark { term: 0, index: 0 }, TransferStep::Damaged);
             }
         }
@@ -391,7 +411,9 @@ impl<E: Env, B> State<E, B> {
 
     /// Whether a later replica than the damaged one votes here: nobody else may know, if it leads.
     fn is_replaced(&self, range: RangeId, life: u32) -> bool {
-        self.local(range).is_some_and(|local| {
+        let slot = self.here.get(&range);
+        let local = slot.and_then(|slot| self.slots[*slot as usize].live());
+        local.is_some_and(|local| {
             let group = local.replica.group();
             life_of(group.id) > life && group.applied.membership.voters().contains(&group.id)
         })
@@ -399,6 +421,33 @@ impl<E: Env, B> State<E, B> {
 
     /// Whether the log is kept by entries of a replica that is damaged: then they go. Its tables stay.
     pub(crate) fn release_log(&mut self, pinning: RangeId) {
+    /// Asks the shard of this node that has the later replica of a range, if one has, whether it votes: nobody else tells this node.
+    fn ask_at_home(&mut self, range: RangeId, life: u32) {
+        let there = self.map.get(range).map(|entry| entry.shard);
+        if let Some(shard) = there.filter(|shard| *shard != self.me)
+            && self.injured.holds(range).is_none()
+            && self.may_hand_on(shard, 0)
+        {
+            self.send(shard, ShardMessage::AskReplaced { range, life });
+        }
+    }
+
+    /// Another shard of this node has a note of a replica that was removed.
+    pub(crate) fn on_ask_replaced(&mut self, from: ShardId, range: RangeId, life: u32) {
+        if self.is_replaced(range, life) {
+            self.send(from, ShardMessage::Replaced { range, life });
+        }
+    }
+
+    /// A later replica votes on another shard of this node.
+    pub(crate) fn on_replaced(&mut self, range: RangeId, life: u32) {
+        // Never one whose files are here: they would go.
+        if self.injured.holds(range).is_none() {
+            base::sometimes!("node: another shard has the replica in the place of a damaged one");
+            self.on_settled(range, replica_on(self.identity.node, life));
+        }
+    }
+
         if self.injured.replicas.contains_key(&pinning) && !self.here.contains_key(&pinning) {
             base::sometimes!("node: a full log lets go of a damaged replica");
             self.log.forget(pinning);
@@ -539,15 +588,13 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         forgotten.map_err(|error| text(&error))
     }
 
-    /// Sees to a new replica in the place of a damaged one, while this node leads.
-    pub(crate) async fn mend(&self, range: RangeId, damaged: ReplicaId) {
-        if !self.with_state(|state| state.placing.insert(range)) {
-            return;
-        }
-        self.with_state(|state| state.injured.mending.insert(range, damaged));
+    /// Sees to a new replica in the place of a damaged one, while this node leads. The range is among those that are placed.
+    pub(crate) async fn mend(&self, range: RangeId) {
         let deadline = self.now() + MEND_MAX;
-        while self.now() < deadline && self.step(|state| state.advance_mend(range)) {
-            self.env.clock().sleep(LOOK_AGAIN).await;
+        while self.now() < deadline
+            && let Some(pause) = self.step(|state| state.advance_mend(range))
+        {
+            self.env.clock().sleep(pause).await;
         }
         self.with_state(|state| {
             state.injured.mending.remove(&range);
@@ -605,6 +652,30 @@ mod tests {
         let members = Membership::of_voters([on(1, 0), on(2, 0), on(4, 7)]);
         assert_eq!(next(&members, 7, on(3, 0), |_| true), Next::Done);
     }
+    #[test]
+    fn many_damaged_replicas_are_told_of_in_their_turns() {
+        let noted = |range| {
+            let what = String::new();
+            (RangeId(range), Noted { life: 1, what })
+        };
+        let noted = (10..210).map(noted).collect();
+        let mut injured = Injured::new(noted, BTreeMap::new(), &BTreeMap::new(), Instant(0));
+        let mut told = BTreeSet::new();
+        for round in 0..4u64 {
+            // All of them are due again each time.
+            let due = injured.due(Instant(round * 60_000_000_000));
+            assert_eq!(due.len(), TELL_MAX);
+            told.extend(due);
+        }
+        assert_eq!(told.len(), 200);
+        let soon = Instant(3 * 60_000_000_000 + 1);
+        assert_eq!(
+            injured.due(soon).len(),
+            TELL_MAX,
+            "these were told before the last round"
+        );
+    }
+
 
     #[test]
     fn a_learner_that_is_damaged_is_replaced_too() {

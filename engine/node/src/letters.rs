@@ -21,7 +21,7 @@ use liveness::Peer;
 use raft::Body;
 use replica::group::{life_of, node_of};
 use rkyv::util::AlignedVec;
-use wire::peer::ArchivedTransfer;
+use wire::peer::{ArchivedTransfer, ArchivedTransferStep};
 use wire::{Frame, PeerRef, WireError, decode_peer};
 
 /// How often a letter is handed from shard to shard.
@@ -54,8 +54,19 @@ impl<E: Env, B> State<E, B> {
         })
     }
 
+    /// The shard that has a range which is not here, as far as is known: what others say of damage is for whoever leads it, whatever
+    /// this node has of its own to mend.
+    fn claim_elsewhere(&self, range: RangeId) -> Option<ShardId> {
+        if self.seat_slot(range).is_some() {
+            return None;
+        }
+        let by_map = self.map.get(range).map(|entry| entry.shard);
+        let known = by_map.filter(|shard| *shard != self.me);
+        known.or_else(|| (self.me != ShardId(0)).then_some(ShardId(0)))
+    }
+
     /// Whether something for another shard may be handed on once more.
-    fn may_hand_on(&self, to: ShardId, hops: u8) -> bool {
+    pub(crate) fn may_hand_on(&self, to: ShardId, hops: u8) -> bool {
         let is_full = self.overflow[usize::from(to.0)].len() >= WAITING_MAX;
         base::sometimes!("node: a letter went round", hops >= HOPS_MAX);
         hops < HOPS_MAX && !is_full
@@ -186,7 +197,12 @@ impl<E: Env, B> State<E, B> {
         if node_of(from) != caller.node {
             return Err(malformed);
         }
-        if let Some(shard) = self.elsewhere(range, to) {
+        let there = if matches!(transfer.step, ArchivedTransferStep::Damaged) {
+            self.claim_elsewhere(range)
+        } else {
+            self.elsewhere(range, to)
+        };
+        if let Some(shard) = there {
             if self.may_hand_on(shard, hops) {
                 base::sometimes!("node: a step of a transfer was handed to another shard");
                 let mut payload = AlignedVec::with_capacity(frame.payload.len());

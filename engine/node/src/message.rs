@@ -339,6 +339,20 @@ pub enum ShardMessage<S> {
         /// The last life.
         life: u32,
     },
+    /// The sender has a note of a damaged replica that was removed: does a later one vote on the receiver?
+    AskReplaced {
+        /// The range.
+        range: RangeId,
+        /// The life of the damaged one.
+        life: u32,
+    },
+    /// It does.
+    Replaced {
+        /// The range.
+        range: RangeId,
+        /// The life of the damaged one.
+        life: u32,
+    },
     /// Start-up: who the node is and how many shards it had.
     Identity(crate::identity::Identity),
     /// Start-up: a shard has recovered.

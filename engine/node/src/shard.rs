@@ -327,6 +327,8 @@ impl<E: Env, B> State<E, B> {
             ShardMessage::Unclaim { range, promised } => self.on_unclaim(from, range, promised),
             ShardMessage::Removed { range } => self.forget_place(from, range),
             ShardMessage::Gone { range, life } => self.on_gone(range, life),
+            ShardMessage::AskReplaced { range, life } => self.on_ask_replaced(from, range, life),
+            ShardMessage::Replaced { range, life } => self.on_replaced(range, life),
             ShardMessage::Identity(_) | ShardMessage::Recovered(_) | ShardMessage::Assembled(_) => {
                 unreachable!("start-up is over when the loop runs")
             }
@@ -667,8 +669,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             Job::Standings => self.store_standings().await,
             Job::Remove(range) => self.remove_replica(range).await,
             Job::EndDamaged { range, what } => self.end_damaged(range, what).await,
-            Job::DropDamaged(range) => self.drop_damaged(range).await,
-            Job::Mend { range, damaged } => self.mend(range, damaged).await,
+            Job::DropDamaged { range, life } => self.drop_damaged(range, life).await,
+            Job::Mend(range) => self.mend(range).await,
             Job::NameLife(letter, caller) => self.name_life(letter, caller).await,
             Job::Status { origin, replicas } => self.status(origin, replicas).await,
             Job::Replicas { from, ticket } => self.replicas_for(from, ticket).await,

@@ -182,9 +182,9 @@ pub(crate) enum Job<E: Env> {
     /// Files of the range's replica here are damaged.
     EndDamaged { range: RangeId, what: String },
     /// The group of a damaged replica has removed it, or wants nothing more of it.
-    DropDamaged(RangeId),
+    DropDamaged { range: RangeId, life: u32 },
     /// A replica on another node is damaged, and this one leads.
-    Mend { range: RangeId, damaged: ReplicaId },
+    Mend(RangeId),
     /// A replica is heard of whose life is not written yet.
     NameLife(Letter, Peer),
     /// `status`, perhaps with every replica.
