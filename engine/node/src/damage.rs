@@ -371,7 +371,8 @@ impl<E: Env, B> State<E, B> {
             && damaged.has_files
             && !core::mem::replace(&mut damaged.is_ending, true)
         {
-            self.jobs.push(Job::DropDamaged(range));
+            let life = damaged.noted.life;
+            self.jobs.push(Job::DropDamaged { range, life });
         }
     }
 
@@ -383,7 +384,8 @@ impl<E: Env, B> State<E, B> {
         {
             known.is_settled = true;
             if !core::mem::replace(&mut known.is_ending, true) {
-                self.jobs.push(Job::DropDamaged(range));
+                let life = known.noted.life;
+                self.jobs.push(Job::DropDamaged { range, life });
             }
         }
     }
@@ -401,9 +403,9 @@ impl<E: Env, B> State<E, B> {
                 self.on_settled(range, me);
                 continue;
             }
+            self.ask_at_home(range, life);
             for node in &nodes {
                 let who = (range, me, replica_on(*node, 0));
-            self.ask_at_home(range, life);
                 self.say_at(who, Mark { term: 0, index: 0 }, TransferStep::Damaged);
             }
         }
@@ -419,8 +421,6 @@ impl<E: Env, B> State<E, B> {
         })
     }
 
-    /// Whether the log is kept by entries of a replica that is damaged: then they go. Its tables stay.
-    pub(crate) fn release_log(&mut self, pinning: RangeId) {
     /// Asks the shard of this node that has the later replica of a range, if one has, whether it votes: nobody else tells this node.
     fn ask_at_home(&mut self, range: RangeId, life: u32) {
         let there = self.map.get(range).map(|entry| entry.shard);
@@ -448,6 +448,8 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
+    /// Whether the log is kept by entries of a replica that is damaged: then they go. Its tables stay.
+    pub(crate) fn release_log(&mut self, pinning: RangeId) {
         if self.injured.replicas.contains_key(&pinning) && !self.here.contains_key(&pinning) {
             base::sometimes!("node: a full log lets go of a damaged replica");
             self.log.forget(pinning);
@@ -495,9 +497,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     }
 
     /// Carries out what the group of a damaged replica has said: its files go, and when nothing more is wanted, the note.
-    pub(crate) async fn drop_damaged(&self, range: RangeId) {
+    pub(crate) async fn drop_damaged(&self, range: RangeId, life: u32) {
         let held = self.step(|state| {
-            let life = state.injured.holds(range)?;
+            // A later one may have become damaged meanwhile: that is another matter.
+            let life = state.injured.holds(range).filter(|held| *held == life)?;
             let grave = state.gone.entry(range).or_default();
             *grave = life.max(*grave);
             state.removing.insert(range);
@@ -513,7 +516,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let is_settled = self.step(|state| {
             state.removing.remove(&range);
             state.counts.removed += u64::from(held.is_some());
-            let Some(damaged) = state.injured.replicas.get_mut(&range) else {
+            let Some(damaged) = state.injured.noted_as(range, life) else {
                 return false;
             };
             (damaged.has_files, damaged.is_ending) = (false, false);
@@ -528,14 +531,16 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             return;
         }
         let me = self.mailbox.shard();
-        if let Err(error) = damage_note::take_back(&self.env, me, range).await {
+        if let Err(error) = damage_note::take_back(&self.env, me, range, life).await {
             return self.fail(format!(
                 "the note of damage of range {range} could not be removed: {error}"
             ));
         }
         base::sometimes!("node: a damaged replica was replaced");
         let is_last = self.step(|state| {
-            state.injured.replicas.remove(&range);
+            if state.injured.noted_as(range, life).is_some() {
+                state.injured.replicas.remove(&range);
+            }
             state.injured.replicas.is_empty()
         });
         if is_last && let Err(error) = damage_note::remove_set_aside(&self.env, me).await {
@@ -648,11 +653,6 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_taken_away_meanwhile_gets_no_other_replica() {
-        let members = Membership::of_voters([on(1, 0), on(2, 0), on(4, 7)]);
-        assert_eq!(next(&members, 7, on(3, 0), |_| true), Next::Done);
-    }
-    #[test]
     fn many_damaged_replicas_are_told_of_in_their_turns() {
         let noted = |range| {
             let what = String::new();
@@ -676,6 +676,11 @@ mod tests {
         );
     }
 
+    #[test]
+    fn whoever_was_taken_away_meanwhile_gets_no_other_replica() {
+        let members = Membership::of_voters([on(1, 0), on(2, 0), on(4, 7)]);
+        assert_eq!(next(&members, 7, on(3, 0), |_| true), Next::Done);
+    }
 
     #[test]
     fn a_learner_that_is_damaged_is_replaced_too() {

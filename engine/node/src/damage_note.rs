@@ -81,9 +81,14 @@ pub(crate) async fn noted<E: Env>(env: &E, shard: ShardId) -> Result<BTreeMap<Ra
     Ok(all)
 }
 
-/// Takes the notes about replicas of a range back, durably.
-pub(crate) async fn take_back<E: Env>(env: &E, shard: ShardId, range: RangeId) -> Result<(), DiskError> {
-    remove_up_to(env, &dir(shard), range, u32::MAX).await
+/// Takes the notes about replicas of a range up to this life back, durably.
+pub(crate) async fn take_back<E: Env>(
+    env: &E,
+    shard: ShardId,
+    range: RangeId,
+    life: u32,
+) -> Result<(), DiskError> {
+    remove_up_to(env, &dir(shard), range, life).await
 }
 
 /// Writes, durably, that the node's replica of a range has this life.
@@ -215,7 +220,7 @@ mod tests {
             write_life(&env, RANGE, 3).await?;
             note(&env, SHARD, RANGE, &found).await?;
             forget_lives(&env, RANGE, 3).await?;
-            take_back(&env, SHARD, RANGE).await
+            take_back(&env, SHARD, RANGE, found.life).await
         };
         machine.block_on(work).expect("the disk is fine");
         let mut met = false;

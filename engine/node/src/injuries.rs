@@ -65,12 +65,34 @@ impl Injuries {
         self.held.keys().copied().collect()
     }
 
-    /// Forgets what was noted here of ranges that are well on another shard, or damaged there: which replicas took part by a lost log
-    /// is not known for sure, and whoever takes one for its own would remove the files of the other.
-    pub(crate) fn forget_others(&mut self, me: ShardId, map: &RangeMap, held: &BTreeMap<RangeId, ShardId>) {
+    /// Takes back what was noted here of ranges that are well on another shard, or damaged there: which replicas took part by a lost log
+    /// is not known for sure, and whoever takes one for its own would remove the files of the other. A note that stayed would hide the
+    /// other one as soon as it moves here. What was noted of replicas in their graves stays: others wait until they are replaced.
+    ///
+    /// Order: the marker goes first, so that after a crash the note still says why there is none.
+    pub(crate) async fn forget_others<E: Env>(
+        &mut self,
+        env: &E,
+        me: ShardId,
+        map: &RangeMap,
+        held: &BTreeMap<RangeId, ShardId>,
+    ) -> Result<(), DiskError> {
         let is_elsewhere = |range: RangeId| held.get(&range).is_some_and(|shard| *shard != me);
-        self.noted
-            .retain(|range, _| map.get(*range).is_none() && !is_elsewhere(*range));
+        let of_others = self.held.keys().copied();
+        let of_others: Vec<_> = of_others
+            .filter(|range| map.get(*range).is_some() || is_elsewhere(*range))
+            .collect();
+        for range in of_others {
+            base::sometimes!("node: a note of damage was another shard's replica's");
+            match marker::remove(env, me, range).await {
+                Err(error) if error.kind != ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            damage_note::take_back(env, me, range, u32::MAX).await?;
+            self.held.remove(&range);
+            self.noted.remove(&range);
+        }
+        Ok(())
     }
 
     /// The life of the node's replica of the range.
@@ -141,7 +163,7 @@ impl Injuries {
         marked: &[RangeId],
         mut lost: BTreeMap<RangeId, u32>,
         damage: &Corruption,
-    ) -> Result<(), DiskError> {
+    ) -> Result<RangeId, DiskError> {
         let elsewhere = marker::marked_elsewhere(env, shard).await?;
         for (range, life) in &self.lives {
             // Who takes part and has no state is only in the log; and a split that is not in tables is, too.
@@ -186,11 +208,85 @@ impl Injuries {
         range: RangeId,
         life: u32,
         what: String,
-    ) -> Result<RangeId, DiskError> {
+    ) -> Result<(), DiskError> {
         let noted = Noted { life, what };
         damage_note::note(env, shard, range, &noted).await?;
         self.held.insert(range, life);
         self.noted.insert(range, noted);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::range_map::RangeEntry;
+    use base::key::Span;
+    use replica::Descriptor;
+    use sim::{DiskImage, ImageEnv, ImageMachine};
+
+    const ME: ShardId = ShardId(1);
+    const OTHER: ShardId = ShardId(2);
+    const WELL: RangeId = RangeId(4);
+    const HELD: RangeId = RangeId(5);
+    const REPLACED: RangeId = RangeId(6);
+    const OWN: RangeId = RangeId(7);
+
+    /// Range 4 is well on another shard, range 5 is noted on another shard too, range 6 is in its grave and a later replica is well, and
+    /// range 7 is damaged here.
+    async fn start(env: &ImageEnv) -> Result<Injuries, DiskError> {
+        let gone = marker::buried(env).await?;
+        let mut injuries = Injuries::find(env, ME, &gone).await?;
+        let entry = |range, span| RangeEntry {
+            descriptor: Descriptor {
+                range,
+                span,
+                generation: 1,
+            },
+            shard: OTHER,
+            moves: 0,
+        };
+        let entries = [
+            entry(WELL, Span::new(b"", Some(b"m"))),
+            entry(REPLACED, Span::new(b"m", None)),
+        ];
+        let map = RangeMap::partial(1, entries);
+        let held = BTreeMap::from([(HELD, OTHER), (OWN, ME)]);
+        injuries.forget_others(env, ME, &map, &held).await?;
+        Ok(injuries)
+    }
+
+    #[test]
+    fn notes_of_other_shards_replicas_are_taken_back_and_those_of_replaced_ones_stay() {
+        let machine = ImageMachine::new(&DiskImage::new());
+        let env = machine.env();
+        let prepare = async {
+            marker::create_dir(&env, ME).await?;
+            for range in [WELL, HELD, REPLACED, OWN] {
+                let what = "a log".to_owned();
+                damage_note::note(&env, ME, range, &Noted { life: 3, what }).await?;
+            }
+            for range in [WELL, OWN] {
+                marker::create(&env, ME, range).await?;
+            }
+            marker::bury(&env, REPLACED, 3).await
+        };
+        machine.block_on(prepare).expect("the disk is fine");
+        machine.record();
+        machine.block_on(start(&env)).expect("the disk is fine");
+        let outcome = async |env: &ImageEnv| {
+            let injuries = start(env).await?;
+            let noted: Vec<_> = injuries.noted.keys().copied().collect();
+            Ok::<_, DiskError>((noted, injuries.held(), marker::list(env, ME).await?))
+        };
+        let expected = Ok((vec![REPLACED, OWN], vec![OWN], vec![OWN]));
+        for boundary in machine.trace().boundaries() {
+            let second = ImageMachine::after_kill(&boundary);
+            assert_eq!(second.block_on(outcome(&second.env())), expected);
+        }
+        let noted = machine
+            .block_on(damage_note::noted(&env, ME))
+            .expect("the disk is fine");
+        assert!(noted.keys().eq(&[REPLACED, OWN]), "{noted:?}");
     }
 }

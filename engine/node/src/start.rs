@@ -194,7 +194,10 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     let (assembled, early) = assemble(&env, &mailbox, &storage, identity, first, &mut found, address).await?;
     drop_twins(&env, me, &assembled.map, &mut found).await?;
     found.keep_promises(&assembled.promises);
-    found.injuries.forget_others(me, &assembled.map, &assembled.held);
+    let injuries = &mut found.injuries;
+    injuries
+        .forget_others(&env, me, &assembled.map, &assembled.held)
+        .await?;
 
     let front = Rc::new(Front {
         shard: OnceCell::new(),
