@@ -87,6 +87,10 @@ pub(crate) struct Seat<E: Env> {
     pub(crate) written: Seqno,
     /// The group may want something: it is asked before the step ends.
     pub(crate) dirty: bool,
+    /// Something happened in it since the node took stock last.
+    pub(crate) news: bool,
+    /// What was noted of it when the node took stock last still counts, unless there is another word.
+    pub(crate) noted: bool,
     pub(crate) ticks: Ticks,
     /// Delivered by the group, and not applied yet.
     pub(crate) committed: VecDeque<Entry>,
@@ -117,6 +121,8 @@ impl<E: Env> Seat<E> {
             writes: 0,
             written: Seqno::ZERO,
             dirty: false,
+            news: true,
+            noted: false,
             ticks: Ticks::default(),
             committed: VecDeque::new(),
             arrived: None,

@@ -6,7 +6,7 @@ use crate::dialect::Letter;
 use crate::moving::{Moved, Prepare};
 use crate::neighbours::Word;
 use crate::outlook::Outlook;
-use crate::placer::{Look, Ordered};
+use crate::placer::{Look, Ordered, Stock};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
 use crate::status::{RangeStatus, ReplicaStatus, ShardStatus};
@@ -169,8 +169,10 @@ pub enum Ask {
     Prepare(Box<Prepare>),
     /// To the new place of a range: take it.
     MoveIn(Box<MoveIn>),
-    /// To every shard: what is there to report to the placer of this term?
-    Look(u64),
+    /// To the shard that has the first range: is it led there?
+    First,
+    /// To every shard: what is there to report, to the placer of a term?
+    Look(Stock),
     /// To the shard that serves a range: the placer wants this done.
     Order(Box<Ordered>),
     /// To shard 0: a split is about to make this range.
@@ -200,6 +202,8 @@ pub enum Answer {
     Prepared,
     /// The range is served there, as of this map version.
     MoveIn(u64),
+    /// The term in which it is led.
+    First(Option<u64>),
     /// What there is to report.
     Look(Box<Look>),
     /// The order came.

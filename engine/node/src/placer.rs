@@ -27,7 +27,7 @@ use crate::members::Wish;
 use crate::message::{Answer, Ask, Origin, RawRequest};
 use crate::refusal::Refusal;
 use crate::shard::Shard;
-use crate::state::{Job, Message, Route, Slot, State};
+use crate::state::{Job, Message, Route, State};
 use base::{Index, NodeId, RangeId, ReplicaId, ShardId};
 use core::mem;
 use core::time::Duration;
@@ -48,6 +48,8 @@ use wire::request::ArchivedStand;
 
 /// Entries that a replica may lack and be called up to date: with more it may be catching up.
 const LAG_MAX: u64 = 8192;
+/// Every range is looked into in so many looks: how late the placer hears of what no group tells, as a lease that ran out.
+const STILL_LOOKS: usize = 16;
 /// How long a split that the placer ordered waits for what works on the range.
 const SPLIT_MAX: Duration = Duration::from_secs(10);
 
@@ -59,12 +61,16 @@ pub(crate) struct Placer {
     settings: Placement,
     /// Of the placer that was heard of last.
     term: u64,
+    /// Looks that this shard took, modulo [`STILL_LOOKS`].
+    looks: usize,
     /// Orders that are being carried out.
     orders: BTreeMap<RangeId, u64>,
     /// Until when ranges count as placed by hand.
     pinned: BTreeMap<RangeId, Instant>,
     /// Shard 0: what this node reports.
     ledger: Ledger,
+    /// The ledger may lack something that a shard has told once.
+    is_unsure: bool,
     facts: Facts,
     /// Shard 0: how nodes are meant to be used; it is being written, and who waits for that.
     pub(crate) standings: Standings,
@@ -79,12 +85,21 @@ pub(crate) struct Placer {
 pub struct Look {
     /// Of ranges that it leads, or that were placed by hand.
     words: Vec<Word>,
+    /// Ranges of which what was said before still counts.
+    same: Vec<RangeId>,
     /// Of all its replicas.
     used_bytes: u64,
     reads: u32,
     writes: u32,
-    /// The term in which it leads the first range.
-    first: Option<u64>,
+}
+
+/// How a shard is to look at what it has.
+#[derive(Debug, Clone, Copy)]
+pub struct Stock {
+    /// Of the placer that wants to know.
+    term: u64,
+    /// What was told before may be lost.
+    all: bool,
 }
 
 /// An order for another shard of this node.
@@ -99,9 +114,11 @@ impl Placer {
         Self {
             settings,
             term: 0,
+            looks: 0,
             orders: BTreeMap::new(),
             pinned: BTreeMap::new(),
             ledger: Ledger::new(session.max(1)),
+            is_unsure: false,
             facts: Facts {
                 locality,
                 shards,
@@ -125,51 +142,71 @@ impl Placer {
 }
 
 impl<E: Env, B> State<E, B> {
-    /// What this shard has to report.
-    pub(crate) fn look(&mut self, term: u64) -> Look {
+    /// What this shard has to report. Of thousands of ranges nearly all are as they were: each look goes into those of which something
+    /// was heard, that have something to do, or that are being placed, and into a part of the others, so that in the end all are seen.
+    pub(crate) fn look(&mut self, stock: Stock) -> Look {
         let (now, wall_ns) = (self.env.clock().now(), self.env.clock().wall_ns());
         let mut look = Look::default();
         let Some(placer) = &mut self.placer else {
             return look;
         };
-        placer.heed(term);
+        placer.heed(stock.term);
         placer.pinned.retain(|_, until| now < *until);
+        placer.looks = (placer.looks + 1) % STILL_LOOKS;
         let sample_from = placer.settings.plan.split_requests / 4;
         let prng = || self.env.prng();
         let large = placer.settings.split_bytes / 2;
-        for local in self.slots.iter_mut().filter_map(Slot::live_mut) {
-            local.load.look(now, sample_from, prng);
-            let generation = local.replica.descriptor().generation;
-            local.load.measure(&local.tablet, generation, large);
-        }
-        let Some(placer) = &self.placer else {
-            return look;
-        };
-        for local in self.slots.iter().filter_map(Slot::live) {
-            let bytes = local.load.bytes();
+        let mut due = Vec::new();
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let Some(local) = slot.live_mut() else {
+                continue;
+            };
+            let is_turn = stock.all || at % STILL_LOOKS == placer.looks;
+            if is_turn || local.seat.news || !local.load.is_still() {
+                local.load.look(now, sample_from, prng);
+                let generation = local.replica.descriptor().generation;
+                local.load.measure(&local.tablet, generation, large);
+                due.push(at);
+            } else if local.seat.noted {
+                look.same.push(local.range);
+            }
             let (reads, writes) = local.load.rates();
-            look.used_bytes += bytes;
+            look.used_bytes += local.load.bytes();
             look.reads = look.reads.saturating_add(reads);
             look.writes = look.writes.saturating_add(writes);
-            let leads = self.leads_now(local, wall_ns);
-            if leads && local.replica.descriptor().span.start.is_empty() {
-                look.first = Some(local.seat.raft.term().0);
-            }
-            let pinned = placer.pinned.contains_key(&local.range) || self.placing.contains(&local.range);
-            if leads || pinned {
-                let order = placer.orders.get(&local.range).copied().unwrap_or_default();
-                look.words.push(Word {
-                    range: local.range,
-                    pinned,
-                    led: leads.then(|| led(local, order, bytes)),
-                });
-            }
+        }
+        for at in due {
+            let word = self.slots[at].live().and_then(|local| self.word(local, wall_ns));
+            let Some(local) = self.slots[at].live_mut() else {
+                continue;
+            };
+            local.seat.noted = word.is_some();
+            // What is being placed is looked at again until nothing is said of that any more.
+            let is_placed = |word: &Word| word.pinned || word.led.as_ref().is_some_and(|led| led.order != 0);
+            local.seat.news = word.as_ref().is_some_and(is_placed);
+            look.words.extend(word);
         }
         look
     }
 
-    /// The term in which the first range, in `slot`, is led here.
-    fn first_term(&self, slot: u32) -> Option<u64> {
+    /// What there is to say of a range here.
+    fn word(&self, local: &Local<E>, wall_ns: u64) -> Option<Word> {
+        let placer = self.placer.as_ref()?;
+        let leads = self.leads_now(local, wall_ns);
+        let pinned = placer.pinned.contains_key(&local.range) || self.placing.contains(&local.range);
+        let order = placer.orders.get(&local.range).copied().unwrap_or_default();
+        (leads || pinned).then(|| Word {
+            range: local.range,
+            pinned,
+            led: leads.then(|| led(local, order, local.load.bytes())),
+        })
+    }
+
+    /// The term in which the first range is led by this shard.
+    pub(crate) fn leads_first(&self) -> Option<u64> {
+        let Route::Here(slot) = self.routes[self.map.position(b"")] else {
+            return None;
+        };
         let local = self.slots[slot as usize].live()?;
         let leads = self.leads_now(local, self.env.clock().wall_ns());
         leads.then(|| local.seat.raft.term().0)
@@ -511,17 +548,13 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// The term in which this node leads the first range.
     async fn leads_first(&self) -> Option<u64> {
         let asked = self.step(|state| match state.routes[state.map.position(b"")] {
-            Route::Here(slot) => Err(state.first_term(slot)),
-            Route::There(shard) => {
-                let term = state.placer.as_ref().map_or(0, |placer| placer.term);
-                Ok(state.ask(shard, Ask::Look(term)))
-            }
-            Route::Nowhere => Err(None),
+            Route::There(shard) => Ok(state.ask(shard, Ask::First)),
+            Route::Here(_) | Route::Nowhere => Err(state.leads_first()),
         });
         match asked {
             Err(known) => known,
             Ok(answer) => match answer.await {
-                Some(Answer::Look(look)) => look.first,
+                Some(Answer::First(first)) => first,
                 Some(_) | None => None,
             },
         }
@@ -529,20 +562,27 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
 
     /// Notes in the ledger what all shards have.
     async fn take_stock(&self) {
-        let term = self.with_state(|state| state.placer.as_ref().map_or(0, |placer| placer.term));
+        let stock = self.with_state(|state| {
+            let placer = state.placer.as_mut();
+            let (term, all) = placer.map_or((0, false), |placer| {
+                (placer.term, mem::take(&mut placer.is_unsure))
+            });
+            Stock { term, all }
+        });
         let asked: Vec<_> = (1..self.mailbox.shards())
-            .map(|shard| self.step(|state| state.ask(ShardId(shard), Ask::Look(term))))
+            .map(|shard| self.step(|state| state.ask(ShardId(shard), Ask::Look(stock))))
             .collect();
-        let mut looks = Vec::new();
+        let (mut looks, mut is_unsure) = (Vec::new(), false);
         for answer in asked {
-            if let Some(Answer::Look(look)) = answer.await {
-                looks.push(*look);
+            match answer.await {
+                Some(Answer::Look(look)) => looks.push(*look),
+                Some(_) | None => is_unsure = true,
             }
         }
         // What cannot be told is not known.
         let free_bytes = self.env.disk().space_free().await.ok();
         self.step(|state| {
-            looks.push(state.look(term));
+            looks.push(state.look(stock));
             if let Some(placer) = &mut state.placer {
                 let sum = |part: fn(&Look) -> u32| looks.iter().map(part).fold(0, u32::saturating_add);
                 placer.facts = Facts {
@@ -552,7 +592,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     free_bytes,
                     ..mem::take(&mut placer.facts)
                 };
-                placer.ledger.note(looks.into_iter().flat_map(|look| look.words));
+                let same = looks.iter_mut().flat_map(|look| mem::take(&mut look.same));
+                let same = same.collect();
+                let words = looks.into_iter().flat_map(|look| look.words);
+                // Two that take stock at once may note what they saw in another order.
+                is_unsure |= !placer.ledger.note(words, &same);
+                placer.is_unsure |= is_unsure;
             }
         });
     }

@@ -128,7 +128,9 @@ impl<E: Env, B> State<E, B> {
     /// The group in `slot` may want something: it is asked at the end of the turn.
     pub(crate) fn touch(&mut self, slot: u32) {
         self.stirred = true;
-        if !mem::replace(&mut self.seat_of(slot).dirty, true) {
+        let seat = self.seat_of(slot);
+        seat.news = true;
+        if !mem::replace(&mut seat.dirty, true) {
             self.dirty.push(slot);
         }
     }

@@ -341,7 +341,8 @@ impl<E: Env, B> State<E, B> {
             Ask::MapEdit(entries) => Answer::MapEdit(self.edit_map(entries)),
             Ask::Status => Answer::Status(Box::new(self.shard_status())),
             Ask::Clock => Answer::Clock(self.now()),
-            Ask::Look(term) => Answer::Look(Box::new(self.look(term))),
+            Ask::First => Answer::First(self.leads_first()),
+            Ask::Look(stock) => Answer::Look(Box::new(self.look(stock))),
             Ask::Order(ordered) => {
                 self.on_order(*ordered);
                 Answer::Order

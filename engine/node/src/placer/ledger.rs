@@ -4,6 +4,7 @@
 //! gets what came after. Numbers are of a session; a node that starts again, or forgets ranges that it led long ago, begins another
 //! session, and the placer forgets what it was told in the one before. Pure.
 
+use base::collections::FastSet;
 use base::key::Span;
 use base::{NodeId, RangeId};
 use placement::LoadSplit;
@@ -116,12 +117,13 @@ impl Ledger {
         }
     }
 
-    /// Takes note of everything that there is to say now: what is led, and what was placed by hand.
-    pub(crate) fn note(&mut self, now: impl IntoIterator<Item = Word>) {
+    /// Takes note of everything that there is to say now: what is led, and what was placed by hand. Of `same` ranges what was said
+    /// before still counts. Whether something was said before of each of these.
+    pub(crate) fn note(&mut self, now: impl IntoIterator<Item = Word>, same: &FastSet<RangeId>) -> bool {
         let now: BTreeMap<RangeId, Word> = now.into_iter().map(|word| (word.range, word)).collect();
         let is_over = |(range, (_, word)): (&RangeId, &(u64, Word))| {
             let is_said = word.led.is_some() || word.pinned;
-            (is_said && !now.contains_key(range)).then_some(*range)
+            (is_said && !now.contains_key(range) && !same.contains(range)).then_some(*range)
         };
         let over: Vec<RangeId> = self.words.iter().filter_map(is_over).collect();
         let silent = |range| Word {
@@ -132,6 +134,10 @@ impl Ledger {
         for word in over.into_iter().map(silent).chain(now.into_values()) {
             self.say(word);
         }
+        let is_said = |(_, word): &(u64, Word)| word.led.is_some() || word.pinned;
+        let is_known = same
+            .iter()
+            .all(|range| self.words.get(range).is_some_and(is_said));
         if self.gone > GONE_MAX {
             self.session = self.session.wrapping_add(1).max(1);
             self.words
@@ -140,6 +146,7 @@ impl Ledger {
             self.changes.retain(|_, range| words.contains_key(range));
             self.gone = 0;
         }
+        is_known
     }
 
     fn say(&mut self, word: Word) {
@@ -227,13 +234,19 @@ mod tests {
     #[test]
     fn changes_are_said_once_and_noise_is_none() {
         let mut ledger = Ledger::new(7);
-        ledger.note([word(1, led(1, 0)), word(2, led(1, 1 << 30))]);
+        ledger.note(
+            [word(1, led(1, 0)), word(2, led(1, 1 << 30))],
+            &FastSet::default(),
+        );
         let first = ledger.after(0, 0);
         assert_eq!((first.session, first.after, first.until), (7, 0, 2));
         assert_eq!(ranges(&first), [(1, true), (2, true)]);
-        ledger.note([word(1, led(1, 0)), word(2, led(1, (1 << 30) + 999))]);
+        ledger.note(
+            [word(1, led(1, 0)), word(2, led(1, (1 << 30) + 999))],
+            &FastSet::default(),
+        );
         assert_eq!(ranges(&ledger.after(7, 2)), []);
-        ledger.note([word(1, led(2, 0))]);
+        ledger.note([word(1, led(2, 0))], &FastSet::default());
         let second = ledger.after(7, 2);
         assert_eq!(ranges(&second), [(2, false), (1, true)]);
         assert_eq!(
@@ -245,9 +258,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_the_same_is_not_said_and_not_over() {
+        let mut ledger = Ledger::new(7);
+        ledger.note([word(1, led(1, 0)), word(2, led(1, 0))], &FastSet::default());
+        assert!(ledger.note([], &[RangeId(1)].into_iter().collect()));
+        let piece = ledger.after(7, 2);
+        assert_eq!(ranges(&piece), [(2, false)]);
+        let lost = [RangeId(1), RangeId(2)].into_iter().collect();
+        assert!(!ledger.note([], &lost), "it was told, and is not known");
+    }
+
+    #[test]
     fn much_comes_in_pieces() {
         let mut ledger = Ledger::new(1);
-        ledger.note((1..=3000).map(|range| word(range, led(1, 0))));
+        ledger.note(
+            (1..=3000).map(|range| word(range, led(1, 0))),
+            &FastSet::default(),
+        );
         let (mut after, mut seen) = (0, 0);
         loop {
             let piece = ledger.after(1, after);
@@ -265,7 +292,10 @@ mod tests {
     fn what_is_gone_is_forgotten_in_the_end() {
         let mut ledger = Ledger::new(1);
         for round in 0..6 {
-            ledger.note((1..=1000).map(|range| word(round * 1000 + range, led(1, 0))));
+            ledger.note(
+                (1..=1000).map(|range| word(round * 1000 + range, led(1, 0))),
+                &FastSet::default(),
+            );
         }
         assert_eq!(ledger.session, 2);
         assert!(ledger.words.len() <= 1000 + GONE_MAX, "{}", ledger.words.len());

@@ -73,6 +73,11 @@ impl Load {
         }
     }
 
+    /// Whether there has been no request since rates were computed last, and these are zero: there is nothing to compute.
+    pub(crate) fn is_still(&self) -> bool {
+        self.looked.is_some() && self.rates == (0, 0) && self.before == (self.reads, self.writes)
+    }
+
     /// Looks how many bytes a tablet has within its span, and where its middle is. Small ones are not looked into: what they share
     /// with the other half of a split is counted whole.
     pub(crate) fn measure<E: Env>(&mut self, tablet: &Tablet<E>, generation: u64, large: u64) {
@@ -111,5 +116,32 @@ impl Load {
         self.sample
             .as_ref()
             .map_or(LoadSplit::Unknown, |sample| sample.pick(span))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_is_still_when_its_rates_are_gone() {
+        let mut load = Load::default();
+        let prng = || unreachable!("there is not so much to do that keys are sampled");
+        assert!(!load.is_still(), "nobody has looked yet");
+        let mut now = Instant(0);
+        let mut look = |load: &mut Load| {
+            now = now + Duration::from_secs(1);
+            load.look(now, 1000, prng);
+        };
+        look(&mut load);
+        assert!(load.is_still());
+        (0..8).for_each(|_| load.wrote());
+        assert!(!load.is_still());
+        look(&mut load);
+        assert_eq!(load.rates(), (0, 2));
+        assert!(!load.is_still(), "the rate is to be told until it is zero");
+        look(&mut load);
+        look(&mut load);
+        assert!(load.is_still(), "{:?}", load.rates());
     }
 }
