@@ -5,7 +5,7 @@
 
 use crate::read::ReadGuard;
 use crate::shard::Shard;
-use crate::state::{Message, Slot, State};
+use crate::state::{Message, State};
 use base::RangeId;
 use core::time::Duration;
 use env::{Clock, Env, Mailbox};
@@ -15,26 +15,35 @@ use storage::{Scrub, ScrubPlace, StorageError, TableCheck, Tablet};
 /// What is read of a table before a pause.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// How far the scrub has come: the range, and the place in it when it was begun.
-type Place = (RangeId, Option<ScrubPlace>);
+/// How far the scrub has come: the slot, and the range there with the place in it when it was begun.
+type Place = (usize, Option<(RangeId, ScrubPlace)>);
 
 /// What it looks at next: the tablet stays while a file of it is opened.
-type Next<E> = (Place, Tablet<E>, ReadGuard);
+struct Next<E: Env> {
+    slot: usize,
+    range: RangeId,
+    place: Option<ScrubPlace>,
+    tablet: Tablet<E>,
+    reads: ReadGuard,
+}
 
 impl<E: Env, B> State<E, B> {
-    /// The first range from there on.
+    /// The first range from a slot on. One that comes to a slot that was passed is read in the next pass.
     fn next_to_scrub(&self, (from, place): Place) -> Option<Next<E>> {
-        let live = self.slots.iter().filter_map(Slot::live);
-        let is_due = |seat: &crate::local::Seat<E>| {
-            // One that is about to move is read where it goes.
-            seat.range >= from && !seat.leaving && !seat.installing && !seat.silent
-        };
-        let local = live
-            .filter(|local| is_due(&local.seat))
-            .min_by_key(|local| local.range)?;
-        let place = place.filter(|_| local.range == from);
-        let reads = ReadGuard::new(&local.reads);
-        Some(((local.range, place), local.tablet.clone(), reads))
+        let slots = self.slots.iter().enumerate().skip(from);
+        let mut live = slots.filter_map(|(slot, state)| Some((slot, state.live()?)));
+        // One that is about to move is read where it goes.
+        let is_due = |seat: &crate::local::Seat<E>| !seat.leaving && !seat.installing && !seat.silent;
+        let (slot, local) = live.find(|(_, local)| is_due(&local.seat))?;
+        Some(Next {
+            slot,
+            range: local.range,
+            place: place
+                .filter(|(range, _)| *range == local.range)
+                .map(|(_, place)| place),
+            tablet: local.tablet.clone(),
+            reads: ReadGuard::new(&local.reads),
+        })
     }
 
     /// Whether the range has the table, still, and is here.
@@ -50,28 +59,34 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     pub(crate) async fn run_scrub(self: Rc<Self>) {
         let pause = self.with_state(|state| state.config.scrub_pause);
         let scrub = Scrub::new(&self.env);
-        let mut last: Place = (RangeId::SYSTEM, None);
+        let mut last: Place = (0, None);
         loop {
             let next = self.with_state(|state| state.next_to_scrub(last));
-            let Some(((range, place), tablet, reads)) = next else {
-                last = (RangeId::SYSTEM, None);
+            let Some(next) = next else {
+                last = (0, None);
                 self.with_state(|state| state.counts.scrubs += 1);
                 self.env.clock().sleep(pause).await;
                 continue;
             };
-            let opened = scrub.next(&tablet, place).await;
-            drop((tablet, reads));
+            let (slot, range) = (next.slot, next.range);
+            let opened = scrub.next(&next.tablet, next.place).await;
+            drop((next.tablet, next.reads));
             let mut paced = Duration::ZERO;
-            last = match opened {
-                Ok(Some((place, check))) => match self.check_table(range, check).await {
-                    Ok(rest) => {
-                        paced = rest;
-                        (range, Some(place))
-                    }
-                    Err(error) => self.scrubbed(range, &error),
-                },
-                Ok(None) => (RangeId(range.0 + 1), None),
-                Err(error) => self.scrubbed(range, &error),
+            let checked = match opened {
+                Ok(Some((place, check))) => self.check_table(range, check).await.map(|rest| {
+                    paced = rest;
+                    Some(place)
+                }),
+                Ok(None) => Ok(None),
+                Err(error) => Err(error),
+            };
+            last = match checked {
+                Ok(Some(place)) => (slot, Some((range, place))),
+                Ok(None) => (slot + 1, None),
+                Err(error) => {
+                    self.scrubbed(range, &error);
+                    (slot + 1, None)
+                }
             };
             self.env.clock().sleep(paced.max(pause)).await;
         }
@@ -94,12 +109,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
     }
 
-    /// What was met in a range, and where the scrub goes on.
-    fn scrubbed(&self, range: RangeId, error: &StorageError) -> Place {
+    /// Something was met in a range.
+    fn scrubbed(&self, range: RangeId, error: &StorageError) {
         if matches!(error, StorageError::Corruption(_)) {
             base::sometimes!("node: the scrub met damage");
             self.step(|state| state.on_damage(range, error.to_string()));
         }
-        (RangeId(range.0 + 1), None)
     }
 }
