@@ -21,7 +21,7 @@
 
 mod commit;
 
-use crate::error::TxnError;
+use crate::error::{Refusal, TxnError};
 use crate::evaluate::after;
 use crate::record::{Promise, Record};
 use crate::request::{self, Batch, Item, Request};
@@ -517,6 +517,16 @@ impl Coordinator {
         self.effects.push(Effect::Send(batch));
     }
 
+    /// Sends what came to a wrong range, and nothing else: what other parts were refused waits for what refused it.
+    fn send_elsewhere(&mut self, mut part: Vec<Request>) {
+        if base::planted_bug!("txn-wrong-range-resends-all") {
+            part.append(&mut self.undone);
+        }
+        if !part.is_empty() {
+            self.send(part);
+        }
+    }
+
     fn number(&mut self, request: Request) -> (Item, Request) {
         let item = self.next_item;
         self.next_item += 1;
@@ -551,6 +561,7 @@ impl Coordinator {
                     return;
                 }
                 let mut refused_request = None;
+                let mut part = Vec::new();
                 for item in items {
                     let Some(Sent { request, .. }) = self.outstanding.remove(item) else {
                         continue;
@@ -561,11 +572,16 @@ impl Coordinator {
                     if self.beat == Some(*item) {
                         self.beat = None;
                     } else {
-                        self.undone.push(request);
+                        part.push(request);
                     }
                 }
-                if let Some(request) = refused_request {
-                    self.on_refusal(&request, refusal);
+                if matches!(refusal, Refusal::WrongRange { .. }) {
+                    self.send_elsewhere(part);
+                } else {
+                    self.undone.extend(part);
+                    if let Some(request) = refused_request {
+                        self.on_refusal(&request, refusal);
+                    }
                 }
             }
         }

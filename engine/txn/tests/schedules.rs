@@ -453,6 +453,11 @@ impl Run {
         if self.prng.chance(self.faults / 2.0) {
             return;
         }
+        if let Packet::Ask(from, batch) = &packet
+            && self.prng.chance(self.faults)
+        {
+            return self.world.misroute(*from, batch);
+        }
         let loses = match &packet {
             Packet::Ask(_, batch) => batch
                 .requests

@@ -13,7 +13,7 @@
 //! | `T: observe RANGE` | it comes to the node of that range, and notes its clock |
 //! | `T: stop`, `lost` | its coordinator stops for ever; no answer to what it asked will come |
 //! | `hold`, `net`, `run` | messages are kept from now on; are listed; all arrive, and so do others from now on |
-//! | `deliver N`, `repeat N`, `drop N`, `lose N` | one of them; while a copy stays; never; its entry is lost with the lease after it was answered |
+//! | `deliver N`, `repeat N`, `drop N`, `lose N`, `misroute N` | one of them; while a copy stays; never; its entry is lost with the lease after it was answered; to a range that does not have its keys |
 //! | `push K above=TS`, `push K`, `push K force` `[by=T] [as=N]` | pushes whoever has an intent there: to commit later, to abort, by all means |
 //! | `again N` | a push that waits tries again |
 //! | `outcome T` | a client asks for the outcome by the transaction's id |
@@ -355,13 +355,14 @@ impl Stage {
                 self.holds = false;
                 world.run();
             }
-            "deliver" | "repeat" | "drop" | "lose" => {
+            "deliver" | "repeat" | "drop" | "lose" | "misroute" => {
                 let packet = world.net[position(0)?].clone();
                 if command != "repeat" {
                     world.net.remove(position(0)?);
                 }
                 match (command, packet) {
                     ("drop", _) => {}
+                    ("misroute", Packet::Ask(from, batch)) => world.misroute(from, &batch),
                     ("lose", Packet::Ask(from, batch)) => {
                         let first = &batch.requests[0].1;
                         let sender = batch.header.as_ref().map(|header| &header.who);
@@ -371,7 +372,7 @@ impl Stage {
                         world.ranges[place].tables = before;
                         world.ranges[place].take_over(ts(world.now));
                     }
-                    ("lose", Packet::Tell(..)) => return Err("only a request has an entry".into()),
+                    ("lose" | "misroute", Packet::Tell(..)) => return Err("it is not a request".into()),
                     (_, packet) => world.deliver(packet),
                 }
             }

@@ -149,10 +149,8 @@ impl Coordinator {
 
     pub(super) fn on_refusal(&mut self, request: &Request, refusal: Refusal) {
         match refusal {
-            Refusal::WrongRange { .. } => {
-                let again = core::mem::take(&mut self.undone);
-                self.send(again);
-            }
+            // Its part went out again.
+            Refusal::WrongRange { .. } => {}
             Refusal::Cut { at } => {
                 self.undone.retain(|undone| undone != request);
                 match request {
@@ -263,7 +261,12 @@ impl Coordinator {
                 self.advance();
             }
             Phase::Resolving => {
-                let again = core::mem::take(&mut self.undone);
+                // The record is forgotten when every intent knows, not beside the last of them.
+                let is_resolve = |undone: &mut Request| matches!(undone, Request::Resolve { .. });
+                let mut again: Vec<Request> = self.undone.extract_if(.., is_resolve).collect();
+                if again.is_empty() {
+                    again = core::mem::take(&mut self.undone);
+                }
                 if again.is_empty() {
                     self.over();
                 } else {

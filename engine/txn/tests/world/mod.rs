@@ -270,6 +270,16 @@ impl World {
         }
     }
 
+    /// A request comes to a range that does not have its keys, as after a split or by an old map.
+    pub(crate) fn misroute(&mut self, from: Actor, batch: &Batch) {
+        let sender = batch.header.as_ref().map(|header| &header.who);
+        let (item, first) = batch.requests.first().expect("a batch asks something");
+        let key = first.key(sender).into();
+        let items = batch.requests.iter().map(|(item, _)| *item).collect();
+        let answer = Err((*item, Refusal::WrongRange { key }));
+        self.net.push(Packet::Tell(from, items, answer));
+    }
+
     /// Evaluates a batch and applies what comes of it.
     pub(crate) fn evaluate(&mut self, from: Actor, batch: &Batch) -> (usize, request::Answer) {
         let first = &batch.requests.first().expect("a batch asks something").1;
