@@ -143,6 +143,12 @@ pub enum Verdict {
         /// What it had taken back.
         ignored: Arc<[crate::txn::SeqSpan]>,
     },
+    /// It committed at `ts`, and all its intents were told so: one that is there was laid by a late copy of a write, and goes. What it
+    /// had taken back and which attempt it was is not known any more.
+    Settled {
+        /// The commit timestamp.
+        ts: Timestamp,
+    },
     /// It did not.
     Aborted,
     /// It goes on, above `ts`.

@@ -686,7 +686,7 @@ impl Search {
         {
             let of = usize::try_from(pushee.who.id.client.0 - 1).unwrap();
             let outcome = match verdict {
-                Verdict::Committed { ts, .. } => Outcome::Committed { ts: *ts },
+                Verdict::Committed { ts, .. } | Verdict::Settled { ts } => Outcome::Committed { ts: *ts },
                 _ => Outcome::Aborted,
             };
             // An abort is true only when it is applied, which is in the same step.

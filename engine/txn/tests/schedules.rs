@@ -36,6 +36,7 @@ enum Op {
     Flush,
     Savepoint,
     Return,
+    Restart,
     Beat,
     Commit,
     RollBack,
@@ -168,6 +169,13 @@ impl Run {
                             ops.push(Op::Return);
                         }
                         4 => ops.push(Op::Beat),
+                        5 if self.prng.chance(0.2) => {
+                            ops.push(Op::Append(key));
+                            if self.prng.chance(0.5) {
+                                ops.push(Op::Flush);
+                            }
+                            ops.push(Op::Restart);
+                        }
                         _ => {}
                     }
                     let key = self.key();
@@ -245,6 +253,13 @@ impl Run {
                     client.writes = writes;
                     self.world.call(number, |txn| txn.return_to(savepoint));
                 }
+            }
+            Op::Restart => {
+                client.reads.clear();
+                client.writes.clear();
+                client.saved = None;
+                let now = ts(self.world.now);
+                self.world.call(number, |txn| txn.restart(now));
             }
             Op::Commit => self.world.call(number, corelane_txn::Coordinator::commit),
             Op::RollBack => self.world.call(number, corelane_txn::Coordinator::roll_back),

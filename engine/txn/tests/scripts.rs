@@ -14,6 +14,7 @@
 //! | `T: stop`, `lost` | its coordinator stops for ever; no answer to what it asked will come |
 //! | `hold`, `net`, `run` | messages are kept from now on; are listed; all arrive, and so do others from now on |
 //! | `deliver N`, `repeat N`, `drop N`, `lose N`, `misroute N` | one of them; while a copy stays; never; its entry is lost with the lease after it was answered; to a range that does not have its keys |
+//! | `others N` | all but that one arrive, and what comes of them |
 //! | `push K above=TS`, `push K`, `push K force` `[by=T] [as=N]` | pushes whoever has an intent there: to commit later, to abort, by all means |
 //! | `again N` | a push that waits tries again |
 //! | `outcome T` | a client asks for the outcome by the transaction's id |
@@ -136,6 +137,7 @@ fn request(request: &Request) -> String {
 fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Committed { ts, .. } => format!("committed at {}", at(*ts)),
+        Verdict::Settled { ts } => format!("settled, committed at {}", at(*ts)),
         Verdict::Aborted => "aborted".to_owned(),
         Verdict::Moved { ts, .. } => format!("moved to {}", at(*ts)),
     }
@@ -354,6 +356,11 @@ impl Stage {
             "run" => {
                 self.holds = false;
                 world.run();
+            }
+            "others" => {
+                let kept = world.net.remove(position(0)?);
+                world.run();
+                world.net.push(kept);
             }
             "deliver" | "repeat" | "drop" | "lose" | "misroute" => {
                 let packet = world.net[position(0)?].clone();

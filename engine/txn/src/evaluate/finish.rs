@@ -264,7 +264,7 @@ fn resolved(key: &Bytes, intent: &Intent, verdict: &Verdict) -> Option<Mutation>
                 None => Some(gone),
             }
         }
-        Verdict::Aborted => Some(gone),
+        Verdict::Settled { .. } | Verdict::Aborted => Some(gone),
         Verdict::Moved { epoch, ts } => match intent.epoch.cmp(epoch) {
             core::cmp::Ordering::Less => Some(gone),
             core::cmp::Ordering::Equal if intent.ts < *ts => Some(Mutation::Move {

@@ -189,15 +189,23 @@ fn pending(who: &Arc<Who>, epoch: Epoch) -> Record {
     }
 }
 
-/// What the intents of a transaction that has ended are told. One without a record has no intents left, but for late copies above
-/// the commit timestamp, which go.
+/// What the intents of a transaction that has ended are told. One without a record has no intents left, but for late copies, which
+/// go: they may be of an earlier attempt, or of writes that were taken back.
 fn verdict(outcome: Outcome, record: Option<&Record>, seen: &Seen) -> Verdict {
-    match outcome {
-        Outcome::Committed { ts } => Verdict::Committed {
-            epoch: record.map_or(seen.epoch, |record| record.epoch),
+    match (outcome, record) {
+        (Outcome::Committed { ts }, Some(record)) => Verdict::Committed {
+            epoch: record.epoch,
             ts,
-            ignored: record.map_or_else(|| Arc::new([]) as Arc<[_]>, |record| Arc::clone(&record.ignored)),
+            ignored: Arc::clone(&record.ignored),
         },
-        Outcome::Aborted => Verdict::Aborted,
+        (Outcome::Committed { ts }, None) if base::planted_bug!("txn-memory-commits-late-copies") => {
+            Verdict::Committed {
+                epoch: seen.epoch,
+                ts,
+                ignored: Arc::new([]),
+            }
+        }
+        (Outcome::Committed { ts }, None) => Verdict::Settled { ts },
+        (Outcome::Aborted, _) => Verdict::Aborted,
     }
 }
