@@ -550,10 +550,21 @@ impl Coordinator {
     pub fn on_answer(&mut self, items: &[Item], answer: request::Answer) {
         match answer {
             Ok(replies) => {
+                let mut lost = Vec::new();
                 for (item, reply) in replies {
-                    if let Some(Sent { request, blind, .. }) = self.outstanding.remove(&item) {
-                        self.on_reply(request, reply, blind);
+                    let fits = |sent: &mut Sent| sent.request.is_answered_by(&reply);
+                    match self.outstanding.get_mut(&item).map(fits) {
+                        None => {}
+                        Some(false) => lost.push(item),
+                        Some(true) => {
+                            if let Some(Sent { request, blind, .. }) = self.outstanding.remove(&item) {
+                                self.on_reply(request, reply, blind);
+                            }
+                        }
                     }
+                }
+                if !lost.is_empty() {
+                    self.on_lost(&lost);
                 }
             }
             Err((refused, refusal)) => {

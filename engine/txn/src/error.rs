@@ -160,6 +160,12 @@ pub enum Refusal {
     /// The outcome was remembered for the client's session, which is over.
     #[error("the outcome is forgotten")]
     Forgotten,
+    /// The batch is none that this crate sends ([`crate::request::Batch::flaw`]): sending it again does not mend it.
+    #[error("the request is malformed: {what}")]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A recovery found what cannot be: see [`crate::request::Request::Recover`]. Stop and look.
     #[error("recovery of {} found a contradiction: {what}", .record.who.id)]
     Contradiction {

@@ -107,6 +107,9 @@ pub fn evaluate<V: View>(
     batch: &Batch,
     out: &mut Vec<Mutation>,
 ) -> Result<Answer, V::NeedsIo> {
+    if let Some((item, what)) = batch.flaw() {
+        return Ok(Err((item, Refusal::Malformed { what })));
+    }
     let begin = out.len();
     let mut evaluation = Evaluation {
         view,
@@ -257,14 +260,11 @@ impl<V: View> Evaluation<'_, V> {
     fn header(&self) -> &Header {
         self.header
             .as_ref()
-            .expect("a request of a transaction has its header")
+            .expect("a batch that lacks it was refused")
     }
 
     fn get(&mut self, key: &Bytes) -> Step<Reply, V::NeedsIo> {
-        let header = self
-            .header
-            .clone()
-            .expect("a request of a transaction has its header");
+        let header = self.header().clone();
         let read = get(
             self.view,
             self.cache,

@@ -122,13 +122,24 @@ impl Pusher {
     pub fn on_answer(&mut self, items: &[Item], answer: Answer) {
         match answer {
             Ok(replies) => {
+                let mut lost = Vec::new();
                 for (item, reply) in replies {
-                    if self.outstanding.remove(&item).is_some()
-                        && let Reply::Pushed(pushed) = reply
+                    match self
+                        .outstanding
+                        .get(&item)
+                        .map(|asked| asked.is_answered_by(&reply))
                     {
-                        self.on_pushed(pushed);
+                        None => {}
+                        Some(false) => lost.push(item),
+                        Some(true) => {
+                            self.outstanding.remove(&item);
+                            if let Reply::Pushed(pushed) = reply {
+                                self.on_pushed(pushed);
+                            }
+                        }
                     }
                 }
+                self.on_lost(&lost);
             }
             Err((item, refusal)) => {
                 if !self.outstanding.contains_key(&item) {

@@ -84,11 +84,24 @@ impl Recovery {
     pub fn on_answer(&mut self, items: &[Item], answer: Answer) {
         match answer {
             Ok(replies) => {
+                let mut lost = Vec::new();
                 for (item, reply) in replies {
-                    if self.outstanding.remove(&item).is_some() && !self.is_over {
-                        self.on_reply(reply);
+                    match self
+                        .outstanding
+                        .get(&item)
+                        .map(|asked| asked.is_answered_by(&reply))
+                    {
+                        None => {}
+                        Some(false) => lost.push(item),
+                        Some(true) => {
+                            self.outstanding.remove(&item);
+                            if !self.is_over {
+                                self.on_reply(reply);
+                            }
+                        }
                     }
                 }
+                self.on_lost(&lost);
             }
             Err((_, refusal @ Refusal::Contradiction { .. })) => {
                 self.is_over = true;
@@ -134,7 +147,8 @@ impl Recovery {
             // Finished and forgotten: the range remembers how.
             Reply::Record(None) => self.tell(false),
             Reply::Recovered(outcome) => self.finish(outcome),
-            _ => unreachable!("a recovery asks for nothing else"),
+            // It asks for nothing else, and a reply is of the kind that was asked for.
+            _ => {}
         }
     }
 
@@ -303,6 +317,17 @@ mod tests {
         assert_eq!(recoveries.join(record(0, 1), "late"), Joined::Full("late"));
         assert_eq!(recoveries.end(record(1, 1).who.id), ["one", "two"]);
         assert_eq!(recoveries.join(record(0, 1), "late"), Joined::Began);
+    }
+
+    #[test]
+    fn a_reply_of_another_kind_counts_as_lost() {
+        let mut recovery = Recovery::new(record(1, 1));
+        let first = sent(&mut recovery);
+        let items: Vec<Item> = first.iter().map(|(item, _)| *item).collect();
+        let replies = items.iter().map(|item| (*item, Reply::Done)).collect();
+        recovery.on_answer(&items, Ok(replies));
+        assert_eq!(sent(&mut recovery), first, "asked again");
+        assert!(items.iter().all(|item| recovery.awaits(*item)));
     }
 
     #[test]

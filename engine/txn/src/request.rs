@@ -170,6 +170,41 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// What is wrong with the batch, and with which request: a peer may send what this crate never would. A range evaluates none of
+    /// it.
+    ///
+    /// - What a transaction asks has a header.
+    /// - Each key is changed by one request, for none sees what the others of its batch do; and so is each record.
+    /// - Beside an end there are writes and queries only.
+    #[must_use]
+    pub fn flaw(&self) -> Option<(Item, &'static str)> {
+        let named = self.header.is_some();
+        let find = |wanted: &dyn Fn(&Request) -> bool| {
+            let mut found = self.requests.iter().filter(|(_, request)| wanted(request));
+            (
+                found.next().map(|(item, _)| *item),
+                found.next().map(|(item, _)| *item),
+            )
+        };
+        if let (Some(item), _) = find(&|request| request.needs_header() && !named) {
+            return Some((item, "it is one of a transaction, and its batch names none"));
+        }
+        if let (_, Some(item)) = find(&Request::changes_record) {
+            return Some((item, "another one of its batch changes a record too"));
+        }
+        if let (Some(_), _) = find(&|request| matches!(request, Request::End { .. }))
+            && let (Some(item), _) = find(&|request| !request.goes_with_end())
+        {
+            return Some((item, "its batch ends the transaction"));
+        }
+        let changed = |(item, request): &(Item, Request)| Some((request.changed()?, *item));
+        let mut changed: Vec<(Keys, Item)> = self.requests.iter().filter_map(changed).collect();
+        changed.sort_unstable_by(|one, other| one.0.start().cmp(other.0.start()));
+        let overlap = |pair: &&[(Keys, Item)]| pair[0].0.contain(pair[1].0.start());
+        let twice = changed.windows(2).find(overlap)?;
+        Some((twice[1].1, "another one of its batch changes the same key"))
+    }
+
     /// One batch for each place that `place` finds for the first key of a request, in the order of their first requests.
     pub fn split<P: PartialEq>(self, mut place: impl FnMut(&[u8]) -> P) -> Vec<(P, Self)> {
         let mut parts: Vec<(P, Self)> = Vec::new();
@@ -190,10 +225,69 @@ impl Batch {
 }
 
 impl Request {
+    /// Whether its batch has to name a transaction.
+    #[must_use]
+    pub fn needs_header(&self) -> bool {
+        match self {
+            Self::Get { .. }
+            | Self::Scan { .. }
+            | Self::Write { .. }
+            | Self::Refresh { .. }
+            | Self::End { .. }
+            | Self::Beat => true,
+            Self::Query { .. }
+            | Self::Push { .. }
+            | Self::QueryTxn { .. }
+            | Self::Recover { .. }
+            | Self::Resolve { .. }
+            | Self::Forget { .. } => false,
+        }
+    }
+
+    /// Whether it may change the record of a transaction.
+    fn changes_record(&self) -> bool {
+        matches!(
+            self,
+            Self::End { .. } | Self::Beat | Self::Push { .. } | Self::Recover { .. } | Self::Forget { .. }
+        )
+    }
+
+    fn goes_with_end(&self) -> bool {
+        matches!(self, Self::End { .. } | Self::Write { .. } | Self::Query { .. })
+    }
+
+    /// The keys whose intents it may change, save for an end, which changes them all.
+    fn changed(&self) -> Option<Keys> {
+        match self {
+            Self::Write { key, .. } => Some(Keys::One(key.clone())),
+            Self::Resolve { keys, .. } => Some(keys.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether a reply is of the kind that this request gets. One that is not comes of a mistake of the other side, and counts as
+    /// lost.
+    #[must_use]
+    pub fn is_answered_by(&self, reply: &Reply) -> bool {
+        match self {
+            Self::Get { .. } => matches!(reply, Reply::Value(_)),
+            Self::Scan { .. } => matches!(reply, Reply::Rows { .. }),
+            Self::Write { .. } => matches!(reply, Reply::Laid { .. }),
+            Self::Refresh { .. } => matches!(reply, Reply::Refreshed),
+            Self::Query { .. } => matches!(reply, Reply::Queried(_)),
+            Self::End { .. } => matches!(reply, Reply::Ended(_)),
+            Self::Beat => matches!(reply, Reply::Beaten { .. }),
+            Self::Push { .. } => matches!(reply, Reply::Pushed(_)),
+            Self::QueryTxn { .. } => matches!(reply, Reply::Record(_)),
+            Self::Recover { .. } => matches!(reply, Reply::Recovered(_)),
+            Self::Resolve { .. } | Self::Forget { .. } => matches!(reply, Reply::Done),
+        }
+    }
+
     /// The key by which the request finds its range.
     ///
     /// # Panics
-    /// When the sender's own transaction is meant and there is none.
+    /// When the sender's own transaction is meant and there is none: see [`Self::needs_header`].
     #[must_use]
     pub fn key<'a>(&'a self, sender: Option<&'a Arc<Who>>) -> &'a [u8] {
         match self {

@@ -6,6 +6,7 @@ use crate::record::{Outcome, Promise};
 use crate::request::{End, Ended, Reply, Request, Verdict};
 use crate::txn::{Isolation, Keys};
 use base::Timestamp;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Coordinator {
@@ -113,10 +114,8 @@ impl Coordinator {
                     _ => {}
                 }
             }
-            Reply::Refreshed | Reply::Done => {}
-            Reply::Pushed(_) | Reply::Record(_) | Reply::Recovered(_) => {
-                unreachable!("a coordinator asks for none of these")
-            }
+            // It asks for none of the last three, and a reply is of the kind that was asked for.
+            Reply::Refreshed | Reply::Done | Reply::Pushed(_) | Reply::Record(_) | Reply::Recovered(_) => {}
         }
     }
 
@@ -205,7 +204,11 @@ impl Coordinator {
                 base::sometimes!("txn: a pipelined write was lost");
                 self.fatal.get_or_insert(TxnError::Aborted);
             }
-            Refusal::Aborted | Refusal::Stale | Refusal::PushWaits | Refusal::Contradiction { .. } => {
+            Refusal::Aborted
+            | Refusal::Stale
+            | Refusal::PushWaits
+            | Refusal::Malformed { .. }
+            | Refusal::Contradiction { .. } => {
                 assert!(
                     !(self.phase == Phase::Finishing && refusal == Refusal::Aborted),
                     "{}: a transaction that was acknowledged is aborted",
@@ -232,7 +235,7 @@ impl Coordinator {
                     return self.refresh(to);
                 }
                 if !self.undone.is_empty() && self.phase == Phase::Open {
-                    let again = core::mem::take(&mut self.undone);
+                    let again = self.take_undone();
                     return self.send(again);
                 }
                 match self.phase {
@@ -332,14 +335,21 @@ impl Coordinator {
             }
         }
         let fresh = self.locks.is_empty();
-        let mut requests: Vec<Request> = core::mem::take(&mut self.undone);
-        requests.retain_mut(|undone| match undone {
+        self.undone.retain_mut(|undone| match undone {
             Request::Write { pipelined, .. } => {
                 *pipelined = false;
                 true
             }
             _ => false,
         });
+        let overwrites =
+            |undone: &Request| matches!(undone, Request::Write { key, .. } if self.buffer.contains_key(key));
+        let is_overwritten = self.undone.iter().any(overwrites);
+        let mut requests = self.take_undone();
+        if is_overwritten || !self.undone.is_empty() {
+            base::sometimes!("txn: a refused write was overwritten");
+            return self.send(requests);
+        }
         requests.extend(self.take_buffer(false));
         for (key, Written { seq, is_proven }) in &self.written {
             let is_sent =
@@ -374,6 +384,16 @@ impl Coordinator {
             locks: self.lock_keys(),
         });
         self.send(requests);
+    }
+
+    /// What is to be sent again, of each key the first write: later ones of it wait for that.
+    fn take_undone(&mut self) -> Vec<Request> {
+        let mut keys = BTreeSet::new();
+        let is_first = |undone: &mut Request| match undone {
+            Request::Write { key, .. } => keys.insert(key.clone()),
+            _ => true,
+        };
+        self.undone.extract_if(.., is_first).collect()
     }
 
     pub(super) fn lock_keys(&self) -> Arc<[Keys]> {
