@@ -86,6 +86,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         now: Timestamp::new(10, 0),
         closed: Timestamp::new(3, 0),
         observed: Timestamp::MAX,
+        lease_start: Timestamp::ZERO,
         expiry_ns: 1,
     };
     let reads = [

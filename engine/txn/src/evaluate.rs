@@ -7,7 +7,7 @@
 //! - **T5**: a query that does not find a write prevents it at or below the asked timestamp, also for its own transaction.
 //! - **T6**: first committer wins: no intent is laid over a version above `read_ts`, unless the transaction has read nothing.
 //! - **T7**: a read that was answered is noted; it met no intent of others at or below `read_ts` and no value that may be from
-//!   before the transaction.
+//!   before the transaction. What this leader's clock says of that counts for what was written under its own lease only.
 
 mod finish;
 mod push;
@@ -33,6 +33,9 @@ pub struct Context {
     /// The leader's clock when the transaction first came to its node, if it has been there: what was written here later was not
     /// before the transaction began. Otherwise [`Timestamp::MAX`].
     pub observed: Timestamp,
+    /// The leader's clock when its lease began, or when ranges of other leaders were merged into its own: above all that was there
+    /// then. What lies at or below it was written by other clocks, of which [`Self::observed`] says nothing.
+    pub lease_start: Timestamp,
     /// A coordinator that has not been heard of for so long is taken for dead, in nanoseconds: five heartbeats.
     pub expiry_ns: u64,
 }
@@ -489,9 +492,14 @@ fn look<V: View, R>(
     key: &[u8],
     f: impl FnOnce(Option<&[u8]>) -> R,
 ) -> Step<R, V::NeedsIo> {
-    // Written later than this by the clock of this leader: not before the reader began.
+    // Written later than this by the clock of this leader: not before the reader began. What was there when its lease began was
+    // written by other clocks.
     let limit = reader.limit.max(reader.read_ts);
-    let observed = at.observed.min(limit);
+    let observed = if base::planted_bug!("txn-observed-across-leases") {
+        at.observed
+    } else {
+        at.observed.max(at.lease_start)
+    };
     let may_be_before = |ts: Timestamp, local_ts: Timestamp| {
         let written = if base::planted_bug!("txn-uncertainty-by-moved-timestamp") {
             ts

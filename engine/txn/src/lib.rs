@@ -28,7 +28,8 @@
 //! - A reply leaves when its mutations are applied; that to a pipelined write may leave when they are proposed.
 //! - A new leader's timestamp cache begins at or above everything that leaders before it have shown or prevented
 //!   ([`timestamp_cache::TimestampCache::new`]); one that is split off gets its left half's cache, one that is merged the other's summary.
-//! - Clocks take in the timestamps of messages; a leader's clock is above all that its range has.
+//! - Clocks take in the timestamps of messages; a leader's clock is above all that its range has, from the beginning of its lease on
+//!   ([`evaluate::Context::lease_start`]).
 //! - The results of finished transactions are remembered with those of plain writes, under the client's session.
 
 pub mod coordinator;

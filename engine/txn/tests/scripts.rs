@@ -441,6 +441,9 @@ impl Stage {
                     "transfer" => range.transfer(),
                     _ => range.take_over(ts(world.now)),
                 }
+                if command != "close" {
+                    range.lease_start = ts(world.now);
+                }
             }
             "split" => world.split(word(0)?),
             "merge" => world.merge(word(0)?),

@@ -404,6 +404,7 @@ impl World {
         left.tables.memory.extend(right.tables.memory);
         left.cache.raise(right.cache.summary());
         left.closed = left.closed.max(right.closed);
+        left.lease_start = ts(self.now);
     }
 }
 
