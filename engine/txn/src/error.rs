@@ -185,6 +185,8 @@ pub struct Seen {
     pub epoch: crate::txn::Epoch,
     /// Its timestamp.
     pub ts: Timestamp,
+    /// When it was laid, by the clock of the leader: the coordinator was alive then. Zero when no intent was seen.
+    pub local_ts: Timestamp,
 }
 
 /// How a transaction failed. Nothing of it is or will be visible.

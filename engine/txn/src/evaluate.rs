@@ -560,6 +560,7 @@ fn in_the_way(key: &[u8], ours: Party, intent: &Intent, now: Timestamp) -> Refus
         who: Arc::clone(&intent.who),
         epoch: intent.epoch,
         ts: intent.ts,
+        local_ts: intent.local_ts,
     };
     Refusal::Conflict {
         conflict: met(key, ours, intent, now),

@@ -550,6 +550,8 @@ impl Search {
             who: intent.who.clone(),
             epoch: intent.epoch,
             ts: intent.ts,
+            // Nobody was heard of lately.
+            local_ts: Timestamp::ZERO,
         };
         let mut pusher = Pusher::new(seen, Some(Keys::One(bytes(key))), None, push);
         let effects = pusher.effects();

@@ -198,6 +198,7 @@ fn a_push_takes_a_reply_of_another_kind_as_lost() {
             who: who(),
             epoch: Epoch(0),
             ts: ts(10),
+            local_ts: ts(10),
         };
         let mut push = Pusher::new(seen, None, None, Push::Abort);
         let first = push.effects();

@@ -421,6 +421,7 @@ impl Run {
                     who: cycle[0].clone(),
                     epoch: corelane_txn::Epoch(0),
                     ts: ts(0),
+                    local_ts: ts(0),
                 };
                 self.pushing.insert(number, (by, holder));
                 self.world.push_seen(number, seen, None, by, Push::Force);

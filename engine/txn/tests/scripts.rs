@@ -403,6 +403,7 @@ impl Stage {
                     who: world.txns[&of].coordinator.who().clone(),
                     epoch: Epoch(0),
                     ts: ts(0),
+                    local_ts: ts(0),
                 };
                 world.push_seen(self.pushes, seen, None, None, Push::Force);
             }

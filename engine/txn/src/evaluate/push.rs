@@ -65,7 +65,14 @@ impl<V: View> Evaluation<'_, V> {
             let verdict = verdict(outcome, known, pushee);
             return Ok(Reply::Pushed(Pushed::Ended { verdict, locks }));
         }
+        // Who has lived for long without a write has beaten for nobody: it was alive when it laid the intent.
+        let laid_ts = if base::planted_bug!("txn-dead-by-age") {
+            Timestamp::ZERO
+        } else {
+            pushee.local_ts
+        };
         let heard_ts = known.map_or(pushee.who.start_ts, |record| record.heard_ts);
+        let heard_ts = heard_ts.max(laid_ts);
         let is_dead = heard_ts.plus_ns(self.at.expiry_ns) < self.at.now;
         let priority = pusher.map_or(Priority::Normal, |who| who.priority);
         let wins = priority > pushee.who.priority

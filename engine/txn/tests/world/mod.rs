@@ -190,6 +190,7 @@ impl World {
             who: intent.who.clone(),
             epoch: intent.epoch,
             ts: intent.ts,
+            local_ts: intent.local_ts,
         };
         self.push_seen(number, seen, Some(Keys::One(bytes(key))), by, push);
         true
