@@ -120,11 +120,18 @@ impl<V: View> Evaluation<'_, V> {
             Push::Above(_) | Push::Abort | Push::Force => {
                 base::sometimes!("txn: a push aborted another one");
                 let locks = Arc::clone(&old.locks);
-                self.out.push(Mutation::Record(Record {
-                    status: Status::Aborted,
-                    in_flight: Arc::new([]),
-                    ..old
-                }));
+                // Where it has intents, only its coordinator knows, who may be gone: nobody could tell when a record is not needed
+                // any more. Whoever meets one of them hears the same from the memory.
+                self.out.push(if locks.is_empty() {
+                    let outcome = Outcome::Aborted;
+                    Mutation::Remember { id, outcome }
+                } else {
+                    Mutation::Record(Record {
+                        status: Status::Aborted,
+                        in_flight: Arc::new([]),
+                        ..old
+                    })
+                });
                 let verdict = Verdict::Aborted;
                 Ok(Reply::Pushed(Pushed::Ended { verdict, locks }))
             }
