@@ -82,7 +82,7 @@ pub enum Answer {
     Values(Vec<Option<Bytes>>),
     /// A page of a scan.
     Rows {
-        /// Keys and values in order.
+        /// Keys and values in order. There may be none, and more to come.
         rows: Vec<(Bytes, Bytes)>,
         /// Where to go on, when there may be more.
         next: Option<Bytes>,

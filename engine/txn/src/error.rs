@@ -160,6 +160,12 @@ pub enum Refusal {
     /// The outcome was remembered for the client's session, which is over.
     #[error("the outcome is forgotten")]
     Forgotten,
+    /// The transaction has laid one key too often: its intent keeps what may have to be gone back to.
+    #[error("key {} was written too often by one transaction", .key.escape_ascii())]
+    TooManyWrites {
+        /// The key.
+        key: Bytes,
+    },
     /// The batch is none that this crate sends ([`crate::request::Batch::flaw`]): sending it again does not mend it.
     #[error("the request is malformed: {what}")]
     Malformed {
@@ -210,6 +216,17 @@ pub enum TxnError {
         /// Why not.
         why: &'static str,
     },
+    /// It laid one key more than [`EARLIER_MAX`](crate::record::EARLIER_MAX) times, or too much there. Flush less often.
+    #[error(
+        "the transaction has flushed key {} too often, or too much of it: an intent keeps {} earlier values, of {} bytes; flush less often",
+        .key.escape_ascii(),
+        crate::record::EARLIER_MAX,
+        crate::record::EARLIER_BYTES_MAX
+    )]
+    TooManyWrites {
+        /// The key.
+        key: Bytes,
+    },
     /// The caller took it back.
     #[error("the transaction was rolled back")]
     RolledBack,
@@ -231,7 +248,7 @@ impl TxnError {
             | Self::Aborted
             | Self::CannotRefresh { .. }
             | Self::Unreachable { .. } => true,
-            Self::RolledBack => false,
+            Self::TooManyWrites { .. } | Self::RolledBack => false,
         }
     }
 }

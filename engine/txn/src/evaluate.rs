@@ -13,13 +13,13 @@ mod finish;
 mod push;
 
 use crate::error::{Act, Conflict, Party, Refusal, Seen};
-use crate::record::{Earlier, Intent};
+use crate::record::Intent;
 use crate::request::{Answer, Batch, End, Reply, Request};
 use crate::timestamp_cache::TimestampCache;
 use crate::txn::{Bytes, Epoch, Header, Keys, Seq, SeqSpan, TxnId, Who};
 use crate::view::{Mutation, Version, View};
-use base::Timestamp;
 use base::key::Span;
+use base::{Timestamp, limits};
 use core::cmp::Ordering;
 use std::sync::Arc;
 
@@ -261,9 +261,7 @@ impl<V: View> Evaluation<'_, V> {
     }
 
     fn header(&self) -> &Header {
-        self.header
-            .as_ref()
-            .expect("a batch that lacks it was refused")
+        self.header.as_ref().expect("a batch that lacks it was refused")
     }
 
     fn get(&mut self, key: &Bytes) -> Step<Reply, V::NeedsIo> {
@@ -285,15 +283,20 @@ impl<V: View> Evaluation<'_, V> {
         let (read_ts, id) = (header.read_ts, header.who.id);
         let reader = Reader::of(header);
         let (mut rows, mut from) = (Vec::new(), start.clone());
+        let (mut looks, mut bytes) = (0, 0);
         let next = loop {
-            if rows.len() >= rows_max {
+            if rows.len() >= rows_max || looks >= limits::SCAN_ROWS_MAX || bytes >= limits::SCAN_BYTES_MAX {
                 break Some(from);
             }
             let found = self.view.next_key(&from, end.as_deref()).map_err(Stop::Io)?;
             let Some(key) = found else { break None };
             let value = look(self.view, self.at, &reader, &key, |value| value.map(Bytes::from))?;
             from = after(&key);
-            rows.extend(value.map(|value| (key, value)));
+            looks += 1;
+            if let Some(value) = value {
+                bytes += key.len() + value.len();
+                rows.push((key, value));
+            }
         };
         if !base::planted_bug!("txn-read-not-noted") {
             let span = Span::new(&start, next.as_deref().or(end.as_deref()));
@@ -343,14 +346,8 @@ impl<V: View> Evaluation<'_, V> {
                         base::sometimes!("txn: replay of a write");
                         return Ok(Reply::Laid { ts });
                     }
-                    intent.earlier.clone_from(&known.earlier);
-                    if known.seq < seq {
-                        intent.earlier.push(Earlier {
-                            seq: known.seq,
-                            value: known.value.clone(),
-                            ts: known.ts,
-                        });
-                    }
+                    let kept = known.kept_below(&header.ignored);
+                    intent.earlier = kept.ok_or_else(|| Refusal::TooManyWrites { key: key.clone() })?;
                     intent.ts = intent.ts.max(known.ts);
                     intent.local_ts = known.local_ts;
                     is_first = false;

@@ -64,11 +64,16 @@ pub struct Record {
 pub struct Earlier {
     /// The write.
     pub seq: Seq,
-    /// What it wrote; `None` deletes.
+    /// What it wrote; `None` deletes. Not kept, and `None`, when the write was taken back by the time of the next one.
     pub value: Option<Bytes>,
     /// What it was answered.
     pub ts: Timestamp,
 }
+
+/// Earlier writes of one key that an intent keeps. Each laying writes them all to the log again.
+pub const EARLIER_MAX: usize = 64;
+/// Bytes of their values: as much as one value may have.
+pub const EARLIER_BYTES_MAX: usize = base::limits::VALUE_BYTES_MAX;
 
 /// A provisional value on a key. A key has at most one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -86,11 +91,30 @@ pub struct Intent {
     pub local_ts: Timestamp,
     /// What the newest write wrote; `None` deletes.
     pub value: Option<Bytes>,
-    /// Earlier writes of the same attempt, oldest first.
+    /// Earlier writes of the same attempt, oldest first: at most [`EARLIER_MAX`], of [`EARLIER_BYTES_MAX`].
     pub earlier: Vec<Earlier>,
 }
 
 impl Intent {
+    /// What an intent that is laid over this one, by the same attempt, keeps of it; `None` when that would be too much.
+    #[must_use]
+    pub fn kept_below(&self, ignored: &[SeqSpan]) -> Option<Vec<Earlier>> {
+        let newest = Earlier {
+            seq: self.seq,
+            value: self.value.clone(),
+            ts: self.ts,
+        };
+        let mut kept: Vec<Earlier> = self.earlier.iter().cloned().chain([newest]).collect();
+        for earlier in &mut kept {
+            if SeqSpan::any_has(ignored, earlier.seq) {
+                earlier.value = None;
+            }
+        }
+        let values = kept.iter().filter_map(|earlier| earlier.value.as_ref());
+        let bytes: usize = values.map(|value| value.len()).sum();
+        (kept.len() <= EARLIER_MAX && bytes <= EARLIER_BYTES_MAX).then_some(kept)
+    }
+
     /// The newest write that was not taken back, and its value.
     #[must_use]
     pub fn newest_kept(&self, ignored: &[SeqSpan]) -> Option<(Seq, Option<&Bytes>)> {

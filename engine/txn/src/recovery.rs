@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub const QUERIES_MAX: usize = 128;
 /// Recoveries of a shard at once.
 pub const RECOVERIES_MAX: usize = 1024;
+/// Who waits for one recovery, at once.
+pub const WAITERS_MAX: usize = 1024;
 
 /// What a recovery wants.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -217,7 +219,7 @@ pub enum Joined<W> {
     Began,
     /// One is under way; the waiter is told with the others.
     Waits,
-    /// Too many are: try again later.
+    /// Too many run, or too many wait for this one: try again later.
     Full(W),
 }
 
@@ -240,6 +242,9 @@ impl<W> Recoveries<W> {
     pub fn join(&mut self, record: Record, waiter: W) -> Joined<W> {
         let id = record.who.id;
         if let Some((_, waiters)) = self.running.get_mut(&id) {
+            if waiters.len() >= WAITERS_MAX {
+                return Joined::Full(waiter);
+            }
             waiters.push(waiter);
             return Joined::Waits;
         }
@@ -317,6 +322,17 @@ mod tests {
         assert_eq!(recoveries.join(record(0, 1), "late"), Joined::Full("late"));
         assert_eq!(recoveries.end(record(1, 1).who.id), ["one", "two"]);
         assert_eq!(recoveries.join(record(0, 1), "late"), Joined::Began);
+    }
+
+    #[test]
+    fn who_waits_for_one_recovery_is_bounded() {
+        let mut recoveries = Recoveries::default();
+        assert_eq!(recoveries.join(record(1, 1), 0), Joined::Began);
+        for waiter in 1..WAITERS_MAX {
+            assert_eq!(recoveries.join(record(1, 1), waiter), Joined::Waits);
+        }
+        assert_eq!(recoveries.join(record(1, 1), 5), Joined::Full(5));
+        assert_eq!(recoveries.end(record(1, 1).who.id).len(), WAITERS_MAX);
     }
 
     #[test]

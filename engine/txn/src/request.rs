@@ -307,7 +307,8 @@ pub enum Reply {
     Value(Option<Bytes>),
     /// [`Request::Scan`].
     Rows {
-        /// Keys and values in order.
+        /// Keys and values in order. At most [`base::limits::SCAN_BYTES_MAX`] of them and one more; none, perhaps, when
+        /// [`base::limits::SCAN_ROWS_MAX`] keys without a value were passed.
         rows: Vec<(Bytes, Bytes)>,
         /// Where to go on, when there may be more.
         next: Option<Bytes>,

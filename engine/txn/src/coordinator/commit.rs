@@ -200,6 +200,9 @@ impl Coordinator {
                 });
                 self.over();
             }
+            Refusal::TooManyWrites { key } => {
+                self.fatal.get_or_insert(TxnError::TooManyWrites { key });
+            }
             Refusal::WriteMissing { .. } => {
                 base::sometimes!("txn: a pipelined write was lost");
                 self.fatal.get_or_insert(TxnError::Aborted);
@@ -234,7 +237,8 @@ impl Coordinator {
                 if let Some(to) = self.refresh_to.take() {
                     return self.refresh(to);
                 }
-                if !self.undone.is_empty() && self.phase == Phase::Open {
+                // What was refused for good is not sent again: the next call hears of it.
+                if !self.undone.is_empty() && self.phase == Phase::Open && self.fatal.is_none() {
                     let again = self.take_undone();
                     return self.send(again);
                 }
