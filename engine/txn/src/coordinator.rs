@@ -42,6 +42,8 @@ pub struct Config {
     pub promises_max: usize,
     /// Times that a request is sent again when its answer is lost.
     pub resends_max: u8,
+    /// Times that a request is sent elsewhere when it came to a wrong range.
+    pub lookups_max: u8,
     /// Between two heartbeats, in nanoseconds.
     pub heartbeat_ns: u64,
     /// How far the clocks of two nodes may be apart, in nanoseconds: what a strictly serializable commit waits.
@@ -55,6 +57,7 @@ impl Default for Config {
             refreshes_max: 5,
             promises_max: 1024,
             resends_max: 20,
+            lookups_max: 20,
             heartbeat_ns: 1_000_000_000,
             clock_bound_ns: 250_000_000,
         }
@@ -67,6 +70,8 @@ pub enum Effect {
     /// Split by range ([`Batch::split`]) and send; each part's answer goes to [`Coordinator::on_answer`], or its loss to
     /// [`Coordinator::on_lost`].
     Send(Batch),
+    /// The same, but it was lost or came to a wrong range before: look the ranges up again first, and pause, longer from time to time.
+    SendAgain(Batch),
     /// Recover this transaction, which is the coordinator's own, and tell [`Coordinator::on_recovered`].
     Recover(Box<Record>),
     /// The answer to the read, commit or rollback.
@@ -141,6 +146,8 @@ struct Written {
 struct Sent {
     request: Request,
     times: u8,
+    /// How often it came to a wrong range.
+    lookups: u8,
     /// The range was told that the transaction had read nothing.
     blind: bool,
 }
@@ -510,29 +517,40 @@ impl Coordinator {
     }
 
     fn send(&mut self, requests: Vec<Request>) {
-        let batch = Batch {
-            header: Some(self.header()),
-            requests: requests.into_iter().map(|request| self.number(request)).collect(),
-        };
-        self.effects.push(Effect::Send(batch));
+        let number = |request| self.number(request, 0);
+        let requests = requests.into_iter().map(number).collect();
+        let header = Some(self.header());
+        self.effects.push(Effect::Send(Batch { header, requests }));
     }
 
-    /// Sends what came to a wrong range, and nothing else: what other parts were refused waits for what refused it.
-    fn send_elsewhere(&mut self, mut part: Vec<Request>) {
+    /// Sends what came to a wrong range, and nothing else: what other parts were refused waits for what refused it. Each with how
+    /// often that has happened to it.
+    fn send_elsewhere(&mut self, mut part: Vec<(Request, u8)>) {
         if base::planted_bug!("txn-wrong-range-resends-all") {
-            part.append(&mut self.undone);
+            part.extend(self.undone.drain(..).map(|request| (request, 0)));
         }
-        if !part.is_empty() {
-            self.send(part);
+        if part.is_empty() {
+            return;
         }
+        if part
+            .iter()
+            .any(|(_, lookups)| *lookups >= self.config.lookups_max)
+        {
+            return self.give_up();
+        }
+        let number = |(request, lookups)| self.number(request, lookups + 1);
+        let requests = part.into_iter().map(number).collect();
+        let header = Some(self.header());
+        self.effects.push(Effect::SendAgain(Batch { header, requests }));
     }
 
-    fn number(&mut self, request: Request) -> (Item, Request) {
+    fn number(&mut self, request: Request, lookups: u8) -> (Item, Request) {
         let item = self.next_item;
         self.next_item += 1;
         let sent = Sent {
             request: request.clone(),
             times: 1,
+            lookups,
             blind: self.is_blind(),
         };
         self.outstanding.insert(item, sent);
@@ -574,7 +592,7 @@ impl Coordinator {
                 let mut refused_request = None;
                 let mut part = Vec::new();
                 for item in items {
-                    let Some(Sent { request, .. }) = self.outstanding.remove(item) else {
+                    let Some(Sent { request, lookups, .. }) = self.outstanding.remove(item) else {
                         continue;
                     };
                     if *item == refused {
@@ -583,13 +601,13 @@ impl Coordinator {
                     if self.beat == Some(*item) {
                         self.beat = None;
                     } else {
-                        part.push(request);
+                        part.push((request, lookups));
                     }
                 }
                 if matches!(refusal, Refusal::WrongRange { .. }) {
                     self.send_elsewhere(part);
                 } else {
-                    self.undone.extend(part);
+                    self.undone.extend(part.into_iter().map(|(request, _)| request));
                     if let Some(request) = refused_request {
                         self.on_refusal(&request, refusal);
                     }
@@ -619,7 +637,7 @@ impl Coordinator {
         }
         if !again.is_empty() {
             let header = Some(self.header());
-            self.effects.push(Effect::Send(Batch {
+            self.effects.push(Effect::SendAgain(Batch {
                 header,
                 requests: again,
             }));

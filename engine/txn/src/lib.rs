@@ -37,6 +37,7 @@ pub mod deadlock;
 pub mod error;
 pub mod evaluate;
 pub mod locks;
+mod outstanding;
 pub mod pusher;
 pub mod record;
 pub mod recovery;

@@ -10,10 +10,10 @@
 //! or it gets one now.
 
 use crate::error::{Refusal, Seen};
+use crate::outstanding::{Answered, Outstanding};
 use crate::record::Record;
 use crate::request::{Answer, Batch, Item, Push, Pushed, Reply, Request, Verdict};
 use crate::txn::{Keys, Who};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a push wants.
@@ -21,6 +21,9 @@ use std::sync::Arc;
 pub enum Effect {
     /// Split by range and send.
     Send(Batch),
+    /// The same, but it was lost or refused before: look the ranges up again first, and pause, longer from time to time. It goes on
+    /// like that until its caller drops the push, whose request has a deadline.
+    SendAgain(Batch),
     /// Recover this transaction ([`crate::recovery`]), then call [`Pusher::on_recovered`].
     Recover(Box<Record>),
     /// The other transaction goes on. Call [`Pusher::again`] when it may have ended.
@@ -48,8 +51,7 @@ pub struct Pusher {
     pusher: Option<Arc<Who>>,
     push: Push,
     phase: Phase,
-    outstanding: BTreeMap<Item, Request>,
-    next_item: Item,
+    outstanding: Outstanding,
     effects: Vec<Effect>,
 }
 
@@ -63,8 +65,7 @@ impl Pusher {
             pusher,
             push,
             phase: Phase::Waiting,
-            outstanding: BTreeMap::new(),
-            next_item: 0,
+            outstanding: Outstanding::default(),
             effects: Vec::new(),
         };
         new.again();
@@ -104,18 +105,14 @@ impl Pusher {
 
     /// The answer to `items` will not come: they are asked again.
     pub fn on_lost(&mut self, items: &[Item]) {
-        let known = |item: &Item| Some((*item, self.outstanding.get(item)?.clone()));
-        let requests: Vec<_> = items.iter().filter_map(known).collect();
-        if !requests.is_empty() {
-            let header = None;
-            self.effects.push(Effect::Send(Batch { header, requests }));
-        }
+        self.effects
+            .extend(self.outstanding.again(items).map(Effect::SendAgain));
     }
 
     /// Whether an answer to `item` would still matter.
     #[must_use]
     pub fn awaits(&self, item: Item) -> bool {
-        self.outstanding.contains_key(&item)
+        self.outstanding.has(item)
     }
 
     /// Takes in the answer to one part of what was sent.
@@ -124,25 +121,16 @@ impl Pusher {
             Ok(replies) => {
                 let mut lost = Vec::new();
                 for (item, reply) in replies {
-                    match self
-                        .outstanding
-                        .get(&item)
-                        .map(|asked| asked.is_answered_by(&reply))
-                    {
-                        None => {}
-                        Some(false) => lost.push(item),
-                        Some(true) => {
-                            self.outstanding.remove(&item);
-                            if let Reply::Pushed(pushed) = reply {
-                                self.on_pushed(pushed);
-                            }
-                        }
+                    match (self.outstanding.answered(item, &reply), reply) {
+                        (Answered::Fits, Reply::Pushed(pushed)) => self.on_pushed(pushed),
+                        (Answered::Lost, _) => lost.push(item),
+                        (Answered::Fits | Answered::Late, _) => {}
                     }
                 }
                 self.on_lost(&lost);
             }
             Err((item, refusal)) => {
-                if !self.outstanding.contains_key(&item) {
+                if !self.outstanding.has(item) {
                     return;
                 }
                 match refusal {
@@ -155,6 +143,10 @@ impl Pusher {
                         self.outstanding.clear();
                         self.phase = Phase::Recovering;
                         self.effects.push(Effect::Recover(record));
+                    }
+                    Refusal::Cut { at } => {
+                        let items = self.outstanding.cut(items, item, &at);
+                        self.on_lost(&items);
                     }
                     _ => self.on_lost(items),
                 }
@@ -172,7 +164,8 @@ impl Pusher {
             Pushed::Moved(verdict) => (verdict, Arc::new([]) as Arc<[Keys]>),
         };
         let mut keys: Vec<Keys> = locks.to_vec();
-        keys.extend(self.keys.clone().filter(|own| !locks.contains(own)));
+        let is_new = |own: &Keys| !locks.iter().any(|lock| lock.contain(own.start()));
+        keys.extend(self.keys.clone().filter(is_new));
         let request = |keys: Keys| Request::Resolve {
             keys,
             txn: self.seen.who.id,
@@ -201,14 +194,7 @@ impl Pusher {
     }
 
     fn send(&mut self, requests: Vec<Request>) {
-        let number = |request: Request| {
-            let item = self.next_item;
-            self.next_item += 1;
-            self.outstanding.insert(item, request.clone());
-            (item, request)
-        };
-        let requests = requests.into_iter().map(number).collect();
-        let header = None;
-        self.effects.push(Effect::Send(Batch { header, requests }));
+        let batch = self.outstanding.ask(requests);
+        self.effects.push(Effect::Send(batch));
     }
 }

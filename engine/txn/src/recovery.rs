@@ -10,11 +10,11 @@
 //! - **R3**: one recovery of a transaction at a time ([`Recoveries`]); two of different nodes may race, and agree.
 
 use crate::error::Refusal;
+use crate::outstanding::{Answered, Outstanding};
 use crate::record::{Outcome, Record};
 use crate::request::{Answer, Batch, Item, Reply, Request};
 use crate::txn::TxnId;
 use base::collections::FastMap;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Writes that are queried at once.
@@ -29,6 +29,9 @@ pub const WAITERS_MAX: usize = 1024;
 pub enum Effect {
     /// Split by range and send.
     Send(Batch),
+    /// The same, but it was lost or refused before: look the ranges up again first, and pause, longer from time to time. It goes on
+    /// like that until it is ended ([`Recoveries::end`]).
+    SendAgain(Batch),
     /// It is over: how the transaction ended; `None` when its coordinator is alive and has gone on.
     Done(Option<Outcome>),
     /// Two facts contradict each other. The node stops and says so.
@@ -41,8 +44,7 @@ pub struct Recovery {
     record: Record,
     /// Promises below this were sent.
     next: usize,
-    outstanding: BTreeMap<Item, Request>,
-    next_item: Item,
+    outstanding: Outstanding,
     is_telling: bool,
     is_over: bool,
     effects: Vec<Effect>,
@@ -55,8 +57,7 @@ impl Recovery {
         let mut recovery = Self {
             record,
             next: 0,
-            outstanding: BTreeMap::new(),
-            next_item: 0,
+            outstanding: Outstanding::default(),
             is_telling: false,
             is_over: false,
             effects: Vec::new(),
@@ -79,7 +80,7 @@ impl Recovery {
     /// Whether an answer to `item` would still matter.
     #[must_use]
     pub fn awaits(&self, item: Item) -> bool {
-        self.outstanding.contains_key(&item)
+        self.outstanding.has(item)
     }
 
     /// Takes in the answer to one part of what was sent.
@@ -88,29 +89,23 @@ impl Recovery {
             Ok(replies) => {
                 let mut lost = Vec::new();
                 for (item, reply) in replies {
-                    match self
-                        .outstanding
-                        .get(&item)
-                        .map(|asked| asked.is_answered_by(&reply))
-                    {
-                        None => {}
-                        Some(false) => lost.push(item),
-                        Some(true) => {
-                            self.outstanding.remove(&item);
-                            if !self.is_over {
-                                self.on_reply(reply);
-                            }
-                        }
+                    match self.outstanding.answered(item, &reply) {
+                        Answered::Fits if !self.is_over => self.on_reply(reply),
+                        Answered::Lost => lost.push(item),
+                        Answered::Fits | Answered::Late => {}
                     }
                 }
                 self.on_lost(&lost);
             }
+            Err((item, _)) if !self.outstanding.has(item) => return,
             Err((_, refusal @ Refusal::Contradiction { .. })) => {
                 self.is_over = true;
+                self.outstanding.clear();
                 self.effects.push(Effect::Contradiction(refusal));
             }
-            // The range has moved, or its outcome is forgotten along with the session: then nobody is left to be told.
+            // The outcome is forgotten along with the session: then nobody is left to be told.
             Err((_, Refusal::Forgotten)) => self.finish(None),
+            // The range has moved, most likely.
             Err(_) => return self.on_lost(items),
         }
         if self.outstanding.is_empty() && !self.is_over {
@@ -120,11 +115,9 @@ impl Recovery {
 
     /// The answer to `items` will not come: they are asked again. Nothing here is harmed by being done twice.
     pub fn on_lost(&mut self, items: &[Item]) {
-        let known = |item: &Item| Some((*item, self.outstanding.get(item)?.clone()));
-        let requests: Vec<_> = items.iter().filter_map(known).collect();
-        if !requests.is_empty() && !self.is_over {
-            let header = None;
-            self.effects.push(Effect::Send(Batch { header, requests }));
+        if !self.is_over {
+            self.effects
+                .extend(self.outstanding.again(items).map(Effect::SendAgain));
         }
     }
 
@@ -200,15 +193,8 @@ impl Recovery {
     }
 
     fn send(&mut self, requests: Vec<Request>) {
-        let number = |request: Request| {
-            let item = self.next_item;
-            self.next_item += 1;
-            self.outstanding.insert(item, request.clone());
-            (item, request)
-        };
-        let requests = requests.into_iter().map(number).collect();
-        let header = None;
-        self.effects.push(Effect::Send(Batch { header, requests }));
+        let batch = self.outstanding.ask(requests);
+        self.effects.push(Effect::Send(batch));
     }
 }
 
@@ -306,7 +292,7 @@ mod tests {
 
     fn sent(recovery: &mut Recovery) -> Vec<(Item, Request)> {
         match recovery.effects().pop() {
-            Some(Effect::Send(batch)) => batch.requests,
+            Some(Effect::Send(batch) | Effect::SendAgain(batch)) => batch.requests,
             other => panic!("{other:?}"),
         }
     }
@@ -344,6 +330,21 @@ mod tests {
         recovery.on_answer(&items, Ok(replies));
         assert_eq!(sent(&mut recovery), first, "asked again");
         assert!(items.iter().all(|item| recovery.awaits(*item)));
+    }
+
+    #[test]
+    fn what_is_refused_is_sent_again_with_a_pause_and_nothing_after_the_end() {
+        let mut recovery = Recovery::new(record(1, 1));
+        let first = sent(&mut recovery);
+        let items: Vec<Item> = first.iter().map(|(item, _)| *item).collect();
+        let key = b"k"[..].into();
+        recovery.on_answer(&items, Err((items[0], Refusal::WrongRange { key })));
+        assert!(matches!(&recovery.effects()[..], [Effect::SendAgain(batch)] if batch.requests == first));
+        recovery.on_answer(&items, Err((items[0], Refusal::Forgotten)));
+        assert_eq!(recovery.effects(), [Effect::Done(None)]);
+        recovery.on_answer(&items, Err((items[0], Refusal::Forgotten)));
+        recovery.on_lost(&items);
+        assert_eq!(recovery.effects(), []);
     }
 
     #[test]

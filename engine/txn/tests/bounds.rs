@@ -122,7 +122,7 @@ fn a_transaction_that_flushes_a_key_too_often_is_told_so() {
             }
             for effect in effects {
                 match effect {
-                    Effect::Send(batch) => {
+                    Effect::Send(batch) | Effect::SendAgain(batch) => {
                         let context = range.context(ts(20), 1000);
                         let (answer, changes) = range.evaluate(&context, &batch);
                         for change in changes {
@@ -185,4 +185,34 @@ fn a_page_of_a_scan_has_so_many_bytes() {
     assert_eq!(rows, 2);
     let (rows, end) = scan(&mut range, &next.expect("there is more"));
     assert_eq!((rows, end), (1, None));
+}
+
+#[test]
+fn a_range_that_is_not_found_is_given_up() {
+    let what = (Isolation::Snapshot, Priority::Normal);
+    let config = Config {
+        lookups_max: 3,
+        ..Config::default()
+    };
+    let mut txn = Coordinator::begin(config, ID, "", what, ts(10));
+    txn.read(vec![bytes("a")]);
+    let mut tries = 0;
+    loop {
+        let effects = txn.effects();
+        let (batch, is_first) = match &effects[..] {
+            [Effect::Send(batch)] => (batch.clone(), true),
+            [Effect::SendAgain(batch)] => (batch.clone(), false),
+            [Effect::Answer(Answer::Failed(error)), Effect::Over] => {
+                assert!(matches!(error, TxnError::Unreachable { .. }), "{error}");
+                break;
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(is_first, tries == 0, "it is looked up before it goes elsewhere");
+        tries += 1;
+        let item = batch.requests[0].0;
+        let key = bytes("a");
+        txn.on_answer(&[item], Err((item, Refusal::WrongRange { key })));
+    }
+    assert_eq!(tries, 4);
 }

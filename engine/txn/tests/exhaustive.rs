@@ -453,7 +453,9 @@ impl Search {
         let at = u8::try_from(of).unwrap();
         for effect in effects {
             match effect {
-                Effect::Send(batch) => self.ask(state, Actor::Coordinator(at), batch),
+                Effect::Send(batch) | Effect::SendAgain(batch) => {
+                    self.ask(state, Actor::Coordinator(at), batch);
+                }
                 Effect::Recover(record) => {
                     let mut recovery = Recovery::new(*record);
                     let effects = recovery.effects();
@@ -509,7 +511,9 @@ impl Search {
     fn run_recovery(&mut self, state: &mut State, actor: Actor, effects: Vec<recovery::Effect>) -> Check {
         for effect in effects {
             match effect {
-                recovery::Effect::Send(batch) => self.ask(state, actor, batch),
+                recovery::Effect::Send(batch) | recovery::Effect::SendAgain(batch) => {
+                    self.ask(state, actor, batch);
+                }
                 recovery::Effect::Contradiction(refusal) => return Err(refusal.to_string()),
                 recovery::Effect::Done(outcome) => {
                     self.recovered += 1;
@@ -563,7 +567,9 @@ impl Search {
     fn run_pusher(&mut self, state: &mut State, at: u8, effects: Vec<pusher::Effect>) -> Check {
         for effect in effects {
             match effect {
-                pusher::Effect::Send(batch) => self.ask(state, Actor::Pusher(at), batch),
+                pusher::Effect::Send(batch) | pusher::Effect::SendAgain(batch) => {
+                    self.ask(state, Actor::Pusher(at), batch);
+                }
                 pusher::Effect::Recover(record) => {
                     let mut recovery = Recovery::new(*record);
                     let effects = recovery.effects();

@@ -135,7 +135,7 @@ impl World {
         let effects = self.txns.get_mut(&of).expect("it began").coordinator.effects();
         for effect in effects {
             match effect {
-                Effect::Send(batch) => self.send(Actor::Txn(of), batch),
+                Effect::Send(batch) | Effect::SendAgain(batch) => self.send(Actor::Txn(of), batch),
                 Effect::Recover(record) => {
                     self.events.push(Event::Recovers(Actor::Own(of)));
                     self.txns.get_mut(&of).expect("it began").own = Some(Recovery::new(*record));
@@ -159,7 +159,7 @@ impl World {
         let effects = self.recovery(actor).map(Recovery::effects).unwrap_or_default();
         for effect in effects {
             match effect {
-                recovery::Effect::Send(batch) => self.send(actor, batch),
+                recovery::Effect::Send(batch) | recovery::Effect::SendAgain(batch) => self.send(actor, batch),
                 recovery::Effect::Contradiction(refusal) => {
                     self.events.push(Event::Contradiction(refusal.to_string()));
                 }
@@ -223,7 +223,9 @@ impl World {
         let effects = self.pushes.get_mut(&of).expect("it pushes").pusher.effects();
         for effect in effects {
             match effect {
-                pusher::Effect::Send(batch) => self.send(Actor::Push(of), batch),
+                pusher::Effect::Send(batch) | pusher::Effect::SendAgain(batch) => {
+                    self.send(Actor::Push(of), batch);
+                }
                 pusher::Effect::Recover(record) => {
                     self.events.push(Event::Recovers(Actor::Recovery(of)));
                     self.pushes.get_mut(&of).expect("it pushes").recovery = Some(Recovery::new(*record));
