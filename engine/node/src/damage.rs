@@ -276,6 +276,20 @@ impl<E: Env, B> State<E, B> {
             .max_by_key(|voter| raft.matched(*voter))
     }
 
+    /// The range goes to another shard, where its files are read again: what was found of it here is found there.
+    pub(crate) fn forget_finding(&mut self, range: RangeId) {
+        let was_ending = self.injured.ending.remove(&range);
+        base::sometimes!("node: a range moved before its damaged replica could end", was_ending);
+        self.damage.remove(&range);
+    }
+
+    /// Whether a move works on the range, which gives up or takes it elsewhere.
+    fn is_moving(&self, range: RangeId) -> bool {
+        let slot = self.here.get(&range);
+        let local = slot.and_then(|slot| self.slots[*slot as usize].live());
+        local.is_some_and(|local| local.moving)
+    }
+
     /// From here on the range's replica takes part in nothing.
     fn begin_end(&mut self, range: RangeId) -> Option<ReplicaId> {
         self.close_batch();
@@ -460,6 +474,12 @@ impl<E: Env, B> State<E, B> {
 impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Ends a damaged replica. Its files stay.
     pub(crate) async fn end_damaged(&self, range: RangeId, what: String) {
+        while self.with_state(|state| state.is_moving(range)) {
+            self.env.clock().sleep(LOOK_AGAIN).await;
+        }
+        if !self.with_state(|state| state.injured.ending.contains(&range)) {
+            return;
+        }
         if let Some(to) = self.with_state(|state| state.heir(range)) {
             base::sometimes!("node: a damaged leader hands over");
             self.hand_over(range, to).await;

@@ -206,6 +206,8 @@ pub(crate) struct Local<E: Env> {
     pub(crate) reads: Rc<Cell<u32>>,
     /// A flush, merge, split or move works on the tablet: one at a time.
     pub(crate) busy: Rc<Cell<bool>>,
+    /// What works on it is a move to another shard.
+    pub(crate) moving: bool,
     /// A split has been applied and is not yet durable in the tables.
     pub(crate) split_open: bool,
     /// What it has to do.
@@ -242,6 +244,7 @@ impl<E: Env> Local<E> {
             unconfirmed: Vec::new(),
             reads: Rc::new(Cell::new(0)),
             busy: Rc::new(Cell::new(false)),
+            moving: false,
             split_open: false,
             load: Load::default(),
             closed: Closed::default(),

@@ -81,8 +81,8 @@ enum Drained {
     /// Nothing of it is under way, and it hears nothing any more.
     Silent,
     Waits,
-    /// A split comes first.
-    Splits,
+    /// A split comes first, or the end of its replica.
+    GivesUp,
 }
 
 impl<E: Env, B> State<E, B> {
@@ -113,13 +113,15 @@ impl<E: Env, B> State<E, B> {
     fn drain_out(&mut self, range: RangeId) -> Drained {
         self.close_batch();
         self.stop_sending(range, None);
+        let is_ending = self.injured.is_ending(range);
+        base::sometimes!("node: a range that was to move is damaged", is_ending);
         let local = live_mut(self, range);
         let is_split = |entry: &Entry| match &entry.content {
             Content::Command(payload) => command::split_of(payload).is_some(),
             _ => false,
         };
-        if local.seat.committed.iter().any(is_split) || local.seat.leaving {
-            return Drained::Splits;
+        if local.seat.committed.iter().any(is_split) || local.seat.leaving || is_ending {
+            return Drained::GivesUp;
         }
         if local.led {
             local.replica.block();
@@ -148,6 +150,7 @@ impl<E: Env, B> State<E, B> {
         local.seat.silent = false;
         local.seat.introduced = None;
         local.busy.set(false);
+        local.moving = false;
         if local.led {
             local.replica.unblock();
         }
@@ -237,6 +240,8 @@ impl<E: Env, B> State<E, B> {
             local.proposed.is_empty() && local.seat.writes == 0,
             "nothing of {range} is under way"
         );
+        assert!(!local.seat.leaving, "{range} is silent: nobody ends its replica");
+        self.forget_finding(range);
         base::sometimes!("node: a leader moves", local.led && !local.is_alone());
         base::sometimes!("node: a follower moves", !local.led && !local.is_alone());
         let parked = local.replica.unpark().into();
@@ -384,8 +389,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     async fn claim(&self, range: RangeId, deadline: Instant) -> Result<Tablet<E>, Refusal> {
         loop {
             let claimed = self.with_state(|state| {
-                let is_receiving = state.is_receiving(range);
-                let Some(local) = state.local(range) else {
+                let is_taken = state.is_receiving(range) || state.injured.is_ending(range);
+                let slot = state.here.get(&range).copied();
+                let local = slot.and_then(|slot| state.slots[slot as usize].live_mut());
+                let Some(local) = local else {
                     return Err(Refusal::retry(
                         Code::WrongShard,
                         1,
@@ -396,10 +403,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 // A split that is under way waits for whoever works on the range.
                 let is_claimed =
                     local.busy.get() || local.replica.is_blocked() || local.split_open || seat.unmarked;
-                if is_claimed || is_receiving || seat.installing || seat.arrived.is_some() || seat.leaving {
+                if is_claimed || is_taken || seat.installing || seat.arrived.is_some() || seat.leaving {
                     return Ok(None);
                 }
                 local.busy.set(true);
+                local.moving = true;
                 Ok(Some(local.tablet.clone()))
             });
             match claimed? {
@@ -427,7 +435,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             match self.step(|state| state.drain_out(range)) {
                 Drained::Silent => return Ok(()),
                 Drained::Waits if self.now() < deadline => self.env.clock().sleep(LOOK_AGAIN).await,
-                Drained::Waits | Drained::Splits => {
+                Drained::Waits | Drained::GivesUp => {
                     base::sometimes!("node: a range does not become quiet, and stays where it is");
                     self.step(|state| state.stay(range));
                     return Err(busy());
