@@ -279,7 +279,10 @@ impl<E: Env, B> State<E, B> {
     /// The range goes to another shard, where its files are read again: what was found of it here is found there.
     pub(crate) fn forget_finding(&mut self, range: RangeId) {
         let was_ending = self.injured.ending.remove(&range);
-        base::sometimes!("node: a range moved before its damaged replica could end", was_ending);
+        base::sometimes!(
+            "node: a range moved before its damaged replica could end",
+            was_ending
+        );
         self.damage.remove(&range);
     }
 

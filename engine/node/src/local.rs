@@ -206,7 +206,7 @@ pub(crate) struct Local<E: Env> {
     pub(crate) reads: Rc<Cell<u32>>,
     /// A flush, merge, split or move works on the tablet: one at a time.
     pub(crate) busy: Rc<Cell<bool>>,
-    /// What works on it is a move to another shard.
+    /// What works on it is a move to another shard: nothing else blocks it, and leadership is not handed over meanwhile.
     pub(crate) moving: bool,
     /// A split has been applied and is not yet durable in the tables.
     pub(crate) split_open: bool,

@@ -324,7 +324,9 @@ impl<E: Env, B> State<E, B> {
         else {
             return false;
         };
-        if !local.leads() || local.replica.is_blocked() || local.seat.raft.transfer_leadership(to).is_err() {
+        // A move blocks the range, too, and lets no time pass in which handing over could end.
+        let is_taken = local.moving || local.replica.is_blocked();
+        if !local.leads() || is_taken || local.seat.raft.transfer_leadership(to).is_err() {
             return false;
         }
         base::sometimes!("node: leadership is handed over");
@@ -345,7 +347,7 @@ impl<E: Env, B> State<E, B> {
         if local.led && local.seat.raft.is_transferring() {
             return false;
         }
-        if local.led {
+        if local.led && !local.moving {
             base::sometimes!("node: leadership was not taken over in time");
             local.replica.unblock();
             self.run_parked(slot);

@@ -129,14 +129,14 @@ impl<E: Env, B> State<E, B> {
                 return Drained::Waits;
             }
         }
+        assert!(
+            !local.seat.raft.is_transferring(),
+            "{range} does not hand leadership over while it moves"
+        );
         // From here on a follower hears nothing; a leader has nothing to say.
         local.seat.silent = true;
         let seat = &local.seat;
-        let is_quiet = seat.writes == 0
-            && seat.fetches == 0
-            && !seat.dirty
-            && seat.committed.is_empty()
-            && !seat.raft.is_transferring();
+        let is_quiet = seat.writes == 0 && seat.fetches == 0 && !seat.dirty && seat.committed.is_empty();
         if is_quiet && local.reads.get() == 0 {
             Drained::Silent
         } else {
@@ -401,9 +401,19 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 };
                 let seat = &local.seat;
                 // A split that is under way waits for whoever works on the range.
-                let is_claimed =
-                    local.busy.get() || local.replica.is_blocked() || local.split_open || seat.unmarked;
-                if is_claimed || is_taken || seat.installing || seat.arrived.is_some() || seat.leaving {
+                let is_claimed = local.busy.get() || local.split_open || seat.unmarked;
+                let is_blocked = local.replica.is_blocked() || seat.raft.is_transferring();
+                base::sometimes!(
+                    "node: a move waits until leadership is handed over",
+                    seat.raft.is_transferring()
+                );
+                if is_claimed
+                    || is_taken
+                    || is_blocked
+                    || seat.installing
+                    || seat.arrived.is_some()
+                    || seat.leaving
+                {
                     return Ok(None);
                 }
                 local.busy.set(true);

@@ -25,7 +25,7 @@ use base::{Index, RangeId, ReplicaId, Seqno, Timestamp};
 use core::mem;
 use env::{Clock, Env, Mailbox};
 use log::Record;
-use raft::{Body, Content, Entry, Event, Fetch, HardState, Payload, PersistMark};
+use raft::{Body, Content, Entry, Event, Fetch, HardState, Payload, PersistMark, ProposeError};
 use replica::replica::At;
 use replica::{Applied, command};
 use std::sync::Arc;
@@ -118,7 +118,11 @@ impl<E: Env, B> State<E, B> {
             match local.seat.raft.propose(payload) {
                 Ok(mark) => assert_eq!(mark.index, command.index, "{} counts otherwise", local.range),
                 // It led when it gave an index, and was told since that it does not: see `step_down`.
-                Err(_) => base::sometimes!("node: leadership lost in the turn of a proposal"),
+                Err(ProposeError::NotLeader(_)) => {
+                    base::sometimes!("node: leadership lost in the turn of a proposal");
+                }
+                // Handing over begins when all that has an index is proposed, and blocks the range until it has ended.
+                Err(error) => unreachable!("{} gave an index that it cannot propose: {error}", local.range),
             }
             self.touch(command.slot);
         }
