@@ -20,6 +20,7 @@ use crate::dialect::Letter;
 use crate::local::Local;
 use crate::marker;
 use crate::message::ShardMessage;
+use crate::range_map::RangeEntry;
 use crate::refusal::Refusal;
 use crate::removal::Leaving;
 use crate::shard::Shard;
@@ -572,7 +573,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     }
 
     /// A range that another shard has handed over is damaged: its replica ends here, as one that was served does.
-    pub(crate) async fn arrive_damaged(&self, slot: u32, range: RangeId, life: u32, what: String) {
+    pub(crate) async fn arrive_damaged(&self, slot: u32, entry: RangeEntry, life: u32, what: String) {
+        let range = entry.descriptor.range;
         let noted = Noted { life, what };
         if let Err(error) = damage_note::note(&self.env, self.mailbox.shard(), range, &noted).await {
             return self.fail(format!(
@@ -580,6 +582,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             ));
         }
         base::sometimes!("node: a range that moved was found to be damaged");
+        // While shard 0 takes it to be where it was, it would not believe this shard that the place is free again.
+        if self.edit_map(vec![entry]).await.is_err() {
+            return;
+        }
         let now = self.now();
         self.step(|state| {
             let content = core::mem::replace(&mut state.slots[slot as usize], Slot::Free);

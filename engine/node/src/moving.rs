@@ -498,7 +498,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         let local = match self.open_moved(&entry, flushed, moved).await {
             Ok(local) => local,
             Err(Unopened::Damaged(what)) if has_peers => {
-                self.arrive_damaged(slot, range, life_of(id), what).await;
+                self.arrive_damaged(slot, entry, life_of(id), what).await;
                 return self.step(|state| {
                     let answer = Answer::MoveIn(state.map.version());
                     state.send(from, ShardMessage::Answer { ticket, answer });

@@ -117,6 +117,9 @@ impl<E: Env, B> State<E, B> {
         if self.assigned.get(&range) == Some(&shard) {
             self.assigned.remove(&range);
         }
+        // It went from here to that shard, which did not keep it: the entry would come back with every map.
+        self.departed
+            .retain(|gone| gone.descriptor.range != range || gone.shard != shard);
         if shard == self.me || self.map.get(range).is_some_and(|entry| entry.shard == shard) {
             let mut next = self.map.clone();
             next.remove(range);
