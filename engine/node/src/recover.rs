@@ -8,7 +8,7 @@ use crate::injuries::Injuries;
 use crate::local::{Groups, Local, Stranger};
 use crate::marker;
 use crate::moving::entries_beyond;
-use crate::range_map::RangeEntry;
+use crate::range_map::{RangeEntry, RangeMap};
 use crate::replicate::append;
 use crate::split::split_local;
 use base::{Index, RangeId, ReplicaId, Seqno, ShardId, Term, Timestamp};
@@ -36,6 +36,8 @@ pub(crate) struct Found<E: Env> {
     pub(crate) strangers: Vec<Stranger<E>>,
     /// Shard 0: which other shards have the files of damaged replicas.
     pub(crate) held_elsewhere: BTreeMap<RangeId, ShardId>,
+    /// Ranges that are not here and have entries in the log.
+    pub(crate) strays: BTreeSet<RangeId>,
     /// The last life of each range whose replicas on this node were removed.
     pub(crate) gone: BTreeMap<RangeId, u32>,
     /// Replicas that are damaged.
@@ -176,6 +178,16 @@ impl<E: Env> Found<E> {
         self.locals.iter().map(entry).collect()
     }
 
+    /// Lets go of what the log has of ranges that other shards have: a crash came in the middle of a move, before the new shard had the
+    /// range or before the old one's log forgot it. Nobody would ever say that tables have it, and the log would keep it.
+    pub(crate) fn forget_strays(&mut self, me: ShardId, map: &RangeMap) {
+        let is_elsewhere = |range: &&RangeId| map.get(**range).is_some_and(|entry| entry.shard != me);
+        for range in self.strays.iter().filter(is_elsewhere) {
+            base::sometimes!("node: a log lets go of a range that a crash left in it");
+            self.log.forget(*range);
+        }
+    }
+
     /// Keeps what the replicas promised, as far as the logs of other shards say more than this one's: a split that is applied by replay
     /// does not know of a stranger that another shard had in its place.
     pub(crate) fn keep_promises(&mut self, promises: &BTreeMap<RangeId, HardState>) {
@@ -305,14 +317,22 @@ pub(crate) async fn recover_dir<E: Env>(
     if let Some(error) = replay.error {
         return Err(error);
     }
-    if let Some(&range) = replay.without_tablet.first() {
+    // One that came back has its marker before it has its state, and its entries are forgotten, as a later record says.
+    let marked_here = |range: &&RangeId| replay.marked.contains(range);
+    let without: Vec<RangeId> = replay
+        .without_tablet
+        .iter()
+        .filter(marked_here)
+        .copied()
+        .collect();
+    if let Some(&range) = without.first() {
         if injuries.is_empty() && failed.is_empty() {
             return Err(RecoverError::NoTablet { range, shard });
         }
         // The split that made it cannot be replayed: the left half is damaged.
         base::sometimes!("node: a range is lost with the one that it was split off");
         let lost = |range: RangeId| (range, StorageError::NoSuchTablet { range });
-        failed.extend(replay.without_tablet.iter().copied().map(lost));
+        failed.extend(without.into_iter().map(lost));
     }
     // A split that was replayed has made it anew.
     failed.retain(|range, _| !replay.locals.contains_key(range));
@@ -341,6 +361,8 @@ pub(crate) async fn recover_dir<E: Env>(
     marked.retain(|range| !injuries.holds(*range));
     replay.locals.retain(|range, _| !injuries.holds(*range));
     replay.promises.retain(|range, _| !injuries.holds(*range));
+    let mut strays = core::mem::take(&mut replay.without_tablet);
+    strays.retain(|range| !replay.locals.contains_key(range));
     let promises = match &config.cluster {
         Some(_) => replay.promises,
         None => BTreeMap::new(),
@@ -402,6 +424,7 @@ pub(crate) async fn recover_dir<E: Env>(
         promises,
         strangers: Vec::new(),
         held_elsewhere: BTreeMap::new(),
+        strays,
         gone,
         injuries,
         clock,
@@ -535,7 +558,7 @@ struct Replaying<E: Env> {
     tails: BTreeMap<RangeId, Tail>,
     /// Terms and votes of replicas that are not here, or not yet.
     promises: BTreeMap<RangeId, HardState>,
-    /// Ranges that are marked, have entries in the log that are not forgotten, and no tablet.
+    /// Ranges that have entries in the log that are not forgotten, and no tablet.
     without_tablet: BTreeSet<RangeId>,
     /// Seen so far.
     entries: u64,
@@ -620,7 +643,7 @@ impl<E: Env> Replaying<E> {
                 let was_without = self.without_tablet.remove(&range);
                 base::sometimes!(
                     "node: entries of a range that came back were passed over",
-                    was_without
+                    was_without && self.marked.contains(&range)
                 );
                 Ok(())
             }
@@ -662,11 +685,8 @@ impl<E: Env> Replaying<E> {
     ) -> Result<(), RecoverError> {
         let index = at.mark.index;
         let Some(local) = self.locals.get(&range) else {
-            // A range that has left this shard has no marker here; its entries are in its tables. One that came back has a marker
-            // before it has its state, and its entries are forgotten, as a later record says.
-            if self.marked.contains(&range) {
-                self.without_tablet.insert(range);
-            }
+            // A range that has left this shard has no marker here; its entries are in its tables.
+            self.without_tablet.insert(range);
             return Ok(());
         };
         let applied = local.replica.applied_index();

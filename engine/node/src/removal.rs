@@ -154,7 +154,10 @@ impl<E: Env, B> State<E, B> {
         self.stop_sending(range, None);
         let seat = self.seat_of(slot);
         // What is read for followers comes back to the slot, which a later replica of the range may have by then.
-        base::sometimes!("node: a replica that goes waits until entries are read", seat.fetches > 0);
+        base::sometimes!(
+            "node: a replica that goes waits until entries are read",
+            seat.fetches > 0
+        );
         if seat.writes > 0 || seat.fetches > 0 || seat.installing {
             return Leaving::Waits;
         }

@@ -194,6 +194,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     let (assembled, early) = assemble(&env, &mailbox, &storage, identity, first, &mut found, address).await?;
     drop_twins(&env, me, &assembled.map, &mut found).await?;
     found.keep_promises(&assembled.promises);
+    found.forget_strays(me, &assembled.map);
     let injuries = &mut found.injuries;
     injuries
         .forget_others(&env, me, &assembled.map, &assembled.held)

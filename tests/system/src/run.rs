@@ -21,7 +21,7 @@ use core::time::Duration;
 use env::{Disk, Env, Instant};
 use node::{Cluster, Member, NodeConfig};
 use sim::{Fault, Report, Sim, SimNodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use storage::Tablet;
@@ -672,7 +672,20 @@ fn is_damage(error: &str) -> bool {
         .any(|word| text.contains(word))
 }
 
-/// Every checksum of every table and log, of a machine on which nothing runs.
+/// Notes for which ranges a log keeps its segments, as one record of it after the other says.
+fn note_held(held: &mut BTreeSet<base::RangeId>, record: &log::Record<'_>) {
+    match *record {
+        log::Record::Entry { range, .. } => {
+            held.insert(range);
+        }
+        log::Record::Forget { range } => {
+            held.remove(&range);
+        }
+        log::Record::HardState { .. } | log::Record::Truncate { .. } => {}
+    }
+}
+
+/// Every checksum of every table and log, of a machine on which nothing runs, and whether logs keep what is not their shard's.
 fn verify(sim: &mut Sim, node: SimNodeId) -> Vec<String> {
     let env = sim.env(node, ShardId(0));
     sim.block_on(async move {
@@ -701,10 +714,22 @@ fn verify(sim: &mut Sim, node: SimNodeId) -> Vec<String> {
                 continue;
             };
             let dir = format!("shard-{shard}/wal");
-            match log::verify::verify(&env, &dir, ShardId(shard), &mut |_| {}).await {
+            let mut held = BTreeSet::new();
+            let mut visit = |found: log::verify::Found<'_>| {
+                if let log::verify::Found::Record { record, .. } = found {
+                    note_held(&mut held, &record);
+                }
+            };
+            match log::verify::verify(&env, &dir, ShardId(shard), &mut visit).await {
                 Ok(report) => wrong.extend(report.damage.map(|damage| format!("log damage: {damage:?}"))),
                 Err(error) => wrong.push(format!("the log of shard {shard} cannot be verified: {error}")),
             }
+            let marks = env.disk().list(&format!("shard-{shard}/ranges")).await;
+            let marks = marks.unwrap_or_default();
+            held.retain(|range| marks.iter().all(|mark| mark.name != range.0.to_string()));
+            let kept =
+                |range| format!("the log of shard {shard} keeps range {range}, which the shard has not");
+            wrong.extend(held.into_iter().map(kept));
         }
         wrong
     })
