@@ -26,7 +26,7 @@ use wire::{Frame, PeerRef, WireError, decode_peer};
 
 /// How often a letter is handed from shard to shard.
 const HOPS_MAX: u8 = 3;
-/// Messages that wait for room in a ring, from which on letters are dropped.
+/// Messages that wait for room in a ring, from which on letters are dropped, and what else may be left out.
 const WAITING_MAX: usize = 1024;
 
 impl<E: Env, B> State<E, B> {
@@ -67,9 +67,13 @@ impl<E: Env, B> State<E, B> {
 
     /// Whether something for another shard may be handed on once more.
     pub(crate) fn may_hand_on(&self, to: ShardId, hops: u8) -> bool {
-        let is_full = self.overflow[usize::from(to.0)].len() >= WAITING_MAX;
         base::sometimes!("node: a letter went round", hops >= HOPS_MAX);
-        hops < HOPS_MAX && !is_full
+        hops < HOPS_MAX && self.takes_more(to)
+    }
+
+    /// Whether something that may as well be left out is sent to another shard: not to one that does not keep up.
+    pub(crate) fn takes_more(&self, to: ShardId) -> bool {
+        self.overflow[usize::from(to.0)].len() < WAITING_MAX
     }
 
     /// Takes a letter that came from the shard `caller` of another node, and was handed on `hops` times.

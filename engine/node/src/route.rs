@@ -113,6 +113,11 @@ impl<E: Env, B> State<E, B> {
 
     /// Asks another shard; the answer arrives in the receiver.
     pub(crate) fn ask(&mut self, to: ShardId, ask: Ask) -> Receiver<Answer> {
+        self.ask_by_ticket(to, ask).1
+    }
+
+    /// The same, with the ticket of the question: whoever does not wait for the answer to the end takes it back.
+    pub(crate) fn ask_by_ticket(&mut self, to: ShardId, ask: Ask) -> (u64, Receiver<Answer>) {
         let (sender, receiver) = oneshot();
         self.ticket_last += 1;
         self.tickets.insert(self.ticket_last, sender);
@@ -123,7 +128,7 @@ impl<E: Env, B> State<E, B> {
                 ask,
             },
         );
-        receiver
+        (self.ticket_last, receiver)
     }
 
     /// The entry of a live slot as it is now.

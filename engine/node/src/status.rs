@@ -5,8 +5,10 @@ use crate::local::Local;
 use crate::message::{Answer, Ask, Origin, ShardMessage};
 use crate::read::ReadGuard;
 use crate::shard::Shard;
+use crate::start::{First, race};
 use crate::state::{Message, Route, Slot, State};
 use base::{Index, RangeId, ReplicaId, ShardId};
+use core::time::Duration;
 use env::{Clock, Env, Mailbox, Tasks};
 use replica::group::{life_of, node_of, replica_on};
 use serde::Serialize;
@@ -14,6 +16,8 @@ use std::collections::BTreeMap;
 use storage::Tablet;
 use wire::reply::StatusReply;
 
+/// How long a map of ranges waits for what the other shards say of theirs: a client asks another node after half a second.
+const RANGES_WAIT: Duration = Duration::from_millis(200);
 /// How often a replica's content is read until no entry comes meanwhile.
 const TRIES_MAX: u32 = 4;
 
@@ -287,19 +291,39 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
 }
 
 impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
-    /// Who leads the ranges of the other shards, and votes in them, by range.
+    /// Who leads the ranges of the other shards, and votes in them, by range. Shards that do not answer soon are left out: the map says
+    /// less of their ranges, and clients find out.
     pub(crate) async fn ranges_of_others(&self) -> BTreeMap<u64, RangeStatus> {
         let me = self.mailbox.shard();
         let others = (0..self.mailbox.shards())
             .map(ShardId)
             .filter(|&shard| shard != me);
-        let asked: Vec<_> = others
-            .map(|shard| self.step(|state| state.ask(shard, Ask::Ranges)))
-            .collect();
+        let ask = |shard| {
+            self.step(|state| {
+                let takes_more = state.takes_more(shard);
+                takes_more.then(|| state.ask_by_ticket(shard, Ask::Ranges))
+            })
+        };
+        let asked: Vec<_> = others.filter_map(ask).collect();
         let mut ranges = BTreeMap::new();
-        for answer in asked {
-            if let Some(Answer::Ranges(more)) = answer.await {
-                ranges.extend(more.into_iter().map(|range| (range.range, range)));
+        let mut end = core::pin::pin!(self.env.clock().sleep(RANGES_WAIT));
+        let mut is_over = false;
+        for (ticket, answer) in asked {
+            let answer = match is_over {
+                false => race(answer, end.as_mut()).await,
+                true => race(answer, core::future::ready(())).await,
+            };
+            match answer {
+                First::Left(Some(Answer::Ranges(more))) => {
+                    ranges.extend(more.into_iter().map(|range| (range.range, range)));
+                }
+                // The node is stopping.
+                First::Left(_) => {}
+                First::Right(()) => {
+                    base::sometimes!("node: a map of ranges does not wait for a shard");
+                    is_over = true;
+                    self.with_state(|state| state.tickets.remove(&ticket));
+                }
             }
         }
         ranges
