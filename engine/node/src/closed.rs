@@ -49,6 +49,8 @@ const LISTED_MAX: usize = 1 << 20;
 
 /// Messages of a series between two looks for ranges that are listed to a shard that has them not: what said so may have been lost.
 const LOOKS_FOR_ASTRAY: u64 = 64;
+/// Ranges that other shards are told of at one look; the rest comes with the next ones.
+const ASTRAY_MAX: usize = 256;
 
 /// Up to when a replica knows its range to be closed, beside what is on the lists now.
 #[derive(Debug, Default)]
@@ -459,7 +461,13 @@ impl<E: Env, B> State<E, B> {
         {
             listed.extend(speaker.listed.keys());
         }
-        listed.into_iter().for_each(|range| self.send_after(range));
+        let mut astray = 0;
+        for range in listed {
+            if astray >= ASTRAY_MAX {
+                break;
+            }
+            astray += usize::from(self.send_after(range));
+        }
         // Nobody whose clock is within the bound promises anything beyond this one's.
         let wall_ns = self.env.clock().wall_ns();
         let offset_ns = self
@@ -478,16 +486,18 @@ impl<E: Env, B> State<E, B> {
         Ok(())
     }
 
-    /// A leader lists a range here: if its replica is on another shard, that one says so.
-    fn send_after(&mut self, range: RangeId) {
+    /// A leader lists a range here: if its replica is on another shard, that one says so. Whether it is.
+    fn send_after(&mut self, range: RangeId) -> bool {
         if self.here.contains_key(&range) {
-            return;
+            return false;
         }
         let entry = self.map.get(range).filter(|entry| !entry.is_hole());
-        if let Some(shard) = entry.map(|entry| entry.shard).filter(|shard| *shard != self.me) {
+        let shard = entry.map(|entry| entry.shard).filter(|shard| *shard != self.me);
+        if let Some(shard) = shard.filter(|shard| self.takes_more(*shard)) {
             base::sometimes!("node: a range was listed as closed to a shard that has it not");
             self.send(shard, ShardMessage::Misdirected(range));
         }
+        shard.is_some()
     }
 
     /// The leader of a range takes its replica to be on another shard than this one, which has it.

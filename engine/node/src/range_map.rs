@@ -8,6 +8,7 @@
 //! - Of two entries for one range, the one with the higher generation counts, and of two with the same the one that moved more often.
 //! - A complete map covers the key space without gap or overlap; only a map between two edits may not.
 
+use base::collections::FastMap;
 use base::key::Span;
 use base::{RangeId, ShardId};
 use replica::Descriptor;
@@ -53,6 +54,8 @@ pub struct RangeMap {
     is_partial: bool,
     /// The first eight bytes of each start key, as a number that sorts the same way: what a look-up searches first.
     heads: Vec<u64>,
+    /// Where each range is among the entries; holes are not here.
+    positions: FastMap<RangeId, u32>,
 }
 
 /// The entries do not cover the key space.
@@ -114,6 +117,10 @@ impl RangeMap {
             .iter()
             .map(|entry| head(&entry.descriptor.span.start))
             .collect();
+        let ranges = (0u32..).zip(&self.entries).filter(|(_, entry)| !entry.is_hole());
+        self.positions.clear();
+        self.positions
+            .extend(ranges.map(|(at, entry)| (entry.descriptor.range, at)));
     }
 
     /// Takes a range out that has no replica here any more.
@@ -229,10 +236,11 @@ impl RangeMap {
         after.checked_sub(1).expect("some key lies before the end")
     }
 
-    /// The entry of a range.
+    /// The entry of a range; none of a hole.
     #[must_use]
     pub fn get(&self, range: RangeId) -> Option<&RangeEntry> {
-        self.entries.iter().find(|entry| entry.descriptor.range == range)
+        let at = self.positions.get(&range)?;
+        self.entries.get(*at as usize)
     }
 
     /// The shard with the fewest ranges of `shards`; the lowest of equals.
@@ -361,6 +369,11 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(ranges(&map), [0, 3, 0, 5, 0]);
+        let found = |map: &RangeMap, range| map.get(RangeId(range)).map(|entry| entry.descriptor.range.0);
+        assert_eq!(
+            [0, 3, 5, 7].map(|range| found(&map, range)),
+            [None, Some(3), Some(5), None]
+        );
         assert_eq!([b"a", b"c", b"e"].map(|key| range_at(&map, key)), [0, 3, 0]);
         map.merge([
             entry(2, b"", Some(b"b"), 1, 0),
@@ -368,6 +381,16 @@ mod tests {
             entry(6, b"g", None, 1, 0),
         ]);
         assert_eq!(ranges(&map), [2, 3, 4, 5, 6]);
+        assert_eq!(
+            (2..7).filter_map(|range| found(&map, range)).collect::<Vec<_>>(),
+            ranges(&map)
+        );
+        map.remove(RangeId(4));
+        assert_eq!([4, 5].map(|range| found(&map, range)), [None, Some(5)]);
+        assert_eq!(
+            map.entries()[map.position(b"f")],
+            *map.get(RangeId(5)).expect("it is here")
+        );
         assert_eq!(RangeMap::partial(1, []).entries().len(), 1);
     }
 
