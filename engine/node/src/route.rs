@@ -6,6 +6,7 @@ use crate::neighbours::PREFETCH;
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
 use crate::state::{Message, Route, Slot, State};
+use base::collections::FastSet;
 use base::prefetch::prefetch_value;
 use base::{RangeId, ShardId, Timestamp};
 use env::sync::{Receiver, oneshot};
@@ -198,27 +199,31 @@ impl<E: Env, B> State<E, B> {
             .zip(&self.slots)
             .filter_map(|(slot, content)| content.live().map(|_| self.entry_of(slot)))
             .collect();
-        next.merge(own);
         // A range that is opening here is not in `own`; its entry came with the move and stays.
-        let opening: Vec<_> = self
-            .map
-            .entries()
-            .iter()
-            .filter(|entry| self.is_opening(entry))
-            .cloned()
-            .collect();
-        next.merge(opening);
+        let opening = |slot: &Slot<E>| match slot {
+            Slot::Opening(range, _) => self.map.get(*range).cloned(),
+            Slot::Free | Slot::Live(_) | Slot::Stranger(_) => None,
+        };
+        let opening: Vec<_> = self.slots.iter().filter_map(opening).collect();
         // What was removed here is told to shard 0 when its files are gone, and it may tell of something else before.
-        let here = |range: RangeId| self.slot_of(range).is_some();
-        let gone =
-            |entry: &RangeEntry| entry.shard == self.me && !entry.is_hole() && !here(entry.descriptor.range);
+        let here = self.slots.iter().filter_map(|slot| match slot {
+            Slot::Live(local) => Some(local.range),
+            Slot::Opening(range, _) => Some(*range),
+            Slot::Free | Slot::Stranger(_) => None,
+        });
+        let here: FastSet<RangeId> = here.collect();
+        next.merge(own);
+        next.merge(opening);
+        let stays = |entry: &RangeEntry| {
+            entry.shard != self.me || entry.is_hole() || here.contains(&entry.descriptor.range)
+        };
         let lost: Vec<RangeId> = next
             .entries()
             .iter()
-            .filter(|entry| gone(entry))
+            .filter(|entry| !stays(entry))
             .map(|entry| entry.descriptor.range)
             .collect();
-        next.retain(|entry| !lost.contains(&entry.descriptor.range));
+        next.retain(stays);
         self.map = next;
         self.update_routes();
         for range in lost {
@@ -227,12 +232,6 @@ impl<E: Env, B> State<E, B> {
                 self.send(ShardId(0), ShardMessage::Removed { range });
             }
         }
-    }
-
-    fn is_opening(&self, entry: &RangeEntry) -> bool {
-        self.slots
-            .iter()
-            .any(|slot| matches!(slot, Slot::Opening(range, _) if *range == entry.descriptor.range))
     }
 
     /// Computes the routes anew after a change of map or slots.
