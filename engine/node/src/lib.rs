@@ -66,6 +66,7 @@ mod state;
 pub mod status;
 mod strangers;
 mod transfer;
+mod waiting;
 mod write;
 
 pub use cluster::{Cluster, Member};

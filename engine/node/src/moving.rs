@@ -1,15 +1,16 @@
 //! Moving a range to another shard of the node, online. What it has applied goes to disk, what its log has beyond goes to the other
-//! shard's log, its marker is renamed, and its place in its group goes over as it is. Requests that come meanwhile wait and travel with
-//! it.
+//! shard's log, the other shard gets a marker and this one's goes, and its place in its group goes over as it is. Requests that come
+//! meanwhile wait and travel with it.
 //!
 //! ```text
-//!  old shard:  flush (serving) │ block, drain, fall silent, flush │ Prepare ──►        │ rename marker │ MoveIn ──►
-//!  new shard:                                                       log: what is beyond │                          open │ go on
+//!  old shard:  flush (serving) │ block, drain, fall silent, flush │ Prepare ──►        │ second marker, first goes │ MoveIn ──►
+//!  new shard:                                                       log: what is beyond │                                      open │ go on
 //! ```
 //!
-//! A crash before the rename is durable leaves the range where it was, one after it where it goes: in both cases complete, since the new
-//! shard's log has what the old one has beyond the tables. What a log has of an earlier stay of the range ends with
-//! [`Record::Forget`], which comes before anything of the next stay.
+//! A crash before the second marker is durable leaves the range where it was, one after the first is gone where it goes, and one in
+//! between at either: in all cases complete, since the new shard's log has what the old one has beyond the tables. What a log has of an
+//! earlier stay of the range, or of one that a crash prevented, ends with [`Record::Forget`], which comes before anything of the next
+//! stay, or at the next start.
 //!
 //! The group is not started anew: a leader goes on leading, and a follower stays bound to whom it follows by its node's support. That
 //! must not be forgotten, or it would elect another leader beside one that reads under its lease; so it is the same [`Raft`], and goes

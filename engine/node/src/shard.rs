@@ -19,6 +19,7 @@ use crate::message::{Answer, Ask, MoveIn, Origin, OwnedRequest, RawRequest, Shar
 use crate::refusal::Refusal;
 use crate::state::{Arrival, Job, Message, Route, Slot, Socket, State};
 use crate::status::RangeStatus;
+use crate::waiting;
 use crate::write::first_violated;
 use base::api::ReadAt;
 use base::{RequestId, ShardId, Timestamp};
@@ -519,7 +520,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         for (to, message) in core::mem::take(&mut state.ring_out) {
             let overflow = &mut state.overflow[usize::from(to.0)];
             if !overflow.is_empty() {
-                overflow.push_back(message);
+                waiting::push(overflow, message);
             } else if let Err(message) = self.mailbox.try_send(to, message) {
                 base::sometimes!("node: ring full");
                 overflow.push_back(message);

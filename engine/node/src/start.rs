@@ -449,7 +449,7 @@ async fn assemble<E: Env, B: Mailbox<Message<E>>>(
     Ok((assembled, Vec::new()))
 }
 
-/// A crash in the middle of a hand-over may leave the range's marker with both shards. Everything of it is in tables by then
+/// A crash in the middle of a hand-over may leave the range's marker with both shards. Both logs have what is not in its tables by then,
 /// and the new shard has not served it, so it does not matter which one keeps it: the map says, the other one lets go.
 async fn drop_twins<E: Env>(
     env: &E,

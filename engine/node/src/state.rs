@@ -322,7 +322,7 @@ pub(crate) struct State<E: Env, B: 'static> {
 
     pub(crate) replies: Vec<Replies>,
     pub(crate) reply_outbox: wire::Outbox,
-    /// Messages that their ring had no room for, by shard; bounded by the requests that connections may have open.
+    /// Messages that their ring had no room for, by shard: see `waiting`.
     pub(crate) overflow: Vec<VecDeque<Message<E>>>,
     pub(crate) ring_out: Vec<(ShardId, Message<E>)>,
     pub(crate) jobs: Vec<Job<E>>,
