@@ -289,6 +289,38 @@ impl Scenario {
         scenario
     }
 
+    /// A cluster whose ranges move between the shards of their nodes all the time, while leadership is handed over and, in most seeds,
+    /// bits of one node turn around. Ranges have much to flush, and disks take their time.
+    #[must_use]
+    pub fn draw_moves(seed: u64) -> Self {
+        let mut scenario = Self::draw_cluster(seed);
+        let mut prng = Prng::new(seed ^ 0x6d6f_7665_7300_0001);
+        scenario.shards = (0..scenario.nodes).map(|_| 2 + small(prng.below(2))).collect();
+        scenario.mix.move_range = 10 + prng.below(40);
+        scenario.mix.place = 2 + prng.below(10);
+        scenario.value_bytes = 1 << (9 + prng.below(4));
+        scenario.node.storage.memtable_bytes_max = 1 << 20;
+        scenario.node.storage.memory_bytes_max = 16 << 20;
+        scenario.node.log_bytes_max = 1 << 20;
+        let disk = &mut scenario.sim.disk;
+        disk.slow = disk.slow.max(prng.unit() * 0.2);
+        disk.slow_ns = disk.slow_ns.min(100_000_000);
+        if scenario.mode == Mode::Survivable && prng.chance(0.7) {
+            scenario.node.scrub_bytes_per_second = 1 << 30;
+            scenario.node.scrub_pause = Duration::from_millis(20);
+            scenario.reshard = 0.0;
+            scenario.flips = Some(Flips {
+                victim: small(prng.below(u64::from(scenario.founders))),
+                every: prng.between(200, 800),
+                bits_max: 8,
+                times: 4,
+                at_end: false,
+                unreadable: false,
+            });
+        }
+        scenario
+    }
+
     /// Nodes of a cluster have different numbers of shards, and ranges move between them.
     fn draw_shards(&mut self) {
         // Apart from what else is drawn, so that a seed stays what it is.

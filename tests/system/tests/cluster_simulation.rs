@@ -71,6 +71,12 @@ const REGRESSIONS: &[(u64, &str)] = &[
     ),
 ];
 
+/// The same, of ranges that move all the time.
+const MOVES: &[(u64, &str)] = &[(
+    80,
+    "a crash in the middle of a move left entries in a log that kept it from getting shorter",
+)];
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let first = number("CORELANE_SEED", 1);
@@ -88,6 +94,22 @@ fn seeds_that_found_a_bug_once_find_none() {
     // They are of a time when nobody looked after replicas.
     let draw = |seed| Scenario::draw_cluster(seed).without_placement();
     check_regressions(&REGRESSIONS[..count], draw);
+}
+
+#[test]
+fn ranges_that_move_all_the_time_lose_nothing() {
+    check_regressions(MOVES, Scenario::draw_moves);
+    let first = number("CORELANE_SEED", 1).wrapping_mul(1_000_037) % (u64::MAX / 2);
+    let mut total = Total::default();
+    for seed in first..first + seeds(30, 1) {
+        total.add_run(&Scenario::draw_moves(seed));
+        assert!(
+            total.wrong.is_empty(),
+            "cargo run --profile sim -p corelane-system --bin sim -- --moves --seed {seed} --history FILE\n{:#?}",
+            total.wrong
+        );
+    }
+    eprint!("{}", total.print());
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Runs seeds: `sim --seed N`, `sim --seeds A..B`, `sim --minutes M`, with `--cluster` of several nodes; `--history FILE` writes
-//! the calls of the last run. `sim --trials N` damages the disk of one of three nodes N times, and says what became of it.
+//! Runs seeds: `sim --seed N`, `sim --seeds A..B`, `sim --minutes M`, with `--cluster` of several nodes, with `--moves` of several nodes
+//! whose ranges move between shards all the time; `--history FILE` writes the calls of the last run. `sim --trials N` damages the disk of one of three nodes N times, and says what became of it.
 //!
 //! A failed seed is run again by `sim --seed N --history FILE`; the same seed and commit give the same run.
 
@@ -18,15 +18,27 @@ struct Arguments {
     verbose: bool,
     failures_max: usize,
     cluster: bool,
+    moves: bool,
     trials: Option<u64>,
 }
 
 impl Arguments {
     fn scenario(&self, seed: u64) -> Scenario {
-        if self.cluster {
+        if self.moves {
+            Scenario::draw_moves(seed)
+        } else if self.cluster {
             Scenario::draw_cluster(seed)
         } else {
             Scenario::draw(seed)
+        }
+    }
+
+    /// What names the kind of scenario on the command line.
+    fn kind(&self) -> &'static str {
+        match (self.moves, self.cluster) {
+            (true, _) => "--moves ",
+            (false, true) => "--cluster ",
+            (false, false) => "",
         }
     }
 }
@@ -39,12 +51,17 @@ fn arguments() -> Result<Arguments, String> {
         verbose: false,
         failures_max: 10,
         cluster: false,
+        moves: false,
         trials: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--cluster" {
             parsed.cluster = true;
+            continue;
+        }
+        if word == "--moves" {
+            parsed.moves = true;
             continue;
         }
         if word == "--verbose" {
@@ -120,7 +137,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!(
-                "{error}\nsim [--cluster] [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]\nsim --trials N [--seed FIRST]"
+                "{error}\nsim [--cluster | --moves] [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]\nsim --trials N [--seed FIRST]"
             );
             return ExitCode::from(64);
         }
@@ -152,7 +169,7 @@ fn main() -> ExitCode {
                 .unwrap_or_default();
             println!(
                 "FAILED: cargo run --profile sim -p corelane-system --bin sim -- {}--seed {seed} --history /dev/stdout",
-                if arguments.cluster { "--cluster " } else { "" }
+                arguments.kind()
             );
             wrong.iter().take(3).for_each(|wrong| println!("  {wrong}"));
         }
