@@ -17,16 +17,17 @@
 //! - **C4**: what was promised is sent, and leaves an intent each: nothing is dropped because it would not change anything.
 //! - **C5**: reads see the transaction's own writes; of those laid already, a lost one fails the read.
 //!
-//! Not there: ranged writes, limits on the buffer that spill by themselves ([`Coordinator::flush`] spills when told to).
+//! Not there: limits on the buffer that spill by themselves ([`Coordinator::flush`] spills when told to).
 
 mod commit;
+mod ranged;
 
 use crate::error::{Refusal, TxnError};
-use crate::evaluate::after;
 use crate::record::{Promise, Record};
 use crate::request::{self, Batch, Item, Request};
 use crate::txn::{Bytes, Epoch, Header, Isolation, Keys, Priority, Seq, SeqSpan, TxnId, Who};
 use base::{NodeId, Timestamp};
+use ranged::Deleting;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -92,6 +93,8 @@ pub enum Answer {
         /// Where to go on, when there may be more.
         next: Option<Bytes>,
     },
+    /// The keys that [`Coordinator::delete_range`] deleted, in order: those that had a value.
+    Deleted(Vec<Bytes>),
     /// Committed at `ts`.
     Committed {
         /// The commit timestamp.
@@ -165,6 +168,7 @@ enum Reading {
         keys: Keys,
         found: Option<Page>,
     },
+    Deletion(Deleting),
 }
 
 /// One transaction.
@@ -183,6 +187,8 @@ pub struct Coordinator {
     written: BTreeMap<Bytes, Written>,
     /// Where intents may be, of all epochs.
     locks: BTreeSet<Bytes>,
+    /// And spans of keys, apart from each other and from those above.
+    lock_spans: Vec<Keys>,
     /// Since the first savepoint: for each write, what the buffer had before.
     undo: Option<Vec<(Seq, Bytes, Option<Buffered>)>>,
     ignored: Vec<SeqSpan>,
@@ -243,6 +249,7 @@ impl Coordinator {
             buffer: BTreeMap::new(),
             written: BTreeMap::new(),
             locks: BTreeSet::new(),
+            lock_spans: Vec::new(),
             undo: None,
             ignored: Vec::new(),
             reads: Vec::new(),
@@ -453,7 +460,7 @@ impl Coordinator {
 
     /// Time passes: a heartbeat is sent when one is due and others may have met the transaction.
     pub fn tick(&mut self, now_ns: u64) {
-        let is_met = !self.locks.is_empty() && self.phase != Phase::Over;
+        let is_met = self.has_locks() && self.phase != Phase::Over;
         if is_met && now_ns.saturating_sub(self.beat_at_ns) >= self.config.heartbeat_ns {
             self.beat_at_ns = now_ns;
             if let Some(lost) = self.beat.take() {
@@ -483,10 +490,7 @@ impl Coordinator {
     fn take_buffer(&mut self, pipelined: bool) -> Vec<Request> {
         let mut requests = Vec::with_capacity(self.buffer.len());
         for (key, Buffered { seq, value }) in core::mem::take(&mut self.buffer) {
-            if self.who.anchor.is_empty() && self.locks.is_empty() {
-                Arc::make_mut(&mut self.who).anchor = key.clone();
-            }
-            self.locks.insert(key.clone());
+            self.lock(Keys::One(key.clone()));
             let is_proven = false;
             self.written.insert(key.clone(), Written { seq, is_proven });
             requests.push(Request::Write {
@@ -532,11 +536,12 @@ impl Coordinator {
         if part.is_empty() {
             return;
         }
-        if part
+        if let Some((lost, _)) = part
             .iter()
-            .any(|(_, lookups)| *lookups >= self.config.lookups_max)
+            .find(|(_, lookups)| *lookups >= self.config.lookups_max)
         {
-            return self.give_up();
+            let key = lost.key(Some(&self.who)).into();
+            return self.give_up(key);
         }
         let number = |(request, lookups)| self.number(request, lookups + 1);
         let requests = part.into_iter().map(number).collect();
@@ -627,7 +632,8 @@ impl Coordinator {
                 self.outstanding.remove(item);
             } else if let Some(sent) = self.outstanding.get_mut(item) {
                 if sent.times > self.config.resends_max {
-                    return self.give_up();
+                    let key = sent.request.key(Some(&self.who)).into();
+                    return self.give_up(key);
                 }
                 sent.times += 1;
                 sent.blind |= is_blind;
@@ -653,12 +659,8 @@ impl Coordinator {
             base::sometimes!("txn: reads were condensed");
             self.reads
                 .sort_unstable_by(|one, other| one.start().cmp(other.start()));
-            let end = |keys: &Keys| match keys {
-                Keys::One(key) => Some(after(key)),
-                Keys::Span(_, end) => end.clone(),
-            };
             let hull = |pair: &[Keys]| {
-                let ends: Option<Vec<Bytes>> = pair.iter().map(end).collect();
+                let ends: Option<Vec<Bytes>> = pair.iter().map(ranged::end).collect();
                 Keys::Span(
                     pair[0].start().clone(),
                     ends.and_then(|ends| ends.into_iter().max()),
@@ -666,6 +668,11 @@ impl Coordinator {
             };
             self.reads = self.reads.chunks(2).map(hull).collect();
         }
+    }
+
+    /// Answers a call that the transaction goes on after.
+    fn tell(&mut self, answer: Answer) {
+        self.effects.push(Effect::Answer(answer));
     }
 
     fn finish_reading(&mut self) {
@@ -702,7 +709,8 @@ impl Coordinator {
                 let rows = merged.into_iter().collect();
                 Answer::Rows { rows, next }
             }
+            Some(Reading::Deletion(deleting)) => return self.go_on_deleting(deleting),
         };
-        self.effects.push(Effect::Answer(answer));
+        self.tell(answer);
     }
 }

@@ -11,6 +11,10 @@
 
 mod finish;
 mod push;
+mod ranged;
+
+pub use finish::RESOLVES_MAX;
+pub use ranged::DELETES_MAX;
 
 use crate::error::{Act, Conflict, Party, Refusal, Seen};
 use crate::record::Intent;
@@ -234,7 +238,11 @@ impl<V: View> Evaluation<'_, V> {
         match request {
             Request::Get { key } => self.get(key),
             Request::Scan { keys, rows_max } => self.scan(keys, *rows_max),
-            Request::Write { key, seq, value, .. } => self.write(key, *seq, value.as_ref()),
+            Request::Write { key, seq, value, .. } => {
+                let ts = self.lay(key, *seq, value.as_ref())?;
+                Ok(Reply::Laid { ts })
+            }
+            Request::DeleteRange { keys, seq } => self.delete_range(keys, *seq),
             Request::Refresh { keys, from } => self.refresh(keys, *from),
             Request::Query {
                 key,
@@ -318,7 +326,8 @@ impl<V: View> Evaluation<'_, V> {
         }
     }
 
-    fn write(&mut self, key: &Bytes, seq: Seq, value: Option<&Bytes>) -> Step<Reply, V::NeedsIo> {
+    /// Lays an intent, and says where.
+    fn lay(&mut self, key: &Bytes, seq: Seq, value: Option<&Bytes>) -> Step<Timestamp, V::NeedsIo> {
         let header = self.header();
         let ours = Party {
             who: Some(Arc::clone(&header.who)),
@@ -344,7 +353,7 @@ impl<V: View> Evaluation<'_, V> {
                 Ordering::Equal => {
                     if let Some(ts) = replayed(known, seq)? {
                         base::sometimes!("txn: replay of a write");
-                        return Ok(Reply::Laid { ts });
+                        return Ok(ts);
                     }
                     let kept = known.kept_below(&header.ignored);
                     intent.earlier = kept.ok_or_else(|| Refusal::TooManyWrites { key: key.clone() })?;
@@ -384,7 +393,7 @@ impl<V: View> Evaluation<'_, V> {
             });
         }
         self.forward(ts);
-        Ok(Reply::Laid { ts })
+        Ok(ts)
     }
 
     /// Raises the transaction to `ts`.

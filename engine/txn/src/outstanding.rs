@@ -16,6 +16,8 @@ pub(crate) enum Answered {
     Late,
     /// It does not fit what was asked, which counts as lost.
     Lost,
+    /// It is the answer to a part, and the rest is to be asked for.
+    Partly,
     /// It is the answer.
     Fits,
 }
@@ -51,10 +53,14 @@ impl Outstanding {
 
     /// Takes in a reply.
     pub(crate) fn answered(&mut self, item: Item, reply: &Reply) -> Answered {
-        match self.requests.get(&item) {
-            None => Answered::Late,
-            Some(request) if !request.is_answered_by(reply) => Answered::Lost,
-            Some(_) => {
+        match (self.requests.get_mut(&item), reply) {
+            (None, _) => Answered::Late,
+            (Some(request), _) if !request.is_answered_by(reply) => Answered::Lost,
+            (Some(request), Reply::Partly { next }) => {
+                request.go_on(next);
+                Answered::Partly
+            }
+            (Some(_), _) => {
                 self.requests.remove(&item);
                 Answered::Fits
             }
@@ -75,14 +81,7 @@ impl Outstanding {
     /// then.
     pub(crate) fn cut(&mut self, items: &[Item], item: Item, at: &[u8]) -> Vec<Item> {
         let mut items = items.to_vec();
-        if let Some(Request::Resolve { keys, .. }) = self.requests.get_mut(&item)
-            && let Some((left, right)) = keys.cut(at)
-        {
-            *keys = left;
-            let mut other = self.requests[&item].clone();
-            if let Request::Resolve { keys, .. } = &mut other {
-                *keys = right;
-            }
+        if let Some(other) = self.requests.get_mut(&item).and_then(|request| request.cut(at)) {
             items.push(self.next_item);
             self.requests.insert(self.next_item, other);
             self.next_item += 1;
@@ -122,6 +121,17 @@ mod tests {
         );
         outstanding.clear();
         assert!(outstanding.is_empty() && !outstanding.has(1));
+    }
+
+    #[test]
+    fn what_is_done_in_part_is_asked_for_the_rest() {
+        let mut outstanding = Outstanding::default();
+        outstanding.ask([resolve("a", "f")]);
+        let next = b"c"[..].into();
+        let answered = outstanding.answered(0, &Reply::Partly { next });
+        assert_eq!(answered, Answered::Partly);
+        let rest = outstanding.again(&[0]).map(|batch| batch.requests);
+        assert_eq!(rest, Some(vec![(0, resolve("c", "f"))]));
     }
 
     #[test]

@@ -119,14 +119,17 @@ impl Pusher {
     pub fn on_answer(&mut self, items: &[Item], answer: Answer) {
         match answer {
             Ok(replies) => {
-                let mut lost = Vec::new();
+                let (mut lost, mut rest) = (Vec::new(), Vec::new());
                 for (item, reply) in replies {
                     match (self.outstanding.answered(item, &reply), reply) {
                         (Answered::Fits, Reply::Pushed(pushed)) => self.on_pushed(pushed),
                         (Answered::Lost, _) => lost.push(item),
+                        (Answered::Partly, _) => rest.push(item),
                         (Answered::Fits | Answered::Late, _) => {}
                     }
                 }
+                self.effects
+                    .extend(self.outstanding.again(&rest).map(Effect::Send));
                 self.on_lost(&lost);
             }
             Err((item, refusal)) => {

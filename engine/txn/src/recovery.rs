@@ -92,7 +92,7 @@ impl Recovery {
                     match self.outstanding.answered(item, &reply) {
                         Answered::Fits if !self.is_over => self.on_reply(reply),
                         Answered::Lost => lost.push(item),
-                        Answered::Fits | Answered::Late => {}
+                        Answered::Fits | Answered::Late | Answered::Partly => {}
                     }
                 }
                 self.on_lost(&lost);

@@ -35,6 +35,14 @@ pub enum Request {
         /// The answer is not to wait until the intent is durable: it says where it will be, if it will. A query proves it later.
         pipelined: bool,
     },
+    /// Lays an intent that deletes on every key of a span, within one range, that the transaction sees a value of. The snapshot
+    /// decides: what others insert afterwards stays, and a serializable transaction notices it when its reads are validated.
+    DeleteRange {
+        /// The span.
+        keys: Keys,
+        /// The place of all these writes among the transaction's.
+        seq: Seq,
+    },
     /// Asks whether what was read at `from` is still so at the header's `read_ts`.
     Refresh {
         /// What was read.
@@ -90,7 +98,7 @@ pub enum Request {
         /// Whether every promise was kept: the transaction is committed. Otherwise one of them never will be.
         kept: bool,
     },
-    /// Does to a transaction's intents what became of it.
+    /// Does to a transaction's intents what became of it: at most [`crate::evaluate::RESOLVES_MAX`] of them at a time.
     Resolve {
         /// Where they may be.
         keys: Keys,
@@ -232,6 +240,7 @@ impl Request {
             Self::Get { .. }
             | Self::Scan { .. }
             | Self::Write { .. }
+            | Self::DeleteRange { .. }
             | Self::Refresh { .. }
             | Self::End { .. }
             | Self::Beat => true,
@@ -256,11 +265,38 @@ impl Request {
         matches!(self, Self::End { .. } | Self::Write { .. } | Self::Query { .. })
     }
 
+    /// A range ends at `at`: it is about what is before from now on. Returns the same for what is behind, if it was about that too.
+    pub(crate) fn cut(&mut self, at: &[u8]) -> Option<Self> {
+        let mut other = self.clone();
+        let (one, two) = (self.span_mut()?, other.span_mut()?);
+        let (left, right) = one.cut(at)?;
+        (*one, *two) = (left, right);
+        Some(other)
+    }
+
+    /// What is before `next` is done.
+    pub(crate) fn go_on(&mut self, next: &[u8]) {
+        if let Some(keys) = self.span_mut()
+            && let Some((_, right)) = keys.cut(next)
+        {
+            *keys = right;
+        }
+    }
+
+    fn span_mut(&mut self) -> Option<&mut Keys> {
+        match self {
+            Self::DeleteRange { keys, .. } | Self::Refresh { keys, .. } | Self::Resolve { keys, .. } => {
+                Some(keys)
+            }
+            _ => None,
+        }
+    }
+
     /// The keys whose intents it may change, save for an end, which changes them all.
     fn changed(&self) -> Option<Keys> {
         match self {
             Self::Write { key, .. } => Some(Keys::One(key.clone())),
-            Self::Resolve { keys, .. } => Some(keys.clone()),
+            Self::DeleteRange { keys, .. } | Self::Resolve { keys, .. } => Some(keys.clone()),
             _ => None,
         }
     }
@@ -273,6 +309,7 @@ impl Request {
             Self::Get { .. } => matches!(reply, Reply::Value(_)),
             Self::Scan { .. } => matches!(reply, Reply::Rows { .. }),
             Self::Write { .. } => matches!(reply, Reply::Laid { .. }),
+            Self::DeleteRange { .. } => matches!(reply, Reply::Deleted { .. }),
             Self::Refresh { .. } => matches!(reply, Reply::Refreshed),
             Self::Query { .. } => matches!(reply, Reply::Queried(_)),
             Self::End { .. } => matches!(reply, Reply::Ended(_)),
@@ -280,7 +317,8 @@ impl Request {
             Self::Push { .. } => matches!(reply, Reply::Pushed(_)),
             Self::QueryTxn { .. } => matches!(reply, Reply::Record(_)),
             Self::Recover { .. } => matches!(reply, Reply::Recovered(_)),
-            Self::Resolve { .. } | Self::Forget { .. } => matches!(reply, Reply::Done),
+            Self::Resolve { .. } => matches!(reply, Reply::Done | Reply::Partly { .. }),
+            Self::Forget { .. } => matches!(reply, Reply::Done),
         }
     }
 
@@ -292,7 +330,10 @@ impl Request {
     pub fn key<'a>(&'a self, sender: Option<&'a Arc<Who>>) -> &'a [u8] {
         match self {
             Self::Get { key } | Self::Write { key, .. } | Self::Query { key, .. } => key,
-            Self::Scan { keys, .. } | Self::Refresh { keys, .. } | Self::Resolve { keys, .. } => keys.start(),
+            Self::Scan { keys, .. }
+            | Self::DeleteRange { keys, .. }
+            | Self::Refresh { keys, .. }
+            | Self::Resolve { keys, .. } => keys.start(),
             Self::End { .. } | Self::Beat => &sender.expect("a transaction ends itself").anchor,
             Self::Push { pushee, .. } => &pushee.who.anchor,
             Self::QueryTxn { who } | Self::Recover { who, .. } | Self::Forget { who } => &who.anchor,
@@ -318,6 +359,15 @@ pub enum Reply {
         /// At least the header's `write_ts`.
         ts: Timestamp,
     },
+    /// [`Request::DeleteRange`].
+    Deleted {
+        /// The keys that have an intent of it, in order; a replay gets the same ones.
+        keys: Vec<Bytes>,
+        /// The greatest timestamp of these intents; at least the header's `write_ts`.
+        ts: Timestamp,
+        /// Where to go on, when there may be more.
+        next: Option<Bytes>,
+    },
     /// [`Request::Refresh`].
     Refreshed,
     /// [`Request::Query`]: the timestamp of the write, if it is there. It counts if that is not above the one asked for.
@@ -337,6 +387,11 @@ pub enum Reply {
     Record(Option<Box<Record>>),
     /// [`Request::Recover`]: how the transaction ended; `None` when its coordinator is alive and has gone on.
     Recovered(Option<Outcome>),
+    /// [`Request::Resolve`], when there are more intents than it changes at a time.
+    Partly {
+        /// Where to go on.
+        next: Bytes,
+    },
     /// [`Request::Resolve`] and [`Request::Forget`].
     Done,
 }

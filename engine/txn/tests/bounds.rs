@@ -4,6 +4,7 @@ mod fixtures;
 
 use base::{ClientId, limits};
 use corelane_txn::coordinator::{Answer, Config, Coordinator, Effect};
+use corelane_txn::evaluate::{DELETES_MAX, RESOLVES_MAX};
 use corelane_txn::record::{EARLIER_BYTES_MAX, EARLIER_MAX};
 use corelane_txn::request::{Reply, Request};
 use corelane_txn::txn::{Seq, SeqSpan, Who};
@@ -108,42 +109,72 @@ fn an_intent_keeps_so_many_bytes_and_none_of_what_was_taken_back() {
     assert_eq!(intent.newest_kept(&later), Some((Seq(1), Some(&half))));
 }
 
+/// Lets one range answer everything: the last answer to the client, and how many batches that took.
+fn drive(range: &mut Range, txn: &mut Coordinator) -> (Option<Answer>, usize) {
+    let (mut told, mut batches) = (None, 0);
+    loop {
+        let effects = txn.effects();
+        if effects.is_empty() {
+            return (told, batches);
+        }
+        for effect in effects {
+            match effect {
+                Effect::Send(batch) | Effect::SendAgain(batch) => {
+                    batches += 1;
+                    let context = range.context(ts(20), 1000);
+                    let (answer, changes) = range.evaluate(&context, &batch);
+                    for change in changes {
+                        range.tables.apply(change);
+                    }
+                    let items: Vec<_> = batch.requests.iter().map(|(item, _)| *item).collect();
+                    txn.on_answer(&items, answer);
+                }
+                Effect::Answer(answer) => told = Some(answer),
+                Effect::Recover(_) | Effect::Over => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_large_span_is_deleted_and_resolved_in_parts() {
+    let mut range = Range::new("", None);
+    let count = DELETES_MAX * 2 + 5;
+    for n in 0..count {
+        range
+            .tables
+            .put(&bytes(&format!("k{n:06}")), ts(1), ts(1), Some(bytes("v")));
+    }
+    let what = (Isolation::Snapshot, Priority::Normal);
+    let mut txn = Coordinator::begin(Config::default(), ID, "", what, ts(10));
+    txn.delete_range(Keys::Span(bytes("k"), Some(bytes("l"))));
+    match drive(&mut range, &mut txn) {
+        (Some(Answer::Deleted(keys)), 3) => assert_eq!(keys.len(), count),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(range.tables.intents.len(), count);
+    txn.commit();
+    let (answer, batches) = drive(&mut range, &mut txn);
+    assert!(matches!(answer, Some(Answer::Committed { .. })), "{answer:?}");
+    // The end, the intents in parts, and the record is forgotten.
+    assert_eq!(batches, 1 + count.div_ceil(RESOLVES_MAX) + 1);
+    assert!(txn.is_over() && range.tables.intents.is_empty() && range.tables.records.is_empty());
+    let (rows, next) = scan(&mut range, &bytes("k"));
+    assert_eq!((rows, next), (0, None));
+}
+
 #[test]
 fn a_transaction_that_flushes_a_key_too_often_is_told_so() {
     let mut range = Range::new("", None);
     let what = (Isolation::Snapshot, Priority::Normal);
     let mut txn = Coordinator::begin(Config::default(), ID, "", what, ts(10));
-    let mut told = None;
-    let mut run = |txn: &mut Coordinator| {
-        loop {
-            let effects = txn.effects();
-            if effects.is_empty() {
-                return told.clone();
-            }
-            for effect in effects {
-                match effect {
-                    Effect::Send(batch) | Effect::SendAgain(batch) => {
-                        let context = range.context(ts(20), 1000);
-                        let (answer, changes) = range.evaluate(&context, &batch);
-                        for change in changes {
-                            range.tables.apply(change);
-                        }
-                        let items: Vec<_> = batch.requests.iter().map(|(item, _)| *item).collect();
-                        txn.on_answer(&items, answer);
-                    }
-                    Effect::Answer(answer) => told = Some(answer),
-                    Effect::Recover(_) | Effect::Over => {}
-                }
-            }
-        }
-    };
     for _ in 0..=EARLIER_MAX + 1 {
         txn.write(bytes("a"), Some(bytes("v")));
         txn.flush();
-        assert_eq!(run(&mut txn), None);
+        assert_eq!(drive(&mut range, &mut txn).0, None);
     }
     txn.commit();
-    let answer = run(&mut txn);
+    let (answer, _) = drive(&mut range, &mut txn);
     let expected = TxnError::TooManyWrites { key: bytes("a") };
     assert_eq!(answer, Some(Answer::Failed(expected.clone())));
     assert!(!expected.is_retryable());

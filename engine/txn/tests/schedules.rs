@@ -1,7 +1,8 @@
 //! Random schedules: many transactions over a few ranges, with messages that are lost, repeated and reordered, coordinators that stop,
 //! leases that move, ranges that split and merge, timestamps that close; then calm, in which everything ends; then the history is checked.
 //!
-//! Workloads: lists that are appended to, a bank whose total every audit must see, and pairs for write skew. Isolation is drawn for each
+//! Workloads: lists that are appended to, a bank whose total every audit must see, pairs for write skew, and registers that are put, and
+//! deleted by spans. Isolation is drawn for each
 //! transaction, or for the whole run.
 //!
 //! `SEEDS=A..B cargo test -p corelane-txn --test schedules -- --nocapture` runs others than the default seeds; with `TRACE=1` everything
@@ -24,6 +25,9 @@ use world::{Actor, Event, Packet, World, id};
 
 const LISTS: [&str; 6] = ["a1", "a2", "h1", "h2", "s1", "s2"];
 const ACCOUNTS: [&str; 4] = ["b1", "c1", "i1", "t1"];
+/// Keys that are put, and deleted by spans.
+const REGISTERS: [&str; 4] = ["d1", "d2", "e1", "f1"];
+const SPANS: [(&str, &str); 3] = [("d", "e"), ("d", "g"), ("d2", "f")];
 const TOTAL: i64 = 400;
 
 #[derive(Debug, Clone)]
@@ -33,6 +37,8 @@ enum Op {
     Scan(&'static str, &'static str),
     Transfer(&'static str, &'static str),
     Audit,
+    Put(&'static str),
+    Delete(&'static str, &'static str),
     Flush,
     Savepoint,
     Return,
@@ -48,6 +54,8 @@ struct Client {
     ops: Vec<Op>,
     waits: bool,
     asked: Vec<&'static str>,
+    /// The span that is being deleted.
+    deletes: Option<Keys>,
     reads: Vec<(String, String)>,
     writes: BTreeMap<String, String>,
     saved: Option<(Savepoint, BTreeMap<String, String>)>,
@@ -106,6 +114,12 @@ impl Run {
                 .tables
                 .put(&bytes(key), ts(1), ts(1), Some(bytes("")));
         }
+        for key in REGISTERS {
+            let at = world.place(key.as_bytes());
+            world.ranges[at]
+                .tables
+                .put(&bytes(key), ts(1), ts(1), Some(bytes("first")));
+        }
         for key in ACCOUNTS {
             let at = world.place(key.as_bytes());
             world.ranges[at]
@@ -150,7 +164,21 @@ impl Run {
             Priority::High,
         ][self.prng.index(4)];
         let mut ops = Vec::new();
-        match self.prng.below(10) {
+        match self.prng.below(12) {
+            10 | 11 => {
+                for _ in 0..self.prng.between(1, 4) {
+                    let key = REGISTERS[self.prng.index(REGISTERS.len())];
+                    let (from, to) = SPANS[self.prng.index(SPANS.len())];
+                    ops.push(match self.prng.below(8) {
+                        0 | 1 => Op::Delete(from, to),
+                        2 => Op::Read(vec![key]),
+                        3 => Op::Flush,
+                        4 => Op::Savepoint,
+                        5 => Op::Return,
+                        _ => Op::Put(key),
+                    });
+                }
+            }
             0..5 => {
                 for _ in 0..self.prng.between(1, 3) {
                     let key = self.key();
@@ -209,6 +237,7 @@ impl Run {
             ops,
             waits: false,
             asked: Vec::new(),
+            deletes: None,
             reads: Vec::new(),
             writes: BTreeMap::new(),
             saved: None,
@@ -239,6 +268,18 @@ impl Run {
                 client.asked.clear();
                 let keys = Keys::Span(bytes(from), Some(bytes(to)));
                 self.world.call(number, |txn| txn.scan(keys, 100));
+            }
+            Op::Put(key) => {
+                let value = format!("t{number}.{}", client.ops.len());
+                client.writes.insert(key.to_owned(), value.clone());
+                self.world
+                    .call(number, |txn| txn.write(bytes(key), Some(bytes(&value))));
+            }
+            Op::Delete(from, to) => {
+                client.waits = true;
+                let keys = Keys::Span(bytes(from), Some(bytes(to)));
+                client.deletes = Some(keys.clone());
+                self.world.call(number, |txn| txn.delete_range(keys));
             }
             Op::Flush => self.world.call(number, corelane_txn::Coordinator::flush),
             Op::Beat => self.world.call(number, |txn| txn.tick(u64::MAX)),
@@ -320,6 +361,31 @@ impl Run {
         }
     }
 
+    fn on_deleted(&mut self, number: usize, deleted: &[Bytes]) {
+        let client = self.clients.get_mut(&number).expect("it began");
+        client.waits = false;
+        let span = client.deletes.take().expect("it deletes");
+        for key in REGISTERS.iter().chain(&LISTS).chain(&ACCOUNTS) {
+            if !span.contain(key.as_bytes()) {
+                continue;
+            }
+            let is_deleted = deleted.contains(&bytes(key));
+            match client.writes.get(*key) {
+                Some(own) => assert_eq!(
+                    !own.is_empty(),
+                    is_deleted,
+                    "t{number} wrote {key} and deleted it"
+                ),
+                // There was none.
+                None if !is_deleted => client.reads.push(((*key).to_owned(), String::new())),
+                None => {}
+            }
+            if is_deleted {
+                client.writes.insert((*key).to_owned(), String::new());
+            }
+        }
+    }
+
     fn events(&mut self) {
         for event in core::mem::take(&mut self.world.events) {
             if self.is_told {
@@ -327,6 +393,7 @@ impl Run {
             }
             match event {
                 Event::Answer(number, Answer::Values(values)) => self.on_values(number, &values),
+                Event::Answer(number, Answer::Deleted(keys)) => self.on_deleted(number, &keys),
                 Event::Answer(number, Answer::Rows { rows, .. }) => {
                     let client = self.clients.get_mut(&number).expect("it began");
                     client.waits = false;
@@ -528,7 +595,7 @@ impl Run {
                 range.closed = range.closed.max(closed);
             }
             7 if self.world.ranges.len() < 6 => {
-                let key = ["a2", "c", "h2", "j", "s2"][self.prng.index(5)];
+                let key = ["a2", "c", "e", "h2", "j", "s2"][self.prng.index(6)];
                 if *self.world.ranges[self.world.place(key.as_bytes())].tables.start != *key.as_bytes() {
                     self.world.split(key);
                 }
@@ -538,7 +605,11 @@ impl Run {
                 self.world.merge(&key);
             }
             9 => {
-                let key = [self.key(), ACCOUNTS[self.prng.index(4)]][self.prng.index(2)];
+                let key = [
+                    self.key(),
+                    ACCOUNTS[self.prng.index(4)],
+                    REGISTERS[self.prng.index(4)],
+                ][self.prng.index(3)];
                 let number = self.next_push;
                 self.next_push += 1;
                 let place = self.world.place(key.as_bytes());

@@ -9,7 +9,7 @@
 //! | `now TS`, `expiry NS`, `bound NS` | the clock of all; when a silent coordinator is taken for dead; the clock bound |
 //! | `set K=V… [at=1]` | committed values |
 //! | `T: begin [ISOLATION] [PRIORITY] [name=]` | a transaction that reads at the clock; ISOLATION is `snapshot`, `serializable`, `strict` |
-//! | `T: put K=V…`, `del K`, `get K…`, `scan FROM TO`, `flush`, `commit`, `rollback`, `savepoint`, `return`, `restart`, `beat` | its client's calls |
+//! | `T: put K=V…`, `del K`, `delrange FROM TO`, `get K…`, `scan FROM TO`, `flush`, `commit`, `rollback`, `savepoint`, `return`, `restart`, `beat` | its client's calls |
 //! | `T: observe RANGE` | it comes to the node of that range, and notes its clock |
 //! | `T: stop`, `lost` | its coordinator stops for ever; no answer to what it asked will come |
 //! | `hold`, `net`, `run` | messages are kept from now on; are listed; all arrive, and so do others from now on |
@@ -95,6 +95,7 @@ fn request(request: &Request) -> String {
         Request::Write { key, seq, value, .. } => {
             format!("{}#{}={}", key.escape_ascii(), seq.0, show(value.as_deref()))
         }
+        Request::DeleteRange { keys, seq } => format!("delete {keys:?}#{}", seq.0),
         Request::Refresh { keys, from } => format!("refresh {keys:?} from {}", at(*from)),
         Request::Query { key, seq, ts, .. } => {
             format!("query {}#{} by {}", key.escape_ascii(), seq.0, at(*ts))
@@ -156,6 +157,8 @@ fn reply(reply: &Reply) -> String {
         Reply::Value(value) => show(value.as_deref()),
         Reply::Rows { rows, .. } => rows_text(rows),
         Reply::Laid { ts } => format!("laid at {}", at(*ts)),
+        Reply::Deleted { keys, ts, .. } => format!("deleted {} at {}", keys_text(keys), at(*ts)),
+        Reply::Partly { next } => format!("done before {}", next.escape_ascii()),
         Reply::Refreshed => "refreshed".to_owned(),
         Reply::Queried(found) => found.map_or("not there".to_owned(), |ts| format!("there at {}", at(ts))),
         Reply::Ended(Ended::Committed { ts, rest }) if rest.is_empty() => {
@@ -171,6 +174,11 @@ fn reply(reply: &Reply) -> String {
         Reply::Recovered(of) => outcome(*of),
         Reply::Done => "done".to_owned(),
     }
+}
+
+fn keys_text(keys: &[Bytes]) -> String {
+    let keys: Vec<_> = keys.iter().map(|key| key.escape_ascii().to_string()).collect();
+    format!("[{}]", keys.join(" "))
 }
 
 fn rows_text(rows: &[(Bytes, Bytes)]) -> String {
@@ -222,6 +230,7 @@ impl Stage {
                         let values: Vec<_> = values.iter().map(|value| show(value.as_deref())).collect();
                         writeln!(out, "t{of} reads {}", values.join(" "))?;
                     }
+                    Answer::Deleted(keys) => writeln!(out, "t{of} deleted {}", keys_text(&keys))?,
                     Answer::Rows { rows, .. } => writeln!(out, "t{of} reads {}", rows_text(&rows))?,
                     Answer::Committed { ts, not_before } => {
                         let wait = if not_before > ts {
@@ -497,6 +506,11 @@ impl Stage {
                 world.call(of, |txn| {
                     txn.scan(Keys::Span(bytes(start), Some(bytes(end))), 100);
                 });
+            }
+            "delrange" => {
+                let (start, end) = (words.first().ok_or("FROM")?, words.get(1).ok_or("TO")?);
+                let keys = Keys::Span(bytes(start), Some(bytes(end)));
+                world.call(of, |txn| txn.delete_range(keys));
             }
             "flush" => world.call(of, corelane_txn::Coordinator::flush),
             "commit" => world.call(of, corelane_txn::Coordinator::commit),

@@ -4,7 +4,7 @@ use super::{Answer, Coordinator, Effect, Phase, Reading, Resume, Written};
 use crate::error::{Refusal, TxnError};
 use crate::record::{Outcome, Promise};
 use crate::request::{End, Ended, Reply, Request, Verdict};
-use crate::txn::{Isolation, Keys};
+use crate::txn::{Bytes, Isolation, Keys};
 use base::Timestamp;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ impl Coordinator {
     pub fn commit(&mut self) {
         assert!(self.is_ready(), "one call after the other, until the end");
         self.phase = Phase::Committing;
-        if self.fatal.is_none() && self.buffer.is_empty() && self.locks.is_empty() {
+        if self.fatal.is_none() && self.buffer.is_empty() && !self.has_locks() {
             let ts = self.read_ts;
             self.answer(self.committed_answer(ts));
             return self.over();
@@ -77,6 +77,16 @@ impl Coordinator {
                     self.note_read(read);
                 }
             }
+            Reply::Deleted { keys, ts, next } => {
+                if let Request::DeleteRange { keys: asked, .. } = request {
+                    self.on_deleted(asked, keys, ts, next);
+                }
+            }
+            Reply::Partly { next } => {
+                let mut rest = request;
+                rest.go_on(&next);
+                self.undone.push(rest);
+            }
             Reply::Laid { ts } => {
                 if let Request::Write {
                     key, seq, pipelined, ..
@@ -120,7 +130,7 @@ impl Coordinator {
     }
 
     /// Something of the transaction lies at `ts`.
-    fn rise(&mut self, ts: Timestamp) {
+    pub(super) fn rise(&mut self, ts: Timestamp) {
         if matches!(self.phase, Phase::Open | Phase::Refreshing(_) | Phase::Committing) {
             self.write_ts = self.write_ts.max(ts);
             if self.is_blind() {
@@ -153,13 +163,14 @@ impl Coordinator {
             Refusal::Cut { at } => {
                 self.undone.retain(|undone| undone != request);
                 match request {
-                    Request::Refresh { keys, from } => {
-                        if let Some((left, right)) = keys.cut(&at) {
-                            let from = *from;
-                            self.undone.push(Request::Refresh { keys: left, from });
-                            self.undone.push(Request::Refresh { keys: right, from });
+                    Request::Refresh { .. } | Request::Resolve { .. } => {
+                        let mut left = request.clone();
+                        match left.cut(&at) {
+                            Some(right) => self.undone.extend([left, right]),
+                            None => self.give_up(at),
                         }
                     }
+                    Request::DeleteRange { keys, .. } => self.cut_deletion(keys, &at),
                     Request::Scan { .. } => {
                         let keys = Keys::One(at);
                         self.fatal.get_or_insert(TxnError::Unreachable { keys });
@@ -338,7 +349,7 @@ impl Coordinator {
                 return self.refresh(self.write_ts);
             }
         }
-        let fresh = self.locks.is_empty();
+        let fresh = !self.has_locks();
         self.undone.retain_mut(|undone| match undone {
             Request::Write { pipelined, .. } => {
                 *pipelined = false;
@@ -400,10 +411,6 @@ impl Coordinator {
         self.undone.extract_if(.., is_first).collect()
     }
 
-    pub(super) fn lock_keys(&self) -> Arc<[Keys]> {
-        self.locks.iter().cloned().map(Keys::One).collect()
-    }
-
     /// The explicit end of what is committed implicitly.
     fn send_end(&mut self) {
         self.undone.clear();
@@ -434,7 +441,7 @@ impl Coordinator {
         self.buffer.clear();
         self.outstanding.clear();
         self.refresh_to = None;
-        if self.locks.is_empty() {
+        if !self.has_locks() {
             self.answer(Answer::Failed(error));
             return self.over();
         }
@@ -503,12 +510,12 @@ impl Coordinator {
         self.send(requests);
     }
 
-    pub(super) fn give_up(&mut self) {
+    /// `key` cannot be reached.
+    pub(super) fn give_up(&mut self, key: Bytes) {
         match self.phase {
             // Where it may be committed, whoever has the record can say; if that cannot be said yet, it is taken back.
             Phase::Open | Phase::Committing | Phase::Refreshing(_) => {
-                let keys = self.locks.first().cloned().unwrap_or_else(|| Arc::new([]));
-                let keys = Keys::One(keys);
+                let keys = Keys::One(key);
                 self.fail(TxnError::Unreachable { keys });
             }
             Phase::RollingBack | Phase::Recovering => {

@@ -6,8 +6,11 @@ use crate::record::{Intent, Outcome, Promise, Record, Status};
 use crate::request::{End, Ended, Reply, Verdict};
 use crate::txn::{Bytes, Keys, TxnId, Who};
 use crate::view::{Memory, Mutation, View};
-use base::Timestamp;
+use base::{Timestamp, limits};
 use std::sync::Arc;
+
+/// Intents that one request resolves: one entry of the log.
+pub const RESOLVES_MAX: usize = 1024;
 
 /// How a transaction ended, and where its record says that intents may be.
 type HasEnded = (Outcome, Arc<[Keys]>);
@@ -227,7 +230,12 @@ impl<V: View> Evaluation<'_, V> {
 
     pub(super) fn resolve(&mut self, keys: &Keys, txn: TxnId, verdict: &Verdict) -> Step<Reply, V::NeedsIo> {
         let (mut from, end) = self.bounds(keys)?;
+        let (before, mut looks) = (self.out.len(), 0);
         while let Some(key) = self.view.next_intent(&from, end.as_deref()).map_err(Stop::Io)? {
+            looks += 1;
+            if self.out.len() - before >= RESOLVES_MAX || looks > limits::SCAN_ROWS_MAX {
+                return Ok(Reply::Partly { next: key });
+            }
             let intent = self.view.intent(&key).map_err(Stop::Io)?;
             if let Some(intent) = intent.filter(|intent| intent.who.id == txn) {
                 self.out.extend(resolved(&key, intent, verdict));
