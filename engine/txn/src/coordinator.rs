@@ -23,6 +23,7 @@ mod commit;
 mod ranged;
 
 use crate::error::{Refusal, TxnError};
+use crate::locks::Strength;
 use crate::record::{Promise, Record};
 use crate::request::{self, Batch, Item, Request};
 use crate::txn::{Bytes, Epoch, Header, Isolation, Keys, Priority, Seq, SeqSpan, TxnId, Who};
@@ -185,7 +186,7 @@ pub struct Coordinator {
     /// Writes that were not sent.
     buffer: BTreeMap<Bytes, Buffered>,
     written: BTreeMap<Bytes, Written>,
-    /// Where intents may be, of all epochs.
+    /// Where intents may be, of all epochs, and what was locked.
     locks: BTreeSet<Bytes>,
     /// And spans of keys, apart from each other and from those above.
     lock_spans: Vec<Keys>,
@@ -397,6 +398,20 @@ impl Coordinator {
     /// # Panics
     /// When the transaction is not open.
     pub fn read(&mut self, keys: Vec<Bytes>) {
+        self.read_as(keys, None);
+    }
+
+    /// Reads keys, and keeps others from writing them until the transaction ends: for update, or shared with others that do the same.
+    /// The snapshot moves to what is newest; when other reads are not valid there, the transaction fails. Locks are kept in memory and
+    /// may be lost with a lease: they save work that would be done in vain, and no promise rests on them.
+    ///
+    /// # Panics
+    /// When the transaction is not open.
+    pub fn read_locked(&mut self, keys: Vec<Bytes>, strength: Strength) {
+        self.read_as(keys, Some(strength));
+    }
+
+    fn read_as(&mut self, keys: Vec<Bytes>, lock: Option<Strength>) {
         assert!(self.is_ready(), "one call after the other, until the end");
         let mut found = BTreeMap::new();
         let mut requests = Vec::new();
@@ -405,7 +420,15 @@ impl Coordinator {
                 found.insert(key.clone(), write.value.clone());
             } else {
                 requests.extend(self.proof(key));
-                requests.push(Request::Get { key: key.clone() });
+                let key = key.clone();
+                requests.push(match lock {
+                    None => Request::Get { key },
+                    Some(strength) => {
+                        // Whoever waits for it finds it by its record, and its end lets go of the lock.
+                        self.lock(Keys::One(key.clone()));
+                        Request::GetLocked { key, strength }
+                    }
+                });
             }
         }
         self.reading = Some(Reading::Keys { keys, found });

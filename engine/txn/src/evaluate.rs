@@ -237,6 +237,7 @@ impl<V: View> Evaluation<'_, V> {
         }
         match request {
             Request::Get { key } => self.get(key),
+            Request::GetLocked { key, .. } => self.get_locked(key),
             Request::Scan { keys, rows_max } => self.scan(keys, *rows_max),
             Request::Write { key, seq, value, .. } => {
                 let ts = self.lay(key, *seq, value.as_ref())?;
@@ -283,6 +284,31 @@ impl<V: View> Evaluation<'_, V> {
             |value| value.map(Bytes::from),
         );
         Ok(Reply::Value(read.map_err(Stop::Io)??))
+    }
+
+    fn get_locked(&mut self, key: &Bytes) -> Step<Reply, V::NeedsIo> {
+        let header = self.header();
+        let ours = Party {
+            who: Some(Arc::clone(&header.who)),
+            act: Act::Read,
+        };
+        match self.view.intent(key).map_err(Stop::Io)? {
+            Some(intent) if intent.who.id != header.who.id => {
+                return Err(in_the_way(key, ours, intent, self.at.now).into());
+            }
+            // While its own intent is there, nobody else has committed.
+            Some(_) => {}
+            None => {
+                let newest = self.view.version(key, Timestamp::MAX, |found| {
+                    found.map_or(Timestamp::ZERO, |version| version.ts)
+                });
+                let newest = newest.map_err(Stop::Io)?;
+                if newest > header.read_ts {
+                    return Err(too_old(key, ours, newest, self.at.now).into());
+                }
+            }
+        }
+        self.get(key)
     }
 
     fn scan(&mut self, keys: &Keys, rows_max: usize) -> Step<Reply, V::NeedsIo> {

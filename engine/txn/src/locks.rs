@@ -6,6 +6,8 @@
 //!       └─ waiters: in the order of their arrival; the first ones that fit together go on when holders are gone
 //! ```
 //!
+//! The caller asks for what a batch wants ([`Batch::asks`]) before it is evaluated, and says what came of it ([`LockTable::on_answer`]).
+//!
 //! A waiter that goes on evaluates in the same step, so nobody overtakes it. Whoever comes while others wait, waits behind them, unless
 //! it fits together with all of them, or has the lock already.
 //!
@@ -16,7 +18,8 @@
 //! - **L4**: at most `waiters_max` waiters and `locks_max` holders; who comes then is refused, not queued.
 //! - **L5**: a waiter is told to go on, or that its time is over, or to push, never twice the same.
 
-use crate::txn::{Bytes, TxnId, Who};
+use crate::request::{Answer, Batch, Ended, Pushed, Reply, Request, Verdict};
+use crate::txn::{Bytes, Keys, TxnId, Who};
 use base::collections::FastMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -289,6 +292,61 @@ impl<W: Copy + PartialEq> LockTable<W> {
         let mut keys = self.held.remove(&txn).unwrap_or_default();
         keys.sort_unstable();
         for key in keys {
+            self.release(&key, txn);
+        }
+    }
+
+    /// The keys that a transaction holds, in no order.
+    #[must_use]
+    pub fn held(&self, txn: TxnId) -> &[Bytes] {
+        self.held.get(&txn).map_or(&[], Vec::as_slice)
+    }
+
+    /// A batch was evaluated, and what came of it is applied: a transaction that has ended here holds nothing of this range, and one
+    /// whose intents were told what became of it holds none of those keys.
+    pub fn on_answer(&mut self, batch: &Batch, answer: &Answer) {
+        let Ok(replies) = answer else { return };
+        for (item, reply) in replies {
+            let Some((_, request)) = batch.requests.iter().find(|(known, _)| known == item) else {
+                continue;
+            };
+            match (request, reply) {
+                (Request::End { .. }, Reply::Ended(Ended::Committed { .. } | Ended::Aborted { .. })) => {
+                    if let Some(header) = &batch.header {
+                        self.release_all(header.who.id);
+                    }
+                }
+                (Request::Push { pushee, .. }, Reply::Pushed(Pushed::Ended { .. })) => {
+                    self.release_all(pushee.who.id);
+                }
+                (Request::Recover { who, .. }, Reply::Recovered(Some(_))) => self.release_all(who.id),
+                (
+                    Request::Resolve {
+                        verdict: Verdict::Moved { .. },
+                        ..
+                    },
+                    _,
+                ) => {}
+                (Request::Resolve { keys, txn, .. }, Reply::Done) => self.release_in(keys, *txn),
+                (Request::Resolve { keys, txn, .. }, Reply::Partly { next }) => {
+                    if let Some((done, _)) = keys.cut(next) {
+                        self.release_in(&done, *txn);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn release_in(&mut self, keys: &Keys, txn: TxnId) {
+        let mut here: Vec<Bytes> = self
+            .held(txn)
+            .iter()
+            .filter(|key| keys.contain(key))
+            .cloned()
+            .collect();
+        here.sort_unstable();
+        for key in here {
             self.release(&key, txn);
         }
     }

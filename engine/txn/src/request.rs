@@ -1,6 +1,7 @@
 //! What ranges are asked, and what they answer.
 
 use crate::error::{Refusal, Seen};
+use crate::locks::Strength;
 use crate::record::{Outcome, Promise, Record};
 use crate::txn::{Bytes, Epoch, Header, Keys, Seq, TxnId, Who};
 use base::Timestamp;
@@ -16,6 +17,14 @@ pub enum Request {
     Get {
         /// The key.
         key: Bytes,
+    },
+    /// As [`Self::Get`], and keeps others from writing until the transaction ends: the range's leader asks its lock table first. What is
+    /// read is the newest value, or it is refused as a write would be: one that is older could not be written over.
+    GetLocked {
+        /// The key.
+        key: Bytes,
+        /// Whether others may lock it too.
+        strength: Strength,
     },
     /// The keys and values of a span, at the header's `read_ts`.
     Scan {
@@ -213,6 +222,20 @@ impl Batch {
         Some((twice[1].1, "another one of its batch changes the same key"))
     }
 
+    /// What the batch asks the lock table for before it is evaluated, in the order of keys: the key, how strongly, and whether the lock is
+    /// kept. Deletes of spans ask for nothing; they meet intents, which locks only bring an order to.
+    #[must_use]
+    pub fn asks(&self) -> Vec<(Bytes, Strength, bool)> {
+        let ask = |(_, request): &(Item, Request)| match request {
+            Request::Write { key, .. } => Some((key.clone(), Strength::Exclusive, false)),
+            Request::GetLocked { key, strength } => Some((key.clone(), *strength, true)),
+            _ => None,
+        };
+        let mut asks: Vec<_> = self.requests.iter().filter_map(ask).collect();
+        asks.sort_unstable();
+        asks
+    }
+
     /// One batch for each place that `place` finds for the first key of a request, in the order of their first requests.
     pub fn split<P: PartialEq>(self, mut place: impl FnMut(&[u8]) -> P) -> Vec<(P, Self)> {
         let mut parts: Vec<(P, Self)> = Vec::new();
@@ -238,6 +261,7 @@ impl Request {
     pub fn needs_header(&self) -> bool {
         match self {
             Self::Get { .. }
+            | Self::GetLocked { .. }
             | Self::Scan { .. }
             | Self::Write { .. }
             | Self::DeleteRange { .. }
@@ -306,7 +330,7 @@ impl Request {
     #[must_use]
     pub fn is_answered_by(&self, reply: &Reply) -> bool {
         match self {
-            Self::Get { .. } => matches!(reply, Reply::Value(_)),
+            Self::Get { .. } | Self::GetLocked { .. } => matches!(reply, Reply::Value(_)),
             Self::Scan { .. } => matches!(reply, Reply::Rows { .. }),
             Self::Write { .. } => matches!(reply, Reply::Laid { .. }),
             Self::DeleteRange { .. } => matches!(reply, Reply::Deleted { .. }),
@@ -329,7 +353,10 @@ impl Request {
     #[must_use]
     pub fn key<'a>(&'a self, sender: Option<&'a Arc<Who>>) -> &'a [u8] {
         match self {
-            Self::Get { key } | Self::Write { key, .. } | Self::Query { key, .. } => key,
+            Self::Get { key }
+            | Self::GetLocked { key, .. }
+            | Self::Write { key, .. }
+            | Self::Query { key, .. } => key,
             Self::Scan { keys, .. }
             | Self::DeleteRange { keys, .. }
             | Self::Refresh { keys, .. }
@@ -344,7 +371,7 @@ impl Request {
 /// What a request did or found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Reply {
-    /// [`Request::Get`].
+    /// [`Request::Get`] and [`Request::GetLocked`].
     Value(Option<Bytes>),
     /// [`Request::Scan`].
     Rows {

@@ -3,7 +3,11 @@
 use base::{ClientId, Prng, Timestamp};
 use corelane_txn::deadlock::{Edge, Found, PushQueue};
 use corelane_txn::locks::{Ask, Asked, Config, Effect, LockTable, Strength};
-use corelane_txn::{Bytes, Isolation, Priority, TxnId, Who};
+use corelane_txn::request::{End, Ended, Verdict};
+use corelane_txn::txn::Seq;
+use corelane_txn::{
+    Batch, Bytes, Epoch, Header, Isolation, Keys, Priority, Refusal, Reply, Request, TxnId, Who,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -281,4 +285,79 @@ fn what_is_no_cycle_is_left_alone() {
     assert_eq!(queue.learn(2, known), Found::Nothing);
     assert_eq!(queue.ended(who(3, Priority::Normal).id), [2]);
     assert!(queue.wait(3, edge(3, 4)));
+}
+
+#[test]
+fn what_a_batch_asks_for_and_what_an_answer_lets_go_of() {
+    let mut table = LockTable::new(config());
+    let own = who(1, Priority::Normal);
+    let get = |text: &str| Request::GetLocked {
+        key: key(text),
+        strength: EXCLUSIVE,
+    };
+    let write = Request::Write {
+        key: key("a"),
+        seq: Seq(1),
+        value: None,
+        pipelined: false,
+    };
+    let batch = |requests: Vec<Request>| Batch {
+        header: Some(Header {
+            who: own.clone(),
+            epoch: Epoch(0),
+            read_ts: Timestamp::ZERO,
+            write_ts: Timestamp::ZERO,
+            limit: Timestamp::ZERO,
+            blind: false,
+            ignored: Arc::new([]),
+        }),
+        requests: (0..).zip(requests).collect(),
+    };
+    let asks = batch(vec![get("c"), write, get("b")]).asks();
+    let expected = [
+        (key("a"), EXCLUSIVE, false),
+        (key("b"), EXCLUSIVE, true),
+        (key("c"), EXCLUSIVE, true),
+    ];
+    assert_eq!(asks, expected);
+    let locked = |table: &mut LockTable<u64>| {
+        for text in ["b", "c", "d"] {
+            assert_eq!(table.ask(&key(text), ask(1, EXCLUSIVE, true), 0), Asked::Free);
+        }
+    };
+    locked(&mut table);
+    assert_eq!(table.ask(&key("c"), ask(2, EXCLUSIVE, false), 0), Asked::Waits);
+    let resolve = |verdict| Request::Resolve {
+        keys: Keys::Span(key("a"), Some(key("d"))),
+        txn: own.id,
+        verdict,
+    };
+    // It is only moved, and goes on.
+    let moved = Verdict::Moved {
+        epoch: Epoch(0),
+        ts: Timestamp::ZERO,
+    };
+    table.on_answer(&batch(vec![resolve(moved)]), &Ok(vec![(0, Reply::Done)]));
+    assert_eq!(table.held(own.id).len(), 3);
+    // A part of a span was told, then the rest.
+    let told = batch(vec![resolve(Verdict::Aborted)]);
+    table.on_answer(&told, &Ok(vec![(0, Reply::Partly { next: key("c") })]));
+    assert_eq!(table.held(own.id), [key("c"), key("d")]);
+    assert_eq!(table.effects(), []);
+    table.on_answer(&told, &Ok(vec![(0, Reply::Done)]));
+    assert_eq!(table.held(own.id), [key("d")]);
+    assert_eq!(table.effects(), [Effect::Go(2)]);
+    // The end in this range lets go of all; one that is only staged, or refused, of nothing.
+    let end = batch(vec![Request::End {
+        end: End::Rollback,
+        locks: Arc::new([]),
+    }]);
+    let ts = Timestamp::ZERO;
+    table.on_answer(&end, &Ok(vec![(0, Reply::Ended(Ended::Staged { ts }))]));
+    table.on_answer(&end, &Err((0, Refusal::Aborted)));
+    assert_eq!(table.held(own.id), [key("d")]);
+    let rest = Arc::new([]);
+    table.on_answer(&end, &Ok(vec![(0, Reply::Ended(Ended::Aborted { rest }))]));
+    assert!(table.held(own.id).is_empty());
+    table.assert_invariants();
 }

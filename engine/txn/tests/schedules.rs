@@ -17,6 +17,7 @@ use base::Prng;
 use checker::{Committed, Versions, check_cycles, check_timestamps};
 use corelane_txn::coordinator::{Answer, Savepoint};
 use corelane_txn::deadlock::{Edge, Found, PushQueue};
+use corelane_txn::locks::Strength;
 use corelane_txn::request::{Push, Request};
 use corelane_txn::{Batch, Bytes, Isolation, Keys, Outcome, Priority, Status};
 use fixtures::{bytes, ts};
@@ -38,6 +39,7 @@ enum Op {
     Transfer(&'static str, &'static str),
     Audit,
     Put(&'static str),
+    Lock(&'static str),
     Delete(&'static str, &'static str),
     Flush,
     Savepoint,
@@ -169,7 +171,8 @@ impl Run {
                 for _ in 0..self.prng.between(1, 4) {
                     let key = REGISTERS[self.prng.index(REGISTERS.len())];
                     let (from, to) = SPANS[self.prng.index(SPANS.len())];
-                    ops.push(match self.prng.below(8) {
+                    ops.push(match self.prng.below(9) {
+                        8 => Op::Lock(key),
                         0 | 1 => Op::Delete(from, to),
                         2 => Op::Read(vec![key]),
                         3 => Op::Flush,
@@ -182,7 +185,8 @@ impl Run {
             0..5 => {
                 for _ in 0..self.prng.between(1, 3) {
                     let key = self.key();
-                    match self.prng.below(6) {
+                    match self.prng.below(7) {
+                        6 => ops.push(Op::Lock(key)),
                         0 => {
                             let other = self.key();
                             ops.push(Op::Read(vec![key, other]));
@@ -274,6 +278,13 @@ impl Run {
                 client.writes.insert(key.to_owned(), value.clone());
                 self.world
                     .call(number, |txn| txn.write(bytes(key), Some(bytes(&value))));
+            }
+            Op::Lock(key) => {
+                client.waits = true;
+                client.asked = vec![key];
+                self.world.call(number, |txn| {
+                    txn.read_locked(vec![bytes(key)], Strength::Exclusive);
+                });
             }
             Op::Delete(from, to) => {
                 client.waits = true;
@@ -422,7 +433,12 @@ impl Run {
                     let Some((_, batch, ..)) = self.world.blocked.iter().find(is_it) else {
                         continue;
                     };
-                    let is_write = |request: &(u32, Request)| matches!(request.1, Request::Write { .. });
+                    let is_write = |request: &(u32, Request)| {
+                        matches!(
+                            request.1,
+                            Request::Write { .. } | Request::DeleteRange { .. } | Request::GetLocked { .. }
+                        )
+                    };
                     let is_writer = batch.requests.iter().any(is_write);
                     let number = self.next_push;
                     self.next_push += 1;

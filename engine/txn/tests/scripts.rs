@@ -9,7 +9,7 @@
 //! | `now TS`, `expiry NS`, `bound NS` | the clock of all; when a silent coordinator is taken for dead; the clock bound |
 //! | `set K=V… [at=1]` | committed values |
 //! | `T: begin [ISOLATION] [PRIORITY] [name=]` | a transaction that reads at the clock; ISOLATION is `snapshot`, `serializable`, `strict` |
-//! | `T: put K=V…`, `del K`, `delrange FROM TO`, `get K…`, `scan FROM TO`, `flush`, `commit`, `rollback`, `savepoint`, `return`, `restart`, `beat` | its client's calls |
+//! | `T: put K=V…`, `del K`, `delrange FROM TO`, `get K…`, `lock K…`, `share K…`, `scan FROM TO`, `flush`, `commit`, `rollback`, `savepoint`, `return`, `restart`, `beat` | its client's calls |
 //! | `T: observe RANGE` | it comes to the node of that range, and notes its clock |
 //! | `T: stop`, `lost` | its coordinator stops for ever; no answer to what it asked will come |
 //! | `hold`, `net`, `run` | messages are kept from now on; are listed; all arrive, and so do others from now on |
@@ -30,6 +30,7 @@ use base::NodeId;
 use corelane_txn::coordinator::{Answer, Savepoint};
 use corelane_txn::error::Seen;
 use corelane_txn::evaluate::Reader;
+use corelane_txn::locks::Strength;
 use corelane_txn::request::{End, Ended, Push, Pushed, Reply, Request, Verdict};
 use corelane_txn::{Bytes, Epoch, Isolation, Keys, Outcome, Priority, Refusal};
 use fixtures::{bytes, ts};
@@ -91,6 +92,13 @@ fn name(of: corelane_txn::TxnId) -> String {
 fn request(request: &Request) -> String {
     match request {
         Request::Get { key } => format!("get {}", key.escape_ascii()),
+        Request::GetLocked { key, strength } => {
+            format!(
+                "lock {} {}",
+                key.escape_ascii(),
+                format!("{strength:?}").to_lowercase()
+            )
+        }
         Request::Scan { keys, .. } => format!("scan {keys:?}"),
         Request::Write { key, seq, value, .. } => {
             format!("{}#{}={}", key.escape_ascii(), seq.0, show(value.as_deref()))
@@ -270,6 +278,13 @@ impl Stage {
                 for (ts, stored) in versions.iter().filter(|(ts, _)| ts.wall_ns > 1) {
                     let (key, value) = (key.escape_ascii(), show(stored.value.as_deref()));
                     writeln!(self.out, "r{number} {key}={value} at {}", at(*ts))?;
+                }
+            }
+            for of in self.world.txns.keys() {
+                let mut held = range.locks.held(id(*of)).to_vec();
+                held.sort();
+                if !held.is_empty() {
+                    writeln!(self.out, "r{number} locked by t{of}: {}", keys_text(&held))?;
                 }
             }
             for (of, record) in &tables.records {
@@ -501,6 +516,14 @@ impl Stage {
             }),
             "del" => world.call(of, |txn| words.iter().for_each(|key| txn.write(bytes(key), None))),
             "get" => world.call(of, |txn| txn.read(words.iter().map(|key| bytes(key)).collect())),
+            "lock" | "share" => {
+                let strength = match command {
+                    "lock" => Strength::Exclusive,
+                    _ => Strength::Shared,
+                };
+                let keys = words.iter().map(|key| bytes(key)).collect();
+                world.call(of, |txn| txn.read_locked(keys, strength));
+            }
             "scan" => {
                 let (start, end) = (words.first().ok_or("FROM")?, words.get(1).ok_or("TO")?);
                 world.call(of, |txn| {

@@ -60,8 +60,10 @@ impl Coordinator {
     pub(super) fn on_reply(&mut self, request: Request, reply: Reply, blind: bool) {
         match reply {
             Reply::Value(value) => {
-                if let (Request::Get { key }, Some(Reading::Keys { found, .. })) =
-                    (request, &mut self.reading)
+                if let (
+                    Request::Get { key } | Request::GetLocked { key, .. },
+                    Some(Reading::Keys { found, .. }),
+                ) = (request, &mut self.reading)
                 {
                     found.insert(key.clone(), value);
                     self.note_read(Keys::One(key));

@@ -107,7 +107,7 @@ impl Coordinator {
         }
     }
 
-    /// Notes that intents may be there. The first key that may have one is the anchor.
+    /// Notes that intents or locks may be there. The first such key is the anchor.
     pub(super) fn lock(&mut self, keys: Keys) {
         if self.who.anchor.is_empty() && !self.has_locks() {
             Arc::make_mut(&mut self.who).anchor = keys.start().clone();

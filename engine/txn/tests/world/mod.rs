@@ -7,6 +7,7 @@ use crate::fixtures::{Range, bytes, ts};
 use base::ClientId;
 use corelane_txn::coordinator::{Answer, Config, Coordinator, Effect};
 use corelane_txn::error::Seen;
+use corelane_txn::locks::{Ask, Asked, Strength};
 use corelane_txn::pusher::{self, Pusher};
 use corelane_txn::recovery::{self, Recovery};
 use corelane_txn::request::{self, Item, Push, Request, Verdict};
@@ -299,6 +300,20 @@ impl World {
         for mutation in mutations {
             self.ranges[at].tables.apply(mutation);
         }
+        let locks = &mut self.ranges[at].locks;
+        let who = batch.header.as_ref().map(|header| header.who.clone());
+        for (key, _, keeps) in batch.asks().into_iter().filter(|_| answer.is_ok()) {
+            // All are shared, for nobody waits here.
+            let ask = Ask {
+                waiter: 0,
+                who: who.clone(),
+                strength: Strength::Shared,
+                keeps,
+                deadline_ns: 0,
+            };
+            assert_eq!(locks.ask(&key, ask, 0), Asked::Free);
+        }
+        locks.on_answer(batch, &answer);
         (at, answer)
     }
 
@@ -381,6 +396,7 @@ impl World {
     /// Cuts the range of `key` in two there. Both have the cache, and remember what the one did.
     pub(crate) fn split(&mut self, key: &str) {
         let at = self.place(key.as_bytes());
+        self.ranges[at].lose_locks();
         let mut right = self.ranges[at].clone();
         let key = bytes(key);
         let left = &mut self.ranges[at].tables;
@@ -408,6 +424,7 @@ impl World {
         left.cache.raise(right.cache.summary());
         left.closed = left.closed.max(right.closed);
         left.lease_start = ts(self.now);
+        left.lose_locks();
     }
 }
 
