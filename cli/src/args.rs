@@ -129,9 +129,12 @@ pub(crate) enum Command {
     /// List, split, move and place ranges
     #[command(after_help = command::range::HELP)]
     Range(With<command::range::RangeArgs>),
-    /// List and drain the nodes of a cluster
+    /// List, drain and remove the nodes of a cluster
     #[command(after_help = command::node::HELP)]
     Node(With<command::node::NodeArgs>),
+    /// Set and list what a cluster is to do with keys, by prefix
+    #[command(after_help = command::policy::HELP)]
+    Policy(With<command::policy::PolicyArgs>),
     /// Measure a node, or a peer, under load; or write a history of operations for checkers
     Bench(BenchCommand),
     /// Run operations given as JSON lines, one answer per line

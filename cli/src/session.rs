@@ -142,7 +142,8 @@ pub(crate) fn exit_of(code: Code) -> Exit {
         | Code::AddressInUse
         | Code::DataDirectoryInUse
         | Code::DataDirectoryUnwritable
-        | Code::ConfigurationInvalid => Exit::Config,
+        | Code::ConfigurationInvalid
+        | Code::NodeRemoved => Exit::Config,
     }
 }
 

@@ -15,8 +15,8 @@
 
 use crate::tokio as shell;
 use crate::{
-    Address, Batch, Error, KeySpan, Moved, NodeInfo, NodeUse, Options, Page, Placed, RangeInfo, Row, Split,
-    StaleValue, Staleness, Swap,
+    Address, Batch, Error, KeySpan, Moved, NodeInfo, NodeUse, Options, Page, Placed, Policies, Policy,
+    PolicyChange, RangeInfo, Row, Split, StaleValue, Staleness, Swap,
 };
 use base::{NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
@@ -167,6 +167,14 @@ waiting! {
     explain_range(range: RangeId) -> Vec<String>;
     /// Says how a node of a cluster is meant to be used; see [`crate::Db::use_node`].
     use_node(node: NodeId, usage: NodeUse) -> ();
+    /// Forgets a node of a cluster for good; see [`crate::Db::remove_node`].
+    remove_node(node: NodeId) -> ();
+    /// All policies of the cluster.
+    policies() -> Policies;
+    /// Says what is wished for the keys that begin with `prefix`; see [`crate::Db::set_policy`].
+    set_policy(prefix: impl AsRef<[u8]>, policy: &Policy) -> PolicyChange;
+    /// Wishes nothing for `prefix` any more; see [`crate::Db::remove_policy`].
+    remove_policy(prefix: impl AsRef<[u8]>) -> PolicyChange;
     /// Every range, by start key, as the node knows them now.
     ranges() -> Vec<RangeInfo>;
     /// The nodes of the cluster and where clients reach them; none when the node is alone.

@@ -1,6 +1,7 @@
 //! Requests and replies as values: what is sent again on a retry, and what came back. Pure.
 
 use crate::cursor::Page;
+use crate::policy::{Policies, Policy, PolicyChange, with_prefix};
 use crate::range_cache::{RangeCache, RangeInfo};
 use crate::staleness::StaleValue;
 use crate::{Address, Error};
@@ -9,6 +10,7 @@ use base::key::Span;
 use base::limits;
 use base::{NodeId, RangeId, RequestId, ShardId, Timestamp};
 use wire::convert::WriteIdV1;
+use wire::peer::PolicyWish;
 use wire::reply::{ArchivedHelloReply, ArchivedRangeMapReply};
 use wire::{Code, EncodeError, Outbox, ReplyRef, request};
 
@@ -47,6 +49,11 @@ pub(crate) enum Request<'a> {
         node: NodeId,
         state: u8,
     },
+    SetPolicy {
+        prefix: &'a [u8],
+        wish: Option<PolicyWish<'a>>,
+    },
+    Policies,
     Status {
         replicas: bool,
     },
@@ -83,6 +90,8 @@ impl<'a> Request<'a> {
             | Self::Place { .. }
             | Self::Explain { .. }
             | Self::Stand { .. }
+            | Self::SetPolicy { .. }
+            | Self::Policies
             | Self::Status { .. }
             | Self::Echo { .. }
             | Self::DiskWrite { .. } => false,
@@ -106,6 +115,8 @@ impl<'a> Request<'a> {
             | Self::RangeMap
             | Self::Explain { .. }
             | Self::Stand { .. }
+            | Self::SetPolicy { .. }
+            | Self::Policies
             | Self::Echo { .. } => false,
         }
     }
@@ -122,7 +133,9 @@ impl<'a> Request<'a> {
             }
             Self::Place { range, .. } => Route::Range(range),
             // To the node that leads the first range: it looks after all others.
-            Self::Explain { .. } | Self::Stand { .. } => Route::Key(&[]),
+            Self::Explain { .. } | Self::Stand { .. } | Self::SetPolicy { .. } | Self::Policies => {
+                Route::Key(&[])
+            }
             Self::RangeMap
             | Self::Move { .. }
             | Self::Status { .. }
@@ -205,6 +218,15 @@ impl<'a> Request<'a> {
                     deadline_ms,
                 },
             ),
+            Self::SetPolicy { prefix, wish } => outbox.push(
+                number,
+                &request::SetPolicy {
+                    prefix,
+                    wish,
+                    deadline_ms,
+                },
+            ),
+            Self::Policies => outbox.push(number, &request::Policies { deadline_ms }),
             Self::Status { replicas } => outbox.push(
                 number,
                 &request::Status {
@@ -271,6 +293,9 @@ pub enum NodeUse {
     /// It gives its replicas away: it is about to go for good.
     Emptied = 2,
 }
+
+/// The state of a node that is gone for good, after those of [`NodeUse`].
+pub(crate) const NODE_REMOVED: u8 = 3;
 
 /// Where the replicas of a range are, after they were placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -367,6 +392,8 @@ impl Limits {
             | Request::Place { .. }
             | Request::Explain { .. }
             | Request::Stand { .. }
+            | Request::SetPolicy { .. }
+            | Request::Policies
             | Request::Status { .. }
             | Request::DiskWrite { .. } => Ok(()),
         }
@@ -471,6 +498,8 @@ pub(crate) enum Reply {
     Placed(Placed),
     Explained(String),
     Stands,
+    PolicySet(PolicyChange),
+    Policies(Policies),
     Status(String),
     Echo(Vec<u8>),
     DiskWritten,
@@ -553,6 +582,18 @@ impl Reply {
                 })
             }
             ReplyRef::StandReply(_) => Self::Stands,
+            ReplyRef::SetPolicyReply(set) => Self::PolicySet(PolicyChange {
+                before: set.before.as_ref().map(Policy::from_wire),
+                doubts: set.doubts.lines().map(str::to_owned).collect(),
+            }),
+            ReplyRef::PoliciesReply(reply) => Self::Policies(Policies {
+                start: Policy {
+                    replicas: Some(reply.replicas.to_native()),
+                    split_bytes: Some(reply.split_bytes.to_native()),
+                    ..Policy::default()
+                },
+                set: reply.policies.iter().filter_map(with_prefix).collect(),
+            }),
             ReplyRef::ExplainReply(explained) => Self::Explained(String::from(&*explained.text)),
             ReplyRef::StatusReply(status) => Self::Status(String::from(&*status.json)),
             ReplyRef::EchoReply(echo) => Self::Echo(echo.payload.to_vec()),
@@ -592,6 +633,8 @@ impl Reply {
             Self::Placed(_) => "a placement's result",
             Self::Explained(_) => "an explanation",
             Self::Stands => "a standing",
+            Self::PolicySet(_) => "a policy's result",
+            Self::Policies(_) => "policies",
             Self::Status(_) => "a status",
             Self::Echo(_) => "an echo",
             Self::DiskWritten => "a disk write's result",

@@ -189,6 +189,8 @@ impl Driver for CorelaneDriver {
                 | ReplyRef::PlaceReply(_)
                 | ReplyRef::ExplainReply(_)
                 | ReplyRef::StandReply(_)
+                | ReplyRef::SetPolicyReply(_)
+                | ReplyRef::PoliciesReply(_)
                 | ReplyRef::StatusReply(_) => {
                     return Err(DriverError::Unexpected {
                         kind: frame.kind.name(),

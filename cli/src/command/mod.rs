@@ -16,6 +16,7 @@ pub(crate) mod import;
 mod layout;
 pub(crate) mod node;
 mod placement;
+pub(crate) mod policy;
 pub(crate) mod put;
 pub(crate) mod range;
 pub(crate) mod scan;
@@ -45,6 +46,7 @@ pub(crate) fn run(command: Command) -> (Outcome, bool) {
         Command::Status(with) => call(with, |global, args| status::run(global, &args)),
         Command::Range(with) => call(with, range::run),
         Command::Node(with) => call(with, |global, args| node::run(global, &args)),
+        Command::Policy(with) => call(with, policy::run),
         Command::Bench(command) => bench(command),
         Command::Script(with) => call(with, script::run),
         Command::Check(with) => call(with, |global, args| check::run(global, &args)),

@@ -1,4 +1,4 @@
-//! `corelane node ls|drain|use`: the nodes of a cluster.
+//! `corelane node ls|drain|use|rm`: the nodes of a cluster.
 
 use crate::args::Global;
 use crate::error::{CliError, Exit, Outcome, watched};
@@ -20,9 +20,11 @@ Examples:
   corelane node drain 2                          node 2 has no replicas afterwards, and can be stopped for good
   corelane node drain 2 --leaders                node 2 leads nothing afterwards, and can be stopped for a while
   corelane node use 2                            it gets leaderships and replicas again
+  corelane node rm 2                             it was drained, and is not coming back: forget it
 
 To replace a node that is gone for good: start another one with `corelane start --node N --join …`, then drain the old one,
-which need not answer as long as a majority of the replicas of each range does. Reads and writes go on meanwhile.";
+which need not answer as long as a majority of the replicas of each range does. Reads and writes go on meanwhile. Then remove it:
+its number is never used again, and when it comes back it is refused. Lists of --cluster may go on naming it.";
 
 /// The use of a node of which nothing was said.
 const USED: &str = "used";
@@ -36,7 +38,7 @@ const LEADERS_MAX: Duration = Duration::from_secs(60);
 /// How long one range may take to be placed.
 const PLACE_MAX: Duration = Duration::from_secs(3600);
 
-/// List and drain the nodes of a cluster.
+/// List, drain and remove the nodes of a cluster.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
     #[command(subcommand)]
@@ -59,6 +61,12 @@ enum Action {
         #[arg(long)]
         leaders: bool,
     },
+    /// Forget a node for good that is dead, or was drained, and has no replicas. Its number is never used again
+    Rm {
+        /// The node, as `node ls` names it: n2, or 2
+        #[arg(value_parser = super::range::parse_node)]
+        node: NodeId,
+    },
     /// Let a node that was drained have replicas and leaderships again, as the cluster needs it
     Use {
         /// The node, as `node ls` names it: n2, or 2
@@ -74,6 +82,7 @@ pub(crate) fn run(global: &Global, args: &NodeArgs) -> Outcome {
             node, leaders: true, ..
         } => drain_leaders(global, node),
         Action::Drain { node, fewer, .. } => drain(global, node, fewer),
+        Action::Rm { node } => remove(global, node),
         Action::Use { node } => use_again(global, node),
     }
 }
@@ -331,6 +340,17 @@ fn use_again(global: &Global, node: NodeId) -> Outcome {
         format!("{node} is used again, as the cluster needs it"),
         &json,
     )?;
+    Ok(Exit::Ok)
+}
+
+/// Forgets a node. The placer knows whether it may go.
+fn remove(global: &Global, node: NodeId) -> Outcome {
+    let session = Session::open(global)?;
+    session.wait(session.db.remove_node(node))?;
+    let json = Object::new().set("node", node.0).build();
+    let text =
+        format!("{node} is removed: its number is not used again, and its data directory can be deleted");
+    print(global, text, &json)?;
     Ok(Exit::Ok)
 }
 

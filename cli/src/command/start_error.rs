@@ -4,7 +4,7 @@ use crate::error::{CliError, Exit};
 use env::DiskError;
 use log::LogError;
 use node::identity::IdentityError;
-use node::{IncarnationError, NodeError, RecoverError, RosterError, StandingError};
+use node::{IncarnationError, NodeError, PolicyError, RecoverError, RosterError, StandingError, WordsError};
 use runtime::{PreflightError, RuntimeError};
 use std::io::ErrorKind;
 use storage::StorageError;
@@ -69,10 +69,15 @@ pub(crate) fn of_node(error: &NodeError) -> CliError {
         NodeError::Identity(error) => of_identity(error),
         NodeError::Incarnation(IncarnationError::Disk(error)) => of_disk(error),
         NodeError::Incarnation(error @ IncarnationError::Unknown { .. }) => damaged(error.to_string()),
-        NodeError::Roster(RosterError::Disk(error)) | NodeError::Standing(StandingError::Disk(error)) => {
-            of_disk(error)
+        NodeError::Roster(RosterError::Disk(error))
+        | NodeError::Words(
+            WordsError::Standing(StandingError::Disk(error)) | WordsError::Policy(PolicyError::Disk(error)),
+        ) => of_disk(error),
+        NodeError::Words(WordsError::Standing(error @ StandingError::Unknown)) => damaged(error.to_string()),
+        NodeError::Words(WordsError::Policy(error @ PolicyError::Unknown)) => damaged(error.to_string()),
+        NodeError::Removed(node) => {
+            refused(Code::NodeRemoved, format!("{node} was removed from the cluster"))
         }
-        NodeError::Standing(error @ StandingError::Unknown) => damaged(error.to_string()),
         NodeError::Roster(error @ RosterError::Unknown) => damaged(error.to_string()),
         NodeError::Recover(error) => of_recover(error),
         NodeError::Map(error) => {

@@ -2,7 +2,8 @@
 
 use super::pool::Pool;
 use super::scan::Scan;
-use crate::request::{Limits, Moved, NodeInfo, NodeUse, Placed, Reply, Request, Split, Swap};
+use crate::policy::{Policies, Policy, PolicyChange, Said};
+use crate::request::{Limits, Moved, NODE_REMOVED, NodeInfo, NodeUse, Placed, Reply, Request, Split, Swap};
 use crate::span::checked;
 use crate::{Address, Batch, Error, KeySpan, Options, RangeInfo, StaleValue, Staleness};
 use base::api::{Condition, ReadAt, WriteOp};
@@ -330,6 +331,59 @@ impl Db {
         match self.pool.call(&Request::Stand { node, state }).await? {
             Reply::Stands => Ok(()),
             other => Err(other.unexpected("a standing")),
+        }
+    }
+
+    /// Forgets a node of a cluster for good: one that is dead or was emptied, and has no replicas. Its number is never used again, and
+    /// when it comes back it is refused. Durable on most nodes of the first range afterwards.
+    ///
+    /// # Errors
+    /// See [`Error`]; with code `InvalidRequest` when the cluster has no such node, when the node still has replicas or is live and was
+    /// not emptied, or when the cluster leaves its replicas to people.
+    pub async fn remove_node(&self, node: NodeId) -> Result<(), Error> {
+        let state = NODE_REMOVED;
+        match self.pool.call(&Request::Stand { node, state }).await? {
+            Reply::Stands => Ok(()),
+            other => Err(other.unexpected("a removal")),
+        }
+    }
+
+    /// All policies of the cluster: what is wished for which keys.
+    ///
+    /// # Errors
+    /// See [`Error`]; with code `InvalidRequest` when the cluster leaves its replicas to people.
+    pub async fn policies(&self) -> Result<Policies, Error> {
+        match self.pool.call(&Request::Policies).await? {
+            Reply::Policies(policies) => Ok(policies),
+            other => Err(other.unexpected("a request for policies")),
+        }
+    }
+
+    /// Says what is wished for the keys that begin with `prefix`, instead of what was wished for that prefix before; the empty prefix
+    /// is for all keys that have no other policy. Replicas and leaderships move afterwards, in the course of time. When it returns,
+    /// most nodes of the first range have it durably, so that no death of one of several loses it.
+    ///
+    /// # Errors
+    /// See [`Error`]; with code `InvalidRequest` when it cannot be wished, or when the cluster leaves its replicas to people. After
+    /// another error it may come to count all the same.
+    pub async fn set_policy(&self, prefix: impl AsRef<[u8]>, policy: &Policy) -> Result<PolicyChange, Error> {
+        let said = Said::new(policy);
+        self.change_policy(prefix.as_ref(), Some(&said)).await
+    }
+
+    /// Wishes nothing for `prefix` any more: the policy of a shorter prefix decides, or the one of all keys.
+    ///
+    /// # Errors
+    /// As [`Self::set_policy`].
+    pub async fn remove_policy(&self, prefix: impl AsRef<[u8]>) -> Result<PolicyChange, Error> {
+        self.change_policy(prefix.as_ref(), None).await
+    }
+
+    async fn change_policy(&self, prefix: &[u8], said: Option<&Said>) -> Result<PolicyChange, Error> {
+        let wish = said.map(Said::to_wire);
+        match self.pool.call(&Request::SetPolicy { prefix, wish }).await? {
+            Reply::PolicySet(change) => Ok(change),
+            other => Err(other.unexpected("a change of policies")),
         }
     }
 

@@ -495,6 +495,19 @@ impl Session {
                 let node = stand.node.to_native();
                 self.outbox.push(id, &reply::StandReply { node }).unwrap();
             }
+            RequestRef::SetPolicy(_) => {
+                let (doubts, before) = ("no node satisfies it", None);
+                let reply = reply::SetPolicyReply { doubts, before };
+                self.outbox.push(id, &reply).unwrap();
+            }
+            RequestRef::Policies(_) => {
+                let reply = reply::PoliciesReply {
+                    replicas: 3,
+                    split_bytes: 1 << 29,
+                    policies: &[],
+                };
+                self.outbox.push(id, &reply).unwrap();
+            }
             RequestRef::Explain(explain) => {
                 let text = format!("r{} is where it is", explain.range.to_native());
                 self.outbox

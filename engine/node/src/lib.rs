@@ -13,6 +13,7 @@
 //!   cluster, roster, neighbours, letters, outlook
 //!                           other nodes: who they are, what is said to them and to which shard, whether they live
 //!   members, removal        who has a range's replicas changes online
+//!   forget                  nodes that were removed from the cluster
 //!   placer                  the cluster looks after its replicas by itself
 //!   transfer                state for replicas that the log does not reach any more
 //!   message                 what shards say to each other
@@ -36,6 +37,7 @@ mod damage_note;
 mod dialect;
 mod entry;
 mod file;
+mod forget;
 pub mod identity;
 mod incarnation;
 mod injuries;
@@ -75,8 +77,10 @@ pub use identity::Identity;
 pub use incarnation::IncarnationError;
 pub use message::ShardMessage;
 pub use placement::{Config as PlacementConfig, Locality};
+pub use placer::policy::PolicyError;
 pub use placer::settings::Placement;
 pub use placer::standing::StandingError;
+pub use placer::words::WordsError;
 pub use recover::{RecoverError, Replayed};
 pub use refusal::Refusal;
 pub use roster::RosterError;

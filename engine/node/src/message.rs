@@ -11,12 +11,12 @@ use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
 use crate::status::{RangeStatus, ReplicaStatus, ShardStatus};
 use base::api::ReadAt;
-use base::{Index, RangeId, RequestId, ShardId, Timestamp};
+use base::{Index, NodeId, RangeId, RequestId, ShardId, Timestamp};
 use env::Instant;
 use liveness::Peer;
 use raft::HardState;
 use rkyv::util::AlignedVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use storage::Rows;
 use transport::ConnectionId;
@@ -311,6 +311,8 @@ pub enum ShardMessage<S> {
         /// Who says so.
         word: Word,
     },
+    /// Nodes were removed from the cluster: all of them.
+    Forgotten(BTreeSet<NodeId>),
     /// A letter for a replica that the receiver has, or knows more of.
     Letter {
         /// The letter.

@@ -18,6 +18,7 @@
 use crate::closed::{Closing, nap_until};
 use crate::cluster::{Cluster, Member, is_node};
 use crate::dialect::{Letter, letter_from_wire, liveness_from_wire, with_train};
+use crate::forget::words_for;
 use crate::incarnation;
 use crate::local::Local;
 use crate::message::{Origin, ShardMessage};
@@ -36,6 +37,7 @@ use env::{Clock, Env, Mailbox};
 use liveness::{Event, Liveness, Peer, StepError};
 use raft::{Epoch, ReadToken, Support};
 use replica::group::node_of;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use transport::{ConnectionId, HelloAnswer, Peers};
@@ -57,15 +59,17 @@ pub(crate) struct Neighbours<E: Env> {
     pub(crate) cluster: Arc<Cluster>,
     /// All nodes that are known, this one included.
     pub(crate) nodes: Vec<Member>,
+    /// Nodes that were removed from the cluster.
+    pub(crate) removed: BTreeSet<NodeId>,
     pub(crate) links: Peers<E>,
     /// This node's failure detector: shard 0 has it.
-    detector: Option<Detector>,
+    pub(crate) detector: Option<Detector>,
     /// What it says, as far as this shard was told.
     outlook: Arc<Outlook>,
     /// Messages of this turn, by whom they go to.
     letters: Vec<(Peer, Vec<Letter>)>,
     /// Who is at the other end of connections that came in.
-    callers: FastMap<ConnectionId, Peer>,
+    pub(crate) callers: FastMap<ConnectionId, Peer>,
     /// Slots of groups that need ticks, some of which may be over.
     ticking: Vec<u32>,
     /// Slots of groups that need few, likewise, and the ticks since they had one.
@@ -106,6 +110,7 @@ impl<E: Env> Neighbours<E> {
         Self {
             nodes: me.collect(),
             cluster,
+            removed: BTreeSet::new(),
             links,
             detector,
             outlook: Arc::default(),
@@ -131,6 +136,9 @@ impl<E: Env> Neighbours<E> {
                 self.links.set_address(member.node, Some(member.peer_address));
             }
             return is_news;
+        }
+        if self.is_removed(member.node) {
+            return false;
         }
         if let Some(detector) = &mut self.detector
             && detector
@@ -231,6 +239,7 @@ impl<E: Env, B> State<E, B> {
         let shards = (hello.shard.to_native(), hello.to_shard.to_native());
         let versions = hello.version_min.to_native()..=hello.version_max.to_native();
         let me = self.identity.node;
+        let mut code = Code::InvalidRequest;
         let why = match &self.neighbours {
             None => Some("this node is not of a cluster".to_owned()),
             Some(_) if cluster != self.identity.cluster => Some(format!(
@@ -242,6 +251,10 @@ impl<E: Env, B> State<E, B> {
             )),
             Some(_) if from == me || !is_node(from) => {
                 Some(format!("there is no node {from} beside this one"))
+            }
+            Some(neighbours) if neighbours.is_removed(from) => {
+                code = Code::NodeRemoved;
+                Some(words_for(from))
             }
             Some(_) if !versions.contains(&u16::from(wire::frame::VERSION)) => Some(format!(
                 "this node speaks version {}, the other one {} to {}",
@@ -262,7 +275,7 @@ impl<E: Env, B> State<E, B> {
                 connection: id,
                 request: base::RequestId(0),
             };
-            self.refuse(origin, &Refusal::fatal(Code::InvalidRequest, why));
+            self.refuse(origin, &Refusal::fatal(code, why));
             return HelloAnswer::Refuse;
         }
         if shards.1 != self.me.0 {
@@ -435,7 +448,7 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Does what the detector wants done. Shard 0 has it.
-    fn detect(&mut self) {
+    pub(crate) fn detect(&mut self) {
         let (wall_ns, now) = (self.env.clock().wall_ns(), self.env.clock().now());
         let Some(neighbours) = &mut self.neighbours else {
             return;
@@ -591,6 +604,7 @@ impl<E: Env, B> State<E, B> {
     pub(crate) fn pass_time(&mut self, ticks: u32) {
         self.close_batch();
         self.expire_sending();
+        self.heed_removal();
         self.detect();
         let Some(neighbours) = &mut self.neighbours else {
             return;

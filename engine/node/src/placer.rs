@@ -15,16 +15,20 @@
 //! - An order is begun only by the leader of its range, and only while members and generation are those that the placer knew.
 //! - A node heeds the placer of the greatest term that it has heard of.
 
+mod book;
 mod dialect;
+mod keeping;
 mod ledger;
 mod load;
 mod overview;
+pub(crate) mod policy;
 pub(crate) mod settings;
 pub(crate) mod standing;
+pub(crate) mod words;
 
 use crate::local::Local;
 use crate::members::Wish;
-use crate::message::{Answer, Ask, Origin, RawRequest};
+use crate::message::{Answer, Ask, RawRequest};
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Route, State};
@@ -39,12 +43,11 @@ pub(crate) use overview::Order;
 use overview::{Facts, Overview, Report, Todo};
 use replica::group::{node_of, replica_on};
 use settings::Placement;
-use standing::{Standing, Standings};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use wire::Code;
-use wire::peer::{ArchivedPlacing, ArchivedPlacingStep, ArchivedStanding, Placing, PlacingStep};
-use wire::request::ArchivedStand;
+use wire::peer::{ArchivedPlacing, ArchivedPlacingStep, Placing, PlacingStep};
+use words::Words;
 
 /// Entries that a replica may lack and be called up to date: with more it may be catching up.
 const LAG_MAX: u64 = 8192;
@@ -72,10 +75,8 @@ pub(crate) struct Placer {
     /// The ledger may lack something that a shard has told once.
     is_unsure: bool,
     facts: Facts,
-    /// Shard 0: how nodes are meant to be used; it is being written, and who waits for that.
-    pub(crate) standings: Standings,
-    is_storing: bool,
-    awaiting: Vec<(Origin, NodeId)>,
+    /// Shard 0: what was said of nodes and keys.
+    pub(crate) words: Words,
     /// Shard 0 of the node that leads the first range.
     overview: Option<Box<Overview>>,
 }
@@ -100,6 +101,8 @@ pub struct Stock {
     term: u64,
     /// What was told before may be lost.
     all: bool,
+    /// Of ranges with more bytes it matters where they could be halved.
+    large: u64,
 }
 
 /// An order for another shard of this node.
@@ -124,9 +127,7 @@ impl Placer {
                 shards,
                 ..Facts::default()
             },
-            standings: Standings::default(),
-            is_storing: false,
-            awaiting: Vec::new(),
+            words: Words::default(),
             overview: None,
         }
     }
@@ -155,7 +156,6 @@ impl<E: Env, B> State<E, B> {
         placer.looks = (placer.looks + 1) % STILL_LOOKS;
         let sample_from = placer.settings.plan.split_requests / 4;
         let prng = || self.env.prng();
-        let large = placer.settings.split_bytes / 2;
         let mut due = Vec::new();
         for (at, slot) in self.slots.iter_mut().enumerate() {
             let Some(local) = slot.live_mut() else {
@@ -165,7 +165,7 @@ impl<E: Env, B> State<E, B> {
             if is_turn || local.seat.news || !local.load.is_still() {
                 local.load.look(now, sample_from, prng);
                 let generation = local.replica.descriptor().generation;
-                local.load.measure(&local.tablet, generation, large);
+                local.load.measure(&local.tablet, generation, stock.large);
                 due.push(at);
             } else if local.seat.noted {
                 look.same.push(local.range);
@@ -224,7 +224,7 @@ impl<E: Env, B> State<E, B> {
                 number,
                 session,
                 after,
-                standings,
+                ..
             } => {
                 if placer.heed(term) {
                     self.jobs.push(Job::Survey {
@@ -237,21 +237,26 @@ impl<E: Env, B> State<E, B> {
                 } else {
                     base::sometimes!("node: a placer of an earlier term asks for a report");
                 }
-                self.learn_standings(standings)?;
             }
-            step @ ArchivedPlacingStep::Report { standings, .. } => {
+            step @ ArchivedPlacingStep::Report { words, .. } => {
                 let report = report_from_wire(step)?;
-                self.learn_standings(standings)?;
-                let placer = self.placer.as_mut()?;
                 if let Some(overview) = placer
                     .overview
                     .as_mut()
                     .filter(|overview| overview.term() == term)
-                    && overview.hear(from, now_ns, report)
                 {
-                    self.survey(from);
+                    let has_more = overview.hear(from, now_ns, report);
+                    if has_more {
+                        self.survey(from);
+                    }
+                    self.on_kept(from, words.to_native());
                 }
             }
+            ArchivedPlacingStep::Words {
+                kept,
+                standings,
+                policies,
+            } => self.on_words(from, (term, *kept), standings, policies)?,
             step @ ArchivedPlacingStep::Order { .. } => {
                 let order = order_from_wire(step)?;
                 self.on_order(Ordered { term, order });
@@ -273,7 +278,7 @@ impl<E: Env, B> State<E, B> {
             number: overview.begin_survey(),
             session,
             after,
-            standings: &placer.standings.to_wire(),
+            words: placer.words.known(),
         };
         let term = overview.term();
         // What is lost is asked for again in the next round.
@@ -357,15 +362,17 @@ impl<E: Env, B> State<E, B> {
         {
             let overview = Overview::new(placer.settings.clone(), term, now_ns);
             placer.overview = Some(Box::new(overview));
+            placer.words.begin(neighbours.cluster.me);
         }
         if let Some(overview) = &mut placer.overview {
-            overview.stand(&placer.standings);
+            overview.heed(placer.words.known(), placer.words.book());
             let me = neighbours.cluster.me;
             for member in &neighbours.nodes {
                 let lives =
                     member.node == me || neighbours.support(replica_on(member.node, 0)).given.is_some();
                 overview.meet(member.node, lives, now_ns);
             }
+            overview.keep(|node| neighbours.nodes.iter().any(|member| member.node == node));
         }
     }
 
@@ -395,10 +402,15 @@ impl<E: Env, B> State<E, B> {
         };
         overview.hear(me, now_ns, own);
         others.into_iter().for_each(|node| self.survey(node));
+        self.answer_awaited();
         self.give_orders(me, now_ns);
     }
 
     fn give_orders(&mut self, me: NodeId, now_ns: u64) {
+        // What was wished and answered for must be known before anything is moved.
+        if !self.has_all_words() {
+            return;
+        }
         let Some(overview) = self.placer.as_mut().and_then(|placer| placer.overview.as_mut()) else {
             return;
         };
@@ -433,44 +445,6 @@ impl<E: Env, B> State<E, B> {
         match explained {
             Ok(text) => self.reply(raw.origin, &wire::reply::ExplainReply { text: &text }),
             Err(refusal) => self.refuse(raw.origin, &refusal),
-        }
-    }
-
-    /// Takes what another node knows of how nodes are meant to be used.
-    fn learn_standings(&mut self, said: &[ArchivedStanding]) -> Option<()> {
-        if let Some(placer) = &mut self.placer
-            && placer.standings.learn(said)?
-        {
-            self.jobs.push(Job::Standings);
-        }
-        Some(())
-    }
-
-    /// Says how a node is meant to be used, if this node is the placer.
-    pub(crate) fn on_stand(&mut self, stand: &ArchivedStand, raw: RawRequest<'_>) {
-        if self.me != ShardId(0) {
-            return self.forward(ShardId(0), raw);
-        }
-        let node = NodeId(stand.node.to_native());
-        let wall_ns = self.env.clock().wall_ns();
-        let is_known = self.knows_node(node);
-        let why = match (&mut self.placer, Standing::from_number(stand.state)) {
-            (None, _) => Some(Refusal::fatal(Code::InvalidRequest, NOT_LOOKED_AFTER)),
-            (Some(_), None) => Some(Refusal::fatal(Code::InvalidRequest, "a node cannot stand so")),
-            (Some(placer), _) if placer.overview.is_none() => Some(self.who_places()),
-            (Some(_), _) if !is_known => {
-                let message = format!("the cluster has no node {node}");
-                Some(Refusal::fatal(Code::InvalidRequest, message))
-            }
-            (Some(placer), Some(standing)) => {
-                placer.standings.say(node, standing, wall_ns);
-                placer.awaiting.push((raw.origin, node));
-                None
-            }
-        };
-        match why {
-            Some(refusal) => self.refuse(raw.origin, &refusal),
-            None => self.jobs.push(Job::Standings),
         }
     }
 
@@ -540,6 +514,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             }
             self.step(|state| {
                 state.begin_round(first);
+                state.end_waiting();
                 state.end_round();
             });
         }
@@ -564,10 +539,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     async fn take_stock(&self) {
         let stock = self.with_state(|state| {
             let placer = state.placer.as_mut();
-            let (term, all) = placer.map_or((0, false), |placer| {
-                (placer.term, mem::take(&mut placer.is_unsure))
+            let (term, all, large) = placer.map_or((0, false, u64::MAX), |placer| {
+                let large = placer.words.large(&placer.settings);
+                (placer.term, mem::take(&mut placer.is_unsure), large)
             });
-            Stock { term, all }
+            Stock { term, all, large }
         });
         let asked: Vec<_> = (1..self.mailbox.shards())
             .map(|shard| self.step(|state| state.ask(ShardId(shard), Ask::Look(stock))))
@@ -610,45 +586,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 return;
             };
             let piece = placer.ledger.after(session, after);
-            let standings = placer.standings.to_wire();
-            with_report(term, number, &placer.facts, &piece, &standings, |report| {
+            let words = placer.words.kept();
+            with_report(term, number, &placer.facts, &piece, words, |report| {
                 // What is lost is asked for again.
                 neighbours.links.send(to, ShardId(0), report)
             });
         });
-    }
-
-    /// Writes how nodes are meant to be used, and answers those who said so. One at a time: what comes meanwhile is written by the one
-    /// that is under way.
-    pub(crate) async fn store_standings(&self) {
-        let begin = |state: &mut State<E, B>| {
-            let placer = state.placer.as_mut()?;
-            (!mem::replace(&mut placer.is_storing, true)).then_some(())
-        };
-        if self.with_state(begin).is_none() {
-            return;
-        }
-        let mut stored = None;
-        loop {
-            let next = self.with_state(|state| {
-                let placer = state.placer.as_mut()?;
-                let is_done = stored.as_ref() == Some(&placer.standings) && placer.awaiting.is_empty();
-                placer.is_storing = !is_done;
-                (!is_done).then(|| (placer.standings.clone(), mem::take(&mut placer.awaiting)))
-            });
-            let Some((standings, awaiting)) = next else {
-                return;
-            };
-            if let Err(error) = standing::store(&self.env, &standings).await {
-                return self.fail(format!("how nodes are to be used could not be written: {error}"));
-            }
-            stored = Some(standings);
-            self.step(|state| {
-                for (origin, NodeId(node)) in awaiting {
-                    state.reply(origin, &wire::reply::StandReply { node });
-                }
-            });
-        }
     }
 
     /// Carries out an order of the placer, as long as it stands.

@@ -239,6 +239,8 @@ impl<E: Env, B> State<E, B> {
             }
             RequestRef::Place(place) => self.on_place(place, raw),
             RequestRef::Stand(stand) => self.on_stand(stand, raw),
+            RequestRef::SetPolicy(set) => self.on_set_policy(set, raw),
+            RequestRef::Policies(_) => self.on_policies(raw),
             RequestRef::Explain(explain) => self.on_explain(base::RangeId(explain.range.to_native()), raw),
             RequestRef::Status(status) => self.jobs.push(Job::Status {
                 origin: raw.origin,
@@ -322,6 +324,7 @@ impl<E: Env, B> State<E, B> {
             ShardMessage::Pulse => self.on_pulse(from),
             ShardMessage::Outlook(outlook) => self.on_outlook(outlook),
             ShardMessage::Learned { members, word } => self.learn(members, word),
+            ShardMessage::Forgotten(removed) => self.forget_nodes(&removed),
             ShardMessage::Letter { letter, caller, hops } => self.on_handed_letter(*letter, caller, hops),
             ShardMessage::Transfer(transfer) => self.on_handed_transfer(&transfer),
             ShardMessage::Misdirected(range) => self.on_misdirected(range),
@@ -668,7 +671,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 after,
             } => self.report(from, term, number, (session, after)).await,
             Job::Order(order) => self.carry_out(order).await,
-            Job::Standings => self.store_standings().await,
+            Job::Words => self.store_words().await,
             Job::Remove(range) => self.remove_replica(range).await,
             Job::EndDamaged { range, what } => self.end_damaged(range, what).await,
             Job::DropDamaged { range, life } => self.drop_damaged(range, life).await,

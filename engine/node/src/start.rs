@@ -14,6 +14,7 @@ use crate::claims::latest;
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::damage::Injured;
+use crate::forget::words_for;
 use crate::identity::{Identity, IdentityError};
 use crate::incarnation::{self, IncarnationError};
 use crate::local::{Groups, Local, Stranger};
@@ -22,7 +23,8 @@ use crate::message::{Assembled, Recovered, ShardMessage};
 use crate::neighbours::{Detector, Neighbours, Word};
 use crate::outlook::Pulses;
 use crate::placer::Placer;
-use crate::placer::standing::{self, StandingError};
+use crate::placer::standing;
+use crate::placer::words::{Words, WordsError};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::{Found, RecoverError, Replayed, recover_dir, retire_dir, sweep_graves};
 use crate::replicate::Batch;
@@ -57,9 +59,12 @@ pub enum NodeError {
     /// The other nodes could not be read.
     #[error(transparent)]
     Roster(#[from] RosterError),
-    /// How nodes are meant to be used could not be read.
+    /// What was said of nodes and keys could not be read.
     #[error(transparent)]
-    Standing(#[from] StandingError),
+    Words(#[from] WordsError),
+    /// The node was removed from its cluster.
+    #[error("{}", words_for(*.0))]
+    Removed(NodeId),
     /// What the shard promised other nodes is not known.
     #[error(transparent)]
     Incarnation(#[from] IncarnationError),
@@ -226,7 +231,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
         neighbours,
     );
     if let Some(placer) = state.placer.as_mut().filter(|_| me == ShardId(0)) {
-        placer.standings = standing::load(&env).await?;
+        placer.words = Words::load(&env).await?;
     }
     let shard = Shard::new(env.clone(), mailbox, state);
     let spawn =
@@ -288,6 +293,9 @@ async fn serve_until<E: Env, B: Mailbox<Message<E>>>(
         }
     });
     match failed {
+        Some(_) if shard.with_state(|state| state.is_removed()) => {
+            Err(NodeError::Removed(shard.with_state(|state| state.identity.node)))
+        }
         Some(reason) => Err(NodeError::Failed(reason)),
         None => {
             assert!(asked, "a shard ends because it was asked to or has failed");
@@ -549,6 +557,11 @@ async fn meet_neighbours<E: Env>(
     };
     let links = Peers::new(env.clone(), PeerConfig::new(hello));
     let mut neighbours = Neighbours::new(cluster.clone(), links, detector);
+    // It counts more than the list that this node was started with, or has learned.
+    neighbours.removed = standing::load(env).await.map_err(WordsError::from)?.removed();
+    if neighbours.is_removed(cluster.me) {
+        return Err(NodeError::Removed(cluster.me));
+    }
     let learned = roster::load(env).await?;
     let told = cluster.nodes.iter().chain(&cluster.seeds).copied();
     for member in told.chain(learned) {

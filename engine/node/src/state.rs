@@ -152,8 +152,8 @@ pub(crate) enum Job<E: Env> {
     },
     /// The placer wants this done.
     Order(Order),
-    /// How nodes are meant to be used was said anew.
-    Standings,
+    /// Something was said of nodes or keys, or is to be told when it is durable.
+    Words,
     /// The failure detector wants this written.
     Incarnation(liveness::Durable),
     /// A follower lacks entries that are only in the log.

@@ -519,7 +519,10 @@ impl<E: Env, B> State<E, B> {
             ),
         };
         let cluster = self.config.cluster.as_ref();
-        let standings = self.placer.iter().flat_map(|placer| placer.standings.iter());
+        let standings = self
+            .placer
+            .iter()
+            .flat_map(|placer| placer.words.book().standings.iter());
         NodeStatus {
             verdict,
             advice,

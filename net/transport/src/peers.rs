@@ -108,6 +108,8 @@ struct Inner<E: Env> {
     counters: RefCell<PeerCounters>,
     /// Spreads the pauses of many shards that lost one node.
     prng: RefCell<Prng>,
+    /// A node has refused this one because it was removed.
+    removed: Cell<bool>,
     /// Whether the task that looks at time-outs runs.
     sweeping: Cell<bool>,
 }
@@ -194,6 +196,7 @@ impl<E: Env> Peers<E> {
             nodes: RefCell::default(),
             counters: RefCell::default(),
             prng: RefCell::new(prng),
+            removed: Cell::new(false),
             sweeping: Cell::new(false),
         }))
     }
@@ -285,6 +288,12 @@ impl<E: Env> Peers<E> {
             let refusal = route.refusal.borrow();
             refusal.as_ref().filter(|_| !route.is_accepted(now)).cloned()
         })
+    }
+
+    /// Whether a node has refused a connection because this node was removed from its cluster.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.0.removed.get()
     }
 
     /// The way to a shard, if the node's address is known.

@@ -138,6 +138,8 @@ codes! {
         "The node is stopping. Retry when it is back, or at another node.";
     ConfigurationInvalid = 6007, "invalid configuration",
         "A setting is outside its range; the message names it and the range.";
+    NodeRemoved = 6008, "node was removed",
+        "The node was removed from its cluster with `corelane node rm`, and its number is not used again. Start it with an empty data directory, another number, and --join.";
     Internal = 6999, "internal error",
         "The server met a state that it should not be in. Please report it with the message.";
 }

@@ -106,6 +106,8 @@ messages! {
         Place: ArchivedPlace<'static>,
         Explain: ArchivedExplain,
         Stand: ArchivedStand,
+        SetPolicy: ArchivedSetPolicy<'static>,
+        Policies: ArchivedPolicies,
     ]
 }
 
@@ -127,6 +129,8 @@ messages! {
         PlaceReply: ArchivedPlaceReply<'static>,
         ExplainReply: ArchivedExplainReply<'static>,
         StandReply: ArchivedStandReply,
+        SetPolicyReply: ArchivedSetPolicyReply<'static>,
+        PoliciesReply: ArchivedPoliciesReply<'static>,
         ErrorReply: ArchivedErrorReply<'static>,
     ]
 }
@@ -201,6 +205,8 @@ kind_of! {
     request::Place<'_> => Place,
     request::Explain => Explain,
     request::Stand => Stand,
+    request::SetPolicy<'_> => SetPolicy,
+    request::Policies => Policies,
     peer::PeerHello => PeerHello,
     peer::Train<'_> => Train,
     peer::Transfer<'_> => Transfer,
@@ -221,6 +227,8 @@ kind_of! {
     reply::PlaceReply<'_> => PlaceReply,
     reply::ExplainReply<'_> => ExplainReply,
     reply::StandReply => StandReply,
+    reply::SetPolicyReply<'_> => SetPolicyReply,
+    reply::PoliciesReply<'_> => PoliciesReply,
     reply::ErrorReply<'_> => ErrorReply,
 }
 

@@ -96,6 +96,10 @@ kinds! {
     Explain = 0x0f,
     /// [`crate::request::Stand`].
     Stand = 0x10,
+    /// [`crate::request::SetPolicy`].
+    SetPolicy = 0x11,
+    /// [`crate::request::Policies`].
+    Policies = 0x12,
     /// [`crate::peer::PeerHello`]: the first frame of a connection between shards.
     PeerHello = 0x40,
     /// [`crate::peer::Train`].
@@ -136,6 +140,10 @@ kinds! {
     ExplainReply = 0x8f,
     /// [`crate::reply::StandReply`].
     StandReply = 0x90,
+    /// [`crate::reply::SetPolicyReply`].
+    SetPolicyReply = 0x91,
+    /// [`crate::reply::PoliciesReply`].
+    PoliciesReply = 0x92,
     /// [`crate::reply::StaleReply`].
     StaleReply = 0xa2,
     /// [`crate::reply::ErrorReply`].

@@ -25,6 +25,7 @@ pub mod outbox;
 pub mod page;
 pub mod peer;
 mod placing;
+pub mod policy;
 pub mod reader;
 pub mod reply;
 pub mod request;

@@ -16,6 +16,7 @@ pub use crate::placing::{
     ArchivedRangeReport, ArchivedReplicaReport, ArchivedStanding, ArchivedTodo, HotReport, LedReport,
     NodeReport, Placing, PlacingStep, RangeReport, ReplicaReport, Standing, Todo,
 };
+pub use crate::policy::{ArchivedPolicy, ArchivedPolicyWish, Policy, PolicyWish};
 pub use crate::train::{
     Answer, ArchivedAnswer, ArchivedBody, ArchivedContent, ArchivedEcho, ArchivedEntry, ArchivedGroupMessage,
     ArchivedLiveness, ArchivedMark, ArchivedPromise, Body, Content, Echo, Entry, GroupMessage, Liveness,

@@ -1,6 +1,7 @@
 //! How the nodes of a cluster look after its replicas: the node that leads the first range asks all others for what they have,
 //! and tells those that lead ranges what to do with them.
 
+use crate::policy::Policy;
 use rkyv::with::{InlineAsBox, Map};
 use rkyv::{Archive, Serialize};
 
@@ -24,9 +25,8 @@ pub enum PlacingStep<'a> {
         session: u64,
         /// Changes up to this one are known.
         after: u64,
-        /// What the placer knows of how nodes stand.
-        #[rkyv(with = InlineAsBox)]
-        standings: &'a [Standing],
+        /// Stands for all words that the placer knows.
+        words: u64,
     },
     /// A node's report, or a piece of it: the ranges that changed after the change `after` of the session.
     Report {
@@ -45,9 +45,20 @@ pub enum PlacingStep<'a> {
         /// The ranges.
         #[rkyv(with = InlineAsBox)]
         ranges: &'a [RangeReport<'a>],
-        /// What the node knows of how nodes stand.
+        /// Stands for all words that the node has durably: the placer sends its own when they are others.
+        words: u64,
+    },
+    /// What was said of nodes and policies, all of it. The placer's are to be kept, and are answered by all that the node has durably
+    /// then.
+    Words {
+        /// From the placer `false`; in the answer `true`.
+        kept: bool,
+        /// How nodes stand.
         #[rkyv(with = InlineAsBox)]
         standings: &'a [Standing],
+        /// What is wished for the keys of prefixes: at most [`POLICY_ENTRIES_MAX`](crate::policy::POLICY_ENTRIES_MAX).
+        #[rkyv(with = InlineAsBox)]
+        policies: &'a [Policy<'a>],
     },
     /// The leader of a range is to do something with it, if the range is still as the placer knows it. Not answered: the next
     /// report shows whether it is under way.
@@ -94,7 +105,7 @@ pub enum Todo<'a> {
 pub struct Standing {
     /// The node.
     pub node: u64,
-    /// 0 to be used, 1 drained of leaderships, 2 emptied.
+    /// 0 to be used, 1 drained of leaderships, 2 emptied, 3 removed: that counts whatever is said later.
     pub state: u8,
     /// When it was said, in nanoseconds of a wall clock.
     pub version: u64,

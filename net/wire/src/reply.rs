@@ -1,6 +1,7 @@
 //! What a server sends, version 1. Each struct is one [`crate::Kind`]; the archived form is frozen by golden bytes in the tests.
 
 use crate::convert::Stamp;
+pub use crate::policy::{ArchivedPoliciesReply, ArchivedSetPolicyReply, PoliciesReply, SetPolicyReply};
 use rkyv::with::{InlineAsBox, Map};
 use rkyv::{Archive, Serialize};
 

@@ -4,6 +4,7 @@
 
 use crate::convert::WriteIdV1;
 pub use crate::op::{ArchivedCondition, ArchivedOp, ArchivedReadAt, Condition, Op, ReadAt};
+pub use crate::policy::{ArchivedPolicies, ArchivedSetPolicy, Policies, PolicyWish, SetPolicy};
 use rkyv::with::{InlineAsBox, Map};
 use rkyv::{Archive, Serialize};
 

@@ -16,7 +16,7 @@ pub(crate) fn with_report<R>(
     number: u64,
     facts: &Facts,
     piece: &Piece<'_>,
-    standings: &[peer::Standing],
+    words: u64,
     send: impl FnOnce(&Placing<'_>) -> R,
 ) -> R {
     let replica = |seen: &Seen| peer::ReplicaReport {
@@ -56,7 +56,7 @@ pub(crate) fn with_report<R>(
         last: piece.last,
         node,
         ranges: &ranges,
-        standings,
+        words,
     };
     send(&Placing { term, step })
 }

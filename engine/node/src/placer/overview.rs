@@ -6,14 +6,14 @@
 //! - A range is left alone while an order for it is under way, and while nobody is known to lead it.
 //! - An order is over when a report of its node, asked for after it was given, does not show it any more.
 
+use super::book::Book;
 use super::ledger::{Led, Word};
+use super::policy::Policies;
 use super::settings::Placement;
 use super::standing::{Standing, Standings};
 use base::{NodeId, RangeId, ShardId};
 use core::time::Duration;
-use placement::{
-    Action, Class, Cluster, Cursor, Kind, Load, Locality, Node, NodeState, Pending, Place, Policy,
-};
+use placement::{Action, Class, Cluster, Cursor, Kind, Load, Locality, Node, NodeState, Pending, Place};
 use placement::{Range, Reason, Replica, Shard};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,6 +132,8 @@ pub(crate) struct Overview {
     at: BTreeMap<RangeId, usize>,
     cursor: Cursor,
     orders: BTreeMap<RangeId, Given>,
+    /// Stands for the words that are heeded.
+    words: u64,
     standings: Standings,
     survey: u64,
     order_last: u64,
@@ -162,24 +164,21 @@ fn voters(range: &Range) -> Vec<NodeId> {
 impl Overview {
     /// One that knows nothing yet. `term` is the one in which this node leads the first range.
     pub(crate) fn new(settings: Placement, term: u64, now_ns: u64) -> Self {
-        let policy = Policy {
-            replicas: settings.replicas,
-            split_bytes: settings.split_bytes,
-            ..Policy::default()
-        };
+        let policies = Policies::default().resolve(&settings);
         Self {
             settings,
             term,
             began_ns: now_ns,
             nodes: BTreeMap::new(),
             cluster: Cluster {
-                policies: vec![policy],
+                policies,
                 ..Cluster::default()
             },
             claims: Vec::new(),
             at: BTreeMap::new(),
             cursor: Cursor::default(),
             orders: BTreeMap::new(),
+            words: 0,
             standings: Standings::default(),
             survey: 0,
             order_last: 0,
@@ -299,11 +298,17 @@ impl Overview {
         take(range, node, now_ns, led);
     }
 
-    /// How nodes are meant to be used.
-    pub(crate) fn stand(&mut self, standings: &Standings) {
-        if self.standings != *standings {
-            self.standings.clone_from(standings);
+    /// Heeds what was said of nodes and keys; `words` stands for it.
+    pub(crate) fn heed(&mut self, words: u64, book: &Book) {
+        if core::mem::replace(&mut self.words, words) != words {
+            self.standings.clone_from(&book.standings);
+            self.cluster.policies = book.policies.resolve(&self.settings);
         }
+    }
+
+    /// Forgets nodes that are not of the cluster.
+    pub(crate) fn keep(&mut self, is_known: impl Fn(NodeId) -> bool) {
+        self.nodes.retain(|node, _| is_known(*node));
     }
 
     /// How a node is: as long as it is not heard of it is suspect, and then dead.
@@ -324,7 +329,8 @@ impl Overview {
         match standing {
             Standing::Used => NodeState::Live,
             Standing::Drained => NodeState::Draining,
-            Standing::Emptied => NodeState::Decommissioning,
+            // One that was removed is not met any more.
+            Standing::Emptied | Standing::Removed => NodeState::Decommissioning,
         }
     }
 
@@ -583,6 +589,9 @@ fn todo(range: &Range, action: &Action, reason: &Reason) -> Option<Todo> {
         Action::MoveShard { .. } | Action::Merge { .. } | Action::Nothing => None,
     }
 }
+
+#[path = "advice.rs"]
+mod advice;
 
 #[cfg(test)]
 #[path = "overview_tests.rs"]

@@ -235,3 +235,80 @@ fn a_stale_leader_is_not_believed() {
         "its term is an earlier one, and node 2 leads no more"
     );
 }
+
+/// A cluster of four nodes with a replica of everything on the first three of them.
+fn settled() -> Story {
+    let mut story = Story::new(4);
+    story.led.insert(2, (1, led(&[1, 2, 3], &[])));
+    assert_eq!(story.rounds(5), "");
+    story
+}
+
+#[test]
+fn a_node_is_removed_only_when_nothing_needs_it() {
+    let mut story = settled();
+    let why = |story: &Story, node| story.overview.may_remove(NodeId(node)).unwrap_err();
+    let refused = why(&story, 2);
+    assert!(
+        refused
+            .message
+            .contains("n2 has replicas of r2: `corelane node drain 2`")
+    );
+    let refused = why(&story, 4);
+    assert!(refused.message.contains("n4 is live") && refused.retry_after_ms.is_none());
+    story.silent.insert(4);
+    story.rounds(6);
+    assert!(why(&story, 4).retry_after_ms.is_some(), "it may come back");
+    story.rounds(6);
+    assert_eq!(story.overview.may_remove(NodeId(4)), Ok(()), "it is dead");
+
+    let mut story = settled();
+    let mut book = Book::default();
+    book.standings.say(NodeId(4), Standing::Emptied, 1);
+    story.overview.heed(book.digest(), &book);
+    assert_eq!(story.overview.may_remove(NodeId(4)), Ok(()), "it is to go");
+    story.led.remove(&2);
+    story.rounds(1);
+    let refused = why(&story, 4);
+    assert!(refused.message.contains("no leader has reported") && refused.retry_after_ms.is_some());
+}
+
+#[test]
+fn ranges_go_where_their_policy_says() {
+    let mut story = settled();
+    let mut book = Book::default();
+    let three = |constraints| peer_wish(constraints, "");
+    book.policies.say(b"m", Some(three("-zone=b")), 1).unwrap();
+    story.overview.heed(book.digest(), &book);
+    let ordered = story.rounds(1);
+    assert!(ordered.contains("r2: Split([109])"), "{ordered}");
+}
+
+fn peer_wish(constraints: &str, preferences: &str) -> super::super::policy::Wish {
+    super::super::policy::Wish::of(constraints, preferences)
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let story = settled();
+    let doubts = |constraints: &str, preferences: &str| {
+        let mut policies = Policies::default();
+        policies
+            .say(b"", Some(peer_wish(constraints, preferences)), 1)
+            .unwrap();
+        let policy = policies.resolve(&Placement::default()).remove(0);
+        story.overview.doubts(&policy).join("\n")
+    };
+    assert_eq!(doubts("", ""), "");
+    let no_node = doubts("+region=eu", "");
+    assert!(
+        no_node.starts_with("no node satisfies +region=eu: replicas stay where they are"),
+        "{no_node}"
+    );
+    assert_eq!(doubts("-region=eu", ""), "");
+    let too_few = doubts("+region=eu:2", "+zone=a");
+    assert!(
+        too_few.contains("+region=eu:2 cannot be: no node") && too_few.contains("preference +zone=a"),
+        "{too_few}"
+    );
+}

@@ -36,7 +36,7 @@ impl Default for Placement {
 }
 
 /// Smaller ranges than this are not worth a group of their own.
-const SPLIT_BYTES_MIN: u64 = 64 << 10;
+pub(crate) const SPLIT_BYTES_MIN: u64 = 64 << 10;
 
 /// A node that is not heard of for longer is not called live, however long dead nodes are waited for.
 const SUSPECT_NS_MAX: u64 = 5_000_000_000;

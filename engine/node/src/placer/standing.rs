@@ -4,13 +4,14 @@
 //! a list of magic "CLSTAND1", whose entries are: node u64 │ version u64 │ state u8
 //! ```
 //! Of two words about one node the one of the greater version counts, so that nodes which tell each other all that they know agree in
-//! the end. The placer hears of it with reports and tells it with surveys.
+//! the end; but a node that was removed stays so, whatever is said later. See `words` for how they tell each other.
 
+use super::policy::VERSION_MAX;
 use crate::cluster::is_node;
 use crate::file::List;
 use base::NodeId;
 use env::{DiskError, Env};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use wire::peer;
 
 /// The file's name in the data directory.
@@ -31,10 +32,12 @@ pub(crate) enum Standing {
     Drained,
     /// It gives its replicas away: it is about to go for good.
     Emptied,
+    /// It is gone for good, and its number with it.
+    Removed,
 }
 
 impl Standing {
-    const ALL: [Self; 3] = [Self::Used, Self::Drained, Self::Emptied];
+    const ALL: [Self; 4] = [Self::Used, Self::Drained, Self::Emptied, Self::Removed];
 
     /// Its number in files and messages.
     pub(crate) fn number(self) -> u8 {
@@ -52,6 +55,7 @@ impl Standing {
             Self::Used => "used",
             Self::Drained => "drained",
             Self::Emptied => "emptied",
+            Self::Removed => "removed",
         }
     }
 }
@@ -86,31 +90,52 @@ impl Standings {
         self.0.iter().map(|(node, (_, standing))| (*node, *standing))
     }
 
-    /// Says how a node is meant to be used from now on.
-    pub(crate) fn say(&mut self, node: NodeId, standing: Standing, now_ns: u64) {
-        let after = self
-            .0
-            .get(&node)
-            .map_or(0, |(version, _)| version.saturating_add(1));
-        self.0.insert(node, (now_ns.max(after), standing));
+    /// The nodes that were removed.
+    pub(crate) fn removed(&self) -> BTreeSet<NodeId> {
+        let removed = self.iter().filter(|(_, standing)| *standing == Standing::Removed);
+        removed.map(|(node, _)| node).collect()
     }
 
-    /// Takes what another node knows. Whether it was news; `None` when no node says such a thing.
-    pub(crate) fn learn(&mut self, theirs: &[peer::ArchivedStanding]) -> Option<bool> {
+    /// Says how a node is meant to be used from now on. What is known already is not said again.
+    pub(crate) fn say(&mut self, node: NodeId, standing: Standing, now_ns: u64) {
+        let known = self.0.get(&node);
+        if known.is_some_and(|(_, known)| *known == standing || *known == Standing::Removed) {
+            return;
+        }
+        let after = known.map_or(0, |(version, _)| version + 1);
+        self.0
+            .insert(node, (now_ns.min(VERSION_MAX).max(after), standing));
+    }
+
+    /// Takes what another node knows. Whether it was news.
+    pub(crate) fn learn(&mut self, theirs: &Self) -> bool {
+        let rank = |(version, standing): (u64, Standing)| (standing == Standing::Removed, version, standing);
         let mut is_news = false;
-        for said in theirs {
-            let (node, version) = (NodeId(said.node.to_native()), said.version.to_native());
-            let standing = Standing::from_number(said.state)?;
-            // After the last version there would be no other one: nobody would be heard any more.
-            if !is_node(node) || version == u64::MAX {
-                return None;
-            }
-            if self.0.get(&node).is_none_or(|known| *known < (version, standing)) {
-                self.0.insert(node, (version, standing));
+        for (node, said) in &theirs.0 {
+            if self.0.get(node).is_none_or(|known| rank(*known) < rank(*said)) {
+                self.0.insert(*node, *said);
                 is_news = true;
             }
         }
-        Some(is_news)
+        is_news
+    }
+
+    /// What another node says; `None` when no node says such a thing.
+    pub(crate) fn from_wire(said: &[peer::ArchivedStanding]) -> Option<Self> {
+        let one = |said: &peer::ArchivedStanding| {
+            let (node, version) = (NodeId(said.node.to_native()), said.version.to_native());
+            let standing = Standing::from_number(said.state)?;
+            // There is always a later version: somebody must be heard after this one.
+            (is_node(node) && version < VERSION_MAX).then_some((node, (version, standing)))
+        };
+        said.iter().map(one).collect::<Option<_>>().map(Self)
+    }
+
+    /// Hands all that was said to `add`, in one order.
+    pub(crate) fn digest(&self, mut add: impl FnMut(&[u8])) {
+        for said in &self.0 {
+            add(&to_entry(said));
+        }
     }
 
     pub(crate) fn to_wire(&self) -> Vec<peer::Standing> {
@@ -188,5 +213,19 @@ mod tests {
         assert_eq!(standings.of(NodeId(4)), Standing::Used);
         assert_eq!(standings.0[&NodeId(4)].0, 18);
         assert_eq!(standings.of(NodeId(5)), Standing::Used);
+    }
+
+    #[test]
+    fn a_node_that_was_removed_stays_so() {
+        let mut standings = said();
+        let mut others = said();
+        standings.say(NodeId(4), Standing::Removed, 19);
+        others.say(NodeId(4), Standing::Used, 1000);
+        assert!(!standings.learn(&others), "whatever is said later");
+        assert!(others.learn(&standings));
+        assert_eq!(standings, others);
+        others.say(NodeId(4), Standing::Used, 2000);
+        assert_eq!(standings, others);
+        assert_eq!(others.removed(), BTreeSet::from([NodeId(4)]));
     }
 }

@@ -4,6 +4,7 @@ use super::{Inner, PAUSE_MAX, Peers, Route, RouteState};
 use crate::connection::{CloseReason, Connection, ConnectionId};
 use crate::slots::Link;
 use crate::transport::{ReaderOf, Socket, WriterOf};
+use core::cell::Cell;
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
@@ -35,7 +36,7 @@ pub(super) async fn dial<E: Env>(peers: Peers<E>, route: Rc<Route<WriterOf<E>>>,
     };
     let (reader, link) = open(&peers, &route, socket, outbox);
     let since = inner.env.clock().now();
-    let heard = listen::<E>(&route, reader).await;
+    let heard = listen::<E>(&route, &inner.removed, reader).await;
     // Whoever shut the connection down from this side knows better why it ended than the socket does, save for a refusal.
     let reason = match link.ended.take() {
         Some(local) if heard != CloseReason::Refused => local,
@@ -78,11 +79,15 @@ fn open<E: Env>(
 }
 
 /// Waits for the connection's end, or for anything that ends it.
-async fn listen<E: Env>(route: &Route<WriterOf<E>>, mut reader: ReaderOf<E>) -> CloseReason {
+async fn listen<E: Env>(
+    route: &Route<WriterOf<E>>,
+    removed: &Cell<bool>,
+    mut reader: ReaderOf<E>,
+) -> CloseReason {
     let mut inbox = FrameReader::new(REFUSAL_BYTES_MAX);
     loop {
         match inbox.next() {
-            Ok(Some(frame)) => return hear(route, &frame),
+            Ok(Some(frame)) => return hear(route, removed, &frame),
             Ok(None) => {}
             Err(error) => return error.into(),
         }
@@ -100,10 +105,13 @@ async fn listen<E: Env>(route: &Route<WriterOf<E>>, mut reader: ReaderOf<E>) -> 
 }
 
 /// Why a connection ends on which this frame came: nothing but a refusal may.
-fn hear<W>(route: &Route<W>, frame: &Frame<'_>) -> CloseReason {
+fn hear<W>(route: &Route<W>, removed: &Cell<bool>, frame: &Frame<'_>) -> CloseReason {
     match decode_reply(frame) {
         Ok(ReplyRef::ErrorReply(error)) if frame.request.0 == 0 => {
             route.refusal.replace(Some(words_of(error)));
+            if error.code == Code::NodeRemoved.number() {
+                removed.set(true);
+            }
             CloseReason::Refused
         }
         Ok(_) => WireError::WrongDirection { kind: frame.kind }.into(),

@@ -5,7 +5,7 @@ use base::RequestId;
 use wire::frame::{HEADER_BYTES, Kind, frame_bytes};
 use wire::peer::{
     ArchivedBody, ArchivedClosedRange, ArchivedClosedStep, ArchivedContent, ArchivedPlacingStep,
-    ArchivedTodo, ArchivedTransferStep,
+    ArchivedPolicy, ArchivedPolicyWish, ArchivedTodo, ArchivedTransferStep,
 };
 use wire::{
     Frame, FrameError, FrameReader, PeerRef, ReplyRef, RequestRef, decode_peer, decode_reply, decode_request,
@@ -211,6 +211,7 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
             sum(&scan.start) + sum_of(scan.end())
         }
         RequestRef::Split(split) => sum(&split.key),
+        RequestRef::SetPolicy(set) => sum(&set.prefix) + set.wish.as_ref().map_or(0, touch_wish),
         RequestRef::Echo(echo) => sum(&echo.payload),
         RequestRef::Place(place) => {
             std::hint::black_box(place.leader());
@@ -226,6 +227,7 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
         | RequestRef::Move(_)
         | RequestRef::Explain(_)
         | RequestRef::Stand(_)
+        | RequestRef::Policies(_)
         | RequestRef::Status(_)
         | RequestRef::DiskWrite(_) => 0,
     }
@@ -289,15 +291,14 @@ fn touch_peer(message: &PeerRef<'_>) -> usize {
 
 fn touch_placing(step: &ArchivedPlacingStep<'static>) -> usize {
     match step {
-        ArchivedPlacingStep::Survey { standings, .. } => {
-            standings.iter().map(|standing| sum(&[standing.state])).sum()
-        }
-        ArchivedPlacingStep::Report {
-            node,
-            ranges,
-            standings,
-            ..
+        ArchivedPlacingStep::Survey { .. } => 0,
+        ArchivedPlacingStep::Words {
+            standings, policies, ..
         } => {
+            let states = standings.iter().map(|standing| sum(&[standing.state]));
+            states.sum::<usize>() + policies.iter().map(touch_policy).sum::<usize>()
+        }
+        ArchivedPlacingStep::Report { node, ranges, .. } => {
             let led = ranges.iter().filter_map(|range| range.led.as_ref());
             let touched = led.map(|led| {
                 let replicas = led.replicas.iter().map(|replica| sum(&[replica.votes.into()]));
@@ -305,7 +306,7 @@ fn touch_placing(step: &ArchivedPlacingStep<'static>) -> usize {
                 let keys = [led.end.as_deref(), led.middle.as_deref()];
                 sum(&led.start) + keys.into_iter().map(sum_of).sum::<usize>() + hot + replicas.sum::<usize>()
             });
-            sum(node.locality.as_bytes()) + touched.sum::<usize>() + standings.len()
+            sum(node.locality.as_bytes()) + touched.sum::<usize>()
         }
         ArchivedPlacingStep::Order { voters, todo, .. } => {
             let todo = match todo {
@@ -316,6 +317,15 @@ fn touch_placing(step: &ArchivedPlacingStep<'static>) -> usize {
             voters.len() * 8 + todo
         }
     }
+}
+
+fn touch_wish(wish: &ArchivedPolicyWish<'static>) -> usize {
+    let texts = [&wish.constraints, &wish.preferences, &wish.group];
+    texts.into_iter().map(|text| sum(text.as_bytes())).sum()
+}
+
+fn touch_policy(policy: &ArchivedPolicy<'static>) -> usize {
+    sum(&policy.prefix) + policy.wish.as_ref().map_or(0, touch_wish)
 }
 
 /// Reads every byte that a reply points to and says how many.
@@ -344,6 +354,10 @@ fn touch_reply(reply: &ReplyRef<'_>) -> usize {
         }
         ReplyRef::StatusReply(status) => sum(status.json.as_bytes()),
         ReplyRef::ExplainReply(explained) => sum(explained.text.as_bytes()),
+        ReplyRef::SetPolicyReply(set) => {
+            sum(set.doubts.as_bytes()) + set.before.as_ref().map_or(0, touch_wish)
+        }
+        ReplyRef::PoliciesReply(reply) => reply.policies.iter().map(touch_policy).sum(),
         ReplyRef::EchoReply(echo) => sum(&echo.payload),
         ReplyRef::PlaceReply(place) => place
             .nodes

@@ -225,6 +225,31 @@ pub(crate) fn peers() -> Vec<Sample> {
     .collect()
 }
 
+/// A policy that has everything, and one that has nothing.
+const WISH: peer::PolicyWish<'static> = peer::PolicyWish {
+    replicas: 71,
+    split_bytes: 72,
+    constraints: "+region=eu,-zone=b",
+    preferences: "+zone=a;+zone=c",
+    group: "together",
+};
+const NO_WISH: peer::PolicyWish<'static> = peer::PolicyWish {
+    replicas: 0,
+    split_bytes: 0,
+    constraints: "",
+    preferences: "",
+    group: "",
+};
+
+fn policy<'a>(prefix: &'a [u8], wish: Option<peer::PolicyWish<'a>>) -> peer::Policy<'a> {
+    let version = 73;
+    peer::Policy {
+        prefix,
+        version,
+        wish,
+    }
+}
+
 /// Every message of placers and of those that answer them.
 fn placings() -> Vec<Sample> {
     let placing = |step| peer::Placing { term: 40, step };
@@ -293,7 +318,7 @@ fn placings() -> Vec<Sample> {
         last: 62,
         node,
         ranges,
-        standings: &[],
+        words: 69,
     };
     let order = |todo| {
         placing(peer::PlacingStep::Order {
@@ -308,7 +333,19 @@ fn placings() -> Vec<Sample> {
         number: 66,
         session: 67,
         after: 68,
-        standings: &standings,
+        words: 70,
+    };
+    let policies = [
+        policy(b"eu/", Some(WISH)),
+        policy(b"", Some(NO_WISH)),
+        policy(b"us/", None),
+    ];
+    let words = |kept, policies| {
+        placing(peer::PlacingStep::Words {
+            kept,
+            standings: &standings,
+            policies,
+        })
     };
     let unknown = peer::NodeReport {
         free_bytes: None,
@@ -324,6 +361,8 @@ fn placings() -> Vec<Sample> {
         ),
         frame("Placing: leader", &order(peer::Todo::Leader { node: 2 })),
         frame("Placing: split", &order(peer::Todo::Split { key: b"middle" })),
+        frame("Placing: words", &words(false, &policies)),
+        frame("Placing: words, kept", &words(true, &[])),
     ]
 }
 
@@ -486,6 +525,23 @@ pub(crate) fn requests() -> Vec<Sample> {
                 deadline_ms: 5000,
             },
         ),
+        frame(
+            "SetPolicy",
+            &request::SetPolicy {
+                prefix: b"eu/",
+                wish: Some(WISH),
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
+            "SetPolicy: removed",
+            &request::SetPolicy {
+                prefix: b"",
+                wish: None,
+                deadline_ms: 5000,
+            },
+        ),
+        frame("Policies", &request::Policies { deadline_ms: 5000 }),
         frame(
             "Status",
             &request::Status {
@@ -675,6 +731,28 @@ pub(crate) fn replies() -> Vec<Sample> {
             },
         ),
         frame("StandReply", &reply::StandReply { node: 4 }),
+        frame(
+            "SetPolicyReply",
+            &reply::SetPolicyReply {
+                doubts: "no node satisfies +region=eu",
+                before: Some(WISH),
+            },
+        ),
+        frame(
+            "SetPolicyReply: the first one",
+            &reply::SetPolicyReply {
+                doubts: "",
+                before: None,
+            },
+        ),
+        frame(
+            "PoliciesReply",
+            &reply::PoliciesReply {
+                replicas: 3,
+                split_bytes: 74,
+                policies: &[policy(b"", Some(NO_WISH)), policy(b"eu/", Some(WISH))],
+            },
+        ),
         frame(
             "MoveReply",
             &reply::MoveReply {

@@ -60,6 +60,8 @@ pub enum Reply {
     Status(String),
     /// The range map.
     RangeMap(Vec<RangeSeen>),
+    /// The policies in force: prefixes, and the bytes at which ranges are split.
+    Policies(Vec<(Vec<u8>, u64)>),
     /// To anything else that succeeded.
     Done,
     /// To anything.
@@ -113,11 +115,19 @@ impl Reply {
                 Self::RangeMap(map.ranges.iter().map(seen).collect())
             }
             ReplyRef::StatusReply(status) => Self::Status(status.json.to_string()),
+            ReplyRef::PoliciesReply(reply) => {
+                let seen = |policy: &wire::peer::ArchivedPolicy<'static>| {
+                    let wish = policy.wish.as_ref()?;
+                    Some((policy.prefix.to_vec(), wish.split_bytes.to_native()))
+                };
+                Self::Policies(reply.policies.iter().filter_map(seen).collect())
+            }
             ReplyRef::SplitReply(_)
             | ReplyRef::MoveReply(_)
             | ReplyRef::PlaceReply(_)
             | ReplyRef::ExplainReply(_)
             | ReplyRef::StandReply(_)
+            | ReplyRef::SetPolicyReply(_)
             | ReplyRef::EchoReply(_)
             | ReplyRef::DiskWriteReply(_) => Self::Done,
             ReplyRef::ErrorReply(error) => Self::Refused {
