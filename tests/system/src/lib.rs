@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   seed ─► scenario ─► run ── process: node::run_shard × shards on sim, crashed, restarted, supervised
-//!                        │  ── client, workload: calls over wire, retried until settled
+//!                        │  ── client, workload: calls over wire, retried until settled; words: policies are set
 //!                        └──── history ─► check
 //!   swarm   many seeds: what fired, what was reached, what went wrong
 //! ```
@@ -21,6 +21,7 @@ pub mod run;
 pub mod scenario;
 pub mod swarm;
 pub mod trials;
+pub mod words;
 pub mod workload;
 
 /// Shards of a node, at most.

@@ -14,6 +14,7 @@ use crate::history::{Action, History, Outcome, Seconds};
 use crate::process::{Exit, Process};
 use crate::replicas;
 use crate::scenario::{Mode, PORT, Scenario};
+use crate::words::Words;
 use crate::workload::Workload;
 use base::api::ReadAt;
 use base::{NodeId, Prng, ShardId};
@@ -63,6 +64,8 @@ struct Runner {
     history: Rc<History>,
     workload: Rc<Workload>,
     clients: Vec<Rc<Client>>,
+    /// Who sets policies.
+    words: Option<Rc<Words>>,
     /// The machine on which they run.
     machine: SimNodeId,
     prng: Prng,
@@ -161,7 +164,22 @@ impl Runner {
                 number += 1;
             }
         }
+        let words = (scenario.policies && scenario.placement.is_some()).then(|| {
+            // Who has a damaged replica takes part in nothing: the others must be most of all.
+            let replicas_min = if scenario.flips.is_none() { 1 } else { 3 };
+            Words::new(
+                env.clone(),
+                addresses.clone(),
+                scenario.keys,
+                replicas_min,
+                prng.fork(),
+            )
+        });
+        if let Some(words) = &words {
+            sim.spawn(Some(machine), words.clone().work());
+        }
         Self {
+            words,
             refusals: vec![0; processes.len()],
             scenario,
             sim,
@@ -441,6 +459,9 @@ impl Runner {
             self.sim.set_disk_config(process.node(), sim::DiskConfig::calm());
         }
         self.refusals.fill(0);
+        if let Some(words) = &self.words {
+            words.stop();
+        }
         if self.scenario.flips.is_some_and(|flips| flips.at_end) {
             self.flip();
         }
@@ -542,7 +563,7 @@ impl Runner {
             self.give_up(&format!("the last reads do not end: {stuck}"));
             return;
         }
-        if !self.compare_replicas() {
+        if !self.check_words() || !self.compare_replicas() {
             return;
         }
         self.processes.iter().for_each(Process::stop);
@@ -567,6 +588,24 @@ impl Runner {
             if self.scenario.mode != Mode::Damage {
                 self.wrong.extend(damages);
             }
+        }
+    }
+
+    /// Whether what was said of policies is remembered. They are removed.
+    fn check_words(&mut self) -> bool {
+        let Some(words) = &self.words else {
+            return true;
+        };
+        let limit = self.sim.now() + self.scenario.finish;
+        match self.sim.block_on_until(limit, words.clone().check()) {
+            Ok(wrong) => {
+                let lies = self.scenario.mode == Mode::Damage;
+                self.wrong.extend(wrong.into_iter().filter(|_| !lies));
+                true
+            }
+            Err(stuck) => self.give_up(&format!(
+                "policies are not told, or not removed, in calm weather: {stuck}"
+            )),
         }
     }
 

@@ -72,6 +72,8 @@ pub struct Scenario {
     pub tick: Duration,
     /// How a cluster looks after its replicas, if it does.
     pub placement: Option<Placement>,
+    /// That policies are set where replicas are looked after.
+    pub policies: bool,
     /// How far behind the clock a cluster's ranges are closed.
     pub closed_lag: Duration,
     /// How often its nodes hear of that.
@@ -169,6 +171,7 @@ impl Scenario {
             liveness: liveness::Config::default(),
             tick: Duration::from_millis(10),
             placement: None,
+            policies: false,
             closed_lag: Duration::from_millis(100),
             closed_interval: Duration::from_millis(200),
             one_range_scans: false,
@@ -232,6 +235,8 @@ impl Scenario {
         scenario.tick = Duration::from_millis(prng.between(10, 50));
         scenario.storm = Duration::from_secs(120);
         scenario.placement = draw_placement(seed);
+        // From numbers of its own, likewise.
+        scenario.policies = Prng::new(seed ^ 0x706f_6c69_6379_0001).below(4) == 0;
         (scenario.mix.get_stale, scenario.mix.scan_stale) = (prng.below(20), prng.below(5));
         let lag_ns = bound_ns + prng.below(300_000_000);
         scenario.closed_lag = Duration::from_nanos(lag_ns);
