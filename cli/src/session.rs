@@ -143,7 +143,8 @@ pub(crate) fn exit_of(code: Code) -> Exit {
         | Code::DataDirectoryInUse
         | Code::DataDirectoryUnwritable
         | Code::ConfigurationInvalid
-        | Code::NodeRemoved => Exit::Config,
+        | Code::NodeRemoved
+        | Code::DirectoryReplaced => Exit::Config,
     }
 }
 

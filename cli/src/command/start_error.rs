@@ -4,7 +4,10 @@ use crate::error::{CliError, Exit};
 use env::DiskError;
 use log::LogError;
 use node::identity::IdentityError;
-use node::{IncarnationError, NodeError, PolicyError, RecoverError, RosterError, StandingError, WordsError};
+use node::{
+    BirthsError, IncarnationError, NodeError, PolicyError, RecoverError, RosterError, StandingError,
+    WordsError,
+};
 use runtime::{PreflightError, RuntimeError};
 use std::io::ErrorKind;
 use storage::StorageError;
@@ -78,6 +81,12 @@ pub(crate) fn of_node(error: &NodeError) -> CliError {
         NodeError::Removed(node) => {
             refused(Code::NodeRemoved, format!("{node} was removed from the cluster"))
         }
+        NodeError::Births(BirthsError::Disk(error)) => of_disk(error),
+        NodeError::Births(error @ BirthsError::Unknown) => damaged(error.to_string()),
+        NodeError::Replaced(node) => refused(
+            Code::DirectoryReplaced,
+            format!("the other nodes know {node} with another data directory"),
+        ),
         NodeError::Roster(error @ RosterError::Unknown) => damaged(error.to_string()),
         NodeError::Recover(error) => of_recover(error),
         NodeError::Map(error) => {

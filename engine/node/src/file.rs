@@ -94,7 +94,8 @@ impl<const N: usize> List<N> {
         block[8..CHECKED_FROM].copy_from_slice(&crc.to_le_bytes());
     }
 
-    fn decode(&self, block: &[u8]) -> Option<Vec<[u8; N]>> {
+    /// The entries of a file that was read; `None` when it is not what was written.
+    pub(crate) fn decode(&self, block: &[u8]) -> Option<Vec<[u8; N]>> {
         let u32_at = |at: usize| Some(u32::from_le_bytes(block.get(at..at + 4)?.try_into().ok()?));
         let count = usize::try_from(u32_at(CHECKED_FROM)?).ok()?;
         let end = count.checked_mul(N)?.checked_add(ENTRIES_FROM)?;

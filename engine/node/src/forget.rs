@@ -11,6 +11,7 @@ use core::mem;
 use env::{Clock, Env};
 use liveness::Peer;
 use std::collections::BTreeSet;
+use wire::Code;
 
 impl<E: Env> Neighbours<E> {
     /// Whether a node was removed from the cluster.
@@ -73,15 +74,20 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    /// Stops this node when another one refuses it because it was removed.
-    pub(crate) fn heed_removal(&mut self) {
+    /// Stops this node when another one refuses it for good: because it was removed, or has another data directory.
+    pub(crate) fn heed_refusal(&mut self) {
         let me = self.identity.node;
-        if let Some(neighbours) = &mut self.neighbours
-            && neighbours.links.is_removed()
-            && neighbours.removed.insert(me)
-        {
-            base::sometimes!("node: a node that was removed has come back");
-            self.failed.get_or_insert(words_for(me));
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        match neighbours.links.unwelcome() {
+            None => {}
+            Some(Code::DirectoryReplaced) => self.unwelcome(),
+            Some(_) => {
+                base::sometimes!("node: a node that was removed has come back");
+                neighbours.removed.insert(me);
+                self.failed.get_or_insert(words_for(me));
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Who the node is: the file `IDENTITY` in the data directory, written once, and rewritten when the number of shards changes.
 //!
 //! ```text
-//! magic "CLNODEID" │ version u32 │ crc u32 over what follows │ cluster u128 │ node u64 │ shards u16 │ zeros to 4096
+//! magic "CLNODEID" │ version u32 │ crc u32 over what follows │ cluster u128 │ node u64 │ shards u16 │ birth u64 │ zeros to 4096
 //! ```
 
 use crate::cluster::Cluster;
@@ -16,7 +16,7 @@ pub const FILE: &str = "IDENTITY";
 const MAGIC: &[u8; 8] = b"CLNODEID";
 const VERSION: u32 = 1;
 const CHECKED_FROM: usize = 16;
-const CHECKED_TO: usize = 42;
+const CHECKED_TO: usize = 50;
 
 /// Who the node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub struct Identity {
     pub node: NodeId,
     /// How many shards it had when it was last started.
     pub shards: u16,
+    /// Names the data directory, not zero: drawn when it was made. By it other nodes tell a node that lost its data directory, and
+    /// what it promised with it, from the one that it was.
+    pub birth: u64,
 }
 
 /// The data directory does not say who the node is.
@@ -99,6 +102,7 @@ impl Identity {
                     cluster,
                     node,
                     shards,
+                    birth: prng.next_u64().max(1),
                 };
                 identity.write(env).await?;
                 Ok(identity)
@@ -123,6 +127,7 @@ impl Identity {
         block[16..32].copy_from_slice(&self.cluster.to_le_bytes());
         block[32..40].copy_from_slice(&self.node.0.to_le_bytes());
         block[40..42].copy_from_slice(&self.shards.to_le_bytes());
+        block[42..50].copy_from_slice(&self.birth.to_le_bytes());
         let crc = crc32c(&block[CHECKED_FROM..CHECKED_TO]);
         block[12..16].copy_from_slice(&crc.to_le_bytes());
     }
@@ -149,7 +154,7 @@ impl Identity {
         }
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "four, eight and two bytes were read"
+            reason = "as many bytes were read as the type has"
         )]
         {
             let expected = number(take(4)?) as u32;
@@ -163,6 +168,7 @@ impl Identity {
                 cluster,
                 node,
                 shards: number(take(2)?) as u16,
+                birth: number(take(8)?) as u64,
             })
         }
     }
@@ -198,6 +204,7 @@ mod tests {
             cluster: 0x1234_5678_9abc_def0_0fed_cba9_8765_4321,
             node: NodeId(1),
             shards: 2,
+            birth: 0xfedc_ba98_7654_3210,
         };
         let mut block = vec![0; BLOCK_BYTES];
         identity.encode(&mut block);

@@ -28,6 +28,7 @@
 //! - No timestamp is issued above the bound that the log has made durable.
 //! - Nothing here names glommio, a file system or a socket.
 
+pub mod births;
 mod claims;
 mod closed;
 pub mod cluster;
@@ -71,6 +72,7 @@ mod transfer;
 mod waiting;
 mod write;
 
+pub use births::BirthsError;
 pub use cluster::{Cluster, Member};
 pub use config::NodeConfig;
 pub use identity::Identity;

@@ -1,5 +1,6 @@
 //! What shards of a node say to each other over the rings. Owned values; a ring hands them over in order.
 
+use crate::births::Births;
 use crate::claims::Promised;
 use crate::cluster::Member;
 use crate::dialect::Letter;
@@ -311,6 +312,10 @@ pub enum ShardMessage<S> {
         /// Who says so.
         word: Word,
     },
+    /// To shard 0: a node says that it has this data directory.
+    Born(NodeId, u64),
+    /// Which data directories nodes have.
+    Births(Births),
     /// Nodes were removed from the cluster: all of them.
     Forgotten(BTreeSet<NodeId>),
     /// A letter for a replica that the receiver has, or knows more of.

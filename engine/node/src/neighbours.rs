@@ -15,6 +15,7 @@
 //!   later, which does no harm.
 //! - What waits for a write leaves after it, in the order in which the group handed it out.
 
+use crate::births::{self, Births, Known};
 use crate::closed::{Closing, nap_until};
 use crate::cluster::{Cluster, Member, is_node};
 use crate::dialect::{Letter, letter_from_wire, liveness_from_wire, with_train};
@@ -24,7 +25,7 @@ use crate::local::Local;
 use crate::message::{Origin, ShardMessage};
 use crate::outlook::{Outlook, Pulses};
 use crate::refusal::Refusal;
-use crate::roster::{self, address_from_bytes, address_to_bytes};
+use crate::roster::address_from_bytes;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Route, State};
 use crate::transfer::{Receiving, Sending};
@@ -41,13 +42,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use transport::{ConnectionId, HelloAnswer, Peers};
-use wire::peer::{
-    ArchivedGroupMessage, ArchivedPeerHello, ArchivedRosterEntry, NodeAddress, Roster, RosterEntry,
-};
+use wire::peer::{ArchivedGroupMessage, ArchivedPeerHello, ArchivedRosterEntry};
 use wire::{Code, Frame, PeerRef, WireError, decode_peer};
 
 /// How long nothing but messages wakes the detector and the groups, at most: a group may begin to need ticks at any time.
 const NAP_MAX: Duration = Duration::from_millis(50);
+/// How often one of the other nodes is told of all that are known.
+const ROSTER_AGAIN: Duration = Duration::from_secs(1);
 /// Ranges whose memory is asked for at once: it has to fit the nearest cache.
 pub(crate) const PREFETCH: usize = 16;
 /// Ticks to one of a group that is calm: how long followers may wait until they learn what is committed. A write of a range that is
@@ -61,6 +62,12 @@ pub(crate) struct Neighbours<E: Env> {
     pub(crate) nodes: Vec<Member>,
     /// Nodes that were removed from the cluster.
     pub(crate) removed: BTreeSet<NodeId>,
+    /// Which data directories other nodes have, as is durable; shard 0 writes what it hears.
+    pub(crate) births: Births,
+    pub(crate) newborn: Births,
+    pub(crate) storing_births: bool,
+    /// Who was told of the nodes last.
+    pub(crate) told: NodeId,
     pub(crate) links: Peers<E>,
     /// This node's failure detector: shard 0 has it.
     pub(crate) detector: Option<Detector>,
@@ -111,6 +118,10 @@ impl<E: Env> Neighbours<E> {
             nodes: me.collect(),
             cluster,
             removed: BTreeSet::new(),
+            births: Births::new(),
+            newborn: Births::new(),
+            storing_births: false,
+            told: NodeId(0),
             links,
             detector,
             outlook: Arc::default(),
@@ -172,23 +183,6 @@ impl<E: Env> Neighbours<E> {
             .collect()
     }
 
-    /// Tells every other node of all that are known.
-    pub(crate) fn tell_roster(&self) {
-        let entry = |member: &Member| {
-            let (ip, port) = address_to_bytes(member.address);
-            let address = NodeAddress { ip, port };
-            RosterEntry {
-                node: member.node.0,
-                address,
-            }
-        };
-        let nodes: Vec<_> = self.nodes.iter().map(entry).collect();
-        for member in self.others() {
-            let Peer { node, shard } = detector_of(member.node);
-            self.links.send(node, shard, &Roster { nodes: &nodes });
-        }
-    }
-
     /// Sends `message` with the next train to `to`.
     pub(crate) fn post(&mut self, to: Peer, letter: Letter) {
         if let Some((_, letters)) = self.letters.iter_mut().find(|(peer, _)| *peer == to) {
@@ -238,6 +232,7 @@ impl<E: Env, B> State<E, B> {
         let (from, to) = (NodeId(hello.node.to_native()), NodeId(hello.to_node.to_native()));
         let shards = (hello.shard.to_native(), hello.to_shard.to_native());
         let versions = hello.version_min.to_native()..=hello.version_max.to_native();
+        let birth = hello.birth.to_native();
         let me = self.identity.node;
         let mut code = Code::InvalidRequest;
         let why = match &self.neighbours {
@@ -255,6 +250,10 @@ impl<E: Env, B> State<E, B> {
             Some(neighbours) if neighbours.is_removed(from) => {
                 code = Code::NodeRemoved;
                 Some(words_for(from))
+            }
+            Some(neighbours) if neighbours.knows_birth(from, birth) == Known::Other => {
+                code = Code::DirectoryReplaced;
+                Some(births::words_for(from))
             }
             Some(_) if !versions.contains(&u16::from(wire::frame::VERSION)) => Some(format!(
                 "this node speaks version {}, the other one {} to {}",
@@ -281,6 +280,14 @@ impl<E: Env, B> State<E, B> {
         if shards.1 != self.me.0 {
             return HelloAnswer::Handover(ShardId(shards.1));
         }
+        let address = address_from_bytes(hello.address.ip, hello.address.port.to_native());
+        self.learn([Member::new(from, address)], Word::Own);
+        let neighbours = self.neighbours.as_deref();
+        if neighbours.is_none_or(|neighbours| neighbours.knows_birth(from, birth) != Known::Same) {
+            base::sometimes!("node: another node waits until its data directory is known");
+            self.meet_birth(from, birth);
+            return HelloAnswer::Refuse;
+        }
         let caller = Peer {
             node: from,
             shard: ShardId(shards.0),
@@ -288,8 +295,6 @@ impl<E: Env, B> State<E, B> {
         if let Some(neighbours) = &mut self.neighbours {
             neighbours.callers.insert(id, caller);
         }
-        let address = address_from_bytes(hello.address.ip, hello.address.port.to_native());
-        self.learn([Member::new(from, address)], Word::Own);
         HelloAnswer::Accept
     }
 
@@ -360,6 +365,9 @@ impl<E: Env, B> State<E, B> {
                     return Err(malformed);
                 }
                 self.learn(members, Word::Others);
+                for entry in roster.nodes.iter() {
+                    self.meet_birth(NodeId(entry.node.to_native()), entry.birth.to_native());
+                }
                 return Ok(());
             }
             PeerRef::Train(train) => train,
@@ -604,7 +612,7 @@ impl<E: Env, B> State<E, B> {
     pub(crate) fn pass_time(&mut self, ticks: u32) {
         self.close_batch();
         self.expire_sending();
-        self.heed_removal();
+        self.heed_refusal();
         self.detect();
         let Some(neighbours) = &mut self.neighbours else {
             return;
@@ -815,27 +823,6 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
     }
 
-    /// Writes which nodes were learned of. One at a time: what comes meanwhile is written by the one that is under way.
-    pub(crate) async fn store_roster(&self) {
-        if self.with_state(|state| mem::replace(&mut state.roster_storing, true)) {
-            return;
-        }
-        let learned =
-            |state: &mut State<E, B>| state.neighbours.as_ref().map(|neighbours| neighbours.learned());
-        let mut stored = None;
-        loop {
-            let now = self.with_state(learned);
-            if now == stored {
-                break;
-            }
-            if let Err(error) = roster::store(&self.env, now.as_deref().unwrap_or_default()).await {
-                return self.fail(format!("the list of nodes could not be written: {error}"));
-            }
-            stored = now;
-        }
-        self.with_state(|state| state.roster_storing = false);
-    }
-
     /// Lets time pass for detector and groups until the shard is dropped.
     pub(crate) async fn run_time(self: Rc<Self>) {
         let Some(tick) = self.with_state(|state| Some(state.neighbours.as_ref()?.cluster.tick)) else {
@@ -868,14 +855,17 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let ticks = u32::try_from(passed).unwrap_or(u32::MAX);
             last = last + tick * ticks;
             let now = self.now();
-            let is_due = me != ShardId(0) && now.since(pulsed) >= NAP_MAX;
+            let pause = if me == ShardId(0) { ROSTER_AGAIN } else { NAP_MAX };
+            let is_due = now.since(pulsed) >= pause;
             if is_due {
                 pulsed = now;
             }
             self.step(|state| {
                 state.pass_time(ticks);
-                if is_due {
-                    state.send(ShardId(0), ShardMessage::Pulse);
+                match me {
+                    _ if !is_due => {}
+                    ShardId(0) => state.tell_roster_in_turn(),
+                    _ => state.send(ShardId(0), ShardMessage::Pulse),
                 }
             });
         }

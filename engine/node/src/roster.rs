@@ -7,9 +7,14 @@
 
 use crate::cluster::{Member, is_node};
 use crate::file::List;
-use base::NodeId;
+use crate::neighbours::Neighbours;
+use crate::shard::Shard;
+use crate::state::{Message, State};
+use base::{NodeId, ShardId};
+use core::mem;
 use core::net::{IpAddr, Ipv6Addr};
-use env::{Address, DiskError, Env};
+use env::{Address, DiskError, Env, Mailbox};
+use wire::peer::{NodeAddress, Roster, RosterEntry};
 
 /// The file's name in the data directory.
 pub const FILE: &str = "NODES";
@@ -79,6 +84,72 @@ fn from_entry(entry: &[u8; ENTRY_BYTES]) -> Option<Member> {
     let ip = entry[8..24].try_into().ok()?;
     let port = u16::from_le_bytes(entry[24..].try_into().ok()?);
     is_node(node).then(|| Member::new(node, address_from_bytes(ip, port)))
+}
+
+impl<E: Env> Neighbours<E> {
+    /// Tells every other node of all that are known.
+    pub(crate) fn tell_roster(&self) {
+        let nodes: Vec<_> = self.others().map(|member| member.node).collect();
+        self.tell_roster_to(&nodes);
+    }
+
+    fn tell_roster_to(&self, told: &[NodeId]) {
+        let entry = |member: &Member| {
+            let (ip, port) = address_to_bytes(member.address);
+            let address = NodeAddress { ip, port };
+            RosterEntry {
+                node: member.node.0,
+                address,
+                birth: self.birth_to_wire(member.node),
+            }
+        };
+        let nodes: Vec<_> = self.nodes.iter().map(entry).collect();
+        for node in told {
+            self.links.send(*node, ShardId(0), &Roster { nodes: &nodes });
+        }
+    }
+}
+
+impl<E: Env, B> State<E, B> {
+    /// Tells one of the other nodes, the next one at each call: what was said when something was learned may have been lost.
+    pub(crate) fn tell_roster_in_turn(&mut self) {
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        let last = neighbours.told;
+        let nodes = || neighbours.others().map(|member| member.node);
+        let next = nodes()
+            .filter(|node| *node > last)
+            .min()
+            .or_else(|| nodes().min());
+        if let Some(next) = next {
+            neighbours.told = next;
+            neighbours.tell_roster_to(&[next]);
+        }
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// Writes which nodes were learned of. One at a time: what comes meanwhile is written by the one that is under way.
+    pub(crate) async fn store_roster(&self) {
+        if self.with_state(|state| mem::replace(&mut state.roster_storing, true)) {
+            return;
+        }
+        let learned =
+            |state: &mut State<E, B>| state.neighbours.as_ref().map(|neighbours| neighbours.learned());
+        let mut stored = None;
+        loop {
+            let now = self.with_state(learned);
+            if now == stored {
+                break;
+            }
+            if let Err(error) = store(&self.env, now.as_deref().unwrap_or_default()).await {
+                return self.fail(format!("the list of nodes could not be written: {error}"));
+            }
+            stored = now;
+        }
+        self.with_state(|state| state.roster_storing = false);
+    }
 }
 
 #[cfg(test)]

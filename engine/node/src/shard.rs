@@ -324,6 +324,8 @@ impl<E: Env, B> State<E, B> {
             ShardMessage::Pulse => self.on_pulse(from),
             ShardMessage::Outlook(outlook) => self.on_outlook(outlook),
             ShardMessage::Learned { members, word } => self.learn(members, word),
+            ShardMessage::Born(node, birth) => self.on_born(from, node, birth),
+            ShardMessage::Births(births) => self.on_births(&births),
             ShardMessage::Forgotten(removed) => self.forget_nodes(&removed),
             ShardMessage::Letter { letter, caller, hops } => self.on_handed_letter(*letter, caller, hops),
             ShardMessage::Transfer(transfer) => self.on_handed_transfer(&transfer),
@@ -663,6 +665,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 deadline,
             } => self.place(origin, &wish, deadline).await,
             Job::Roster => self.store_roster().await,
+            Job::Births => self.store_births().await,
             Job::Survey {
                 from,
                 term,

@@ -10,6 +10,7 @@
 //! When the node has fewer shards than at its last start, shard `i` also takes the directories of shards `i + n`, `i + 2n`,
 //! …: it replays their logs, flushes their ranges, takes their markers, and removes their logs.
 
+use crate::births::{self, BirthsError};
 use crate::claims::latest;
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
@@ -62,6 +63,12 @@ pub enum NodeError {
     /// What was said of nodes and keys could not be read.
     #[error(transparent)]
     Words(#[from] WordsError),
+    /// Which data directories other nodes have could not be read.
+    #[error(transparent)]
+    Births(#[from] BirthsError),
+    /// Other nodes know this one with another data directory.
+    #[error("{}", births::words_for(*.0))]
+    Replaced(NodeId),
     /// The node was removed from its cluster.
     #[error("{}", words_for(*.0))]
     Removed(NodeId),
@@ -295,6 +302,9 @@ async fn serve_until<E: Env, B: Mailbox<Message<E>>>(
     match failed {
         Some(_) if shard.with_state(|state| state.is_removed()) => {
             Err(NodeError::Removed(shard.with_state(|state| state.identity.node)))
+        }
+        Some(_) if shard.with_state(|state| state.is_replaced) => {
+            Err(NodeError::Replaced(shard.with_state(|state| state.identity.node)))
         }
         Some(reason) => Err(NodeError::Failed(reason)),
         None => {
@@ -554,6 +564,7 @@ async fn meet_neighbours<E: Env>(
         version_min: wire::frame::VERSION.into(),
         version_max: wire::frame::VERSION.into(),
         address: wire::peer::NodeAddress { ip, port },
+        birth: identity.birth,
     };
     let links = Peers::new(env.clone(), PeerConfig::new(hello));
     let mut neighbours = Neighbours::new(cluster.clone(), links, detector);
@@ -562,6 +573,8 @@ async fn meet_neighbours<E: Env>(
     if neighbours.is_removed(cluster.me) {
         return Err(NodeError::Removed(cluster.me));
     }
+    neighbours.births = births::load(env).await?;
+    neighbours.births.insert(cluster.me, identity.birth);
     let learned = roster::load(env).await?;
     let told = cluster.nodes.iter().chain(&cluster.seeds).copied();
     for member in told.chain(learned) {
@@ -637,6 +650,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         claims: BTreeMap::new(),
         removing: BTreeSet::new(),
         roster_storing: false,
+        is_replaced: false,
         placing: BTreeSet::new(),
         placer: make_placer(env, config, shards),
         joint: Vec::new(),

@@ -142,6 +142,8 @@ pub(crate) enum Job<E: Env> {
     CompleteSplit(SplitApplied),
     /// Another node was learned of.
     Roster,
+    /// It was heard which data directories other nodes have.
+    Births,
     /// The placer asks for a report of what changed.
     Survey {
         from: NodeId,
@@ -284,6 +286,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) removing: BTreeSet<RangeId>,
     /// The list of nodes is being written.
     pub(crate) roster_storing: bool,
+    /// Other nodes know this one with another data directory.
+    pub(crate) is_replaced: bool,
     /// Looks after replicas; none on a node that is alone, or is not to.
     pub(crate) placer: Option<Box<Placer>>,
     /// Ranges whose replicas are being placed by hand.

@@ -32,7 +32,7 @@ use env::{Address, Clock, Env, Instant, TaskClass, Tasks};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use wire::peer::PeerHello;
-use wire::{Message, Outbox};
+use wire::{Code, Message, Outbox};
 
 /// The longest pause between two attempts. A connection that lasted so long is taken for accepted.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -108,8 +108,8 @@ struct Inner<E: Env> {
     counters: RefCell<PeerCounters>,
     /// Spreads the pauses of many shards that lost one node.
     prng: RefCell<Prng>,
-    /// A node has refused this one because it was removed.
-    removed: Cell<bool>,
+    /// Why no node will have anything of this one any more, as one said that refused it.
+    unwelcome: Cell<Option<Code>>,
     /// Whether the task that looks at time-outs runs.
     sweeping: Cell<bool>,
 }
@@ -196,7 +196,7 @@ impl<E: Env> Peers<E> {
             nodes: RefCell::default(),
             counters: RefCell::default(),
             prng: RefCell::new(prng),
-            removed: Cell::new(false),
+            unwelcome: Cell::new(None),
             sweeping: Cell::new(false),
         }))
     }
@@ -290,10 +290,10 @@ impl<E: Env> Peers<E> {
         })
     }
 
-    /// Whether a node has refused a connection because this node was removed from its cluster.
+    /// Why a node has refused a connection for good: [`Code::NodeRemoved`] or [`Code::DirectoryReplaced`].
     #[must_use]
-    pub fn is_removed(&self) -> bool {
-        self.0.removed.get()
+    pub fn unwelcome(&self) -> Option<Code> {
+        self.0.unwelcome.get()
     }
 
     /// The way to a shard, if the node's address is known.

@@ -140,6 +140,8 @@ codes! {
         "A setting is outside its range; the message names it and the range.";
     NodeRemoved = 6008, "node was removed",
         "The node was removed from its cluster with `corelane node rm`, and its number is not used again. Start it with an empty data directory, another number, and --join.";
+    DirectoryReplaced = 6009, "data directory was replaced",
+        "The other nodes know the node with another data directory: what it promised them is lost with that. Start it with the directory that it had. If that is gone: `corelane node drain N`, `corelane node rm N`, and start a node with another number and --join.";
     Internal = 6999, "internal error",
         "The server met a state that it should not be in. Please report it with the message.";
 }

@@ -46,6 +46,8 @@ pub struct PeerHello {
     pub version_max: u16,
     /// Where clients and other nodes reach the sender.
     pub address: NodeAddress,
+    /// The name that the sender's data directory was given when it was made, not zero.
+    pub birth: u64,
 }
 
 /// Where a node is reached, version 1.
@@ -74,6 +76,8 @@ pub struct RosterEntry {
     pub node: u64,
     /// Where it is reached.
     pub address: NodeAddress,
+    /// The name of its data directory; zero when the sender does not know it.
+    pub birth: u64,
 }
 
 /// Everything of one loop turn from one shard to another, version 1. Not answered.

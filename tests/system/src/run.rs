@@ -20,8 +20,8 @@ use base::api::ReadAt;
 use base::{NodeId, Prng, ShardId};
 use core::time::Duration;
 use env::{Disk, Env, Instant};
-use node::{Cluster, Member, NodeConfig};
-use sim::{Fault, Report, Sim, SimNodeId};
+use node::{Cluster, Member, NodeConfig, births};
+use sim::{DiskImage, Fault, Report, Sim, SimNodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -69,6 +69,8 @@ struct Runner {
     /// The machine on which they run.
     machine: SimNodeId,
     prng: Prng,
+    /// Draws when a node is started with an empty disk: by itself, so that what else happens is drawn as without.
+    mistakes: Prng,
     wrong: Vec<String>,
     crashes: u64,
     failures: BTreeMap<String, u64>,
@@ -181,6 +183,7 @@ impl Runner {
         Self {
             words,
             refusals: vec![0; processes.len()],
+            mistakes: Prng::new(scenario.seed ^ 0x6d69_7374_616b_6573),
             scenario,
             sim,
             processes,
@@ -327,6 +330,9 @@ impl Runner {
             let replace_after = Duration::from_nanos(placement.plan.dead_after_ns);
             return self.outage(at, replace_after);
         }
+        if self.scenario.flips.is_none() && self.mistakes.chance(0.04) && self.is_known(at) {
+            return self.mistake(at);
+        }
         let kind = if self.processes.len() == 1 {
             0
         } else {
@@ -360,6 +366,48 @@ impl Runner {
         self.crashes += 1;
         self.sim.kill(self.processes[at].node());
         self.sim.run_for(time);
+        self.start(at);
+    }
+
+    /// Whether all other nodes know a node's data directory.
+    fn is_known(&self, at: usize) -> bool {
+        let knows = |process: &Process| {
+            let bytes = self.sim.file_bytes(process.node(), births::FILE)?;
+            let node = node_config(&self.scenario, u16::try_from(at).ok()?).cluster?.me;
+            births::decode(&bytes).ok()?.get(&node).copied()
+        };
+        let mut others = self
+            .processes
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != at);
+        self.processes.len() > 1 && others.all(|(_, process)| knows(process).is_some())
+    }
+
+    /// A node is started with an empty data directory, as when a volume was not mounted, and later with the one that it had.
+    fn mistake(&mut self, at: usize) {
+        self.note(at, "start with an empty disk");
+        base::sometimes!("system: a node was started with an empty disk");
+        let node = self.processes[at].node();
+        self.crashes += 1;
+        self.sim.crash(node);
+        let disk = self.sim.disk_image(node);
+        self.sim.set_disk_image(node, &DiskImage::new());
+        self.start(at);
+        let time = Duration::from_millis(self.mistakes.between(10, 6_000));
+        let end = self.sim.now() + time;
+        while self.processes[at].exit().is_none() && self.sim.now() < end {
+            self.sim.run_for(Duration::from_millis(1));
+        }
+        if let Some(Exit::Failed { error, .. }) = self.processes[at].exit() {
+            let is_refused = error.contains("with another data directory");
+            base::sometimes!("system: a node with an empty disk was refused", is_refused);
+            if !is_refused {
+                self.note_failure(at, &error);
+            }
+        }
+        self.sim.kill(node);
+        self.sim.set_disk_image(node, &disk);
         self.start(at);
     }
 

@@ -36,7 +36,7 @@ pub(super) async fn dial<E: Env>(peers: Peers<E>, route: Rc<Route<WriterOf<E>>>,
     };
     let (reader, link) = open(&peers, &route, socket, outbox);
     let since = inner.env.clock().now();
-    let heard = listen::<E>(&route, &inner.removed, reader).await;
+    let heard = listen::<E>(&route, &inner.unwelcome, reader).await;
     // Whoever shut the connection down from this side knows better why it ended than the socket does, save for a refusal.
     let reason = match link.ended.take() {
         Some(local) if heard != CloseReason::Refused => local,
@@ -81,13 +81,13 @@ fn open<E: Env>(
 /// Waits for the connection's end, or for anything that ends it.
 async fn listen<E: Env>(
     route: &Route<WriterOf<E>>,
-    removed: &Cell<bool>,
+    unwelcome: &Cell<Option<Code>>,
     mut reader: ReaderOf<E>,
 ) -> CloseReason {
     let mut inbox = FrameReader::new(REFUSAL_BYTES_MAX);
     loop {
         match inbox.next() {
-            Ok(Some(frame)) => return hear(route, removed, &frame),
+            Ok(Some(frame)) => return hear(route, unwelcome, &frame),
             Ok(None) => {}
             Err(error) => return error.into(),
         }
@@ -105,12 +105,14 @@ async fn listen<E: Env>(
 }
 
 /// Why a connection ends on which this frame came: nothing but a refusal may.
-fn hear<W>(route: &Route<W>, removed: &Cell<bool>, frame: &Frame<'_>) -> CloseReason {
+fn hear<W>(route: &Route<W>, unwelcome: &Cell<Option<Code>>, frame: &Frame<'_>) -> CloseReason {
     match decode_reply(frame) {
         Ok(ReplyRef::ErrorReply(error)) if frame.request.0 == 0 => {
             route.refusal.replace(Some(words_of(error)));
-            if error.code == Code::NodeRemoved.number() {
-                removed.set(true);
+            if let Some(code @ (Code::NodeRemoved | Code::DirectoryReplaced)) =
+                Code::from_number(error.code.to_native())
+            {
+                unwelcome.set(Some(code));
             }
             CloseReason::Refused
         }

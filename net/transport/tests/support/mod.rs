@@ -278,6 +278,7 @@ pub(crate) fn peer_hello(to_shard: u16) -> PeerHello {
             ip: [0; 16],
             port: 7400,
         },
+        birth: 7,
     }
 }
 

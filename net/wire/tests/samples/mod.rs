@@ -44,6 +44,7 @@ pub(crate) fn peers() -> Vec<Sample> {
         version_min: 1,
         version_max: 1,
         address,
+        birth: 9,
     };
     let promise = peer::Promise {
         epoch: 5,
@@ -163,7 +164,11 @@ pub(crate) fn peers() -> Vec<Sample> {
         frame(
             "Roster",
             &peer::Roster {
-                nodes: &[peer::RosterEntry { node: 4, address }],
+                nodes: &[peer::RosterEntry {
+                    node: 4,
+                    address,
+                    birth: 5,
+                }],
             },
         ),
         frame(
