@@ -9,8 +9,8 @@
 //! ```
 //! Invariant: a shard takes something from a node only when this node knows the birth of that one's directory durably, and it is the
 //! one that says so. Fault model: any directory is lost, or another one is put in its place, at any time. Not covered: a directory
-//! that is put back as it was some time ago has the same birth; and two nodes of a group, one of which lost its directory, whom
-//! nobody has told of the other's before, since the time at which that one was made.
+//! that is put back as it was some time ago has the same birth (the failure detector notices it when others know of later starts);
+//! and a node that was told of no birth of another one listens to the first directory that says it is that one's.
 
 use crate::cluster::is_node;
 use crate::file::List;
@@ -193,7 +193,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         loop {
             let next = self.with_state(|state| {
                 let neighbours = state.neighbours.as_mut()?;
-                let newborn = core::mem::take(&mut neighbours.newborn);
+                let mut newborn = core::mem::take(&mut neighbours.newborn);
+                // A node may have been met again, with another directory, while the one that it was met with first was written.
+                newborn.retain(|node, _| !neighbours.births.contains_key(node));
                 neighbours.storing_births = !newborn.is_empty();
                 let mut births = neighbours.births.clone();
                 births.extend(&newborn);
