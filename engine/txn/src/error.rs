@@ -4,6 +4,7 @@ use crate::record::Record;
 use crate::txn::{Bytes, Keys, Who};
 use base::Timestamp;
 use core::fmt;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// One side of a conflict.
@@ -170,13 +171,13 @@ pub enum Refusal {
     #[error("the request is malformed: {what}")]
     Malformed {
         /// What is wrong.
-        what: &'static str,
+        what: Cow<'static, str>,
     },
     /// A recovery found what cannot be: see [`crate::request::Request::Recover`]. Stop and look.
     #[error("recovery of {} found a contradiction: {what}", .record.who.id)]
     Contradiction {
         /// What is wrong.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// The record as it is.
         record: Box<Record>,
     },

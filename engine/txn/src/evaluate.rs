@@ -115,6 +115,7 @@ pub fn evaluate<V: View>(
     out: &mut Vec<Mutation>,
 ) -> Result<Answer, V::NeedsIo> {
     if let Some((item, what)) = batch.flaw() {
+        let what = what.into();
         return Ok(Err((item, Refusal::Malformed { what })));
     }
     let begin = out.len();

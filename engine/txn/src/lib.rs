@@ -20,6 +20,7 @@
 //! | what a client's side does | [`coordinator`] |
 //! | what others do to a transaction that is in the way | [`pusher`], [`recovery`] |
 //! | who waits for whom | [`locks`], [`deadlock`] |
+//! | the bytes of all that | [`codec`] |
 //!
 //! # Contract of the caller
 //!
@@ -32,6 +33,7 @@
 //!   ([`evaluate::Context::lease_start`]).
 //! - The results of finished transactions are remembered with those of plain writes, under the client's session.
 
+pub mod codec;
 pub mod coordinator;
 pub mod deadlock;
 pub mod error;

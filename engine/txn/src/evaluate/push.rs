@@ -158,7 +158,8 @@ impl<V: View> Evaluation<'_, V> {
                 None => Ok(Reply::Recovered(None)),
             };
         };
-        let contradiction = |what| {
+        let contradiction = |what: &'static str| {
+            let what = what.into();
             let record = Box::new(record.clone());
             Err(Refusal::Contradiction { what, record }.into())
         };
