@@ -167,6 +167,8 @@ enum Reading {
     },
     Span {
         keys: Keys,
+        /// What comes behind `keys` was asked for too, and is in another range.
+        cut: Option<Bytes>,
         found: Option<Page>,
     },
     Deletion(Deleting),
@@ -281,6 +283,14 @@ impl Coordinator {
         self.read_ts = ts;
         self.write_ts = ts;
         self.limit = ts;
+        self
+    }
+
+    /// What others may have committed before the transaction began lies at or below `limit`: for a caller that does not know the
+    /// clock exactly, and began at what it is at least.
+    #[must_use]
+    pub fn uncertain_until(mut self, limit: Timestamp) -> Self {
+        self.limit = limit.max(self.read_ts);
         self
     }
 
@@ -438,7 +448,8 @@ impl Coordinator {
         self.advance();
     }
 
-    /// Reads a span, which is cut into ranges by the caller, one after the other. [`Answer::Rows`] follows, or a failure.
+    /// Reads the part of a span that is in the range of its first key. [`Answer::Rows`] follows, with where to go on, or a failure.
+    /// A caller that knows where the range ends saves a detour by asking for no more.
     ///
     /// # Panics
     /// When the transaction is not open.
@@ -455,7 +466,11 @@ impl Coordinator {
             keys: keys.clone(),
             rows_max,
         });
-        self.reading = Some(Reading::Span { keys, found: None });
+        self.reading = Some(Reading::Span {
+            keys,
+            cut: None,
+            found: None,
+        });
         self.send(requests);
     }
 
@@ -479,6 +494,26 @@ impl Coordinator {
         self.outstanding.clear();
         self.undone.clear();
         self.refresh_to = None;
+    }
+
+    /// When [`Self::tick`] is to be called next; `None` while nobody can have met the transaction.
+    #[must_use]
+    pub fn beat_due_ns(&self) -> Option<u64> {
+        let is_met = self.has_locks() && self.phase != Phase::Over;
+        is_met.then(|| self.beat_at_ns.saturating_add(self.config.heartbeat_ns))
+    }
+
+    /// Whether an end that may commit was sent: from then on only the record can say that the transaction is not committed.
+    #[must_use]
+    pub fn may_be_committed(&self) -> bool {
+        self.may_be_committed
+    }
+
+    /// The caller waits no longer. What is open is taken back, and [`Answer::Failed`] follows, at once unless it may be committed; what
+    /// was being taken back already, or recovered, is left to whoever meets it, and [`Answer::Unknown`] follows.
+    pub fn abandon(&mut self) {
+        let anchor = self.who.anchor.clone();
+        self.give_up(anchor);
     }
 
     /// Time passes: a heartbeat is sent when one is due and others may have met the transaction.
@@ -711,14 +746,16 @@ impl Coordinator {
                 found.clear();
                 Answer::Values(values)
             }
-            Some(Reading::Span { keys, found: None }) => {
-                self.reading = Some(Reading::Span { keys, found: None });
+            Some(reading @ Reading::Span { found: None, .. }) => {
+                self.reading = Some(reading);
                 return;
             }
             Some(Reading::Span {
                 keys,
+                cut,
                 found: Some((rows, next)),
             }) => {
+                let next = next.or(cut);
                 let is_behind = |key: &Bytes| next.as_ref().is_none_or(|next| key < next);
                 let mut merged: BTreeMap<Bytes, Bytes> = rows.into_iter().collect();
                 for (key, write) in &self.buffer {

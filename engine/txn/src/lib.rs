@@ -18,6 +18,7 @@
 //! | what ranges are asked and answer | [`request`], [`error`] |
 //! | what a range does | [`mod@evaluate`], over [`view`] and [`timestamp_cache`] |
 //! | what a client's side does | [`coordinator`] |
+//! | what a caller does around that: ranges, pauses, what is in the way | [`driver`] |
 //! | what others do to a transaction that is in the way | [`pusher`], [`recovery`] |
 //! | who waits for whom | [`locks`], [`deadlock`] |
 //! | the bytes of all that | [`codec`] |
@@ -36,6 +37,7 @@
 pub mod codec;
 pub mod coordinator;
 pub mod deadlock;
+pub mod driver;
 pub mod error;
 pub mod evaluate;
 pub mod locks;
@@ -49,6 +51,7 @@ pub mod txn;
 pub mod view;
 
 pub use coordinator::Coordinator;
+pub use driver::Driver;
 pub use error::{Refusal, TxnError};
 pub use evaluate::{Context, evaluate};
 pub use pusher::Pusher;

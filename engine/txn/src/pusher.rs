@@ -30,6 +30,8 @@ pub enum Effect {
     Waits,
     /// The intent is out of the way.
     Done(Verdict),
+    /// There is no intent to be told, and how the transaction ended is remembered no longer.
+    Forgotten,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -146,6 +148,11 @@ impl Pusher {
                         self.outstanding.clear();
                         self.phase = Phase::Recovering;
                         self.effects.push(Effect::Recover(record));
+                    }
+                    Refusal::Forgotten => {
+                        self.outstanding.clear();
+                        self.phase = Phase::Over;
+                        self.effects.push(Effect::Forgotten);
                     }
                     Refusal::Cut { at } => {
                         let items = self.outstanding.cut(items, item, &at);

@@ -576,7 +576,7 @@ impl Search {
                     state.pushers[usize::from(at)].1 = Some(Part::new(recovery));
                     self.run_recovery(state, Actor::Recovery(at), effects)?;
                 }
-                pusher::Effect::Waits | pusher::Effect::Done(_) => {}
+                pusher::Effect::Waits | pusher::Effect::Done(_) | pusher::Effect::Forgotten => {}
             }
         }
         Ok(())

@@ -43,7 +43,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("corelane", &["base", "wire"]),
+    // docs/decisions/0012-coordinator-in-the-client.md
+    ("corelane", &["base", "txn", "wire"]),
     ("runtime", &["base", "env"]),
     // Beyond the house style: base for keys and timestamps, env for addresses, wire for error codes, log and storage for the
     // offline commands `check` and `debug` (docs/decisions/0005-cli-imports.md).

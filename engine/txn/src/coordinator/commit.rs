@@ -173,10 +173,7 @@ impl Coordinator {
                         }
                     }
                     Request::DeleteRange { keys, .. } => self.cut_deletion(keys, &at),
-                    Request::Scan { .. } => {
-                        let keys = Keys::One(at);
-                        self.fatal.get_or_insert(TxnError::Unreachable { keys });
-                    }
+                    Request::Scan { rows_max, .. } => self.cut_scan(*rows_max, at),
                     _ => {}
                 }
             }

@@ -107,6 +107,19 @@ impl Coordinator {
         }
     }
 
+    /// A range ends within a scan: what is before is read, and the answer says where to go on.
+    pub(super) fn cut_scan(&mut self, rows_max: usize, at: Bytes) {
+        let Some(Reading::Span { keys, cut, .. }) = &mut self.reading else {
+            return;
+        };
+        let Some((left, _)) = keys.cut(&at) else {
+            return self.give_up(at);
+        };
+        *keys = left.clone();
+        *cut = Some(at);
+        self.undone.push(Request::Scan { keys: left, rows_max });
+    }
+
     /// Notes that intents or locks may be there. The first such key is the anchor.
     pub(super) fn lock(&mut self, keys: Keys) {
         if self.who.anchor.is_empty() && !self.has_locks() {

@@ -56,8 +56,10 @@ impl<V: View> Evaluation<'_, V> {
     ) -> Step<Reply, V::NeedsIo> {
         let id = pushee.who.id;
         let ended = match self.ended(id) {
-            // Its session is over, so its intents were resolved: what is left came late.
-            Err(Stop::Refused(Refusal::Forgotten)) => Some((Outcome::Aborted, Arc::new([]) as Arc<[_]>)),
+            // Its session is over, so its intents were resolved: what is left came late. Who saw none asks for the outcome.
+            Err(Stop::Refused(Refusal::Forgotten)) if pushee.local_ts > Timestamp::ZERO => {
+                Some((Outcome::Aborted, Arc::new([]) as Arc<[_]>))
+            }
             other => other?,
         };
         let known = self.view.record(id).map_err(Stop::Io)?;
