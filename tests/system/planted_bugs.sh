@@ -31,6 +31,7 @@ bugs=(
   "node-follower-serves-unapplied c300"
   "node-closed-survives-leader c300"
   "raft-ack-before-durable c300"
+  "node-reserve-ignored c300"
   "node-follower-skips-a-mutation c300"
   "node-learner-votes-at-once c300"
   "node-lives-come-back c300"

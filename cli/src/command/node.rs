@@ -47,7 +47,7 @@ pub(crate) struct NodeArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the nodes: number, address, replicas, ranges led
+    /// List the nodes: number, address, replicas, ranges led, and which disks are slow or full
     Ls,
     /// Give every replica of a node to another node. Interrupted, the same command goes on
     Drain {
@@ -104,6 +104,8 @@ struct Seen {
     locality: String,
     /// How it is meant to be used, if something was said.
     usage: Option<String>,
+    /// How its disk is: `ok`, `slow` or `full`; empty when it does not say.
+    disk: String,
 }
 
 impl Survey {
@@ -143,11 +145,13 @@ impl Survey {
                 answers: own.is_some(),
                 locality: String::new(),
                 usage: None,
+                disk: String::new(),
             };
             if let Some((_, ranges, status)) = own {
                 ranges.into_iter().for_each(|range| survey.note(node, range));
                 let status: Value = serde_json::from_str(&status).unwrap_or_default();
                 seen.locality = status["locality"].as_str().unwrap_or_default().to_owned();
+                seen.disk = status["disk"]["state"].as_str().unwrap_or_default().to_owned();
                 survey.hear(&status["standings"]);
             }
             survey.nodes.insert(node, seen);
@@ -274,6 +278,7 @@ fn list(global: &Global) -> Outcome {
                 .set("replicas", survey.replicas(*node))
                 .set("leads", survey.led(*node))
                 .set("locality", seen.locality.clone())
+                .set("disk", seen.disk.clone())
                 .set("use", seen.usage.clone().unwrap_or_else(|| USED.to_owned()));
             out.line(json.build())?;
         }
@@ -283,6 +288,8 @@ fn list(global: &Global) -> Outcome {
     // Most clusters have nothing to say here.
     let is_said = survey.nodes.values().any(|seen| seen.usage.is_some());
     let is_located = survey.nodes.values().any(|seen| !seen.locality.is_empty());
+    let ails = |seen: &Seen| !matches!(seen.disk.as_str(), "" | "ok");
+    let is_ailing = survey.nodes.values().any(ails);
     let rows = survey.nodes.iter().map(|(node, seen)| {
         let mut row = vec![
             node.to_string(),
@@ -292,11 +299,13 @@ fn list(global: &Global) -> Outcome {
             survey.led(*node).to_string(),
         ];
         row.extend(is_said.then(|| seen.usage.clone().unwrap_or_else(|| USED.to_owned())));
+        row.extend(is_ailing.then(|| seen.disk.clone()));
         row.extend(is_located.then(|| seen.locality.clone()));
         row
     });
     let mut columns = vec!["node", "address", "answers", "replicas", "leads"];
     columns.extend(is_said.then_some("use"));
+    columns.extend(is_ailing.then_some("disk"));
     columns.extend(is_located.then_some("locality"));
     let table = table(&columns, rows);
     print(global, table, &Value::Null)?;

@@ -83,6 +83,10 @@ pub(crate) struct StartArgs {
     /// Log of each shard beyond which memory is flushed to tables: bounds the time of a restart. 256MiB unless given
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     log_max: Option<u64>,
+    /// Disk that is kept free: with less, puts are refused (C4003) and leaderships go to other nodes, while reads and deletes go on;
+    /// with less than a quarter of it nothing is written. A twentieth of the disk unless given, at most 1GiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    disk_reserve: Option<u64>,
     /// How far back reads of the past reach
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Limits")]
     retention: Option<Duration>,
@@ -140,8 +144,17 @@ pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
     config.dedicated = args.dedicated;
     config.pin = !args.no_pin;
     config.stall_max = args.stall_max.unwrap_or(config.stall_max);
-    let _report = runtime::preflight(&args.data).map_err(|error| start_error::of_preflight(&error))?;
-    serve(global, &config, &node_config(args, listen, cluster)?)
+    let report = runtime::preflight(&args.data).map_err(|error| start_error::of_preflight(&error))?;
+    let mut node = node_config(args, listen, cluster)?;
+    node.disk_reserve_bytes = args
+        .disk_reserve
+        .unwrap_or_else(|| disk_reserve(report.total_bytes));
+    serve(global, &config, &node)
+}
+
+/// What is kept free of a disk when nobody says how much.
+fn disk_reserve(total_bytes: u64) -> u64 {
+    (total_bytes / 20).min(1 << 30)
 }
 
 /// From now on the kernel kills this process when the thread that started it is gone, also while it is stopped.
@@ -391,6 +404,12 @@ mod tests {
         for bad in ["", "MiB", "1.5GiB", "1XB", "99999999999GiB"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_twentieth_of_a_disk_is_kept_free() {
+        assert_eq!(disk_reserve(10 << 30), 512 << 20);
+        assert_eq!(disk_reserve(10 << 40), 1 << 30);
     }
 
     #[test]

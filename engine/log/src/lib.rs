@@ -19,7 +19,7 @@
 //! - A segment begins only in a slot whose name is durable: nothing that an earlier process left is taken for durable.
 //! - After a failed write nothing is acknowledged any more and nothing is retried.
 //! - What is read back was durable, and nothing that was appended by then has overtaken it.
-//! - The log never reads a clock; it sleeps once, before sealing an idle log.
+//! - The log decides nothing by a clock: it sleeps once, before sealing an idle log, and times its writes for others to judge.
 //!
 //! Layouts: `docs/formats.md`, section Log. The rules of recovery: [`recovery`] and `docs/decisions/0003-log-recovery.md`.
 
@@ -43,9 +43,11 @@ mod replay;
 mod shell;
 mod state;
 mod tail;
+mod times;
 mod writer;
 
 pub use config::LogConfig;
 pub use error::{Corruption, LogError};
 pub use log::{Cut, Log, LogStats, Recovered};
 pub use record::{EntryKind, Position, Record};
+pub use times::{WriteTime, WriteTimes};

@@ -12,6 +12,7 @@ use crate::segment::{Link, SegmentHeader};
 use crate::shell::Shell;
 use crate::state::State;
 use crate::tail::Tail;
+use crate::times::WriteTimes;
 use crate::writer::{Spare, Start, Writer};
 use crate::{LogConfig, Position, Record};
 use base::limits::BLOCK_BYTES;
@@ -278,6 +279,12 @@ impl<E: Env> Log<E> {
     #[must_use]
     pub fn stats(&self) -> LogStats {
         self.shell.state.borrow().stats()
+    }
+
+    /// How long device writes took since this was asked last, and which one is waited for.
+    #[must_use]
+    pub fn take_write_times(&self) -> WriteTimes {
+        self.shell.state.borrow_mut().times.take()
     }
 
     /// Writes what is staged, then a seal, and waits until both are durable. Later appends are never durable.

@@ -55,8 +55,12 @@ impl<E: Env> Shell<E> {
         }) = self.next_write()
         {
             let shell = Rc::clone(self);
+            let began = self.env.clock().now();
+            self.state.borrow_mut().times.begin(seqno, began);
             self.spawn(TaskClass::Foreground, async move {
                 let (result, buf) = file.write_at(offset, buf).await;
+                let took = shell.env.clock().now().since(began);
+                shell.state.borrow_mut().times.end(seqno, took);
                 shell.on_written(seqno, result, buf);
             });
         }

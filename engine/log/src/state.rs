@@ -7,6 +7,7 @@ use crate::index::EntryIndex;
 use crate::log::LogStats;
 use crate::record::Record;
 use crate::tail::{Overtaking, Tail};
+use crate::times::Times;
 use crate::writer::{Spare, Write, Writer};
 use base::collections::FastMap;
 use base::{Index, RangeId, Seqno};
@@ -36,6 +37,7 @@ pub(crate) struct State<E: Env> {
     pub(crate) ranges: FastMap<RangeId, Tail>,
     pub(crate) files: BTreeMap<u32, Rc<FileOf<E>>>,
     pub(crate) stats: LogStats,
+    pub(crate) times: Times,
     pub(crate) failure: Option<LogError>,
     /// [`crate::Log::open`] still works on the segments of the log that it found: none is dropped.
     pub(crate) opening: bool,
@@ -67,6 +69,7 @@ impl<E: Env> State<E> {
             ranges,
             files: BTreeMap::new(),
             stats: LogStats::default(),
+            times: Times::default(),
             failure: None,
             opening: true,
             closing: false,

@@ -40,6 +40,13 @@ pub struct NodeConfig {
     pub scrub_pause: Duration,
     /// How often the maintenance of a shard looks around by itself. Default 250 ms.
     pub maintenance_interval: Duration,
+    /// Bytes that are kept free on the disk: with less no puts are taken, with less than a quarter of it nothing at all. Default 1 GiB;
+    /// hostile: 64 MiB, and 0.
+    pub disk_reserve_bytes: u64,
+    /// How long a log write takes on a slow disk. Default 200 ms.
+    pub disk_slow: Duration,
+    /// How often a shard judges its disk; it asks for free bytes every fourth time. Default 250 ms; hostile: 50 ms.
+    pub disk_interval: Duration,
 }
 
 impl Default for NodeConfig {
@@ -59,6 +66,9 @@ impl Default for NodeConfig {
             scrub_bytes_per_second: 8 << 20,
             scrub_pause: Duration::from_millis(100),
             maintenance_interval: Duration::from_millis(250),
+            disk_reserve_bytes: 1 << 30,
+            disk_slow: Duration::from_millis(200),
+            disk_interval: Duration::from_millis(250),
         }
     }
 }

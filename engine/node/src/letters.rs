@@ -157,6 +157,9 @@ impl<E: Env, B> State<E, B> {
             self.say_removed(slot, letter.from);
             return Ok(());
         }
+        if self.drops_entries(&letter.message.body) {
+            return Ok(());
+        }
         let seat = self.seat_of(slot);
         seat.raft.step(letter.from, letter.message)?;
         if seat.raft.membership().members().next().is_none() {

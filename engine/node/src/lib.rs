@@ -7,6 +7,7 @@
 //!     write  read  scan     what requests become
 //!     split  claims  moving ranges change online
 //!     maintenance           flush, merge, clock bound
+//!     gauge ─► ailing       whether the disk is full or slow, and what is done then
 //!   route, range_map        which shard serves which keys
 //!   local ─► replicate      a range's group, replica and tablet; what groups want written, sent and applied
 //!   entry, dialect          what groups say, as it is in the log and on the wire
@@ -28,6 +29,7 @@
 //! - No timestamp is issued above the bound that the log has made durable.
 //! - Nothing here names glommio, a file system or a socket.
 
+mod ailing;
 pub mod births;
 mod claims;
 mod closed;
@@ -39,6 +41,7 @@ mod dialect;
 mod entry;
 mod file;
 mod forget;
+mod gauge;
 pub mod identity;
 mod incarnation;
 mod injuries;

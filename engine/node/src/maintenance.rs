@@ -115,6 +115,11 @@ impl<E: Env, B> State<E, B> {
         self.slots.iter().filter_map(Slot::live).find_map(|local| {
             let idle = !local.busy.get() && !local.seat.leaving && !self.damage.contains_key(&local.range);
             let plan = idle.then(|| local.tablet.pick_merge()).flatten()?;
+            let fits = self.gauge.may_merge(plan.bytes());
+            base::sometimes!("node: a merge waits for room on the disk", !fits);
+            if !fits {
+                return None;
+            }
             local.busy.set(true);
             Some((local.range, local.tablet.clone(), plan))
         })

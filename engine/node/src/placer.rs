@@ -26,6 +26,7 @@ pub(crate) mod settings;
 pub(crate) mod standing;
 pub(crate) mod words;
 
+use crate::gauge::Ailment;
 use crate::local::Local;
 use crate::members::Wish;
 use crate::message::{Answer, Ask, RawRequest};
@@ -92,6 +93,8 @@ pub struct Look {
     used_bytes: u64,
     reads: u32,
     writes: u32,
+    /// The disk.
+    ailing: Ailment,
 }
 
 /// How a shard is to look at what it has.
@@ -151,6 +154,7 @@ impl<E: Env, B> State<E, B> {
         let Some(placer) = &mut self.placer else {
             return look;
         };
+        look.ailing = self.gauge.reading().ailment;
         placer.heed(stock.term);
         placer.pinned.retain(|_, until| now < *until);
         placer.looks = (placer.looks + 1) % STILL_LOOKS;
@@ -565,6 +569,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     used_bytes: looks.iter().map(|look| look.used_bytes).sum(),
                     reads: sum(|look| look.reads),
                     writes: sum(|look| look.writes),
+                    ailing: looks.iter().map(|look| look.ailing).max().unwrap_or_default(),
                     free_bytes,
                     ..mem::take(&mut placer.facts)
                 };

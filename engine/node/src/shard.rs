@@ -15,6 +15,7 @@
 //! - A reply to a write is staged only after its entry is durable and applied.
 //! - Requests between shards form no cycle: the serving side never waits for the asking side.
 
+use crate::gauge::Room;
 use crate::message::{Answer, Ask, MoveIn, Origin, OwnedRequest, RawRequest, ShardMessage};
 use crate::refusal::Refusal;
 use crate::state::{Arrival, Job, Message, Route, Slot, Socket, State};
@@ -743,6 +744,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         if bytes == 0 || bytes > 256 * block || !bytes.is_multiple_of(block) {
             let message = format!("a raw write has a multiple of {block} bytes, at most 1 MiB; not {bytes}");
             return self.step(|state| state.refuse(origin, &Refusal::fatal(Code::InvalidRequest, message)));
+        }
+        if self.with_state(|state| state.gauge.room() > Room::Enough) {
+            return self.step(|state| {
+                let refusal = Refusal::fatal(Code::DiskFull, state.words_for_full());
+                state.refuse(origin, &refusal);
+            });
         }
         let written = async {
             let bench = self.bench_file().await?;

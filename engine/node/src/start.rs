@@ -10,12 +10,14 @@
 //! When the node has fewer shards than at its last start, shard `i` also takes the directories of shards `i + n`, `i + 2n`,
 //! …: it replays their logs, flushes their ranges, takes their markers, and removes their logs.
 
+use crate::ailing;
 use crate::births::{self, BirthsError};
 use crate::claims::latest;
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::damage::Injured;
 use crate::forget::words_for;
+use crate::gauge::Gauge;
 use crate::identity::{Identity, IdentityError};
 use crate::incarnation::{self, IncarnationError};
 use crate::local::{Groups, Local, Stranger};
@@ -38,7 +40,7 @@ use base::{Hlc, NodeId, RangeId, ShardId, Timestamp};
 use core::cell::OnceCell;
 use core::future::Future;
 use core::task::Poll;
-use env::{Clock, Env, Listener, Mailbox, Net, TaskClass, Tasks};
+use env::{Clock, Disk, Env, Listener, Mailbox, Net, TaskClass, Tasks};
 use liveness::Liveness;
 use replica::Replica;
 use replica::group::replica_on;
@@ -240,6 +242,10 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     if let Some(placer) = state.placer.as_mut().filter(|_| me == ShardId(0)) {
         placer.words = Words::load(&env).await?;
     }
+    // A start on a full disk takes no put before it knows.
+    if let Ok(free_bytes) = env.disk().space_free().await {
+        state.gauge.measure(env.clock().now(), free_bytes);
+    }
     let shard = Shard::new(env.clone(), mailbox, state);
     let spawn =
         |class, future: core::pin::Pin<Box<dyn Future<Output = ()>>>| env.tasks().spawn(class, future);
@@ -247,6 +253,8 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_turns()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_maintenance()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_scrub()));
+    spawn(TaskClass::Foreground, Box::pin(shard.clone().run_gauge()));
+    spawn(TaskClass::Background, Box::pin(shard.clone().run_space()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_timer()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_time()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_placer()));
@@ -680,6 +688,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         replayed: found.replayed,
         injured,
         damage: BTreeMap::new(),
+        gauge: Gauge::new(ailing::limits(config), env.clock().now()),
         failed: None,
         wake_maintenance: false,
         stirred: true,

@@ -4,6 +4,7 @@ use crate::claims::Claim;
 use crate::config::NodeConfig;
 use crate::damage::Injured;
 use crate::dialect::Letter;
+use crate::gauge::Gauge;
 use crate::identity::Identity;
 use crate::local::{Groups, Local, Seat, Stranger};
 use crate::members::Wish;
@@ -336,6 +337,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) injured: Injured,
     /// Ranges whose tables are damaged, with what was found: reads of the damage are refused, merges left alone.
     pub(crate) damage: BTreeMap<RangeId, String>,
+    /// How the disk is, as this shard sees it.
+    pub(crate) gauge: Gauge,
     /// Set when the node must stop.
     pub(crate) failed: Option<String>,
     pub(crate) wake_maintenance: bool,

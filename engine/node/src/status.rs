@@ -1,6 +1,8 @@
 //! How a node is, for people and programs: collected from all shards, one JSON object.
 
+use crate::ailing::Size;
 use crate::cluster::Member;
+use crate::gauge::{Ailment, Reading};
 use crate::local::Local;
 use crate::message::{Answer, Ask, Origin, ShardMessage};
 use crate::read::ReadGuard;
@@ -9,7 +11,7 @@ use crate::start::{First, race};
 use crate::state::{Message, Route, Slot, State};
 use base::{Index, RangeId, ReplicaId, ShardId};
 use core::time::Duration;
-use env::{Clock, Env, Mailbox, Tasks};
+use env::{Clock, Env, Instant, Mailbox, Tasks};
 use replica::group::{life_of, node_of, replica_on};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -38,6 +40,8 @@ pub struct NodeStatus {
     pub range_map_version: u64,
     /// Who leads the ranges that this node has replicas of.
     pub ranges: RangesStatus,
+    /// How the disk of its data directory is.
+    pub disk: DiskStatus,
     /// The failure domains of the node, if it was told any.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub locality: String,
@@ -103,6 +107,61 @@ pub struct RangesStatus {
     pub awaited: u64,
 }
 
+/// The disk of a node's data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct DiskStatus {
+    /// `ok`; `slow` when log writes take long; `full` when less is free than the reserve.
+    pub state: &'static str,
+    /// For how many seconds it is not `ok`.
+    pub seconds: u64,
+    /// Bytes that are free; `None` when that cannot be told.
+    pub free_bytes: Option<u64>,
+    /// Bytes that are kept free: with less puts are refused, with less than a quarter of it all writes.
+    pub reserve_bytes: u64,
+    /// What a log write took in the last seconds, on average, in microseconds.
+    pub write_us: u64,
+}
+
+impl DiskStatus {
+    fn of(reading: Reading, reserve_bytes: u64, now: Instant) -> Self {
+        let is_well = reading.ailment == Ailment::None;
+        Self {
+            state: reading.ailment.word(),
+            seconds: if is_well {
+                0
+            } else {
+                now.since(reading.since).as_secs()
+            },
+            free_bytes: reading.free_bytes,
+            reserve_bytes,
+            write_us: u64::try_from(reading.write.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// What is to be said of a disk, and what to do, if it ails.
+fn judge_disk(reading: Reading, disk: &DiskStatus) -> Option<(String, &'static str)> {
+    let seconds = disk.seconds;
+    match reading.ailment {
+        Ailment::None => None,
+        Ailment::Slow => Some((
+            format!(
+                "the disk is slow for {seconds} s: a log write takes {} ms",
+                disk.write_us / 1000
+            ),
+            "look after the disk of the data directory; its leaderships go to other nodes by themselves, and come back",
+        )),
+        Ailment::Full => Some((
+            format!(
+                "the disk is full for {seconds} s: {} are free and {} are kept, so puts are refused here",
+                Size(disk.free_bytes.unwrap_or_default()),
+                Size(disk.reserve_bytes)
+            ),
+            "free some space, or delete keys; puts are taken again by themselves when there is room. More nodes take some of the data",
+        )),
+    }
+}
+
 /// Another node, as all shards of this one see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemberStatus {
@@ -144,6 +203,9 @@ pub struct ShardStatus {
     /// Other nodes as this shard sees them; the node's sum is shown.
     #[serde(skip)]
     pub nodes: Vec<MemberStatus>,
+    /// The disk as this shard sees it; the node's sum is shown.
+    #[serde(skip)]
+    pub(crate) disk: Reading,
     /// Connections open.
     pub connections: u64,
     /// Counters of requests and turns, by name.
@@ -181,6 +243,7 @@ impl<E: Env, B> State<E, B> {
             leads: led.leads,
             led,
             nodes: self.members_seen(),
+            disk: self.gauge.reading(),
             connections: self.transport.len() as u64,
             counts: BTreeMap::from([
                 ("gets", counts.gets),
@@ -489,7 +552,9 @@ impl<E: Env, B> State<E, B> {
         let replacing: u64 = shards.iter().map(|shard| shard.replacing).sum();
         let mut ranges = RangesStatus::default();
         let mut nodes: Vec<MemberStatus> = Vec::new();
+        let mut reading = self.gauge.reading();
         for shard in &shards {
+            reading = reading.with(shard.disk);
             ranges.replicas += shard.led.replicas;
             ranges.leads += shard.led.leads;
             ranges.leaderless += shard.led.leaderless;
@@ -518,6 +583,15 @@ impl<E: Env, B> State<E, B> {
                 ),
             ),
         };
+        let disk = DiskStatus::of(reading, self.gauge.reserve_bytes(), self.env.clock().now());
+        let (verdict, advice) = match judge_disk(reading, &disk) {
+            None => (verdict, advice),
+            Some((ailing, advised)) if verdict == "ok" => (ailing, Some(advised.to_owned())),
+            Some((ailing, advised)) => (
+                format!("{verdict}; {ailing}"),
+                Some(advice.unwrap_or_else(|| advised.to_owned())),
+            ),
+        };
         let cluster = self.config.cluster.as_ref();
         let standings = self
             .placer
@@ -531,6 +605,7 @@ impl<E: Env, B> State<E, B> {
             node: self.identity.node.0,
             range_map_version: self.map.version(),
             ranges,
+            disk,
             locality: cluster
                 .map(|cluster| cluster.locality.to_string())
                 .unwrap_or_default(),
@@ -599,6 +674,31 @@ mod tests {
             supports_shards: answers.into(),
             refusal: refusal.map(Into::into),
         }
+    }
+
+    #[test]
+    fn a_disk_that_ails_is_named_with_what_to_do() {
+        let said = |ailment, free_bytes| {
+            let reading = Reading {
+                ailment,
+                since: Instant(5_000_000_000),
+                free_bytes: Some(free_bytes),
+                write: Duration::from_millis(350),
+            };
+            let disk = DiskStatus::of(reading, 1 << 30, Instant(12_000_000_000));
+            judge_disk(reading, &disk).map(|(what, _)| what)
+        };
+        assert_eq!(said(Ailment::None, 5), None);
+        assert_eq!(
+            said(Ailment::Slow, 5 << 30).as_deref(),
+            Some("the disk is slow for 7 s: a log write takes 350 ms")
+        );
+        assert_eq!(
+            said(Ailment::Full, 300 << 20).as_deref(),
+            Some(
+                "the disk is full for 7 s: 300 MiB are free and 1024 MiB are kept, so puts are refused here"
+            )
+        );
     }
 
     #[test]

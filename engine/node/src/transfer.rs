@@ -381,6 +381,13 @@ impl<E: Env, B> State<E, B> {
         }
         let has_room = neighbours.receiving.len() < RECEIVING_MAX;
         base::sometimes!("node: too much state is received already", !has_room);
+        let bytes = description
+            .files()
+            .map(|file| file.bytes)
+            .fold(0, u64::saturating_add);
+        let fits = self.gauge.has_room_for(bytes);
+        base::sometimes!("node: state is offered to a node with a full disk", !fits);
+        let has_room = has_room && fits;
         let Some(slot) = usable.filter(|_| has_room) else {
             base::sometimes!("node: state was offered that is of no use now");
             let step = TransferStep::Done { installed: false };

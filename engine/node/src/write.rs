@@ -201,6 +201,10 @@ impl<E: Env, B> State<E, B> {
         ops: impl Iterator<Item = WriteOp<'a>> + Clone,
         raw: RawRequest<'_>,
     ) {
+        // Here, behind what tells retries of applied writes: what is refused is not applied.
+        if let Some(refusal) = self.lacks_room(slot, ops.clone()) {
+            return self.refuse(raw.origin, &refusal);
+        }
         let ts = self.write_ts();
         let start = self.batch.bytes.len();
         let local = self.slots[slot as usize]

@@ -124,6 +124,9 @@ pub struct Shard {
     pub load: Load,
 }
 
+/// A disk as full, in thousandths, takes no writes.
+pub const DISK_FULL_PERMILLE: u32 = 1000;
+
 /// A node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Node {
@@ -133,7 +136,7 @@ pub struct Node {
     pub locality: Locality,
     /// How it is.
     pub state: NodeState,
-    /// How full its disk is, in thousandths.
+    /// How full its disk is, in thousandths. From [`DISK_FULL_PERMILLE`] on it takes no writes, and so gives up its leases.
     pub disk_permille: u32,
     /// Its shards.
     pub shards: Vec<Shard>,

@@ -134,6 +134,9 @@ impl Planner<'_> {
                 parts.push("its node is being decommissioned, so it is replaced".to_owned());
             }
         }
+        if seat.full.is_some() {
+            parts.push("the disk of its node is full, so it gets no lease".to_owned());
+        }
         if !seat.replica.up_to_date {
             parts.push("it is catching up".to_owned());
         }
@@ -217,6 +220,8 @@ impl Planner<'_> {
                     Health::Gone | Health::Down | Health::Live => "its node is dead",
                 }
                 .to_owned()
+            } else if other.full.is_some() {
+                "the disk of its node is full".to_owned()
             } else if theirs > rank {
                 format!("its node satisfies {}, which is less preferred", name(theirs))
             } else if theirs < rank {

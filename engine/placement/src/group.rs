@@ -1,6 +1,6 @@
 //! One range with what matters of each replica, and what is safe to do with it.
 
-use crate::cluster::{Kind, NodeState, Place, Range, Replica};
+use crate::cluster::{DISK_FULL_PERMILLE, Kind, NodeState, Place, Range, Replica};
 use crate::view::{Sharing, View};
 use base::planted_bug;
 
@@ -23,6 +23,8 @@ pub(crate) struct Seat<'a> {
     pub(crate) node: Option<usize>,
     pub(crate) replica: &'a Replica,
     pub(crate) health: Health,
+    /// How full the node's disk is, in thousandths, when it takes no writes.
+    pub(crate) full: Option<u32>,
 }
 
 impl Seat<'_> {
@@ -43,7 +45,7 @@ impl Seat<'_> {
     pub(crate) fn can_lead(&self) -> bool {
         let reliable = self.health == Health::Live
             || planted_bug!("placement-lease-to-suspect") && self.health == Health::Suspect;
-        self.replica.kind == Kind::Voter && reliable && self.replica.up_to_date
+        self.replica.kind == Kind::Voter && reliable && self.full.is_none() && self.replica.up_to_date
     }
 
     /// Whether it could send its state.
@@ -122,10 +124,12 @@ impl<'a> View<'a> {
         let seat = |replica: &'a Replica| {
             let node = self.index(replica.place.node);
             let health = node.map_or(Health::Gone, |node| self.health(node));
+            let permille = node.map(|node| self.nodes[node].node.disk_permille);
             Seat {
                 node,
                 replica,
                 health,
+                full: permille.filter(|permille| *permille >= DISK_FULL_PERMILLE),
             }
         };
         let seats: Vec<Seat> = replicas.into_iter().map(seat).collect();

@@ -67,7 +67,7 @@ impl Planner<'_> {
             Health::Draining => Some(Reason::NodeDraining { node }),
             Health::Leaving => Some(Reason::NodeLeaving { node }),
             Health::Live if seat.replica.kind != Kind::Voter => Some(Reason::NotAVoter { node }),
-            Health::Live => None,
+            Health::Live => seat.full.map(|permille| Reason::DiskFull { node, permille }),
         };
         if let Some(wish) = wish {
             let class = Class::Leaving;

@@ -58,7 +58,8 @@
 //! - **P5, one per node**: no two replicas of a range on one node; where there are two, one goes.
 //! - **P6, spread**: no step for spread, co-location or balance makes replicas share more failure domains, and one for a merge
 //!   ends where they share no more; a swap that makes them share fewer is done before any balance. The widest tier counts first.
-//! - **P7, leases**: a lease goes only to a live, up-to-date voter with data on a node that is neither suspect, draining nor leaving.
+//! - **P7, leases**: a lease goes only to a live, up-to-date voter with data on a node that is neither suspect, draining nor leaving,
+//!   and whose disk takes writes.
 //! - **P8, patience**: a replica on a dead node is replaced after [`Config::dead_after_ns`]; one on a suspect node never.
 //!   (When a range has more voters than it needs, one on a dead node is the first to go, however short that is dead.)
 //! - **P9, the cheaper way**: when the node is back and up to date, its replacement goes if it is a learner still; a replacement
@@ -109,8 +110,8 @@ mod split;
 mod view;
 
 pub use cluster::{
-    Cluster, Kind, Load, LoadSplit, Locality, Node, NodeState, Pending, Place, Range, Replaces, Replica,
-    Shard,
+    Cluster, DISK_FULL_PERMILLE, Kind, Load, LoadSplit, Locality, Node, NodeState, Pending, Place, Range,
+    Replaces, Replica, Shard,
 };
 pub use config::{Band, Config};
 pub use decision::{Action, Class, Decision, Reason, Resource, SplitBy};

@@ -105,7 +105,7 @@ codes! {
     DiskFailed = 4002, "disk failed",
         "A write or sync failed; the node stops, because what it did is unknown. Check the device, then start again: acknowledged writes are recovered.";
     DiskFull = 4003, "disk full",
-        "No space is left for the data directory. Free some; the node does not delete data by itself.";
+        "No space is left for the data directory, or less than `corelane start --disk-reserve` keeps free: puts are refused early, reads and deletes go on. Free some space, delete keys, or add a node; puts are taken again by themselves when there is room.";
     FormatUnknown = 4004, "unknown format",
         "A file was written by a newer version of corelane. Use that version.";
 

@@ -127,6 +127,8 @@ pub struct NodeReport<'a> {
     pub reads: u32,
     /// Writes that its replicas apply, per second.
     pub writes: u32,
+    /// What is wrong with its disk: 0 nothing, 1 it is slow, 2 it is full.
+    pub ailing: u8,
 }
 
 /// A range, as a node has it, version 1.

@@ -319,6 +319,12 @@ impl Sim {
         self.with_device(node, |device| device.config_set(config));
     }
 
+    /// Bytes that the files on a node's disk take.
+    #[must_use]
+    pub fn disk_bytes(&self, node: SimNodeId) -> u64 {
+        self.with_device(node, |device| device.bytes_used())
+    }
+
     /// Places a fault on a node's disk.
     pub fn disk_rule(&mut self, node: SimNodeId, rule: DiskRule) {
         self.with_device(node, |device| device.rule(rule));

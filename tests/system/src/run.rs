@@ -19,14 +19,18 @@ use crate::workload::Workload;
 use base::api::ReadAt;
 use base::{NodeId, Prng, ShardId};
 use core::time::Duration;
+use disks::Disks;
 use env::{Disk, Env, Instant};
-use node::{Cluster, Member, NodeConfig, births};
-use sim::{DiskImage, Fault, Report, Sim, SimNodeId};
+use node::{Cluster, Member, NodeConfig};
+use sim::{Fault, Report, Sim, SimNodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use storage::Tablet;
 use wire::Code;
+
+mod disks;
+mod mistake;
 
 /// What a run did.
 #[derive(Debug, Clone)]
@@ -69,6 +73,8 @@ struct Runner {
     /// The machine on which they run.
     machine: SimNodeId,
     prng: Prng,
+    /// What is wrong with disks.
+    disks: Disks,
     /// Draws when a node is started with an empty disk: by itself, so that what else happens is drawn as without.
     mistakes: Prng,
     wrong: Vec<String>,
@@ -183,6 +189,7 @@ impl Runner {
         Self {
             words,
             refusals: vec![0; processes.len()],
+            disks: Disks::new(scenario.seed),
             mistakes: Prng::new(scenario.seed ^ 0x6d69_7374_616b_6573),
             scenario,
             sim,
@@ -213,6 +220,7 @@ impl Runner {
             if !self.supervise() {
                 return;
             }
+            self.tend_disks();
             if self.history.ended() >= next_crash {
                 self.trouble();
                 next_crash = self.calls_until_crash();
@@ -369,50 +377,6 @@ impl Runner {
         self.start(at);
     }
 
-    /// Whether all other nodes know a node's data directory.
-    fn is_known(&self, at: usize) -> bool {
-        let knows = |process: &Process| {
-            let bytes = self.sim.file_bytes(process.node(), births::FILE)?;
-            let node = node_config(&self.scenario, u16::try_from(at).ok()?).cluster?.me;
-            births::decode(&bytes).ok()?.get(&node).copied()
-        };
-        let mut others = self
-            .processes
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != at);
-        self.processes.len() > 1 && others.all(|(_, process)| knows(process).is_some())
-    }
-
-    /// A node is started with an empty data directory, as when a volume was not mounted, and later with the one that it had.
-    fn mistake(&mut self, at: usize) {
-        self.note(at, "start with an empty disk");
-        base::sometimes!("system: a node was started with an empty disk");
-        let node = self.processes[at].node();
-        self.crashes += 1;
-        self.sim.crash(node);
-        let disk = self.sim.disk_image(node);
-        self.sim.set_disk_image(node, &DiskImage::new());
-        self.start(at);
-        let time = Duration::from_millis(self.mistakes.between(10, 6_000));
-        let end = self.sim.now() + time;
-        while self.processes[at].exit().is_none() && self.sim.now() < end {
-            self.sim.run_for(Duration::from_millis(1));
-        }
-        if let Some(Exit::Failed { error, .. }) = self.processes[at].exit() {
-            // Whoever is heard first says so: who listens to no other directory, or whose failure detector knows later starts.
-            let is_refused = error.contains("with another data directory")
-                || error.contains("the data directory is older than what other nodes remember");
-            base::sometimes!("system: a node with an empty disk was refused", is_refused);
-            if !is_refused {
-                self.note_failure(at, &error);
-            }
-        }
-        self.sim.kill(node);
-        self.sim.set_disk_image(node, &disk);
-        self.start(at);
-    }
-
     /// Cuts a node off from all others, not from clients: what it sends, what it is sent, or both.
     fn isolate(&mut self, at: usize) {
         let time = Duration::from_millis(self.prng.between(100, 4_000));
@@ -504,6 +468,7 @@ impl Runner {
     /// The second phase begins.
     fn calm(&mut self) {
         self.note(0, "calm");
+        self.end_ailing();
         self.sim.calm();
         for process in &self.processes {
             self.sim.set_disk_config(process.node(), sim::DiskConfig::calm());

@@ -104,6 +104,8 @@ pub struct Scenario {
     pub crash_again: f64,
     /// Bits that turn around on the disk of one node.
     pub flips: Option<Flips>,
+    /// That disks of nodes are slow for a while, or have less room than the nodes keep free.
+    pub ailing: bool,
     /// How long the first phase lasts at most.
     pub storm: Duration,
     /// How long every call that is open may take in the second phase.
@@ -193,6 +195,7 @@ impl Scenario {
             crash_every: calls / prng.between(2, 12),
             crash_again: if prng.chance(0.5) { prng.unit() * 0.7 } else { 0.0 },
             flips: None,
+            ailing: false,
             storm: Duration::from_secs(60),
             finish: Duration::from_secs(60),
         }
@@ -254,7 +257,20 @@ impl Scenario {
             });
         }
         scenario.draw_shards();
+        scenario.draw_ailing();
         scenario
+    }
+
+    /// In half of the clusters without other limits of the disk.
+    fn draw_ailing(&mut self) {
+        // From numbers of its own, likewise.
+        let mut prng = Prng::new(self.seed ^ 0x6169_6c69_6e67_0001);
+        let is_limited = self.sim.disk.capacity_bytes.is_some();
+        self.ailing = self.flips.is_none() && !is_limited && prng.chance(0.5);
+        if self.ailing {
+            self.node.disk_reserve_bytes = 64 << 20;
+            self.node.disk_interval = Duration::from_millis(pick(&mut prng, &[50, 250]));
+        }
     }
 
     /// The same, with the replicas left to the clients.
@@ -278,6 +294,7 @@ impl Scenario {
         scenario.mix.place = 0;
         scenario.calls = prng.between(200, 600);
         scenario.crash_every = u64::MAX / 4;
+        scenario.ailing = false;
         // A start without a shard that has a damaged replica is refused.
         scenario.reshard = 0.0;
         scenario.node.scrub_bytes_per_second = 1 << 24;
@@ -314,6 +331,7 @@ impl Scenario {
             scenario.node.scrub_bytes_per_second = 1 << 30;
             scenario.node.scrub_pause = Duration::from_millis(20);
             scenario.reshard = 0.0;
+            scenario.ailing = false;
             scenario.flips = Some(Flips {
                 victim: small(prng.below(u64::from(scenario.founders))),
                 every: prng.between(200, 800),
@@ -440,6 +458,9 @@ fn node_config(prng: &mut Prng) -> NodeConfig {
         scrub_bytes_per_second: 1 << 20,
         scrub_pause: Duration::from_secs(1),
         maintenance_interval: Duration::from_millis(pick(prng, &[5, 50, 250])),
+        disk_reserve_bytes: 0,
+        disk_interval: Duration::from_secs(1),
+        ..NodeConfig::default()
     };
     config.storage.rows_bytes_max = config.storage.cache_bytes_max;
     config

@@ -3,6 +3,7 @@
 use super::ledger::{Led, Piece, Seen, Word};
 use super::overview::{Facts, Order, Report, Todo};
 use crate::cluster::is_node;
+use crate::gauge::Ailment;
 use crate::members::REPLICAS_MAX;
 use crate::refusal::check_key;
 use base::key::Span;
@@ -47,6 +48,7 @@ pub(crate) fn with_report<R>(
         free_bytes: facts.free_bytes,
         reads: facts.reads,
         writes: facts.writes,
+        ailing: facts.ailing.number(),
     };
     let step = PlacingStep::Report {
         number,
@@ -113,6 +115,7 @@ pub(crate) fn report_from_wire(step: &peer::ArchivedPlacingStep<'static>) -> Opt
         free_bytes: node.free_bytes.as_ref().map(|bytes| bytes.to_native()),
         reads: node.reads.to_native(),
         writes: node.writes.to_native(),
+        ailing: Ailment::from_number(node.ailing)?,
     };
     let words = ranges.iter().map(word_from_wire).collect::<Option<_>>()?;
     Some(Report {

@@ -11,9 +11,12 @@ use super::ledger::{Led, Word};
 use super::policy::Policies;
 use super::settings::Placement;
 use super::standing::{Standing, Standings};
+use crate::gauge::Ailment;
 use base::{NodeId, RangeId, ShardId};
 use core::time::Duration;
-use placement::{Action, Class, Cluster, Cursor, Kind, Load, Locality, Node, NodeState, Pending, Place};
+use placement::{
+    Action, Class, Cluster, Cursor, DISK_FULL_PERMILLE, Kind, Load, Locality, Node, NodeState, Pending, Place,
+};
 use placement::{Range, Reason, Replica, Shard};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +65,8 @@ pub(crate) struct Facts {
     pub(crate) free_bytes: Option<u64>,
     pub(crate) reads: u32,
     pub(crate) writes: u32,
+    /// What is wrong with its disk.
+    pub(crate) ailing: Ailment,
 }
 
 /// A report, or a piece of one.
@@ -89,6 +94,8 @@ struct Known {
     /// The last survey that it answered in full.
     answered: u64,
     facts: Option<Facts>,
+    /// Since when its disk is slow, as far as it has said, in nanoseconds.
+    slow_ns: Option<u64>,
 }
 
 /// What is known of a range beside what the crate wants to know. One for each range of the cluster, in the same order.
@@ -225,6 +232,7 @@ impl Overview {
             return false;
         };
         (known.lived_ns, known.heard_ns) = (now_ns, now_ns);
+        known.slow_ns = (report.facts.ailing == Ailment::Slow).then(|| known.slow_ns.unwrap_or(now_ns));
         known.facts = Some(report.facts);
         if report.after > 0 && (report.session, report.after) != (known.session, known.until) {
             // A copy of one that came already, or one that was overtaken.
@@ -326,11 +334,13 @@ impl Overview {
                 since_ns: known.heard_ns,
             };
         }
-        match standing {
-            Standing::Used => NodeState::Live,
-            Standing::Drained => NodeState::Draining,
+        match (standing, known.slow_ns) {
+            // It is not relied on: it leads nothing, gets nothing, and keeps what it has.
+            (Standing::Used, Some(since_ns)) => NodeState::Suspect { since_ns },
+            (Standing::Used, None) => NodeState::Live,
+            (Standing::Drained, _) => NodeState::Draining,
             // One that was removed is not met any more.
-            Standing::Emptied | Standing::Removed => NodeState::Decommissioning,
+            (Standing::Emptied | Standing::Removed, _) => NodeState::Decommissioning,
         }
     }
 
@@ -349,10 +359,15 @@ impl Overview {
                 Some(free) => facts.used_bytes.saturating_add(free),
                 None => used_max.saturating_mul(8).max(CAPACITY_MIN),
             };
-            let disk_permille = facts.free_bytes.map_or(0, |free| {
+            let used_permille = facts.free_bytes.map_or(0, |free| {
                 let all = u128::from(facts.used_bytes) + u128::from(free);
                 u32::try_from(u128::from(facts.used_bytes) * 1000 / all.max(1)).unwrap_or(1000)
             });
+            // The node knows what it keeps free. Short of that its disk is not full, whatever part of it that is.
+            let disk_permille = match facts.ailing {
+                Ailment::Full => DISK_FULL_PERMILLE,
+                Ailment::None | Ailment::Slow => used_permille.min(DISK_FULL_PERMILLE - 1),
+            };
             let cpu_ns = u64::from(facts.reads) * READ_NS + u64::from(facts.writes) * WRITE_NS;
             let shard = Shard {
                 id: place_on(*id).shard,

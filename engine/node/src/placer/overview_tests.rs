@@ -12,6 +12,7 @@ struct Story {
     now_ns: u64,
     led: BTreeMap<u64, (u64, Led)>,
     silent: BTreeSet<u64>,
+    ailing: BTreeMap<u64, Ailment>,
     /// All that were ever led.
     ranges: BTreeSet<u64>,
     nodes: u64,
@@ -53,6 +54,7 @@ impl Story {
             now_ns: 0,
             led: BTreeMap::new(),
             silent: BTreeSet::new(),
+            ailing: BTreeMap::new(),
             ranges: BTreeSet::new(),
             nodes,
             last: 0,
@@ -81,6 +83,7 @@ impl Story {
             last: self.last,
             facts: Facts {
                 shards: 1,
+                ailing: self.ailing.get(&node).copied().unwrap_or_default(),
                 ..Facts::default()
             },
             words: words.collect(),
@@ -133,6 +136,38 @@ fn a_dead_nodes_replica_is_replaced_once() {
     assert_eq!(story.rounds(60), "", "while it is under way");
     story.led.insert(2, (1, led(&[1, 2, 4], &[])));
     assert_eq!(story.rounds(30), "");
+}
+
+#[test]
+fn who_says_that_its_disk_ails_leads_nothing_and_keeps_its_replicas() {
+    for ailment in [Ailment::Slow, Ailment::Full] {
+        let mut story = Story::new(4);
+        story.led.insert(2, (1, led(&[1, 2, 3], &[])));
+        assert_eq!(story.rounds(10), "");
+        story.ailing.insert(1, ailment);
+        let ordered = story.rounds(1);
+        assert_eq!(ordered, format!("11 s: n1, r2: {:?}\n", Todo::Leader(NodeId(2))));
+        story.begin(2);
+        assert_eq!(story.rounds(2), "", "while it is under way");
+        let taken_over = Led {
+            term: 2,
+            ..led(&[1, 2, 3], &[])
+        };
+        story.led.insert(2, (2, taken_over));
+        assert_eq!(
+            story.rounds(60),
+            "",
+            "nobody is replaced, and it does not go back"
+        );
+        // Of two that are slow too few are left to rely on; two that are full are still there.
+        story.ailing.insert(2, ailment);
+        let ordered = story.rounds(1);
+        let expected = match ailment {
+            Ailment::Full => format!("74 s: n2, r2: {:?}\n", Todo::Leader(NodeId(3))),
+            Ailment::Slow | Ailment::None => String::new(),
+        };
+        assert_eq!(ordered, expected);
+    }
 }
 
 #[test]

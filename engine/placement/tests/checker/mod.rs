@@ -4,8 +4,8 @@ use crate::fixtures::{after, has_majority, live_voters, node, range, reachable, 
 use base::key::prefix_end;
 use base::{NodeId, RangeId};
 use corelane_placement::{
-    Action, Band, Class, Cluster, Config, Constraint, Decision, Kind, Load, Node, NodeState, Plan, Policy,
-    Range, Replica, Shard,
+    Action, Band, Class, Cluster, Config, Constraint, DISK_FULL_PERMILLE, Decision, Kind, Load, Node,
+    NodeState, Plan, Policy, Range, Replica, Shard,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -265,6 +265,11 @@ impl Checker {
                     "it cannot have the lease: {decision}"
                 );
                 assert_ne!(range.leaseholder, Some(*to), "{decision}");
+                let permille = node(cluster, *to).unwrap().disk_permille;
+                assert!(
+                    permille < DISK_FULL_PERMILLE,
+                    "its disk takes no writes: {decision}"
+                );
             }
             Action::MoveShard { node: id, from, to } => {
                 let shards = &node(cluster, *id).unwrap().shards;

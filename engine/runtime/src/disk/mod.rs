@@ -16,4 +16,4 @@ pub use buffer::Buffer;
 pub(crate) use file::Descriptor;
 pub use file::DiskFile;
 pub use name::DiskFs;
-pub(crate) use name::{open_direct, space_free_at};
+pub(crate) use name::{Space, open_direct, space_at};

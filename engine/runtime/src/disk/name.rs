@@ -157,7 +157,16 @@ fn list_names(path: &Path) -> io::Result<Vec<DirEntry>> {
     Ok(entries)
 }
 
-fn space_free(file: &File) -> io::Result<u64> {
+/// Bytes of a device, as far as this user may have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// That may still be written.
+    pub(crate) free_bytes: u64,
+    /// All.
+    pub(crate) total_bytes: u64,
+}
+
+fn space(file: &File) -> io::Result<Space> {
     // SAFETY: a zeroed `statvfs` is a valid buffer of the right size, and the descriptor is open.
     let (result, stat) = unsafe {
         let mut stat: libc::statvfs = core::mem::zeroed();
@@ -166,11 +175,14 @@ fn space_free(file: &File) -> io::Result<u64> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok(Space {
+        free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
 }
 
-pub(crate) fn space_free_at(path: &Path) -> io::Result<u64> {
-    space_free(&File::open(path)?)
+pub(crate) fn space_at(path: &Path) -> io::Result<Space> {
+    space(&File::open(path)?)
 }
 
 impl env::Disk for DiskFs {
@@ -224,6 +236,7 @@ impl env::Disk for DiskFs {
     }
 
     async fn space_free(&self) -> Result<u64, DiskError> {
-        self.run(DiskOp::Space, "", |path| space_free_at(&path)).await
+        let space = self.run(DiskOp::Space, "", |path| space_at(&path)).await?;
+        Ok(space.free_bytes)
     }
 }

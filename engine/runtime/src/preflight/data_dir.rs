@@ -1,7 +1,7 @@
 //! The data directory: there, ours alone, writable, with room.
 
 use super::{PreflightError, SPACE_BYTES_MIN};
-use crate::disk::{Buffer, open_direct, space_free_at};
+use crate::disk::{Buffer, Space, open_direct, space_at};
 use base::limits::BLOCK_BYTES;
 use env::OpenMode;
 use std::fs::{self, File, OpenOptions};
@@ -92,15 +92,15 @@ impl Lock {
 }
 
 /// Refuses a device without room, and says how much there is.
-pub(super) fn check_space(path: &Path) -> Result<u64, PreflightError> {
-    let free_bytes = space_free_at(path).map_err(failed(path, "ask for the space of"))?;
-    if free_bytes < SPACE_BYTES_MIN {
+pub(super) fn check_space(path: &Path) -> Result<Space, PreflightError> {
+    let space = space_at(path).map_err(failed(path, "ask for the space of"))?;
+    if space.free_bytes < SPACE_BYTES_MIN {
         return Err(PreflightError::Full {
             path: path.into(),
-            free_bytes,
+            free_bytes: space.free_bytes,
         });
     }
-    Ok(free_bytes)
+    Ok(space)
 }
 
 /// A file that is removed again when the check is over.

@@ -191,7 +191,7 @@ fn file_system(dir: &Path) -> Check {
 
 fn space(dir: &Path) -> Check {
     match check_space(dir) {
-        Ok(free_bytes) => Check::good("space", format!("{} MiB free", free_bytes >> 20)),
+        Ok(space) => Check::good("space", format!("{} MiB free", space.free_bytes >> 20)),
         Err(error) => Check::bad("space", &error),
     }
 }

@@ -122,6 +122,8 @@ pub struct PreflightReport {
     pub direct_io: bool,
     /// Bytes that may still be written.
     pub free_bytes: u64,
+    /// Bytes of the whole device.
+    pub total_bytes: u64,
     _lock: Lock,
 }
 
@@ -134,11 +136,12 @@ pub fn preflight(data_dir: &Path) -> Result<PreflightReport, PreflightError> {
     kernel::check_locked_memory()?;
     data_dir::create(data_dir)?;
     let lock = Lock::take(data_dir)?;
-    let free_bytes = data_dir::check_space(data_dir)?;
+    let space = data_dir::check_space(data_dir)?;
     let direct_io = data_dir::check_writable(data_dir)?;
     Ok(PreflightReport {
         direct_io,
-        free_bytes,
+        free_bytes: space.free_bytes,
+        total_bytes: space.total_bytes,
         _lock: lock,
     })
 }

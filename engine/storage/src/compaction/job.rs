@@ -23,6 +23,23 @@ use std::rc::Rc;
 pub struct MergePlan {
     /// Numbers of neighbouring tables, newest first.
     tables: Vec<u64>,
+    /// Their bytes.
+    bytes: u64,
+}
+
+impl MergePlan {
+    fn of<E: Env>(tables: &[Rc<Table<E>>]) -> Self {
+        Self {
+            tables: tables.iter().map(|table| table.meta().number).collect(),
+            bytes: tables.iter().map(|table| table.meta().bytes).sum(),
+        }
+    }
+
+    /// The bytes of the tables: what the merge takes beside them at most, roughly.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl<E: Env> Tablet<E> {
@@ -46,25 +63,15 @@ impl<E: Env> Tablet<E> {
         let run = picker::pick(&candidates, limits).or_else(|| {
             (candidates.len() >= 2 && base::misbehave!("storage: early merge")).then_some(0..2)
         })?;
-        Some(MergePlan {
-            tables: version.tables[run]
-                .iter()
-                .map(|table| table.meta().number)
-                .collect(),
-        })
+        Some(MergePlan::of(&version.tables[run]))
     }
 
     /// Every table, for a merge that leaves one.
     #[must_use]
     pub fn plan_full_merge(&self) -> Option<MergePlan> {
         let state = self.0.state.borrow();
-        let tables: Vec<u64> = state
-            .version
-            .tables
-            .iter()
-            .map(|table| table.meta().number)
-            .collect();
-        (self.0.exists.is_open() && !tables.is_empty()).then_some(MergePlan { tables })
+        let tables = &state.version.tables;
+        (self.0.exists.is_open() && !tables.is_empty()).then(|| MergePlan::of(tables))
     }
 
     /// Merges tables; a plan that no longer fits does nothing.

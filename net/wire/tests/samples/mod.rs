@@ -270,6 +270,7 @@ fn placings() -> Vec<Sample> {
         free_bytes: Some(44),
         reads: 45,
         writes: 46,
+        ailing: 2,
     };
     let replicas = [
         peer::ReplicaReport {

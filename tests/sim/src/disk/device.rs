@@ -204,6 +204,10 @@ impl Device {
         })
     }
 
+    pub(crate) fn bytes_used(&self) -> u64 {
+        self.store.bytes_used()
+    }
+
     fn is_full(&self, inode: InodeId, offset: u64, blocks: usize) -> bool {
         let Some(capacity_bytes) = self.config.capacity_bytes else {
             return false;

@@ -490,6 +490,14 @@ impl Client {
                 self.count(|counts| counts.not_leader += 1);
                 Tried::Elsewhere
             }
+            // Refused early: nothing happened. Somebody else leads soon, or there is room again; or the caller does without.
+            Code::DiskFull if retry_after.is_some() => {
+                let goes_on = !may_be_given_up(action) || self.prng.borrow_mut().chance(0.7);
+                match retry_after.filter(|_| goes_on) {
+                    Some(pause) => Tried::Again(pause),
+                    None => Tried::Ended(Outcome::Refused(code)),
+                }
+            }
             // A leader that was replaced, or a node that is about to stop.
             Code::Ambiguous | Code::DiskFailed | Code::DiskFull | Code::ShuttingDown => Tried::Lost,
             code => {
