@@ -103,6 +103,9 @@ pub(crate) struct StartArgs {
     /// The process that starts this one; the node is killed when that has ended
     #[arg(long, value_name = "PID", hide = true)]
     parent: Option<u32>,
+    /// For tests and demonstrations: heed the file FAULTS in the data directory, by which the disk pretends to be slow or full
+    #[arg(long, hide = true)]
+    faults: bool,
 }
 
 pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
@@ -143,6 +146,7 @@ pub(crate) fn run(global: &Global, args: &StartArgs) -> Outcome {
     config.shards = args.shards.unwrap_or(config.shards);
     config.dedicated = args.dedicated;
     config.pin = !args.no_pin;
+    config.faults = args.faults;
     config.stall_max = args.stall_max.unwrap_or(config.stall_max);
     let report = runtime::preflight(&args.data).map_err(|error| start_error::of_preflight(&error))?;
     let mut node = node_config(args, listen, cluster)?;

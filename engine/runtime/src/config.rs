@@ -21,6 +21,9 @@ pub struct RuntimeConfig {
     pub pin: bool,
     /// Messages that each ring between two shards holds; a power of two.
     pub mailbox_messages: usize,
+    /// Whether the file `FAULTS` in the data directory is heeded, by which a disk pretends to be slow or full: for tests and
+    /// demonstrations only.
+    pub faults: bool,
 }
 
 impl RuntimeConfig {
@@ -37,6 +40,7 @@ impl RuntimeConfig {
             stall_max: Duration::from_millis(10),
             pin: true,
             mailbox_messages: 1024,
+            faults: false,
         }
     }
 

@@ -30,6 +30,8 @@ mod disk;
 #[cfg(not(loom))]
 mod env_glommio;
 #[cfg(not(loom))]
+mod faults;
+#[cfg(not(loom))]
 mod net;
 #[cfg(not(loom))]
 mod preflight;

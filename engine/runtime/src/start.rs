@@ -4,6 +4,7 @@ use crate::blocking::Blocking;
 use crate::config::{RuntimeConfig, RuntimeError};
 use crate::disk::DiskFs;
 use crate::env_glommio::GlommioEnv;
+use crate::faults::Faults;
 use crate::mailbox::wake::Parker;
 use crate::mailbox::{EventBell, RingMailbox, Seat, mesh};
 use crate::net::TcpNet;
@@ -14,7 +15,9 @@ use crate::{preflight, shutdown};
 use core::fmt::Display;
 use core::future::Future;
 use core::time::Duration;
+use env::{TaskClass, Tasks};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -177,7 +180,13 @@ impl Shard {
             let driver = tasks.drive();
             let blocking = Blocking::start(index, self.parker.clone()).map_err(|error| error.to_string())?;
             reactor.add_inputs(blocking.clone());
-            let disk = DiskFs::new(reactor.clone(), blocking, &self.config.data_dir);
+            let faults = self.config.faults.then(Rc::<Faults>::default);
+            if let Some(faults) = &faults {
+                let dir = self.config.data_dir.as_path().into();
+                let run = faults.clone().run(blocking.clone(), reactor.clone(), dir);
+                tasks.spawn(TaskClass::Foreground, run);
+            }
+            let disk = DiskFs::new(reactor.clone(), blocking, &self.config.data_dir, faults);
             let env = GlommioEnv::new(reactor.clone(), disk, TcpNet::new(reactor.clone()), tasks.clone());
             let ending = reactor.clone();
             let outcome = tasks

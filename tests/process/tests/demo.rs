@@ -216,6 +216,80 @@ fn a_leader_that_was_away_starts_from_a_log_in_which_entries_took_the_place_of_o
     assert_eq!(demo.wait().code(), Some(0));
 }
 
+/// A node of a demonstration, as `status` has it.
+fn node(status: &Value, id: u64) -> &Value {
+    let nodes = status["nodes"].as_array().unwrap();
+    nodes.iter().find(|node| node["node"] == id).unwrap()
+}
+
+/// The node that leads most.
+fn leader(status: &Value) -> u64 {
+    let nodes = status["nodes"].as_array().unwrap();
+    let leads = |node: &&Value| node["leads"].as_u64().unwrap_or_default();
+    nodes.iter().max_by_key(leads).unwrap()["node"].as_u64().unwrap()
+}
+
+#[test]
+fn a_node_with_a_slow_or_full_disk_leads_nothing_until_it_is_well() {
+    let dir = scratch();
+    let place = place(dir.path());
+    let mut demo = Demo::start(&place);
+    for (ails, is_well, word) in [
+        ("slow-disk", "fast-disk", "slow"),
+        ("full-disk", "free-disk", "full"),
+    ] {
+        demo.ask("wait");
+        let ailing = leader(&demo.ask("status"));
+        assert_eq!(
+            demo.ask(&format!("{ails} {ailing}"))["done"],
+            format!("{ails} {ailing}")
+        );
+        loop {
+            let status = demo.ask("status");
+            let seen = node(&status, ailing);
+            if seen["disk"] == word && seen["leads"] == 0 {
+                let verdict = seen["verdict"].as_str().unwrap();
+                assert!(verdict.contains(&format!("the disk is {word}")), "{status:#}");
+                break;
+            }
+            demo.say("sleep 0.2");
+        }
+        demo.ask("wait");
+        demo.ask(&format!("{is_well} {ailing}"));
+        while node(&demo.ask("status"), ailing)["disk"] != "ok" {
+            demo.say("sleep 0.2");
+        }
+    }
+    // Nobody has room: a put is refused, a deletion is not. With room again all goes on by itself.
+    let run = |demo: &Demo, words: &[&str]| {
+        let mut command = Command::new(CORELANE);
+        command
+            .args(words)
+            .arg("--connect")
+            .arg(demo.ready["connect"].as_str().unwrap());
+        command.output().unwrap()
+    };
+    assert!(run(&demo, &["put", "fruit", "pear"]).status.success());
+    for id in 1..=3 {
+        demo.ask(&format!("full-disk {id}"));
+    }
+    while (1..=3).any(|id| node(&demo.ask("status"), id)["disk"] != "full") {
+        demo.say("sleep 0.2");
+    }
+    let refused = run(&demo, &["put", "fruit", "plum", "--timeout", "2s"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("C4003"), "{said}");
+    let deleted = run(&demo, &["del", "fruit"]);
+    assert!(deleted.status.success(), "{deleted:?}");
+    demo.ask("heal");
+    demo.ask("wait");
+    assert!(run(&demo, &["put", "fruit", "plum"]).status.success());
+    demo.say("quit");
+    let end = demo.answer();
+    assert_eq!(end["read_at_end"], true, "{end:#}");
+    assert_eq!(demo.wait().code(), Some(0));
+}
+
 #[test]
 fn nodes_end_with_the_demonstration_however_it_ends() {
     let dir = scratch();

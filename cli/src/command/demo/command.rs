@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Resume(NodeId),
     /// Silences the network between two nodes.
     Cut(NodeId, NodeId),
+    /// What the disk of a node is from now on.
+    Disk(NodeId, Disk),
     /// Undoes all of it.
     Heal,
     /// How nodes and bank are.
@@ -37,6 +39,15 @@ pub(crate) enum Command {
     Quit,
 }
 
+/// A change of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disk {
+    /// Log writes take long, or not.
+    Slow(bool),
+    /// Less is free than is kept, or not.
+    Full(bool),
+}
+
 /// Name, arguments and meaning of each command.
 pub(crate) const COMMANDS: &[(&str, &str, &str)] = &[
     ("kill", "N", "kill node N, or `leader`: kill -9"),
@@ -44,7 +55,15 @@ pub(crate) const COMMANDS: &[(&str, &str, &str)] = &[
     ("pause", "N", "stop node N where it stands: SIGSTOP"),
     ("resume", "N", "let it go on"),
     ("cut", "A B", "silence the network between two nodes, both ways"),
-    ("heal", "", "start, resume and reconnect everything"),
+    ("slow-disk", "N", "log writes of node N take 400 ms longer"),
+    ("fast-disk", "N", "they do no more"),
+    ("full-disk", "N", "node N has less room than it keeps free"),
+    ("free-disk", "N", "it has room again"),
+    (
+        "heal",
+        "",
+        "start, resume and reconnect everything; disks are well",
+    ),
     ("status", "", "how the nodes and the bank are"),
     ("bank", "", "the bank alone, with the gap after each fault"),
     ("wait", "", "until a new transfer has succeeded, 30 s at most"),
@@ -83,6 +102,10 @@ pub(crate) fn parse(line: &str, nodes: u64, leader: Option<NodeId>) -> Result<Co
             (one, other) if one == other => return Err("a node is not cut from itself".to_owned()),
             (one, other) => Command::Cut(one, other),
         },
+        ["slow-disk", id] => Command::Disk(node(id)?, Disk::Slow(true)),
+        ["fast-disk", id] => Command::Disk(node(id)?, Disk::Slow(false)),
+        ["full-disk", id] => Command::Disk(node(id)?, Disk::Full(true)),
+        ["free-disk", id] => Command::Disk(node(id)?, Disk::Full(false)),
         ["heal"] => Command::Heal,
         ["status"] => Command::Status,
         ["bank"] => Command::Bank,
@@ -104,7 +127,6 @@ pub(crate) fn parse(line: &str, nodes: u64, leader: Option<NodeId>) -> Result<Co
             }
             Command::Shell(line)
         }
-        ["slow-disk", ..] => return Err("slow disks are not there yet".to_owned()),
         [name, ..] => match COMMANDS.iter().find(|(known, ..)| *known == name) {
             Some((_, arguments, _)) => {
                 return Err(format!("write `{}`", format!("{name} {arguments}").trim_end()));
@@ -127,6 +149,14 @@ mod tests {
             parse("kill leader", 3, None),
             Err("no node is known to lead now".to_owned())
         );
+        assert_eq!(
+            three("slow-disk leader"),
+            Ok(Command::Disk(NodeId(3), Disk::Slow(true)))
+        );
+        assert_eq!(
+            three("free-disk 2"),
+            Ok(Command::Disk(NodeId(2), Disk::Full(false)))
+        );
         assert_eq!(three("cut 1 3"), Ok(Command::Cut(NodeId(1), NodeId(3))));
         assert_eq!(
             three("sleep 0.25"),
@@ -145,7 +175,8 @@ mod tests {
             ("sleep -1", "`-1` is not a number of seconds up to 3600"),
             ("sleep NaN", "`NaN` is not a number of seconds up to 3600"),
             ("put bank/00001 7", "the keys below bank/ are the bank's"),
-            ("slow-disk 1", "slow disks are not there yet"),
+            ("slow-disk", "write `slow-disk N`"),
+            ("full-disk 4", "`4` is not a node: they are 1 to 3"),
             ("burn 1", "`burn` is not a command; `help` lists them"),
         ] {
             assert_eq!(three(line), Err(why.to_owned()));

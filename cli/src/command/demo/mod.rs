@@ -28,7 +28,7 @@ use crate::command::shell::Shell;
 use crate::error::{CliError, Exit, Outcome, code, colour_wanted};
 use crate::output::Object;
 use clap::Args;
-use command::{COMMANDS, Command};
+use command::{COMMANDS, Command, Disk};
 use rustyline::error::ReadlineError;
 use rustyline::{DefaultEditor, ExternalPrinter};
 use serde_json::Value;
@@ -48,7 +48,7 @@ Examples:
 
 The nodes are processes of this program on 127.0.0.1, so other commands can talk to them: --connect as the first line says.
 The bank moves money between accounts; each second all accounts are read in one snapshot, and their total must be what it was
-at first. If it ever is not, the demonstration ends with exit code 65. Slow disks are not there yet.
+at first. If it ever is not, the demonstration ends with exit code 65. Slow and full disks are pretended: the machine's own is left alone.
 
 When it ends, the nodes end and the data is removed, unless --data or --keep is given. A demonstration that is killed with
 kill -9 takes its nodes along and leaves the data.";
@@ -290,6 +290,16 @@ impl Demo {
                     Ok(())
                 })?;
                 format!("nodes {} and {} do not hear each other", one.0, other.0)
+            }
+            Command::Disk(id, disk) => {
+                stage.fault(line, || stage.nodes.set_disk(id, disk))?;
+                let how = match disk {
+                    Disk::Slow(true) => "slow",
+                    Disk::Slow(false) => "fast again",
+                    Disk::Full(true) => "full",
+                    Disk::Full(false) => "not full any more",
+                };
+                format!("the disk of node {} is {how}", id.0)
             }
             Command::Heal => {
                 stage.fault(line, || stage.heal())?;

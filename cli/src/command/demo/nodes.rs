@@ -2,6 +2,7 @@
 //!
 //! They are started by the main thread: the kernel kills them when the thread that started them is gone, however it ends.
 
+use crate::command::demo::command::Disk;
 use crate::error::{CliError, Exit};
 use base::NodeId;
 use rustix::process::{Pid, Signal, kill_process};
@@ -60,6 +61,19 @@ impl State {
     }
 }
 
+/// What a disk pretends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Pretended {
+    is_slow: bool,
+    is_full: bool,
+}
+
+/// How much longer a log write takes on a slow disk.
+const SLOW_MS: u64 = 400;
+/// What is kept free of a node's disk, and what a full one has left.
+pub(crate) const RESERVE_BYTES: u64 = 64 << 20;
+const LEFT_BYTES: u64 = RESERVE_BYTES / 2;
+
 /// A node and its process.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -68,6 +82,9 @@ pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     /// What it says.
     log: PathBuf,
+    /// The file by which its disk is told what to pretend, and what that is.
+    faults: PathBuf,
+    disk: Pretended,
     arguments: Vec<OsString>,
     child: Option<Child>,
     state: State,
@@ -87,6 +104,8 @@ impl Node {
             id,
             address,
             log: dir.join(format!("node-{}.log", id.0)),
+            faults: dir.join(format!("node-{}", id.0)).join("FAULTS"),
+            disk: Pretended::default(),
             arguments,
             child: None,
             state: State::Killed,
@@ -154,6 +173,21 @@ impl Node {
             self.state = State::Ended(status);
         }
         self.state
+    }
+
+    /// Tells the disk what to pretend from now on.
+    fn pretend(&mut self, disk: Pretended) -> Result<(), CliError> {
+        let mut text = String::new();
+        if disk.is_slow {
+            text.push_str(&format!("delay {SLOW_MS}\n"));
+        }
+        if disk.is_full {
+            text.push_str(&format!("free {LEFT_BYTES}\n"));
+        }
+        std::fs::write(&self.faults, text)
+            .map_err(|error| CliError::file("a disk cannot be told what to pretend", &self.faults, &error))?;
+        self.disk = disk;
+        Ok(())
     }
 
     fn kill(&mut self) {
@@ -312,6 +346,41 @@ impl Nodes {
                 Ok(())
             },
         )
+    }
+
+    /// Changes what the disk of a node pretends, whether that runs or not.
+    ///
+    /// # Errors
+    /// It pretends so already, or cannot be told.
+    pub(crate) fn set_disk(&self, id: NodeId, change: Disk) -> Result<(), CliError> {
+        self.on(
+            id,
+            "there",
+            |_| true,
+            |node| {
+                let disk = match change {
+                    Disk::Slow(is_slow) => Pretended { is_slow, ..node.disk },
+                    Disk::Full(is_full) => Pretended { is_full, ..node.disk },
+                };
+                if disk == node.disk {
+                    return Err(CliError::usage(format!(
+                        "the disk of node {} is so already",
+                        id.0
+                    )));
+                }
+                node.pretend(disk)
+            },
+        )
+    }
+
+    /// Lets all disks be as they are.
+    ///
+    /// # Errors
+    /// One cannot be told.
+    pub(crate) fn heal_disks(&self) -> Result<(), CliError> {
+        let mut nodes = self.lock();
+        let mut ailing = nodes.iter_mut().filter(|node| node.disk != Pretended::default());
+        ailing.try_for_each(|node| node.pretend(Pretended::default()))
     }
 
     /// The nodes, where clients reach them, and how they are.

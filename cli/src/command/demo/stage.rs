@@ -4,7 +4,7 @@ use crate::command::demo::DemoArgs;
 use crate::command::demo::bank::{self, Wrong};
 use crate::command::demo::ledger::Ledger;
 use crate::command::demo::live::Live;
-use crate::command::demo::nodes::{Node, Nodes, State};
+use crate::command::demo::nodes::{Node, Nodes, RESERVE_BYTES, State};
 use crate::command::demo::relay::Relays;
 use crate::command::demo::view::{BankView, NodeView, bank_line, bank_lines, nodes_text};
 use crate::command::demo::watch::{self, Seen};
@@ -154,6 +154,7 @@ impl Stage {
     /// Undoes every fault.
     pub(crate) fn heal(&self) -> Result<(), CliError> {
         self.relays.heal();
+        self.nodes.heal_disks()?;
         self.nodes.resume_all();
         self.nodes.start_down()
     }
@@ -413,11 +414,13 @@ fn arguments(
         "64MiB",
         "--cluster-name",
         "demo",
+        "--faults",
     ];
     let mut all: Vec<OsString> = words.map(OsString::from).into();
     let mut option = |name: &str, value: OsString| all.extend([name.into(), value]);
     option("--node", id.0.to_string().into());
     option("--cluster", list.join(",").into());
+    option("--disk-reserve", RESERVE_BYTES.to_string().into());
     option("--shards", args.shards.to_string().into());
     option("--data", data.join(format!("node-{}", id.0)).into());
     option("--parent", std::process::id().to_string().into());

@@ -78,6 +78,12 @@ pub(crate) fn nodes_text(nodes: &[NodeView], cuts: &[(NodeId, NodeId)]) -> Strin
             );
         }
     }
+    for node in nodes {
+        let seen = node.seen.as_ref().filter(|seen| seen.disk != "ok");
+        if let Some(seen) = seen {
+            let _ = writeln!(out, "node {}: its disk is {}", node.id.0, seen.disk);
+        }
+    }
     for (one, other) in cuts {
         let _ = writeln!(out, "cut: {} and {} do not hear each other", one.0, other.0);
     }
@@ -167,7 +173,8 @@ pub(crate) fn nodes_json(nodes: &[NodeView], cuts: &[(NodeId, NodeId)]) -> Value
                 .set("leads", seen.leads)
                 .set("replicas", seen.replicas)
                 .set("supported_by", seen.supported_by.clone())
-                .set("verdict", seen.verdict.clone());
+                .set("verdict", seen.verdict.clone())
+                .set("disk", seen.disk.clone());
         }
         object.build()
     };
@@ -223,6 +230,7 @@ mod tests {
                 replicas: 1,
                 supported_by: supported_by.to_vec(),
                 verdict: "ok".to_owned(),
+                disk: if leads > 0 { "slow" } else { "ok" }.to_owned(),
             })
         };
         let nodes = [
@@ -237,6 +245,7 @@ mod tests {
             2     127.0.0.1:7500  killed  -       -
             3     127.0.0.1:7600  up      0 of 1  nobody
             4     127.0.0.1:7700  silent  -       -
+            node 1: its disk is slow
             cut: 1 and 3 do not hear each other"#]]
         .assert_eq(&nodes_text(&nodes, &[(NodeId(1), NodeId(3))]));
         let mut bank = BankView {

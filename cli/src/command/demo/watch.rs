@@ -21,6 +21,8 @@ pub(crate) struct Seen {
     pub(crate) supported_by: Vec<u64>,
     /// `ok`, or what is wrong.
     pub(crate) verdict: String,
+    /// `ok`, `slow` or `full`.
+    pub(crate) disk: String,
 }
 
 /// Asks a node until the bank closes.
@@ -68,6 +70,7 @@ fn seen(id: NodeId, status: &Value) -> Option<Seen> {
         replicas: status["ranges"]["replicas"].as_u64()?,
         supported_by: supported_by.collect(),
         verdict: status["verdict"].as_str()?.to_owned(),
+        disk: status["disk"]["state"].as_str()?.to_owned(),
     })
 }
 
@@ -78,12 +81,12 @@ mod tests {
     #[test]
     fn a_status_is_read() {
         let status = serde_json::json!({
-            "verdict": "ok", "node": 2, "shards": [{}, {}], "ranges": {"leads": 1, "replicas": 4},
+            "verdict": "ok", "node": 2, "disk": {"state": "slow"}, "shards": [{}, {}], "ranges": {"leads": 1, "replicas": 4},
             "nodes": [{"node": 1, "supported_by_shards": 2}, {"node": 3, "supported_by_shards": 1}],
         });
         let seen_of_2 = seen(NodeId(2), &status).unwrap();
         assert_eq!((seen_of_2.leads, seen_of_2.replicas), (1, 4));
-        assert_eq!(seen_of_2.supported_by, [1]);
+        assert_eq!((&*seen_of_2.disk, seen_of_2.supported_by), ("slow", vec![1]));
         assert_eq!(seen(NodeId(1), &status), None, "another node answered");
     }
 }

@@ -3,6 +3,7 @@
 use super::buffer::Buffer;
 use super::name::disk_error;
 use crate::blocking::Blocking;
+use crate::faults::Faults;
 use crate::reactor::{Done, Payload, Reactor};
 use base::limits::BLOCK_BYTES;
 use env::{DiskError, DiskOp};
@@ -22,15 +23,24 @@ pub struct DiskFile {
     blocking: Rc<Blocking>,
     fd: Rc<Descriptor>,
     path: Rc<str>,
+    /// What writes pretend, in tests.
+    faults: Option<Rc<Faults>>,
 }
 
 impl DiskFile {
-    pub(super) fn new(reactor: Rc<Reactor>, blocking: Rc<Blocking>, fd: OwnedFd, path: &str) -> Self {
+    pub(super) fn new(
+        reactor: Rc<Reactor>,
+        blocking: Rc<Blocking>,
+        fd: OwnedFd,
+        path: &str,
+        faults: Option<Rc<Faults>>,
+    ) -> Self {
         Self {
             reactor,
             blocking,
             fd: Rc::new(Descriptor::new(fd)),
             path: path.into(),
+            faults,
         }
     }
 
@@ -133,6 +143,9 @@ impl env::File for DiskFile {
 
     async fn write_at(&self, offset: u64, mut buf: Buffer) -> (Result<(), DiskError>, Buffer) {
         self.check(offset, buf.len());
+        if let Some(faults) = &self.faults {
+            faults.delay(&self.reactor).await;
+        }
         let mut from = 0;
         while from < buf.len() {
             let done = self.write_some(buf, offset, from).await;

@@ -3,6 +3,7 @@
 use super::buffer::Buffer;
 use super::file::DiskFile;
 use crate::blocking::Blocking;
+use crate::faults::Faults;
 use crate::reactor::Reactor;
 use env::{DirEntry, DiskError, DiskOp, OpenMode};
 use std::fs::{self, File, OpenOptions};
@@ -18,6 +19,8 @@ pub struct DiskFs {
     reactor: Rc<Reactor>,
     blocking: Rc<Blocking>,
     root: Rc<Path>,
+    /// What the disk pretends, in tests.
+    faults: Option<Rc<Faults>>,
 }
 
 pub(super) fn disk_error(op: DiskOp, path: &str, error: &io::Error) -> DiskError {
@@ -31,11 +34,17 @@ pub(super) fn disk_error(op: DiskOp, path: &str, error: &io::Error) -> DiskError
 }
 
 impl DiskFs {
-    pub(crate) fn new(reactor: Rc<Reactor>, blocking: Rc<Blocking>, root: &Path) -> Self {
+    pub(crate) fn new(
+        reactor: Rc<Reactor>,
+        blocking: Rc<Blocking>,
+        root: &Path,
+        faults: Option<Rc<Faults>>,
+    ) -> Self {
         Self {
             reactor,
             blocking,
             root: root.into(),
+            faults,
         }
     }
 
@@ -72,6 +81,7 @@ impl DiskFs {
             self.blocking.clone(),
             fd,
             path,
+            self.faults.clone().filter(|_| mode == OpenMode::WriteDurable),
         ))
     }
 }
@@ -237,6 +247,7 @@ impl env::Disk for DiskFs {
 
     async fn space_free(&self) -> Result<u64, DiskError> {
         let space = self.run(DiskOp::Space, "", |path| space_at(&path)).await?;
-        Ok(space.free_bytes)
+        let told = self.faults.as_ref();
+        Ok(told.map_or(space.free_bytes, |faults| faults.free_bytes(space.free_bytes)))
     }
 }
