@@ -191,6 +191,7 @@ impl Driver for CorelaneDriver {
                 | ReplyRef::StandReply(_)
                 | ReplyRef::SetPolicyReply(_)
                 | ReplyRef::PoliciesReply(_)
+                | ReplyRef::TransactReply(_)
                 | ReplyRef::StatusReply(_) => {
                     return Err(DriverError::Unexpected {
                         kind: frame.kind.name(),

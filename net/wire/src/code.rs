@@ -83,6 +83,9 @@ codes! {
     TimestampAhead = 2004, "timestamp in the future",
         "The timestamp is further ahead of the node's clock than the bound allows. Check the clocks of both machines.";
 
+    TxnConflict = 2104, "transaction conflict",
+        "Another transaction has an unfinished write on a key, or wrote it first; the message names both. Transactions that are retried (`Db::transaction`) run again by themselves; retry others.";
+
     Overloaded = 3001, "overloaded",
         "A queue or budget of the server is full; the message says which. Wait and retry, with fewer requests at once.";
     DeadlineExceeded = 3002, "deadline exceeded",

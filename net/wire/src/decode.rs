@@ -108,6 +108,7 @@ messages! {
         Stand: ArchivedStand,
         SetPolicy: ArchivedSetPolicy<'static>,
         Policies: ArchivedPolicies,
+        Transact: ArchivedTransact<'static>,
     ]
 }
 
@@ -131,6 +132,7 @@ messages! {
         StandReply: ArchivedStandReply,
         SetPolicyReply: ArchivedSetPolicyReply<'static>,
         PoliciesReply: ArchivedPoliciesReply<'static>,
+        TransactReply: ArchivedTransactReply<'static>,
         ErrorReply: ArchivedErrorReply<'static>,
     ]
 }
@@ -207,6 +209,7 @@ kind_of! {
     request::Stand => Stand,
     request::SetPolicy<'_> => SetPolicy,
     request::Policies => Policies,
+    request::Transact<'_> => Transact,
     peer::PeerHello => PeerHello,
     peer::Train<'_> => Train,
     peer::Transfer<'_> => Transfer,
@@ -229,6 +232,7 @@ kind_of! {
     reply::StandReply => StandReply,
     reply::SetPolicyReply<'_> => SetPolicyReply,
     reply::PoliciesReply<'_> => PoliciesReply,
+    reply::TransactReply<'_> => TransactReply,
     reply::ErrorReply<'_> => ErrorReply,
 }
 

@@ -100,6 +100,8 @@ kinds! {
     SetPolicy = 0x11,
     /// [`crate::request::Policies`].
     Policies = 0x12,
+    /// [`crate::request::Transact`].
+    Transact = 0x13,
     /// [`crate::peer::PeerHello`]: the first frame of a connection between shards.
     PeerHello = 0x40,
     /// [`crate::peer::Train`].
@@ -144,6 +146,8 @@ kinds! {
     SetPolicyReply = 0x91,
     /// [`crate::reply::PoliciesReply`].
     PoliciesReply = 0x92,
+    /// [`crate::reply::TransactReply`].
+    TransactReply = 0x93,
     /// [`crate::reply::StaleReply`].
     StaleReply = 0xa2,
     /// [`crate::reply::ErrorReply`].

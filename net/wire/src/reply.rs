@@ -87,6 +87,17 @@ pub struct ConditionFailed<'a> {
     pub ts: Stamp,
 }
 
+/// Answers [`crate::request::Transact`], version 1. Answers a plain read or write, too, when a transaction's intent is in its way: as
+/// the answer to a batch whose request 0 was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct TransactReply<'a> {
+    /// An answer, as `corelane-txn` encodes it.
+    #[rkyv(with = InlineAsBox)]
+    pub answer: &'a [u8],
+    /// The clock of the shard that answers: above all that the answer is about.
+    pub now: Stamp,
+}
+
 /// One page of a scan, version 1.
 ///
 /// `data` holds key, value, key, value, … without gaps; `rows` says where each ends. The lengths add up to `data`.

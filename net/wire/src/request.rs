@@ -196,6 +196,20 @@ pub struct Stand {
     pub deadline_ms: u32,
 }
 
+/// Requests of a transaction, or about one, to the range that has their keys, version 1. Answered by
+/// [`crate::reply::TransactReply`].
+///
+/// All of them happen in one entry of the range's log, or none does. What they are and what they promise is the transactions' own
+/// protocol: `docs/transactions.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct Transact<'a> {
+    /// A batch, as `corelane-txn` encodes it.
+    #[rkyv(with = InlineAsBox)]
+    pub batch: &'a [u8],
+    /// Milliseconds from receipt.
+    pub deadline_ms: u32,
+}
+
 /// Asks for the node's status, version 1. Answered by [`crate::reply::StatusReply`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 #[rkyv(derive(Debug))]

@@ -221,6 +221,7 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
                 .map(|node| sum(&node.to_native().to_le_bytes()))
                 .sum()
         }
+        RequestRef::Transact(transact) => sum(&transact.batch),
         RequestRef::ScanCredit(_)
         | RequestRef::ScanCancel(_)
         | RequestRef::RangeMap(_)
@@ -358,6 +359,7 @@ fn touch_reply(reply: &ReplyRef<'_>) -> usize {
             sum(set.doubts.as_bytes()) + set.before.as_ref().map_or(0, touch_wish)
         }
         ReplyRef::PoliciesReply(reply) => reply.policies.iter().map(touch_policy).sum(),
+        ReplyRef::TransactReply(reply) => sum(&reply.answer),
         ReplyRef::EchoReply(echo) => sum(&echo.payload),
         ReplyRef::PlaceReply(place) => place
             .nodes

@@ -549,6 +549,13 @@ pub(crate) fn requests() -> Vec<Sample> {
         ),
         frame("Policies", &request::Policies { deadline_ms: 5000 }),
         frame(
+            "Transact",
+            &request::Transact {
+                batch: b"batch",
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
             "Status",
             &request::Status {
                 replicas: true,
@@ -757,6 +764,13 @@ pub(crate) fn replies() -> Vec<Sample> {
                 replicas: 3,
                 split_bytes: 74,
                 policies: &[policy(b"", Some(NO_WISH)), policy(b"eu/", Some(WISH))],
+            },
+        ),
+        frame(
+            "TransactReply",
+            &reply::TransactReply {
+                answer: b"answer",
+                now: STAMP,
             },
         ),
         frame(

@@ -128,6 +128,7 @@ impl Reply {
             | ReplyRef::ExplainReply(_)
             | ReplyRef::StandReply(_)
             | ReplyRef::SetPolicyReply(_)
+            | ReplyRef::TransactReply(_)
             | ReplyRef::EchoReply(_)
             | ReplyRef::DiskWriteReply(_) => Self::Done,
             ReplyRef::ErrorReply(error) => Self::Refused {
