@@ -248,6 +248,12 @@ impl<E: Env, B> State<E, B> {
         ts
     }
 
+    /// Nothing is written at or below this where this shard leads.
+    pub(crate) fn promised_ts(&self) -> Timestamp {
+        let neighbours = self.neighbours.as_ref();
+        neighbours.map_or(Timestamp::ZERO, |neighbours| neighbours.closing.closed)
+    }
+
     /// The range has gone to another shard, and is closed from there from now on.
     pub(crate) fn stop_closing(&mut self, range: RangeId) {
         if let Some(neighbours) = &mut self.neighbours {

@@ -5,6 +5,7 @@
 //!   start ─► recover        from a data directory to running shards
 //!   shard ─► state          the event loop of one shard, and what it holds
 //!     write  read  scan     what requests become
+//!     transact              what requests of transactions become
 //!     split  claims  moving ranges change online
 //!     maintenance           flush, merge, clock bound
 //!     gauge ─► ailing       whether the disk is full or slow, and what is done then
@@ -71,6 +72,7 @@ pub mod start;
 mod state;
 pub mod status;
 mod strangers;
+mod transact;
 mod transfer;
 mod waiting;
 mod write;

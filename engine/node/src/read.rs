@@ -10,6 +10,7 @@ use base::{RangeId, Timestamp};
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use env::{Clock, Env, Instant, Mailbox};
+use replica::Barred;
 use std::rc::Rc;
 use storage::{NeedsIo, Tablet, interleave};
 use wire::Code;
@@ -41,8 +42,33 @@ pub(crate) enum NotYet {
     Elsewhere,
     /// The range is opening, or writes at or below the timestamp are in flight: ask again soon.
     Wait,
+    /// Requests of transactions are in flight: ask again soon, for this timestamp.
+    WaitAt(Timestamp),
     /// Never.
     Refused(Refusal),
+}
+
+/// What a read looks at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Looks<'a> {
+    /// One key.
+    Key(&'a [u8]),
+    /// `[start, end)`.
+    Span(&'a [u8], Option<&'a [u8]>),
+}
+
+impl Looks<'_> {
+    /// Calls `f` with the span that it is.
+    fn as_span<R>(self, f: impl FnOnce(&[u8], Option<&[u8]>) -> R) -> R {
+        match self {
+            Self::Key(key) => {
+                let mut next = key.to_vec();
+                next.push(0);
+                f(key, Some(&next))
+            }
+            Self::Span(start, end) => f(start, end),
+        }
+    }
 }
 
 /// A read that may go on.
@@ -149,7 +175,7 @@ impl<E: Env, B> State<E, B> {
     /// An age is one at `asked_ns`, by this node's clock: a read that waits does not run ahead of what it waits for.
     pub(crate) fn begin_read(
         &mut self,
-        position: usize,
+        (position, looks): (usize, Looks<'_>),
         at: ReadAt,
         asked_ns: u64,
     ) -> Result<Begun<E>, NotYet> {
@@ -160,7 +186,7 @@ impl<E: Env, B> State<E, B> {
         };
         if !self.may_read(slot) {
             return self
-                .begin_closed_read(slot, at, asked_ns)
+                .begin_closed_read((slot, looks), at, asked_ns)
                 .ok_or_else(|| self.cannot_read(slot, at));
         }
         let (read_ts, oldest) = match at {
@@ -199,7 +225,7 @@ impl<E: Env, B> State<E, B> {
             }
             self.hlc = ahead;
         }
-        let Some(local) = self.slots[slot as usize].live() else {
+        let Some(local) = self.slots[slot as usize].live_mut() else {
             return Err(NotYet::Wait);
         };
         let safe = local.replica.safe_ts(now.max(read_ts.unwrap_or(now)));
@@ -212,6 +238,17 @@ impl<E: Env, B> State<E, B> {
             base::sometimes!("node: read waits for writes in flight below it");
             return Err(NotYet::Wait);
         }
+        let met = match (looks, at) {
+            (Looks::Key(key), ReadAt::Newest) => local.replica.met_by_get(key),
+            _ => match looks.as_span(|start, end| local.replica.read_at(start, end, read_ts)) {
+                Ok(()) => None,
+                Err(Barred::Wait) => return Err(NotYet::WaitAt(read_ts)),
+                Err(Barred::Meets(met)) => Some(met),
+            },
+        };
+        if let Some(met) = met.filter(|_| !base::planted_bug!("node-read-ignores-intents")) {
+            return Err(NotYet::Refused(Refusal::met(met)));
+        }
         Ok(Begun {
             tablet: local.tablet.clone(),
             read_ts,
@@ -221,7 +258,12 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Begins a read of what is closed: this replica need not lead.
-    fn begin_closed_read(&mut self, slot: u32, at: ReadAt, asked_ns: u64) -> Option<Begun<E>> {
+    fn begin_closed_read(
+        &mut self,
+        (slot, looks): (u32, Looks<'_>),
+        at: ReadAt,
+        asked_ns: u64,
+    ) -> Option<Begun<E>> {
         let closed = self.closed_ts(slot);
         let read_ts = match at {
             ReadAt::At(read_ts) => Some(read_ts).filter(|read_ts| *read_ts <= closed),
@@ -232,6 +274,12 @@ impl<E: Env, B> State<E, B> {
         let local = self.slots[slot as usize].live_mut()?;
         // While state is installed the tablet may be another one than replica and map say.
         if local.seat.leaving || local.seat.installing {
+            return None;
+        }
+        // An intent may become a version below what is closed; the leader finds out.
+        let is_clear = looks.as_span(|start, end| local.replica.may_show(start, end, read_ts));
+        if !is_clear && !base::planted_bug!("node-follower-ignores-intents") {
+            base::sometimes!("node: a replica has an intent where a read of the past looks");
             return None;
         }
         base::sometimes!("node: a replica that does not lead serves a read", !local.led);
@@ -275,12 +323,15 @@ async fn answer_get<E: Env, B>(
     missing: Timestamp,
 ) {
     let key = &keys[task.key_start as usize..task.key_end as usize];
-    let tablet = match &state.borrow().slots[task.slot as usize] {
-        Slot::Live(local) => local.tablet.clone(),
+    let (tablet, met) = match &state.borrow().slots[task.slot as usize] {
+        Slot::Live(local) => (local.tablet.clone(), local.replica.met_by_get(key)),
         Slot::Free | Slot::Opening(..) | Slot::Stranger(_) => {
             unreachable!("reads are answered before a slot changes")
         }
     };
+    if let Some(met) = met.filter(|_| !base::planted_bug!("node-read-ignores-intents")) {
+        return state.borrow_mut().refuse(task.origin, &Refusal::met(met));
+    }
     let reply = |found: Option<(Timestamp, &[u8])>| {
         let mut state = state.borrow_mut();
         if !state.may_read(task.slot) {
@@ -309,21 +360,24 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Begins a read, waiting until the range can be read at that moment. `None` when it is on another shard.
     pub(crate) async fn wait_to_read(
         &self,
-        locate: impl Fn(&State<E, B>) -> usize,
-        at: ReadAt,
+        (locate, looks): (impl Fn(&State<E, B>) -> usize, Looks<'_>),
+        mut at: ReadAt,
         deadline: Instant,
     ) -> Result<Option<Begun<E>>, Refusal> {
         let asked_ns = self.env.clock().wall_ns();
         loop {
             let begun = self.with_state(|state| {
                 let position = locate(state);
-                state.begin_read(position, at, asked_ns)
+                state.begin_read((position, looks), at, asked_ns)
             });
             match begun {
                 Ok(read) => return Ok(Some(read)),
                 Err(NotYet::Elsewhere) => return Ok(None),
                 Err(NotYet::Refused(refusal)) => return Err(refusal),
-                Err(NotYet::Wait) => {
+                Err(not_yet @ (NotYet::Wait | NotYet::WaitAt(_))) => {
+                    if let NotYet::WaitAt(read_ts) = not_yet {
+                        at = ReadAt::At(read_ts);
+                    }
                     if self.now() >= deadline {
                         return Err(Refusal::deadline("writes in flight or a range on its way here"));
                     }
@@ -360,8 +414,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             }
             self.wait_applied().await;
         }
-        // A split may have taken the key away.
-        tablet.span().contains(key).then_some(tablet)
+        // A split may have taken the key away, and what an intent on it becomes is for a leader with a lease to find out.
+        let is_clear = self.with_state(|state| {
+            let local = state.local(tablet.range());
+            local.is_some_and(|local| local.replica.met_by_get(key).is_none())
+        });
+        (is_clear && tablet.span().contains(key)).then_some(tablet)
     }
 
     /// After a read: whether this replica may still speak for the range.
@@ -404,7 +462,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             }
         }
         let begun = self
-            .wait_to_read(|state| state.map.position(key), at, deadline)
+            .wait_to_read(
+                (|state: &State<E, B>| state.map.position(key), Looks::Key(key)),
+                at,
+                deadline,
+            )
             .await?;
         let Some(begun) = begun else {
             return Ok(None);

@@ -18,7 +18,7 @@ use log::{EntryKind, Log, LogConfig, LogError, Position, Record};
 use raft::{Content, Entry, HardState, Mark};
 use replica::group::{decode_members, life_of};
 use replica::replica::{At, StateError};
-use replica::{Applied, CommandError, command};
+use replica::{Applied, CommandError, Made, command};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use storage::{Shared, StorageError, Tablet};
@@ -832,11 +832,10 @@ impl<E: Env> Replaying<E> {
                 error,
             })?;
         match applied {
-            Applied::Write { ts, ops } => {
-                local.tablet.apply(index, ts, ops.iter());
-                if local.tablet.wants_freeze() {
-                    local.freeze();
-                }
+            Applied::Write { ts, ops } => local.tablet.apply(index, ts, ops.iter()),
+            Applied::Change { made, .. } => {
+                base::sometimes!("node: change of a transaction replayed from the log");
+                local.tablet.apply_versions(index, made.iter().map(Made::op));
             }
             Applied::Split { right, at } => {
                 base::sometimes!("node: split replayed from the log");
@@ -845,7 +844,11 @@ impl<E: Env> Replaying<E> {
                     new.replica.set_hard_state(promised);
                 }
                 self.locals.insert(right, new);
+                return Ok(());
             }
+        }
+        if local.tablet.wants_freeze() {
+            local.freeze();
         }
         Ok(())
     }

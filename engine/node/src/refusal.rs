@@ -1,6 +1,7 @@
 //! Errors as clients see them: a stable code, what happened to what, and whether to try again.
 
 use base::{NodeId, RangeId, limits};
+use replica::Met;
 use storage::StorageError;
 use wire::Code;
 
@@ -19,6 +20,8 @@ pub struct Refusal {
     pub leader: Option<NodeId>,
     /// The key concerned.
     pub key: Option<Vec<u8>>,
+    /// The intent of a transaction that is in the way.
+    pub met: Option<Box<Met>>,
 }
 
 impl Refusal {
@@ -32,6 +35,21 @@ impl Refusal {
             range: None,
             leader: None,
             key: None,
+            met: None,
+        }
+    }
+
+    /// An intent of a transaction is in the way.
+    #[must_use]
+    pub fn met(met: Box<Met>) -> Self {
+        let message = format!(
+            "transaction {} has an unfinished write on the key",
+            met.seen.who.id
+        );
+        let refusal = Self::retry(Code::TxnConflict, 1, message).about_key(&met.key);
+        Self {
+            met: Some(met),
+            ..refusal
         }
     }
 

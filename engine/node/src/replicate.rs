@@ -27,7 +27,7 @@ use env::{Clock, Env, Mailbox};
 use log::Record;
 use raft::{Body, Content, Entry, Event, Fetch, HardState, Payload, PersistMark, ProposeError};
 use replica::replica::At;
-use replica::{Applied, command};
+use replica::{Applied, Made, command};
 use std::sync::Arc;
 use wire::Code;
 use wire::reply::WriteReply;
@@ -422,7 +422,7 @@ impl<E: Env, B> State<E, B> {
         let range = local.range;
         for (_, then) in mem::take(&mut local.proposed) {
             match then {
-                Then::Reply(origin) => {
+                Then::Reply(origin) | Then::Transact(origin, _) => {
                     base::sometimes!("node: write in doubt since leadership was lost");
                     let message =
                         "the leader of the range changed before the write was known to be committed";
@@ -540,7 +540,20 @@ impl<E: Env, B> State<E, B> {
                     Some((_, Then::Reply(origin))) => self.reply(origin, &WriteReply { ts: ts.into() }),
                     // Another replica proposed it, or this one in an earlier term.
                     None => self.hlc.raise(ts),
-                    Some((_, Then::Split(_))) => {
+                    Some((_, Then::Split(_) | Then::Transact(..))) => {
+                        unreachable!("a command is answered as what it was proposed")
+                    }
+                }
+            }
+            Applied::Change { made, ts } => {
+                local.load.wrote();
+                let versions = made.iter().map(Made::op);
+                local.tablet.apply_versions(entry.index, versions);
+                self.wake_maintenance |= local.tablet.wants_freeze();
+                match then {
+                    Some((_, Then::Transact(origin, answer))) => self.answer_batch(origin, &answer),
+                    None => self.hlc.raise(ts),
+                    Some((_, Then::Split(_) | Then::Reply(_))) => {
                         unreachable!("a command is answered as what it was proposed")
                     }
                 }
@@ -552,7 +565,7 @@ impl<E: Env, B> State<E, B> {
                 match then {
                     Some((_, Then::Split(done))) => done.send(applied),
                     None => self.jobs.push(Job::CompleteSplit(applied)),
-                    Some((_, Then::Reply(_))) => {
+                    Some((_, Then::Reply(_) | Then::Transact(..))) => {
                         unreachable!("a command is answered as what it was proposed")
                     }
                 }

@@ -64,6 +64,9 @@ impl<E: Env, B> State<E, B> {
     /// Answers a request with an error.
     pub(crate) fn refuse(&mut self, origin: Origin, refusal: &Refusal) {
         self.counts.refused += 1;
+        if let Some(met) = &refusal.met {
+            return self.refuse_met(origin, met);
+        }
         let error = ErrorReply {
             code: refusal.code.number(),
             retryable: refusal.retry_after_ms.is_some(),

@@ -4,6 +4,7 @@
 //! theirs, so that a scan goes on wherever its range moves. A stream covers one range and then says where the next begins.
 
 use crate::message::{Answer, Ask, Origin, Page, PageAsk, RawRequest, ShardMessage};
+use crate::read::Looks;
 use crate::refusal::{Refusal, check_span};
 use crate::shard::Shard;
 use crate::state::{Credit, Job, Message, Route, ScanParams, State};
@@ -248,7 +249,14 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Reads a page of a range of this shard; `None` when the range is elsewhere.
     pub(crate) async fn page(&self, ask: &PageAsk) -> Result<Option<Box<Page>>, Refusal> {
         let read = self
-            .wait_to_read(|state| locate(state, ask), ask.at, ask.deadline)
+            .wait_to_read(
+                (
+                    |state: &State<E, B>| locate(state, ask),
+                    Looks::Span(&ask.start, ask.end.as_deref()),
+                ),
+                ask.at,
+                ask.deadline,
+            )
             .await?;
         let Some(begun) = read else {
             return Ok(None);

@@ -253,6 +253,7 @@ impl<E: Env, B> State<E, B> {
                     bytes: write.bytes.to_native(),
                 });
             }
+            RequestRef::Transact(transact) => self.on_transact(transact, raw),
             RequestRef::Hello(_) => unreachable!("the transport takes hellos"),
         }
     }
@@ -623,6 +624,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 tablet,
                 request,
             } => self.evaluate(slot, &tablet, request).await,
+            Job::Transact(work) => self.transact(*work).await,
             Job::Scan { origin, scan, credit } => self.scan(origin, scan, &credit).await,
             Job::Page { from, ticket, ask } => self.page_for(from, ticket, &ask).await,
             Job::Split {
@@ -721,7 +723,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             // And what it writes may by now be what another one is reading for.
             let blocked = local.replica.is_blocked()
                 || !local.leads()
-                || local.replica.is_reserved(write.ops()) && !base::planted_bug!("node-reservation-ignored");
+                || local.replica.is_reserved(write.ops()) && !base::planted_bug!("node-reservation-ignored")
+                || local.replica.is_held(write.ops(), write.conditions());
             match refusal {
                 Some(refusal) => state.refuse(request.origin, &refusal),
                 None if !inside || blocked => {

@@ -15,6 +15,7 @@ use crate::placer::{Order, Placer};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::recover::Replayed;
 use crate::replicate::{Batch, Write};
+use crate::transact::Work;
 use crate::transfer::{Arrived, Offered, Wanted};
 use crate::{Front, message::Origin};
 use base::api::ReadAt;
@@ -71,6 +72,8 @@ pub(crate) struct GetTask {
 pub(crate) enum Then {
     /// The client is answered.
     Reply(Origin),
+    /// The client gets this answer to its batch of a transaction.
+    Transact(Origin, Vec<u8>),
     /// A split goes on.
     Split(Sender<SplitApplied>),
 }
@@ -97,6 +100,8 @@ pub(crate) enum Job<E: Env> {
         tablet: Tablet<E>,
         request: OwnedRequest,
     },
+    /// A batch of a transaction that has to wait.
+    Transact(Box<Work>),
     /// A scan that streams pages to a connection of this shard.
     Scan {
         origin: Origin,
@@ -233,6 +238,8 @@ pub(crate) struct Counts {
     /// Reads that did not need to know who leads.
     pub(crate) closed_reads: u64,
     pub(crate) writes: u64,
+    /// Entries of transactions.
+    pub(crate) changes: u64,
     pub(crate) conditions_failed: u64,
     pub(crate) scans: u64,
     pub(crate) pages: u64,

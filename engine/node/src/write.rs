@@ -77,6 +77,14 @@ impl<E: Env, B> State<E, B> {
                 self.counts.duplicates += 1;
                 self.reply(raw.origin, &WriteReply { ts: ts.into() });
             }
+            Admission::Meets(met) => self.refuse(raw.origin, &Refusal::met(met)),
+            Admission::Aborted => {
+                let message = format!(
+                    "number {} of this session is a transaction's, which was aborted",
+                    id.seq
+                );
+                self.refuse(raw.origin, &Refusal::fatal(Code::SequenceReused, message));
+            }
             Admission::Forgotten => {
                 let message = format!(
                     "write {} of this session was answered long ago or too many are open",

@@ -6,6 +6,7 @@
 //!     op:           tag u8 │ key_len u32 │ second_len u32 │ key │ second
 //!                   tag 1 put (second: value) · 2 delete (second empty) · 3 delete range (second: end) · 4 delete to the end
 //!   kind 2, split:  wall_ns u64 │ logical u32 │ right range u64 │ key_len u32 │ key
+//!   kind 16, change: wall_ns u64 │ logical u32 │ mutations of transactions, see txn::codec
 //! ```
 //!
 //! Integers are little-endian. The log's checksum covers the payload, so damage is found below; a command that does not
@@ -13,11 +14,13 @@
 
 use base::api::{WriteId, WriteOp};
 use base::{ClientId, RangeId, Timestamp};
+use txn::Mutation;
 
 /// The only version so far.
 pub const VERSION: u8 = 1;
 const KIND_WRITE: u8 = 1;
 const KIND_SPLIT: u8 = 2;
+const KIND_CHANGE: u8 = 16;
 const OP_PUT: u8 = 1;
 const OP_DELETE: u8 = 2;
 const OP_DELETE_RANGE: u8 = 3;
@@ -44,6 +47,13 @@ pub enum Command<'a> {
         /// The first key of the new range.
         at: &'a [u8],
     },
+    /// What requests of transactions change: versions, intents, records.
+    Change {
+        /// When it was proposed. What it makes lies below.
+        ts: Timestamp,
+        /// The mutations, encoded.
+        mutations: &'a [u8],
+    },
 }
 
 /// The payload of an entry does not decode.
@@ -69,6 +79,9 @@ pub enum CommandError {
         /// How many.
         bytes: usize,
     },
+    /// The mutations of a change do not decode.
+    #[error(transparent)]
+    Mutations(#[from] txn::codec::CodecError),
 }
 
 /// The mutations of a write: checked once, then iterated without a copy.
@@ -126,8 +139,15 @@ pub fn split_of(payload: &[u8]) -> Option<RangeId> {
     }
     match Command::decode(payload) {
         Ok(Command::Split { right, .. }) => Some(right),
-        Ok(Command::Write { .. }) | Err(_) => None,
+        Ok(Command::Write { .. } | Command::Change { .. }) | Err(_) => None,
     }
+}
+
+/// Appends the encoding of a change to `out`.
+pub fn encode_change(out: &mut Vec<u8>, ts: Timestamp, mutations: &[Mutation]) {
+    out.extend_from_slice(&[VERSION, KIND_CHANGE]);
+    encode_ts(out, ts);
+    txn::codec::encode_mutations(mutations, out);
 }
 
 /// Appends the encoding of a split to `out`.
@@ -192,6 +212,11 @@ impl<'a> Command<'a> {
                     at: input.take(len, "key")?,
                 }
             }
+            KIND_CHANGE => {
+                let ts = input.ts()?;
+                let mutations = core::mem::take(&mut input.0);
+                Self::Change { ts, mutations }
+            }
             found => return Err(CommandError::Unknown { what: "kind", found }),
         };
         if input.0.is_empty() {
@@ -205,7 +230,7 @@ impl<'a> Command<'a> {
     #[must_use]
     pub fn ts(&self) -> Timestamp {
         match *self {
-            Self::Write { ts, .. } | Self::Split { ts, .. } => ts,
+            Self::Write { ts, .. } | Self::Split { ts, .. } | Self::Change { ts, .. } => ts,
         }
     }
 }

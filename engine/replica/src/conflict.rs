@@ -11,6 +11,7 @@ use base::key::Span;
 use base::{Index, Timestamp};
 use core::hash::BuildHasher;
 use std::collections::VecDeque;
+use txn::Keys;
 
 /// Proposed and unapplied writes of a range, in index order.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub(crate) struct InFlight {
     /// The hashes of the keys of all entries, in order.
     hashes: VecDeque<u64>,
     spans: VecDeque<(Index, Span)>,
+    /// How many of the entries are changes of transactions.
+    changes: usize,
     hasher: FastHash,
 }
 
@@ -26,6 +29,9 @@ pub(crate) struct InFlight {
 struct Entry {
     index: Index,
     ts: Timestamp,
+    /// The least timestamp of what it makes: below `ts` in a change of a transaction.
+    least: Timestamp,
+    is_change: bool,
     keys: usize,
 }
 
@@ -44,6 +50,27 @@ impl InFlight {
         self.entries.push_back(Entry {
             index,
             ts,
+            least: ts,
+            is_change: false,
+            keys: self.hashes.len() - before,
+        });
+    }
+
+    /// Notes a proposed change of a transaction: its own timestamp, the least of what it makes, and the hashes of what it changes.
+    pub(crate) fn push_change(
+        &mut self,
+        index: Index,
+        (ts, least): (Timestamp, Timestamp),
+        changed: impl Iterator<Item = u64>,
+    ) {
+        let before = self.hashes.len();
+        self.hashes.extend(changed);
+        self.changes += 1;
+        self.entries.push_back(Entry {
+            index,
+            ts,
+            least: least.min(ts),
+            is_change: true,
             keys: self.hashes.len() - before,
         });
     }
@@ -58,6 +85,7 @@ impl InFlight {
         };
         assert_eq!(entry.index, index, "entries are applied in order");
         self.hashes.drain(..entry.keys);
+        self.changes -= usize::from(entry.is_change);
         while self.spans.front().is_some_and(|(of, _)| *of == index) {
             self.spans.pop_front();
         }
@@ -68,6 +96,64 @@ impl InFlight {
     pub(crate) fn touches(&self, key: &[u8]) -> bool {
         let hash = self.hasher.hash_one(key);
         self.hashes.contains(&hash) || self.spans.iter().any(|(_, span)| span.contains(key))
+    }
+
+    /// Whether changes of transactions are not applied.
+    pub(crate) fn has_changes(&self) -> bool {
+        self.changes > 0
+    }
+
+    /// Whether a change of a transaction that is not applied touches what `op` does. A span is taken to be touched by any.
+    pub(crate) fn changes_touch(&self, op: &WriteOp<'_>) -> bool {
+        self.changes > 0
+            && match op {
+                WriteOp::Put { key, .. } | WriteOp::Delete { key } => {
+                    let hash = self.hasher.hash_one(*key);
+                    self.groups()
+                        .any(|(entry, mut hashes)| entry.is_change && hashes.any(|known| known == hash))
+                }
+                WriteOp::DeleteRange { .. } => true,
+            }
+    }
+
+    /// Whether something unapplied makes, or may make, a version or intent of `keys` at or below `ts`. Of a span, anything may.
+    pub(crate) fn may_show(&self, keys: &Keys, ts: Timestamp) -> bool {
+        let below = self.groups().filter(|(entry, _)| entry.least <= ts);
+        match keys {
+            Keys::Span(..) => below.count() > 0,
+            Keys::One(key) => {
+                let hash = self.hasher.hash_one(&**key);
+                let mut spans = self.spans.iter();
+                below
+                    .into_iter()
+                    .any(|(_, mut hashes)| hashes.any(|known| known == hash))
+                    || spans.any(|(_, span)| span.contains(key))
+            }
+        }
+    }
+
+    /// Whether a record is touched by an unapplied change.
+    pub(crate) fn touches_hash(&self, hash: u64) -> bool {
+        self.changes > 0 && self.hashes.contains(&hash)
+    }
+
+    /// The least timestamp of what unapplied changes of transactions make.
+    pub(crate) fn least_change(&self) -> Option<Timestamp> {
+        if self.changes == 0 {
+            return None;
+        }
+        let changes = self.entries.iter().filter(|entry| entry.is_change);
+        changes.map(|entry| entry.least).min()
+    }
+
+    /// The entries with their hashes.
+    fn groups(&self) -> impl Iterator<Item = (&Entry, impl Iterator<Item = u64>)> {
+        let mut from = 0;
+        self.entries.iter().map(move |entry| {
+            let hashes = self.hashes.range(from..from + entry.keys).copied();
+            from += entry.keys;
+            (entry, hashes)
+        })
     }
 
     pub(crate) fn is_empty(&self) -> bool {

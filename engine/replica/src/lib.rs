@@ -15,17 +15,23 @@
 //! - Timestamps of a range's entries increase with their index.
 //! - A write that carries a [`base::api::WriteId`] is applied at most once, whatever is retried, over restarts too.
 //! - A conditional write is proposed only when no proposed and unapplied write touches its keys.
+//! - What a transaction's request reads or changes is touched by nothing that is proposed and unapplied; plain writes wait for it, too.
+//! - Of one key, timestamps increase, of versions that transactions make, too: a key with an intent takes no plain write.
 //! - `apply` is deterministic: the same commands in the same order give the same state on every replica.
 
 pub mod command;
 pub mod conflict;
 pub mod descriptor;
 pub mod group;
+pub mod latches;
+pub mod provisional;
 pub mod replica;
 pub mod session;
 
 pub use command::{Command, CommandError};
 pub use descriptor::Descriptor;
 pub use group::Group;
-pub use replica::{Admission, Applied, Replica};
+pub use latches::{Ticket, Touched};
+pub use provisional::{Made, Provisional};
+pub use replica::{Admission, Applied, Barred, Met, Replica};
 pub use session::{Sessions, Standing};

@@ -2,6 +2,8 @@
 
 use crate::command::{self, Command};
 use crate::conflict::{InFlight, Reservations};
+use crate::latches::{Latches, Ticket, Touched};
+use crate::provisional::{Made, Provisional};
 use crate::session::{self, Sessions, Standing};
 use crate::{CommandError, Descriptor, Group};
 use base::api::{Condition, WriteId, WriteOp};
@@ -10,12 +12,16 @@ use base::{Index, RangeId, ReplicaId, Timestamp};
 use raft::{HardState, Mark, Membership};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use txn::error::Seen;
+use txn::{Batch, Bytes, Keys, Memory, Mutation, Outcome, TimestampCache, TxnId};
 
 /// Version of the bytes of [`Replica::encode_state`].
-const STATE_VERSION: u8 = 3;
+const STATE_VERSION: u8 = 4;
+/// Keys of which each generation of a timestamp cache knows when they were read.
+const CACHE_POINTS_MAX: usize = 4096;
 
 /// What may happen to a write now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
     /// Nothing stands against it: call [`Replica::propose_write`] in the same step.
     Propose,
@@ -24,14 +30,36 @@ pub enum Admission {
     Evaluate,
     /// It conflicts with a write in flight, or the range is being split or moved: [`Replica::park`] it.
     Wait,
+    /// A transaction has an intent on one of its keys.
+    Meets(Box<Met>),
+    /// What it names is a transaction, which was aborted.
+    Aborted,
     /// A retry of a write that was applied at this timestamp: answer it.
     Applied(Timestamp),
     /// A retry of a write so old that its result is forgotten.
     Forgotten,
 }
 
+/// An intent that is in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Met {
+    /// Its key.
+    pub key: Bytes,
+    /// What a push of its transaction has to know.
+    pub seen: Seen,
+}
+
+/// Why a read cannot be served yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Barred {
+    /// What is proposed and unapplied may belong to what it sees: ask again, for the same timestamp, when something was applied.
+    Wait,
+    /// An intent is in the way.
+    Meets(Box<Met>),
+}
+
 /// What applying an entry did, beyond the mutations that the tablet takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied<'a> {
     /// A write is done: its mutations belong into the tablet at this timestamp.
     Write {
@@ -46,6 +74,13 @@ pub enum Applied<'a> {
         right: RangeId,
         /// Its first key.
         at: &'a [u8],
+    },
+    /// Requests of transactions are done: these versions belong into the tablet.
+    Change {
+        /// Of distinct keys.
+        made: Vec<Made>,
+        /// When it was proposed.
+        ts: Timestamp,
     },
 }
 
@@ -64,6 +99,11 @@ pub struct Replica<W> {
     sessions: Sessions,
     in_flight: InFlight,
     reserved: Reservations,
+    /// Intents and records of transactions.
+    provisional: Provisional,
+    latches: Latches,
+    /// Up to when keys have been read; none where no transaction has asked since this replica leads.
+    cache: Option<Box<TimestampCache>>,
     parked: VecDeque<W>,
     /// Set while a split is in flight or the range is being moved: nothing new is proposed.
     blocked: bool,
@@ -81,6 +121,7 @@ impl<W> Replica<W> {
             last_ts,
             group,
             sessions,
+            provisional,
         } = decoded;
         let (range, span) = descriptor_of;
         Ok(Self {
@@ -96,6 +137,9 @@ impl<W> Replica<W> {
             sessions,
             in_flight: InFlight::default(),
             reserved: Reservations::default(),
+            provisional,
+            latches: Latches::default(),
+            cache: None,
             parked: VecDeque::new(),
             blocked: false,
         })
@@ -116,19 +160,14 @@ impl<W> Replica<W> {
         let theirs = adopted.group.clone();
         adopted.group.id = id;
         adopted.group.hard_state = hard_state;
-        let State {
-            generation,
-            last_ts,
-            group,
-            sessions,
-        } = &adopted;
-        Ok((theirs, encode_state(*generation, *last_ts, group, sessions)))
+        Ok((theirs, adopted.encode()))
     }
 
     /// The state of a range that has never been written, as of the index at which its group begins.
     #[must_use]
     pub fn initial_state(group: &Group) -> Vec<u8> {
-        encode_state(1, Timestamp::ZERO, group, &Sessions::default())
+        let (sessions, provisional) = (Sessions::default(), Provisional::default());
+        encode_state(1, Timestamp::ZERO, group, (&sessions, &provisional))
     }
 
     /// The applied state, to be written with a flush at [`Self::applied_index`]. Forgets sessions that are long silent.
@@ -138,15 +177,15 @@ impl<W> Replica<W> {
             self.descriptor.generation,
             self.last_ts,
             &self.group,
-            &self.sessions,
+            (&self.sessions, &self.provisional),
         )
     }
 
-    /// A checksum of the results of sessions. Replicas that have applied the same entries have the same, until one forgets a session
+    /// A checksum of the results of sessions, and of intents and records. Replicas that have applied the same entries have the same, until one forgets a session
     /// that was silent for [`crate::session::SESSION_IDLE_NS`].
     #[must_use]
     pub fn sessions_checksum(&self) -> u32 {
-        self.sessions.checksum()
+        self.sessions.checksum() ^ self.provisional.checksum().rotate_left(1)
     }
 
     /// The range and its span.
@@ -173,6 +212,7 @@ impl<W> Replica<W> {
     /// When proposals are in flight: whoever does not lead has none. When `after` lies below what readers were shown.
     pub fn lead(&mut self, last: Index, after: Timestamp) {
         assert!(self.in_flight.is_empty(), "nothing was proposed before it led");
+        self.cache = None;
         self.proposed = last;
         self.last_ts = self.last_ts.max(after);
         assert!(
@@ -193,6 +233,8 @@ impl<W> Replica<W> {
     pub fn follow(&mut self) {
         self.in_flight = InFlight::default();
         self.sessions.forget_in_flight();
+        self.latches.clear();
+        self.cache = None;
         self.blocked = false;
         self.proposed = self.applied_index();
     }
@@ -225,8 +267,8 @@ impl<W> Replica<W> {
     pub fn admit<'a>(
         &self,
         id: &WriteId,
-        mut conditions: impl ExactSizeIterator<Item = Condition<'a>>,
-        mut ops: impl Iterator<Item = WriteOp<'a>>,
+        mut conditions: impl ExactSizeIterator<Item = Condition<'a>> + Clone,
+        mut ops: impl Iterator<Item = WriteOp<'a>> + Clone,
     ) -> Admission {
         match self.sessions.standing(id) {
             Standing::New => {}
@@ -238,10 +280,21 @@ impl<W> Replica<W> {
                 base::sometimes!("replica: retry of an applied write");
                 return Admission::Applied(ts);
             }
+            Standing::Aborted => return Admission::Aborted,
             Standing::Forgotten => return Admission::Forgotten,
         }
         if self.blocked {
             return Admission::Wait;
+        }
+        let (mut touched, mut looked_at) = (ops.clone(), conditions.clone());
+        if self.waits_for_transactions(&mut touched, &mut looked_at) {
+            base::sometimes!("replica: write waits for a transaction's request");
+            return Admission::Wait;
+        }
+        if !self.provisional.has_no_intents()
+            && let Some(met) = self.meets(ops.clone(), conditions.clone())
+        {
+            return Admission::Meets(Box::new(met));
         }
         if !self.reserved.is_empty() && ops.any(|op| self.reserved.touched_by(&op)) {
             base::sometimes!("replica: write waits for a conditional write");
@@ -256,6 +309,198 @@ impl<W> Replica<W> {
             return Admission::Wait;
         }
         Admission::Evaluate
+    }
+
+    /// Whether a plain write that was admitted before must not be proposed now: a transaction has come in between.
+    #[must_use]
+    pub fn is_held<'a>(
+        &self,
+        mut ops: impl Iterator<Item = WriteOp<'a>> + Clone,
+        mut conditions: impl Iterator<Item = Condition<'a>> + Clone,
+    ) -> bool {
+        let (touched, looked_at) = (ops.clone(), conditions.clone());
+        self.waits_for_transactions(&mut ops, &mut conditions)
+            || !self.provisional.has_no_intents() && self.meets(touched, looked_at).is_some()
+    }
+
+    /// Whether a latch is still there: those of a leader that was deposed are not.
+    #[must_use]
+    pub fn is_latched(&self, ticket: Ticket) -> bool {
+        self.latches.has(ticket)
+    }
+
+    /// Whether a plain write touches what a change in flight or a latch does.
+    fn waits_for_transactions<'a>(
+        &self,
+        ops: &mut impl Iterator<Item = WriteOp<'a>>,
+        conditions: &mut impl Iterator<Item = Condition<'a>>,
+    ) -> bool {
+        if self.latches.is_empty() && !self.in_flight.has_changes() {
+            return false;
+        }
+        let waits = |op: &WriteOp<'_>| self.latches.hold(op) || self.in_flight.changes_touch(op);
+        ops.any(|op| waits(&op))
+            || conditions.any(|condition| waits(&WriteOp::Delete { key: condition.key() }))
+    }
+
+    /// The first intent on a key of a plain write.
+    fn meets<'a>(
+        &self,
+        mut ops: impl Iterator<Item = WriteOp<'a>>,
+        mut conditions: impl Iterator<Item = Condition<'a>>,
+    ) -> Option<Met> {
+        let on_op = |op: WriteOp<'_>| match op {
+            WriteOp::Put { key, .. } | WriteOp::Delete { key } => self.met_on(key, Timestamp::MAX),
+            WriteOp::DeleteRange { start, end } => self.met_within(start, end, Timestamp::MAX),
+        };
+        ops.find_map(on_op)
+            .or_else(|| conditions.find_map(|condition| self.met_on(condition.key(), Timestamp::MAX)))
+    }
+
+    fn met_on(&self, key: &[u8], ts: Timestamp) -> Option<Met> {
+        let intent = self.provisional.intent(key).filter(|intent| intent.ts <= ts)?;
+        Some(met(&key.into(), intent))
+    }
+
+    fn met_within(&self, start: &[u8], end: Option<&[u8]>, ts: Timestamp) -> Option<Met> {
+        let mut within = self.provisional.within(start, end);
+        let (key, intent) = within.find(|(_, intent)| intent.ts <= ts)?;
+        Some(met(key, intent))
+    }
+
+    /// A read of the newest version of a key, when it is served: the intent that is in its way. What is not applied was not
+    /// answered.
+    #[must_use]
+    pub fn met_by_get(&self, key: &[u8]) -> Option<Box<Met>> {
+        if self.provisional.has_no_intents() {
+            return None;
+        }
+        self.met_on(key, Timestamp::MAX).map(Box::new)
+    }
+
+    /// A plain read of keys at a timestamp, at the leader: whether nothing is in its way. It is noted in any case, so that no
+    /// transaction begins to write below it, and whoever waits and comes again with the same timestamp waits no longer than for what
+    /// is in flight.
+    ///
+    /// # Errors
+    /// [`Barred`].
+    pub fn read_at(&mut self, start: &[u8], end: Option<&[u8]>, ts: Timestamp) -> Result<(), Barred> {
+        if let Some(cache) = &mut self.cache {
+            cache.note_span(Span::new(start, end), ts, None);
+        }
+        if self.in_flight.least_change().is_some_and(|least| least <= ts) {
+            base::sometimes!("replica: a read waits for a transaction's request in flight");
+            return Err(Barred::Wait);
+        }
+        if !self.provisional.has_no_intents()
+            && let Some(met) = self.met_within(start, end, ts)
+        {
+            return Err(Barred::Meets(Box::new(met)));
+        }
+        Ok(())
+    }
+
+    /// Whether a replica that does not lead may show keys at a timestamp up to which the range is closed: it has no intent there.
+    #[must_use]
+    pub fn may_show(&self, start: &[u8], end: Option<&[u8]>, ts: Timestamp) -> bool {
+        self.provisional.has_no_intents() || self.met_within(start, end, ts).is_none()
+    }
+
+    /// What is begun and not ended.
+    #[must_use]
+    pub fn provisional(&self) -> &Provisional {
+        &self.provisional
+    }
+
+    /// Up to when keys have been read here; where that was not kept, `now`, the leader's clock, is above all of it.
+    pub fn cache(&mut self, now: Timestamp) -> &mut TimestampCache {
+        let new = || Box::new(TimestampCache::new(now, CACHE_POINTS_MAX));
+        self.cache.get_or_insert_with(new)
+    }
+
+    /// The cache is taken out for an evaluation; [`Self::keep_cache`] puts it back.
+    pub fn take_cache(&mut self, now: Timestamp) -> Box<TimestampCache> {
+        let cache = self.cache.take();
+        cache.unwrap_or_else(|| Box::new(TimestampCache::new(now, CACHE_POINTS_MAX)))
+    }
+
+    /// See [`Self::take_cache`].
+    pub fn keep_cache(&mut self, cache: Box<TimestampCache>) {
+        self.cache = Some(cache);
+    }
+
+    /// What is remembered of a transaction that has no record.
+    #[must_use]
+    pub fn memory(&self, id: TxnId) -> Memory {
+        let id = WriteId {
+            client: id.client,
+            seq: id.seq,
+            acked_below: 0,
+        };
+        match self.sessions.standing(&id) {
+            Standing::New | Standing::InFlight => Memory::New,
+            Standing::Applied(ts) => Memory::Ended(Outcome::Committed { ts }),
+            Standing::Aborted => Memory::Ended(Outcome::Aborted),
+            Standing::Forgotten => Memory::Forgotten,
+        }
+    }
+
+    /// What a batch touches here.
+    #[must_use]
+    pub fn touched(&self, batch: &Batch) -> Touched {
+        self.latches.touched(batch, &self.descriptor.span)
+    }
+
+    /// Whether a batch may be evaluated now: nothing unapplied touches what it reads or changes.
+    #[must_use]
+    pub fn admit_batch(&self, touched: &Touched, ticket: Option<Ticket>) -> bool {
+        let is_due = match ticket {
+            Some(ticket) => self.latches.is_due(ticket, self.applied_index()),
+            None => {
+                let spans = touched.spans.is_empty() || self.in_flight.is_empty();
+                spans && !touched.keys.iter().any(|key| self.in_flight.touches(key))
+            }
+        };
+        let reserved = |key: &Bytes| self.reserved.holds(key);
+        let is_reserved =
+            touched.keys.iter().any(reserved) || (!touched.spans.is_empty() && !self.reserved.is_empty());
+        let mut records = touched.records.iter();
+        let mut reads = touched.reads.iter();
+        is_due
+            && !self.blocked
+            && !is_reserved
+            && !records.any(|record| self.in_flight.touches_hash(*record))
+            && !reads.any(|(keys, ts): &(Keys, _)| self.in_flight.may_show(keys, *ts))
+            && self.latches.is_first(touched, ticket)
+    }
+
+    /// Holds back what touches the same until [`Self::unlatch`], for a batch that has to wait.
+    pub fn latch(&mut self, touched: &Touched) -> Ticket {
+        self.latches.take(touched, self.proposed)
+    }
+
+    /// The batch was evaluated, or given up.
+    pub fn unlatch(&mut self, ticket: Ticket) {
+        self.latches.give_back(ticket, self.proposed);
+    }
+
+    /// Gives what requests of transactions change its place in the log: appends its command to `out` and returns its index.
+    ///
+    /// # Panics
+    /// As [`Self::propose_write`], or when one of the mutations makes something above `ts`.
+    pub fn propose_change(&mut self, ts: Timestamp, mutations: &[Mutation], out: &mut Vec<u8>) -> Index {
+        let index = self.next_index(ts);
+        let mut least = ts;
+        for mutation in mutations {
+            if let Some(made) = made_at(mutation) {
+                assert!(made <= ts, "{mutation:?} in an entry of {ts}");
+                least = least.min(made);
+            }
+        }
+        let changed = mutations.iter().map(|mutation| self.latches.changed(mutation));
+        self.in_flight.push_change(index, (ts, least), changed);
+        command::encode_change(out, ts, mutations);
+        index
     }
 
     /// Reserves the keys that a conditional write looks at while they are read.
@@ -391,6 +636,13 @@ impl<W> Replica<W> {
                 self.blocked = false;
                 Applied::Split { right, at }
             }
+            Command::Change { ts, mutations } => {
+                let mut made = Vec::new();
+                for mutation in txn::codec::decode_mutations(mutations)? {
+                    made.extend(self.provisional.apply(mutation, (&mut self.sessions, ts)));
+                }
+                Applied::Change { made, ts }
+            }
         })
     }
 
@@ -453,6 +705,9 @@ impl<W> Replica<W> {
             },
             in_flight: InFlight::default(),
             reserved: Reservations::default(),
+            provisional: self.provisional.split_off(at),
+            latches: Latches::default(),
+            cache: self.cache.clone(),
             parked: VecDeque::new(),
             blocked: false,
         }
@@ -474,6 +729,12 @@ impl<W> Replica<W> {
             "each proposal is in flight once"
         );
         assert!(!self.descriptor.span.is_empty(), "{:?} has keys", self.descriptor);
+        let inside = self.provisional.lies_in(&self.descriptor.span);
+        assert!(
+            inside,
+            "{:?} has intents and records of its own keys",
+            self.descriptor
+        );
     }
 }
 
@@ -502,6 +763,7 @@ struct State {
     last_ts: Timestamp,
     group: Group,
     sessions: Sessions,
+    provisional: Provisional,
 }
 
 impl State {
@@ -516,26 +778,62 @@ impl State {
             let last_ts = session::take_ts(&mut input)?;
             let group = Group::decode(&mut input).filter(|group| group.applied.last.index == applied)?;
             let sessions = Sessions::decode(&mut input)?;
+            let provisional = Provisional::decode(&mut input)?;
             input.is_empty().then_some(Self {
                 generation,
                 last_ts,
                 group,
                 sessions,
+                provisional,
             })
         })();
         let bytes = state.len();
         decoded.ok_or(StateError { range, bytes })
     }
+
+    fn encode(&self) -> Vec<u8> {
+        let begun = (&self.sessions, &self.provisional);
+        encode_state(self.generation, self.last_ts, &self.group, begun)
+    }
 }
 
-fn encode_state(generation: u64, last_ts: Timestamp, group: &Group, sessions: &Sessions) -> Vec<u8> {
+fn met(key: &Bytes, intent: &txn::Intent) -> Met {
+    Met {
+        key: key.clone(),
+        seen: Seen {
+            who: Arc::clone(&intent.who),
+            epoch: intent.epoch,
+            ts: intent.ts,
+            local_ts: intent.local_ts,
+        },
+    }
+}
+
+/// The timestamp of what a mutation makes visible.
+fn made_at(mutation: &Mutation) -> Option<Timestamp> {
+    match mutation {
+        Mutation::Lay { intent, .. } => Some(intent.ts),
+        Mutation::Move { ts, .. } | Mutation::Commit { ts, .. } | Mutation::Put { ts, .. } => Some(*ts),
+        Mutation::Drop { .. } | Mutation::Record(_) | Mutation::Remember { .. } => None,
+    }
+}
+
+fn encode_state(
+    generation: u64,
+    last_ts: Timestamp,
+    group: &Group,
+    (sessions, provisional): (&Sessions, &Provisional),
+) -> Vec<u8> {
     let mut out = vec![STATE_VERSION];
     out.extend_from_slice(&generation.to_le_bytes());
     session::put_ts(&mut out, last_ts);
     group.encode(&mut out);
     sessions.encode(&mut out);
+    provisional.encode(&mut out);
     out
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transactions;

@@ -12,6 +12,7 @@ use base::collections::FastMap;
 use base::limits::SESSION_WRITES_MAX;
 use base::{ClientId, Timestamp};
 use std::collections::VecDeque;
+use txn::Outcome;
 
 /// How long a silent session is remembered: one hour.
 pub const SESSION_IDLE_NS: u64 = 3_600_000_000_000;
@@ -27,6 +28,8 @@ pub enum Standing {
     InFlight,
     /// Applied at this timestamp.
     Applied(Timestamp),
+    /// A transaction that was aborted.
+    Aborted,
     /// So old that its result is gone: the client has said that it has the answer, or has too many writes open.
     Forgotten,
 }
@@ -35,7 +38,12 @@ pub enum Standing {
 enum Mark {
     InFlight,
     Applied(Timestamp),
+    /// A transaction that left nothing.
+    Aborted,
 }
+
+/// What stands for the timestamp of a transaction that was aborted: nothing is applied at it.
+const ABORTED: Timestamp = Timestamp::ZERO;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Session {
@@ -93,6 +101,7 @@ impl Sessions {
             Ok(at) => match session.marks[at].1 {
                 Mark::InFlight => Standing::InFlight,
                 Mark::Applied(ts) => Standing::Applied(ts),
+                Mark::Aborted => Standing::Aborted,
             },
             Err(_) if id.seq < session.floor => Standing::Forgotten,
             Err(_) => Standing::New,
@@ -121,15 +130,33 @@ impl Sessions {
 
     /// Notes that the write has been applied at `ts`.
     pub fn apply(&mut self, id: &WriteId, ts: Timestamp) {
+        self.note(id, Mark::Applied(ts), ts);
+    }
+
+    /// Notes how a transaction of a session, by its number, ended; the entry that says so is of `ts`.
+    pub(crate) fn remember(&mut self, (client, seq): (ClientId, u64), outcome: Outcome, ts: Timestamp) {
+        let id = WriteId {
+            client,
+            seq,
+            acked_below: 0,
+        };
+        let mark = match outcome {
+            Outcome::Committed { ts } => Mark::Applied(ts),
+            Outcome::Aborted => Mark::Aborted,
+        };
+        self.note(&id, mark, ts);
+    }
+
+    fn note(&mut self, id: &WriteId, mark: Mark, ts: Timestamp) {
         if !has_session(id) {
             return;
         }
         let session = self.by_client.entry(id.client).or_default();
-        session.set(id.seq, Mark::Applied(ts));
+        session.set(id.seq, mark);
         session.last_ts = session.last_ts.max(ts);
         session.forget_below(id.acked_below.min(id.seq));
         while session.marks.len() > SESSION_WRITES_MAX {
-            let Some(&(oldest, Mark::Applied(_))) = session.marks.front() else {
+            let Some(&(oldest, Mark::Applied(_) | Mark::Aborted)) = session.marks.front() else {
                 break;
             };
             session.forget_below(oldest + 1);
@@ -169,7 +196,7 @@ impl Sessions {
         }
     }
 
-    /// Appends the applied state: `count u32 │ (client u128 │ floor u64 │ last_ts │ count u32 │ (seq u64 │ ts)…)…`, sorted by
+    /// Appends the applied state, an aborted transaction at timestamp zero: `count u32 │ (client u128 │ floor u64 │ last_ts │ count u32 │ (seq u64 │ ts)…)…`, sorted by
     /// client, so that equal states have equal bytes.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.encode_some(out, |_| true);
@@ -196,6 +223,7 @@ impl Sessions {
             put_ts(out, session.last_ts);
             let applied = session.marks.iter().filter_map(|&(seq, mark)| match mark {
                 Mark::Applied(ts) => Some((seq, ts)),
+                Mark::Aborted => Some((seq, ABORTED)),
                 Mark::InFlight => None,
             });
             put_len(out, applied.clone().count());
@@ -221,7 +249,11 @@ impl Sessions {
                 if session.marks.back().is_some_and(|&(last, _)| last >= seq) {
                     return None;
                 }
-                session.marks.push_back((seq, Mark::Applied(take_ts(input)?)));
+                let mark = match take_ts(input)? {
+                    ABORTED => Mark::Aborted,
+                    ts => Mark::Applied(ts),
+                };
+                session.marks.push_back((seq, mark));
             }
             sessions.by_client.insert(client, session);
         }
@@ -233,10 +265,10 @@ fn has_session(id: &WriteId) -> bool {
     id.client != ClientId(0) && id.seq != 0
 }
 
-fn put_len(out: &mut Vec<u8>, len: usize) {
+pub(crate) fn put_len(out: &mut Vec<u8>, len: usize) {
     out.extend_from_slice(
         &u32::try_from(len)
-            .expect("bounded by SESSIONS_MAX and SESSION_WRITES_MAX")
+            .expect("what a state counts is far below 2^32")
             .to_le_bytes(),
     );
 }

@@ -53,6 +53,7 @@ pub use error::{Corruption, NeedsIo, StorageError};
 pub use extent::Extent;
 pub use flush::{FlushCandidate, pick_flush};
 pub use interleave::interleave;
+pub use read::ahead::{Ahead, Need};
 pub use read::scan::{Rows, ScanPage};
 pub use shared::{Pressure, Shared};
 pub use snapshot::{

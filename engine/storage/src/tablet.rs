@@ -245,6 +245,25 @@ impl<E: Env> Tablet<E> {
         state.active.charge();
     }
 
+    /// Applies the entry at `index`, which makes versions of distinct keys, each at a timestamp of its own. Of one key, each has a
+    /// greater timestamp than those of earlier entries.
+    ///
+    /// # Panics
+    /// As [`Self::apply`].
+    pub fn apply_versions<'a>(&self, index: Index, versions: impl Iterator<Item = (Timestamp, WriteOp<'a>)>) {
+        self.apply_nothing(index);
+        let state = self.0.state.borrow();
+        let span = &state.span;
+        let hash = |key: &[u8]| self.0.shared.hash(key);
+        for (ts, op) in versions {
+            assert!(span.contains(op.key()), "{op:?} lies outside {span:?}");
+            let one = core::iter::once(op);
+            let memtable = &state.active.memtable;
+            memtable.borrow_mut().apply(ts, one, hash, span.end.as_deref());
+        }
+        state.active.charge();
+    }
+
     /// Applies an entry that writes nothing.
     ///
     /// # Panics
@@ -537,7 +556,10 @@ impl<E: Env> Tablet<E> {
     }
 }
 
-fn check_gc_threshold<E: Env>(version: &Version<E>, read_ts: Timestamp) -> Result<(), StorageError> {
+pub(crate) fn check_gc_threshold<E: Env>(
+    version: &Version<E>,
+    read_ts: Timestamp,
+) -> Result<(), StorageError> {
     let gc_threshold = version.gc_threshold;
     if read_ts < gc_threshold {
         Err(StorageError::BelowGcThreshold {
@@ -568,12 +590,12 @@ impl<E: Env> State<E> {
     }
 
     /// Newest first.
-    fn memtables(&self) -> impl Iterator<Item = &Rc<MemtableCell>> {
+    pub(crate) fn memtables(&self) -> impl Iterator<Item = &Rc<MemtableCell>> {
         core::iter::once(&self.active).chain(self.frozen.iter().rev().map(|frozen| &frozen.cell))
     }
 
     #[inline]
-    fn see_in_memory<R, F: FnOnce(Option<Seen<'_>>) -> R>(
+    pub(crate) fn see_in_memory<R, F: FnOnce(Option<Seen<'_>>) -> R>(
         &self,
         hash: u32,
         key: &[u8],

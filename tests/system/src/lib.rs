@@ -11,6 +11,7 @@
 //! A run has two phases. In the first, *safety*, everything that the scenario draws goes wrong. In the second, *liveness*,
 //! the world is calm, and every call that is open must end within [`scenario::Scenario::finish`] of virtual time.
 
+pub mod bank;
 pub mod check;
 pub mod client;
 pub mod flips;

@@ -7,6 +7,7 @@
 //!   verdict  the checkers judge the history
 //! ```
 
+use crate::bank::{self, Bank};
 use crate::check;
 use crate::client::{Client, Counts};
 use crate::flips::{self, Hit};
@@ -70,6 +71,8 @@ struct Runner {
     clients: Vec<Rc<Client>>,
     /// Who sets policies.
     words: Option<Rc<Words>>,
+    /// Whose tellers run transactions.
+    bank: Option<Rc<Bank>>,
     /// The machine on which they run.
     machine: SimNodeId,
     prng: Prng,
@@ -186,8 +189,23 @@ impl Runner {
         if let Some(words) = &words {
             sim.spawn(Some(machine), words.clone().work());
         }
+        let mut dice = Prng::new(scenario.seed ^ 0x6261_6e6b_6261_6e6b);
+        let bank = scenario.bank.then(|| {
+            let bound_ns = match scenario.nodes {
+                1 => scenario.node.clock_offset_max.as_nanos(),
+                _ => scenario.liveness.clock_offset_ns_max.into(),
+            };
+            let bound_ns = u64::try_from(bound_ns).expect("far below 500 years");
+            Bank::new(env.clone(), addresses.clone(), bound_ns, dice.fork())
+        });
+        for at in 0..bank::TELLERS {
+            if let Some(bank) = &bank {
+                sim.spawn(Some(machine), bank.clone().work(at));
+            }
+        }
         Self {
             words,
+            bank,
             refusals: vec![0; processes.len()],
             disks: Disks::new(scenario.seed),
             mistakes: Prng::new(scenario.seed ^ 0x6d69_7374_616b_6573),
@@ -477,6 +495,9 @@ impl Runner {
         if let Some(words) = &self.words {
             words.stop();
         }
+        if let Some(bank) = &self.bank {
+            bank.stop();
+        }
         if self.scenario.flips.is_some_and(|flips| flips.at_end) {
             self.flip();
         }
@@ -578,7 +599,7 @@ impl Runner {
             self.give_up(&format!("the last reads do not end: {stuck}"));
             return;
         }
-        if !self.check_words() || !self.compare_replicas() {
+        if !self.check_bank() || !self.check_words() || !self.compare_replicas() {
             return;
         }
         self.processes.iter().for_each(Process::stop);
@@ -602,6 +623,24 @@ impl Runner {
             let damages = verify(&mut self.sim, node);
             if self.scenario.mode != Mode::Damage {
                 self.wrong.extend(damages);
+            }
+        }
+    }
+
+    /// Whether all money is there, and transactions end.
+    fn check_bank(&mut self) -> bool {
+        let Some(bank) = &self.bank else {
+            return true;
+        };
+        let limit = self.sim.now() + self.scenario.finish;
+        match self.sim.block_on_until(limit, bank.clone().check()) {
+            Ok(wrong) => {
+                self.wrong.extend(wrong);
+                true
+            }
+            Err(stuck) => {
+                self.wrong.extend(bank.wrong());
+                self.give_up(&format!("transactions do not end in calm weather: {stuck}"))
             }
         }
     }
@@ -674,6 +713,9 @@ impl Runner {
                     call.action
                 ));
             }
+        }
+        if let Some(bank) = &self.bank {
+            outcomes.insert("transferred", bank.committed());
         }
         let (mut counts, mut refusals) = (Counts::default(), BTreeMap::new());
         for client in &self.clients {

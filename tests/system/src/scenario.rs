@@ -74,6 +74,8 @@ pub struct Scenario {
     pub placement: Option<Placement>,
     /// That policies are set where replicas are looked after.
     pub policies: bool,
+    /// That tellers of a bank run transactions beside everything.
+    pub bank: bool,
     /// How far behind the clock a cluster's ranges are closed.
     pub closed_lag: Duration,
     /// How often its nodes hear of that.
@@ -174,6 +176,8 @@ impl Scenario {
             tick: Duration::from_millis(10),
             placement: None,
             policies: false,
+            // From numbers of its own: what else a seed draws is older.
+            bank: mode != Mode::Damage && Prng::new(seed ^ 0x6261_6e6b_0000_0001).chance(0.5),
             closed_lag: Duration::from_millis(100),
             closed_interval: Duration::from_millis(200),
             one_range_scans: false,
@@ -291,6 +295,7 @@ impl Scenario {
         scenario.sim = SimConfig::shuffled();
         (scenario.nodes, scenario.founders) = (3, 3);
         scenario.placement = None;
+        scenario.bank = false;
         scenario.mix.place = 0;
         scenario.calls = prng.between(200, 600);
         scenario.crash_every = u64::MAX / 4;

@@ -2,13 +2,13 @@ use super::*;
 use base::{ClientId, Term};
 
 /// Where a new group begins.
-const START: Index = Index(1);
+pub(super) const START: Index = Index(1);
 
-fn ts(n: u64) -> Timestamp {
+pub(super) fn ts(n: u64) -> Timestamp {
     Timestamp::new(n, 0)
 }
 
-fn id(seq: u64) -> WriteId {
+pub(super) fn id(seq: u64) -> WriteId {
     WriteId {
         client: ClientId(1),
         seq,
@@ -16,7 +16,7 @@ fn id(seq: u64) -> WriteId {
     }
 }
 
-fn fresh() -> Replica<&'static str> {
+pub(super) fn fresh() -> Replica<&'static str> {
     Replica::open(
         (RangeId(2), Span::all()),
         START,
@@ -25,12 +25,12 @@ fn fresh() -> Replica<&'static str> {
     .expect("the initial state")
 }
 
-fn put(key: &'static [u8]) -> [WriteOp<'static>; 1] {
+pub(super) fn put(key: &'static [u8]) -> [WriteOp<'static>; 1] {
     [WriteOp::Put { key, value: b"v" }]
 }
 
 /// Where the entry at `index` stands.
-fn at(index: Index) -> At {
+pub(super) fn at(index: Index) -> At {
     let term = Term(1);
     At {
         mark: Mark { term, index },
@@ -38,7 +38,12 @@ fn at(index: Index) -> At {
     }
 }
 
-fn propose(replica: &mut Replica<&'static str>, seq: u64, at: u64, key: &'static [u8]) -> (Index, Vec<u8>) {
+pub(super) fn propose(
+    replica: &mut Replica<&'static str>,
+    seq: u64,
+    at: u64,
+    key: &'static [u8],
+) -> (Index, Vec<u8>) {
     let mut bytes = Vec::new();
     let index = replica.propose_write(&id(seq), ts(at), put(key).into_iter(), &mut bytes);
     replica.assert_invariants();

@@ -9,6 +9,7 @@ use crate::{Shared, StorageError};
 use base::Timestamp;
 use base::key::Span;
 use env::{Env, Tasks};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// One page of a scan.
@@ -134,6 +135,49 @@ pub(crate) async fn scan_page<E: Env>(
         source.advance(&merge.view).await?;
     }
     merge.run(shared, page).await
+}
+
+/// The first keys of `span` in the tables of a version, those of deletes included: at most `max`, and where to go on.
+pub(crate) async fn table_keys<E: Env>(
+    version: Rc<Version<E>>,
+    span: Span,
+    max: usize,
+) -> Result<(BTreeSet<Vec<u8>>, Option<Vec<u8>>), StorageError> {
+    let view = View {
+        span,
+        read_ts: Timestamp::MAX,
+        reverse: false,
+    };
+    let mut merge = Merge {
+        sources: Vec::new(),
+        tombstones: RangeTombstones::default(),
+        version,
+        view,
+    };
+    for table in &merge.version.tables {
+        if table.overlaps(&merge.view.span) {
+            let mut source = Source::table(table.clone(), &merge.view).await?;
+            source.advance(&merge.view).await?;
+            merge.sources.push(source);
+        }
+    }
+    let mut keys = BTreeSet::new();
+    while let Some(best) = merge.next() {
+        let Some(row) = merge.sources[best].row() else {
+            break;
+        };
+        let key = row.key.clone();
+        if keys.len() >= max {
+            return Ok((keys, Some(key)));
+        }
+        for source in &mut merge.sources {
+            if source.row().is_some_and(|row| row.key == key) {
+                source.advance(&merge.view).await?;
+            }
+        }
+        keys.insert(key);
+    }
+    Ok((keys, None))
 }
 
 struct Merge<E: Env> {

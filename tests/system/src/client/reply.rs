@@ -60,6 +60,13 @@ pub enum Reply {
     Status(String),
     /// The range map.
     RangeMap(Vec<RangeSeen>),
+    /// To a batch of a transaction, or to what an intent is in the way of.
+    Transact {
+        /// The answer.
+        answer: txn::request::Answer,
+        /// The node's clock.
+        now: Timestamp,
+    },
     /// The policies in force: prefixes, and the bytes at which ranges are split.
     Policies(Vec<(Vec<u8>, u64)>),
     /// To anything else that succeeded.
@@ -122,13 +129,16 @@ impl Reply {
                 };
                 Self::Policies(reply.policies.iter().filter_map(seen).collect())
             }
+            ReplyRef::TransactReply(transact) => Self::Transact {
+                answer: txn::codec::decode_answer(&transact.answer).ok()?,
+                now: transact.now.timestamp(),
+            },
             ReplyRef::SplitReply(_)
             | ReplyRef::MoveReply(_)
             | ReplyRef::PlaceReply(_)
             | ReplyRef::ExplainReply(_)
             | ReplyRef::StandReply(_)
             | ReplyRef::SetPolicyReply(_)
-            | ReplyRef::TransactReply(_)
             | ReplyRef::EchoReply(_)
             | ReplyRef::DiskWriteReply(_) => Self::Done,
             ReplyRef::ErrorReply(error) => Self::Refused {

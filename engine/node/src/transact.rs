@@ -1,0 +1,430 @@
+//! Requests of transactions, at the leader of the range that has their keys.
+//!
+//! ```text
+//!   batch ──► admitted? ──► evaluate over tablet, intents, records ──► one entry of the log ──► applied ──► answer
+//!               │  no: latch, wait for what is in flight          │ needs the disk: read ahead, again
+//! ```
+//!
+//! Nodes keep nothing of open transactions beside their intents and records: who runs them sends each batch to the range that it is
+//! for, and deals with what is in its way (`docs/decisions/0012-coordinator-in-the-client.md`).
+//!
+//! Invariants, beside those of `docs/transactions.md`:
+//! - A batch is evaluated under the lease, and what it changes is proposed in the same step.
+//! - Nothing that is proposed and unapplied touches what a batch reads or changes when it is evaluated (`replica::latches`).
+//! - What an entry makes lies below the entry's own timestamp: those increase as ever. Timestamps of other clocks are taken in first.
+//! - What was read at a timestamp is noted before it is answered, or the clock passed it: no intent is laid at or below it later.
+
+use crate::message::{OwnedRequest, RawRequest};
+use crate::read::ReadGuard;
+use crate::refusal::{Refusal, check_key, check_value};
+use crate::shard::Shard;
+use crate::state::{Job, Message, Route, Slot, State, Then};
+use base::{RangeId, Timestamp};
+use core::cell::RefCell;
+use core::time::Duration;
+use env::{Env, Instant, Mailbox};
+use replica::provisional::PROVISIONAL_BYTES_MAX;
+use replica::{Met, Replica, Ticket};
+use storage::{Ahead, Need, NeedsIo, Pressure, Tablet};
+use txn::error::{Act, Conflict, Party};
+use txn::view::Version;
+use txn::{Batch, Bytes, Context, Intent, Memory, Record, Request, TxnId, View, codec};
+use wire::Code;
+use wire::reply::TransactReply;
+use wire::request::ArchivedTransact;
+
+/// A coordinator that has not been heard of for so long is taken for dead: five of its heartbeats.
+const EXPIRY_NS: u64 = 750_000_000;
+
+/// A batch on its way to its evaluation.
+pub(crate) struct Work {
+    batch: Batch,
+    request: OwnedRequest,
+    deadline: Instant,
+    ahead: Ahead,
+    /// In which range it has a latch.
+    latch: Option<(RangeId, Ticket)>,
+}
+
+/// What became of a try.
+enum Tried<E: Env> {
+    /// It is proposed, answered, forwarded or refused.
+    Done,
+    /// Something in flight, or on its way here, comes first.
+    Wait,
+    /// This has to be read first.
+    Read(Tablet<E>, ReadGuard, Need),
+}
+
+impl<E: Env, B> State<E, B> {
+    /// Takes a batch.
+    pub(crate) fn on_transact(&mut self, transact: &ArchivedTransact<'static>, raw: RawRequest<'_>) {
+        let batch = match codec::decode_batch(&transact.batch) {
+            Ok(batch) => batch,
+            Err(error) => {
+                let message = format!("the batch of the transaction does not decode: {error}");
+                return self.refuse(raw.origin, &Refusal::fatal(Code::InvalidRequest, message));
+            }
+        };
+        if let Err(refusal) = check_batch(&batch) {
+            return self.refuse(raw.origin, &refusal);
+        }
+        let deadline = raw.received + Duration::from_millis(transact.deadline_ms.to_native().into());
+        let mut work = Work {
+            batch,
+            request: raw.to_owned(),
+            deadline,
+            ahead: Ahead::default(),
+            latch: None,
+        };
+        match self.try_batch(&mut work) {
+            Tried::Done => {}
+            Tried::Wait | Tried::Read(..) => self.jobs.push(Job::Transact(Box::new(work))),
+        }
+    }
+
+    /// Evaluates the batch, if that can be now.
+    fn try_batch(&mut self, work: &mut Work) -> Tried<E> {
+        let origin = work.request.origin;
+        let sender = work.batch.header.as_ref().map(|header| &header.who);
+        let first = &work.batch.requests.first().expect("an empty batch is refused").1;
+        let position = self.map.position(first.key(sender));
+        let slot = match self.routes[position] {
+            Route::There(shard) => {
+                self.forward(shard, work.request.as_raw());
+                return Tried::Done;
+            }
+            Route::Nowhere => {
+                self.refuse(origin, &Refusal::not_here());
+                return Tried::Done;
+            }
+            Route::Here(slot) => slot,
+        };
+        let Slot::Live(local) = &self.slots[slot as usize] else {
+            return Tried::Wait;
+        };
+        let is_led = local.leads() && local.replica.last_ts().wall_ns <= self.clock_bound_ns;
+        if !is_led || !self.may_read(slot) {
+            if let Some(refusal) = self.led_elsewhere(slot) {
+                self.refuse(origin, &refusal);
+                return Tried::Done;
+            }
+            base::sometimes!("node: a transaction's request waits for a lease");
+            return Tried::Wait;
+        }
+        if self.storage.pressure() == Pressure::Stop || !self.log.has_room() {
+            base::sometimes!("node: a transaction's request held back by a full memory or log");
+            self.wake_maintenance = true;
+            return Tried::Wait;
+        }
+        match self.take_in(work.batch.newest()) {
+            Ok(true) => {}
+            Ok(false) => return Tried::Wait,
+            Err(refusal) => {
+                self.refuse(origin, &refusal);
+                return Tried::Done;
+            }
+        }
+        let local = self.live_mut(slot);
+        let touched = local.replica.touched(&work.batch);
+        let ticket = work.latch.map(|(_, ticket)| ticket);
+        if !local.replica.admit_batch(&touched, ticket) {
+            base::sometimes!("node: a transaction's request waits for what is in flight");
+            return Tried::Wait;
+        }
+        if local.replica.provisional().bytes() > PROVISIONAL_BYTES_MAX && work.batch.lays() {
+            let message = format!(
+                "transactions have {} MiB of unfinished writes in range {}, which is all that fits; wait until some have ended",
+                local.replica.provisional().bytes() >> 20,
+                local.range
+            );
+            let refusal = Refusal::retry(Code::Overloaded, 50, message).about_range(local.range);
+            self.refuse(origin, &refusal);
+            return Tried::Done;
+        }
+        self.evaluate_batch(slot, work)
+    }
+
+    /// Takes in the timestamps of another clock; whether that can be now.
+    fn take_in(&mut self, newest: Timestamp) -> Result<bool, Refusal> {
+        if newest <= self.hlc.last() {
+            return Ok(true);
+        }
+        let (_, wall_ns) = self.clock();
+        let mut ahead = self.hlc.clone();
+        ahead
+            .observe(newest, wall_ns)
+            .map_err(|ahead| Refusal::fatal(Code::TimestampAhead, ahead.to_string()))?;
+        if newest.wall_ns > self.clock_bound_ns {
+            base::sometimes!("node: a transaction's request waits for the clock bound");
+            self.clock_wanted_ns = self.clock_wanted_ns.max(newest.wall_ns);
+            self.wake_maintenance = true;
+            return Ok(false);
+        }
+        self.hlc = ahead;
+        Ok(true)
+    }
+
+    /// Evaluates the batch over the range in `slot`, and proposes what it changes.
+    fn evaluate_batch(&mut self, slot: u32, work: &mut Work) -> Tried<E> {
+        let origin = work.request.origin;
+        let now = self.now();
+        let closed = self.promised_ts().max(self.closed_ts(slot));
+        let context = Context {
+            now,
+            closed,
+            // Versions do not say when they were written where that is not their timestamp, so no clock of a leader counts.
+            observed: Timestamp::MAX,
+            lease_start: Timestamp::ZERO,
+            expiry_ns: EXPIRY_NS,
+        };
+        let local = self.live_mut(slot);
+        let mut cache = local.replica.take_cache(now);
+        let mut changes = Vec::new();
+        let view = Tables {
+            replica: &local.replica,
+            tablet: &local.tablet,
+            ahead: &work.ahead,
+            need: RefCell::new(None),
+        };
+        let evaluated = txn::evaluate(&view, &mut cache, &context, &work.batch, &mut changes);
+        let need = view.need.into_inner();
+        local.replica.keep_cache(cache);
+        let answer = match evaluated {
+            Ok(answer) => answer,
+            Err(NeedsIo) => {
+                base::sometimes!("node: a transaction's request reads from disk");
+                let need = need.expect("a view says what it needs");
+                let tablet = local.tablet.clone();
+                let guard = ReadGuard::new(&local.reads);
+                return Tried::Read(tablet, guard, need);
+            }
+        };
+        let mut bytes = Vec::new();
+        codec::encode_answer(&answer, &mut bytes);
+        if changes.is_empty() {
+            if self.may_read(slot) {
+                self.answer_batch(origin, &bytes);
+            } else {
+                let refusal = self.not_leading(slot);
+                self.refuse(origin, &refusal);
+            }
+        } else {
+            let ts = self.write_ts();
+            let start = self.batch.bytes.len();
+            let local = self.slots[slot as usize]
+                .live_mut()
+                .expect("it was evaluated there");
+            assert!(local.leads(), "{} proposes only where it leads", local.range);
+            let index = local.replica.propose_change(ts, &changes, &mut self.batch.bytes);
+            self.counts.changes += 1;
+            self.stage(slot, index, start, Then::Transact(origin, bytes));
+        }
+        // Not before: who has waited behind waits for what was proposed, too.
+        self.unlatch(work);
+        Tried::Done
+    }
+
+    /// Sends the answer to a batch.
+    pub(crate) fn answer_batch(&mut self, origin: crate::message::Origin, answer: &[u8]) {
+        let now = self.now().into();
+        self.reply(origin, &TransactReply { answer, now });
+    }
+
+    /// A plain request has met an intent: what a client needs to get it out of the way.
+    pub(crate) fn refuse_met(&mut self, origin: crate::message::Origin, met: &Met) {
+        base::sometimes!("node: a plain request met an intent");
+        let now = self.now();
+        let plain = Party {
+            who: None,
+            act: Act::Read,
+        };
+        let theirs = Party {
+            who: Some(met.seen.who.clone()),
+            act: Act::Write,
+        };
+        let conflict = Box::new(Conflict {
+            key: met.key.clone(),
+            ours: plain,
+            theirs,
+            now,
+        });
+        let seen = met.seen.clone();
+        let mut bytes = Vec::new();
+        codec::encode_answer(&Err((0, txn::Refusal::Conflict { conflict, seen })), &mut bytes);
+        self.answer_batch(origin, &bytes);
+    }
+}
+
+/// What the limits say of a batch.
+fn check_batch(batch: &Batch) -> Result<(), Refusal> {
+    if batch.requests.is_empty() {
+        return Err(Refusal::fatal(
+            Code::InvalidRequest,
+            "the batch of a transaction asks for nothing",
+        ));
+    }
+    let sender = batch.header.as_ref().map(|header| &header.who);
+    for (_, request) in &batch.requests {
+        if request.needs_header() && sender.is_none() {
+            let message = "a request of a transaction comes without the transaction";
+            return Err(Refusal::fatal(Code::InvalidRequest, message));
+        }
+        match request {
+            Request::Write { key, value, .. } => {
+                check_key(key)?;
+                if let Some(value) = value {
+                    check_value(key, value)?;
+                }
+            }
+            Request::Get { key } | Request::GetLocked { key, .. } | Request::Query { key, .. } => {
+                check_key(key)?
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The applied state of a range, as evaluation reads it.
+struct Tables<'a, E: Env> {
+    replica: &'a Replica<OwnedRequest>,
+    tablet: &'a Tablet<E>,
+    ahead: &'a Ahead,
+    /// What has to be read first.
+    need: RefCell<Option<Need>>,
+}
+
+impl<E: Env> View for Tables<'_, E> {
+    type NeedsIo = NeedsIo;
+
+    fn contains(&self, key: &[u8]) -> bool {
+        self.replica.descriptor().span.contains(key)
+    }
+
+    fn end(&self) -> Option<&[u8]> {
+        self.replica.descriptor().span.end.as_deref()
+    }
+
+    fn version<R>(
+        &self,
+        key: &[u8],
+        at: Timestamp,
+        f: impl FnOnce(Option<Version<'_>>) -> R,
+    ) -> Result<R, NeedsIo> {
+        let found = self.tablet.version_cached(self.ahead, key, at, |found| {
+            f(found.map(|(ts, value)| Version {
+                ts,
+                local_ts: ts,
+                value,
+            }))
+        });
+        if found.is_err() {
+            self.need.replace(Some(Need::Version(key.to_vec(), at)));
+        }
+        found
+    }
+
+    fn next_key(&self, from: &[u8], end: Option<&[u8]>) -> Result<Option<Bytes>, NeedsIo> {
+        let Ok(key) = self.tablet.next_key_cached(self.ahead, from, end) else {
+            let end = end.map(<[u8]>::to_vec);
+            self.need.replace(Some(Need::Keys(from.to_vec(), end)));
+            return Err(NeedsIo);
+        };
+        let intent = self.replica.provisional().next_intent(from, end);
+        let intent = intent.map(|(key, _)| key.clone());
+        Ok([key.map(Bytes::from), intent].into_iter().flatten().min())
+    }
+
+    fn intent(&self, key: &[u8]) -> Result<Option<&Intent>, NeedsIo> {
+        Ok(self.replica.provisional().intent(key))
+    }
+
+    fn next_intent(&self, from: &[u8], end: Option<&[u8]>) -> Result<Option<Bytes>, NeedsIo> {
+        let next = self.replica.provisional().next_intent(from, end);
+        Ok(next.map(|(key, _)| key.clone()))
+    }
+
+    fn record(&self, id: TxnId) -> Result<Option<&Record>, NeedsIo> {
+        Ok(self.replica.provisional().record(id))
+    }
+
+    fn memory(&self, id: TxnId) -> Memory {
+        self.replica.memory(id)
+    }
+}
+
+impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
+    /// Tries a batch until it is done, or nobody waits for it any more.
+    pub(crate) async fn transact(&self, mut work: Work) {
+        loop {
+            let tried = self.step(|state| {
+                let tried = state.try_batch(&mut work);
+                if matches!(tried, Tried::Wait) {
+                    state.latch(&mut work);
+                }
+                tried
+            });
+            match tried {
+                Tried::Done => break,
+                Tried::Wait if self.now() >= work.deadline => {
+                    let refusal = Refusal::deadline("what is in flight, or a leader");
+                    self.step(|state| state.refuse(work.request.origin, &refusal));
+                    break;
+                }
+                Tried::Wait => self.wait_applied().await,
+                Tried::Read(tablet, guard, need) => {
+                    let read = tablet.read_ahead(&mut work.ahead, &need).await;
+                    drop(guard);
+                    if let Err(error) = read {
+                        self.step(|state| {
+                            let refusal = state.storage_refusal(tablet.range(), &error);
+                            state.refuse(work.request.origin, &refusal);
+                        });
+                        break;
+                    }
+                }
+            }
+        }
+        self.step(|state| state.unlatch(&mut work));
+    }
+}
+
+impl<E: Env, B> State<E, B> {
+    /// Holds back what touches the same as a batch that waits here.
+    fn latch(&mut self, work: &mut Work) {
+        let sender = work.batch.header.as_ref().map(|header| &header.who);
+        let first = &work.batch.requests.first().expect("an empty batch is refused").1;
+        let slot = match self.routes[self.map.position(first.key(sender))] {
+            Route::Here(slot) => Some(slot),
+            Route::There(_) | Route::Nowhere => None,
+        };
+        let local = slot.and_then(|slot| self.slots[slot as usize].live_mut());
+        let Some(local) = local.filter(|local| local.leads()) else {
+            return self.unlatch(work);
+        };
+        let range = local.range;
+        if work
+            .latch
+            .is_some_and(|(of, ticket)| of == range && local.replica.is_latched(ticket))
+        {
+            return;
+        }
+        let touched = local.replica.touched(&work.batch);
+        let ticket = local.replica.latch(&touched);
+        self.unlatch(work);
+        work.latch = Some((range, ticket));
+    }
+
+    fn unlatch(&mut self, work: &mut Work) {
+        let Some((range, ticket)) = work.latch.take() else {
+            return;
+        };
+        if let Some(slot) = self.here.get(&range).copied()
+            && let Some(local) = self.slots[slot as usize].live_mut()
+        {
+            local.replica.unlatch(ticket);
+            self.runnable.push(slot);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What requests of transactions touch, and who waits for whom before they are evaluated.
+//!
+//! A request is evaluated over the applied state, and what it changes is proposed in the same step. So nothing that is proposed and
+//! not applied may touch what it reads or changes ([`txn::View`]). One that finds this so goes at once; one that does not takes a
+//! *latch*: from then on nobody else proposes anything that touches its keys, so that it goes when what was proposed before is
+//! applied, and when those who took a latch on the same keys earlier have gone. Nobody waits for a later one, so all go.
+//!
+//! Keys are known by their hash: a collision makes somebody wait for nothing, never the reverse.
+
+use base::api::WriteOp;
+use base::collections::FastHash;
+use base::key::Span;
+use base::{Index, Timestamp};
+use core::hash::BuildHasher;
+use txn::{Batch, Bytes, Keys, Mutation, Request, TxnId};
+
+/// Names a latch, in the order in which they were taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// What a batch touches in one range.
+#[derive(Debug, Clone, Default)]
+pub struct Touched {
+    /// Keys that it may change, or whose intents it looks at.
+    pub(crate) keys: Vec<Bytes>,
+    /// Records that it may change or looks at, by their hashes.
+    pub(crate) records: Vec<u64>,
+    /// Spans whose intents it may change.
+    pub(crate) spans: Vec<Span>,
+    /// Keys whose versions it reads at a timestamp.
+    pub(crate) reads: Vec<(Keys, Timestamp)>,
+}
+
+/// Latches of one range.
+#[derive(Debug, Default)]
+pub(crate) struct Latches {
+    taken: Vec<Latch>,
+    last: u64,
+    hasher: FastHash,
+}
+
+#[derive(Debug)]
+struct Latch {
+    ticket: Ticket,
+    /// What was proposed when it was taken.
+    after: Index,
+    hashes: Vec<u64>,
+    spans: Vec<Span>,
+}
+
+/// How the record of a transaction is named among keys: no key begins so, since none begins with a zero byte and this text.
+fn record_hash(hasher: &FastHash, id: TxnId) -> u64 {
+    hasher.hash_one((*b"\0txn", id.client.0, id.seq))
+}
+
+pub(crate) fn span_of(start: &Bytes, end: Option<&Bytes>) -> Span {
+    Span::new(start, end.map(|end| &**end))
+}
+
+impl Latches {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.taken.is_empty()
+    }
+
+    /// What `batch` touches in a range that has the keys of `range`.
+    pub(crate) fn touched(&self, batch: &Batch, range: &Span) -> Touched {
+        let mut touched = Touched::default();
+        let header = batch.header.as_ref();
+        let read_ts = header.map_or(Timestamp::ZERO, |header| header.read_ts);
+        let own = header.map(|header| record_hash(&self.hasher, header.who.id));
+        for (_, request) in &batch.requests {
+            match request {
+                Request::Get { key } => touched.reads.push((Keys::One(key.clone()), read_ts)),
+                Request::Scan { keys, .. } | Request::Refresh { keys, .. } => {
+                    touched.reads.push((keys.clone(), read_ts));
+                }
+                Request::GetLocked { key: one, .. }
+                | Request::Write { key: one, .. }
+                | Request::Query { key: one, .. } => touched.keys.push(one.clone()),
+                Request::DeleteRange { keys, .. } | Request::Resolve { keys, .. } => match keys {
+                    Keys::One(one) => touched.keys.push(one.clone()),
+                    Keys::Span(start, end) => touched.spans.push(span_of(start, end.as_ref())),
+                },
+                Request::End { locks, .. } => {
+                    touched.records.extend(own);
+                    let here = |keys: &&Keys| matches!(keys, Keys::One(one) if range.contains(one));
+                    let here = locks.iter().filter(here).map(|keys| keys.start().clone());
+                    touched.keys.extend(here);
+                }
+                Request::Beat => touched.records.extend(own),
+                Request::Push { pushee, .. } => {
+                    touched.records.push(record_hash(&self.hasher, pushee.who.id));
+                }
+                Request::QueryTxn { who } | Request::Recover { who, .. } | Request::Forget { who } => {
+                    touched.records.push(record_hash(&self.hasher, who.id));
+                }
+            }
+        }
+        touched
+    }
+
+    /// What a change touches, as hashes.
+    pub(crate) fn changed(&self, mutation: &Mutation) -> u64 {
+        match mutation {
+            Mutation::Lay { key, .. }
+            | Mutation::Move { key, .. }
+            | Mutation::Commit { key, .. }
+            | Mutation::Drop { key }
+            | Mutation::Put { key, .. } => self.hasher.hash_one(&**key),
+            Mutation::Record(record) => record_hash(&self.hasher, record.who.id),
+            Mutation::Remember { id, .. } => record_hash(&self.hasher, *id),
+        }
+    }
+
+    /// Takes a latch, when everything up to `after` is proposed.
+    pub(crate) fn take(&mut self, touched: &Touched, after: Index) -> Ticket {
+        self.last += 1;
+        let ticket = Ticket(self.last);
+        self.taken.push(Latch {
+            ticket,
+            after,
+            hashes: self.hashes(touched),
+            spans: touched.spans.clone(),
+        });
+        ticket
+    }
+
+    /// The latch is not needed any more; everything up to `proposed` is proposed. What was is waited for by those behind.
+    pub(crate) fn give_back(&mut self, ticket: Ticket, proposed: Index) {
+        self.taken.retain(|latch| latch.ticket != ticket);
+        for later in self.taken.iter_mut().filter(|latch| latch.ticket > ticket) {
+            later.after = later.after.max(proposed);
+        }
+    }
+
+    pub(crate) fn has(&self, ticket: Ticket) -> bool {
+        self.taken.iter().any(|latch| latch.ticket == ticket)
+    }
+
+    /// Nobody who has one goes on: who leads has changed.
+    pub(crate) fn clear(&mut self) {
+        self.taken.clear();
+    }
+
+    fn hashes(&self, touched: &Touched) -> Vec<u64> {
+        let keys = touched.keys.iter().map(|key| self.hasher.hash_one(&**key));
+        keys.chain(touched.records.iter().copied()).collect()
+    }
+
+    /// Whether nobody who took a latch before `ticket` touches the same; before everybody without one.
+    pub(crate) fn is_first(&self, touched: &Touched, ticket: Option<Ticket>) -> bool {
+        if self.taken.is_empty() {
+            return true;
+        }
+        let hashes = self.hashes(touched);
+        let earlier = |latch: &&Latch| ticket.is_none_or(|ticket| latch.ticket < ticket);
+        // Keys are hashed, so a span may have any of them.
+        let meets = |latch: &Latch| {
+            let (ours, theirs) = (!touched.spans.is_empty(), !latch.spans.is_empty());
+            let spans = ours && (theirs || !latch.hashes.is_empty()) || theirs && !hashes.is_empty();
+            spans || hashes.iter().any(|hash| latch.hashes.contains(hash))
+        };
+        !self.taken.iter().filter(earlier).any(meets)
+    }
+
+    /// Whether everything that was proposed when the latch was taken is applied.
+    pub(crate) fn is_due(&self, ticket: Ticket, applied: Index) -> bool {
+        let latch = self.taken.iter().find(|latch| latch.ticket == ticket);
+        latch.is_some_and(|latch| latch.after <= applied)
+    }
+
+    /// Whether a plain write touches what somebody has a latch on.
+    pub(crate) fn hold(&self, op: &WriteOp<'_>) -> bool {
+        self.taken.iter().any(|latch| match op {
+            WriteOp::Put { key, .. } | WriteOp::Delete { key } => {
+                latch.hashes.contains(&self.hasher.hash_one(*key))
+                    || latch.spans.iter().any(|span| span.contains(key))
+            }
+            WriteOp::DeleteRange { start, end } => {
+                !latch.hashes.is_empty()
+                    || latch
+                        .spans
+                        .iter()
+                        .any(|span| span.intersect(start, *end).is_some())
+            }
+        })
+    }
+}
