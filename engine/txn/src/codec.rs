@@ -18,7 +18,7 @@
 //! Limits: a key has [`KEY_BYTES_MAX`] bytes; a bound of a span one more (the successor of the longest key), and so has an anchor, which
 //! may be the start of a span; a value has [`VALUE_BYTES_MAX`]. Encoding does not check them: whoever lets keys and values in does.
 //! Lists, names and texts are as long as the bytes that remain allow. A list first takes no more memory than there are input bytes, and
-//! grows with what was decoded: all in all some 200 bytes for each byte of a batch of beats, and a few for each byte of sensible ones.
+//! grows with what was decoded: all in all a few bytes for each of sensible ones. A batch's lists have a limit, for it comes from outside: one of beats alone would take 200.
 //!
 //! [`KEY_BYTES_MAX`]: base::limits::KEY_BYTES_MAX
 //! [`VALUE_BYTES_MAX`]: base::limits::VALUE_BYTES_MAX
@@ -29,6 +29,7 @@ mod layout;
 use crate::record::{Intent, Record};
 use crate::request::{Answer, Batch};
 use crate::view::Mutation;
+use base::limits::BATCH_OPS_MAX;
 use code::{Code, Input};
 
 /// Bytes that are not what they should be.
@@ -53,7 +54,7 @@ pub fn encode_mutations(mutations: &[Mutation], out: &mut Vec<u8>) {
 /// # Errors
 /// [`CodecError`] when `bytes` are not exactly one list of mutations.
 pub fn decode_mutations(bytes: &[u8]) -> Result<Vec<Mutation>, CodecError> {
-    whole::<Vec<Mutation>>(bytes, "Mutations")
+    whole::<Vec<Mutation>>(bytes, "Mutations", usize::MAX)
 }
 
 /// Appends an intent. Several may follow each other.
@@ -66,7 +67,7 @@ pub fn encode_intent(intent: &Intent, out: &mut Vec<u8>) {
 /// # Errors
 /// [`CodecError`] when `input` does not begin with an intent; `at` counts from the front of `input`.
 pub fn decode_intent(input: &mut &[u8]) -> Result<Intent, CodecError> {
-    front::<Intent>(input, "Intent")
+    front::<Intent>(input, "Intent", usize::MAX)
 }
 
 /// Appends a record. Several may follow each other.
@@ -79,7 +80,7 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
 /// # Errors
 /// [`CodecError`] when `input` does not begin with a record; `at` counts from the front of `input`.
 pub fn decode_record(input: &mut &[u8]) -> Result<Record, CodecError> {
-    front::<Record>(input, "Record")
+    front::<Record>(input, "Record", usize::MAX)
 }
 
 /// Appends a batch.
@@ -87,12 +88,12 @@ pub fn encode_batch(batch: &Batch, out: &mut Vec<u8>) {
     Batch::put(batch, out);
 }
 
-/// The batch that `bytes` are. It may be one that this crate never sends: see [`Batch::flaw`].
+/// The batch that `bytes` are, with lists of at most [`BATCH_OPS_MAX`]. It may be one that this crate never sends: see [`Batch::flaw`].
 ///
 /// # Errors
 /// [`CodecError`] when `bytes` are not exactly one batch.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
-    whole::<Batch>(bytes, "Batch")
+    whole::<Batch>(bytes, "Batch", BATCH_OPS_MAX)
 }
 
 /// Appends an answer.
@@ -106,19 +107,19 @@ pub fn encode_answer(answer: &Answer, out: &mut Vec<u8>) {
 /// # Errors
 /// [`CodecError`] when `bytes` are not exactly one answer.
 pub fn decode_answer(bytes: &[u8]) -> Result<Answer, CodecError> {
-    whole::<Answer>(bytes, "Answer")
+    whole::<Answer>(bytes, "Answer", usize::MAX)
 }
 
-fn front<C: Code>(bytes: &mut &[u8], what: &'static str) -> Result<C::Out, CodecError> {
-    let mut input = Input::new(bytes);
+fn front<C: Code>(bytes: &mut &[u8], what: &'static str, list_max: usize) -> Result<C::Out, CodecError> {
+    let mut input = Input::new(bytes, list_max);
     let value = C::take(&mut input, what)?;
     *bytes = input.rest();
     Ok(value)
 }
 
-fn whole<C: Code>(bytes: &[u8], what: &'static str) -> Result<C::Out, CodecError> {
+fn whole<C: Code>(bytes: &[u8], what: &'static str, list_max: usize) -> Result<C::Out, CodecError> {
     let mut rest = bytes;
-    let value = front::<C>(&mut rest, what)?;
+    let value = front::<C>(&mut rest, what, list_max)?;
     if rest.is_empty() {
         return Ok(value);
     }

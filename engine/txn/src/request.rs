@@ -222,6 +222,36 @@ impl Batch {
         Some((twice[1].1, "another one of its batch changes the same key"))
     }
 
+    /// The newest timestamp of another clock that the batch carries: whoever evaluates it has a clock above.
+    #[must_use]
+    pub fn newest(&self) -> Timestamp {
+        let header = self.header.as_ref();
+        let own = header.map_or(Timestamp::ZERO, |header| header.read_ts.max(header.write_ts));
+        let asked = |(_, request): &(Item, Request)| match request {
+            Request::Refresh { from, .. } => *from,
+            Request::Query { ts, .. } | Request::Recover { ts, .. } => *ts,
+            Request::Push { pushee, push, .. } => match push {
+                Push::Above(ts) => pushee.ts.max(ts.next()),
+                Push::Abort | Push::Force => pushee.ts,
+            },
+            Request::Resolve { verdict, .. } => match verdict {
+                Verdict::Committed { ts, .. } | Verdict::Settled { ts } | Verdict::Moved { ts, .. } => *ts,
+                Verdict::Aborted => Timestamp::ZERO,
+            },
+            _ => Timestamp::ZERO,
+        };
+        self.requests.iter().map(asked).fold(own, Timestamp::max)
+    }
+
+    /// Whether it lays intents.
+    #[must_use]
+    pub fn lays(&self) -> bool {
+        let lays = |(_, request): &(Item, Request)| {
+            matches!(request, Request::Write { .. } | Request::DeleteRange { .. })
+        };
+        self.requests.iter().any(lays)
+    }
+
     /// What the batch asks the lock table for before it is evaluated, in the order of keys: the key, how strongly, and whether the lock is
     /// kept. Deletes of spans ask for nothing; they meet intents, which locks only bring an order to.
     #[must_use]

@@ -22,11 +22,14 @@ pub(super) trait Code {
 pub(super) struct Input<'a> {
     rest: &'a [u8],
     whole: usize,
+    /// How long a list may be.
+    list_max: usize,
 }
 
 impl<'a> Input<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(super) fn new(bytes: &'a [u8], list_max: usize) -> Self {
         Self {
+            list_max,
             rest: bytes,
             whole: bytes.len(),
         }
@@ -99,9 +102,12 @@ impl<'a> Input<'a> {
     fn list<C: Code>(&mut self, what: &'static str) -> Result<Vec<C::Out>, CodecError> {
         let at = self.at();
         let len: usize = self.small(what)?;
+        let wrong = |why| Err(CodecError { what, why, at });
         if len > self.rest.len() {
-            let why = "says more than there is";
-            return Err(CodecError { what, why, at });
+            return wrong("says more than there is");
+        }
+        if len > self.list_max {
+            return wrong(GREAT);
         }
         let room = self.rest.len() / size_of::<C::Out>().max(1);
         let mut list = Vec::with_capacity(len.min(room));
