@@ -119,7 +119,7 @@ pub(crate) fn exit_of(code: Code) -> Exit {
         | Code::InvalidAddress
         | Code::TimestampTooOld
         | Code::TimestampAhead => Exit::Usage,
-        Code::ConditionFailed | Code::SequenceReused => Exit::Conflict,
+        Code::ConditionFailed | Code::SequenceReused | Code::TxnConflict => Exit::Conflict,
         Code::Unavailable | Code::DiskFailed | Code::DiskFull | Code::TooManyConnections => Exit::Unavailable,
         Code::Overloaded
         | Code::DeadlineExceeded

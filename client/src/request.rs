@@ -598,6 +598,25 @@ impl Reply {
             ReplyRef::StatusReply(status) => Self::Status(String::from(&*status.json)),
             ReplyRef::EchoReply(echo) => Self::Echo(echo.payload.to_vec()),
             ReplyRef::DiskWriteReply(_) => Self::DiskWritten,
+            // This library runs no transactions yet: whoever does clears the way.
+            ReplyRef::TransactReply(_) => {
+                let code = Code::TxnConflict.number();
+                let message = "a transaction has an unfinished write on a key".to_owned();
+                Self::Refused(Refusal {
+                    retryable: true,
+                    retry_after_ms: 10,
+                    ..Refusal::for_good(
+                        Error::Server {
+                            code,
+                            message,
+                            retryable: true,
+                            range: None,
+                            key: None,
+                        },
+                        code,
+                    )
+                })
+            }
             ReplyRef::ErrorReply(error) => {
                 let (code, retryable) = (error.code.to_native(), error.retryable);
                 Self::Refused(Refusal {

@@ -533,6 +533,7 @@ impl Session {
                     )
                     .unwrap();
             }
+            RequestRef::Transact(_) => unreachable!("no transactions here"),
             RequestRef::DiskWrite(write) => {
                 let bytes = write.bytes.to_native();
                 self.outbox.push(id, &reply::DiskWriteReply { bytes }).unwrap();

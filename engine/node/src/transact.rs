@@ -19,6 +19,7 @@ use crate::read::ReadGuard;
 use crate::refusal::{Refusal, check_key, check_value};
 use crate::shard::Shard;
 use crate::state::{Job, Message, Route, Slot, State, Then};
+use base::api::WriteOp;
 use base::{RangeId, Timestamp};
 use core::cell::RefCell;
 use core::time::Duration;
@@ -35,6 +36,9 @@ use wire::request::ArchivedTransact;
 
 /// A coordinator that has not been heard of for so long is taken for dead: five of its heartbeats.
 const EXPIRY_NS: u64 = 750_000_000;
+
+/// What intents count as where there is no room: what becomes of them goes on.
+const A_PUT: WriteOp<'_> = WriteOp::Put { key: &[], value: &[] };
 
 /// A batch on its way to its evaluation.
 pub(crate) struct Work {
@@ -139,6 +143,12 @@ impl<E: Env, B> State<E, B> {
                 local.range
             );
             let refusal = Refusal::retry(Code::Overloaded, 50, message).about_range(local.range);
+            self.refuse(origin, &refusal);
+            return Tried::Done;
+        }
+        if work.batch.lays()
+            && let Some(refusal) = self.lacks_room(slot, [A_PUT].into_iter())
+        {
             self.refuse(origin, &refusal);
             return Tried::Done;
         }
@@ -278,7 +288,7 @@ fn check_batch(batch: &Batch) -> Result<(), Refusal> {
                 }
             }
             Request::Get { key } | Request::GetLocked { key, .. } | Request::Query { key, .. } => {
-                check_key(key)?
+                check_key(key)?;
             }
             _ => {}
         }

@@ -219,14 +219,14 @@ impl Bank {
                 match numbers {
                     Some(numbers) => Ok(numbers),
                     None => {
-                        self.say(format!("{keys:?} have values that nobody wrote: {values:?}"));
+                        self.say(&format!("{keys:?} have values that nobody wrote: {values:?}"));
                         Err(Stop::Failed)
                     }
                 }
             }
             Answer::Failed(error) => Err(self.failed(&error)),
             other => {
-                self.say(format!("a read of {keys:?} was answered by {other:?}"));
+                self.say(&format!("a read of {keys:?} was answered by {other:?}"));
                 Err(Stop::Failed)
             }
         }
@@ -263,7 +263,7 @@ impl Bank {
                 Err(Stop::Unknown)
             }
             other => {
-                self.say(format!("a commit was answered by {other:?}"));
+                self.say(&format!("a commit was answered by {other:?}"));
                 Err(Stop::Unknown)
             }
         };
@@ -290,7 +290,7 @@ impl Bank {
             let count = u64::try_from(numbers[2]).unwrap_or(u64::MAX);
             let fits = count == teller.count || teller.maybe && count == teller.count + 1;
             if !fits {
-                self.say(format!(
+                self.say(&format!(
                     "teller {} has {} transfers, {} more, and finds {count} ({:?}, read at {})",
                     teller.number,
                     teller.count,
@@ -299,8 +299,9 @@ impl Bank {
                     txn.driver.read_ts(),
                 ));
             }
+            // What may have happened may still: until something else is written over what it has read.
+            teller.maybe &= count == teller.count;
             teller.count = count;
-            teller.maybe = false;
             if self.prng.borrow_mut().chance(0.3) {
                 // What is laid early is there when the commit begins.
                 txn.driver.write(keys[0].clone(), text(numbers[0] - amount));
@@ -326,6 +327,7 @@ impl Bank {
         match ended.await {
             Ok(()) => {
                 teller.count += 1;
+                teller.maybe = false;
                 self.committed.set(self.committed.get() + 1);
             }
             Err(Stop::Failed) => {}
@@ -360,7 +362,7 @@ impl Bank {
             }
         }
         if again != balances {
-            self.say(format!(
+            self.say(&format!(
                 "at {read_ts} a transaction saw {balances:?}, and reads see {again:?}"
             ));
         }
@@ -378,7 +380,7 @@ impl Bank {
                 Reply::Value { value, .. } => return number(value.map(Bytes::from).as_ref()),
                 Reply::Transact { answer, .. } => {
                     let Err((_, txn::Refusal::Conflict { conflict, seen })) = answer else {
-                        self.say(format!("a get was answered by {answer:?}"));
+                        self.say(&format!("a get was answered by {answer:?}"));
                         return None;
                     };
                     base::sometimes!("system: a get has met an intent");
@@ -396,14 +398,14 @@ impl Bank {
     fn compare(&self, balances: &[i64], who: &str) {
         let total = i64::try_from(ACCOUNTS).expect("few") * BALANCE;
         if balances.iter().sum::<i64>() != total {
-            self.say(format!(
+            self.say(&format!(
                 "{who} finds {balances:?}, {} in all",
                 balances.iter().sum::<i64>()
             ));
         }
     }
 
-    fn say(&self, wrong: String) {
+    fn say(&self, wrong: &str) {
         self.wrong.borrow_mut().push(format!("bank: {wrong}"));
     }
 
