@@ -70,6 +70,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "env",
             "liveness",
             "raft",
+            "txn",
             "log",
             "storage",
             "replica",
