@@ -118,8 +118,9 @@ pub(crate) fn exit_of(code: Code) -> Exit {
         | Code::NoSuchShard
         | Code::InvalidAddress
         | Code::TimestampTooOld
-        | Code::TimestampAhead => Exit::Usage,
-        Code::ConditionFailed | Code::SequenceReused | Code::TxnConflict => Exit::Conflict,
+        | Code::TimestampAhead
+        | Code::TxnOver => Exit::Usage,
+        Code::ConditionFailed | Code::SequenceReused | Code::TxnConflict | Code::TxnAborted => Exit::Conflict,
         Code::Unavailable | Code::DiskFailed | Code::DiskFull | Code::TooManyConnections => Exit::Unavailable,
         Code::Overloaded
         | Code::DeadlineExceeded
@@ -130,6 +131,7 @@ pub(crate) fn exit_of(code: Code) -> Exit {
         | Code::ShuttingDown => Exit::Retry,
         Code::Corruption | Code::FormatUnknown => Exit::Data,
         Code::Ambiguous
+        | Code::CommitUnknown
         | Code::BadFrame
         | Code::BadMessage
         | Code::VersionUnsupported

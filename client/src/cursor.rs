@@ -151,6 +151,18 @@ impl Cursor {
         }
     }
 
+    /// What the next stream reads at.
+    pub(crate) fn at(&self) -> ReadAt {
+        self.at
+    }
+
+    /// As [`crate::request::Request::read_at`].
+    pub(crate) fn read_at(&mut self, now: Timestamp) {
+        if self.at == ReadAt::Newest {
+            self.at = ReadAt::At(now);
+        }
+    }
+
     /// What is not yet delivered.
     pub(crate) fn span(&self) -> &Span {
         &self.span

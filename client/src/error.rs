@@ -1,5 +1,6 @@
 //! What can go wrong, and what the caller can do about it.
 
+use crate::transaction::{Conflict, TxnRef};
 use base::key::Escaped;
 use base::{RangeId, Timestamp};
 use core::time::Duration;
@@ -86,6 +87,30 @@ pub enum Error {
         /// What the last try ended with.
         cause: String,
     },
+    /// Another transaction was in the way, or was first; nothing of this one is or will be visible. Run it again:
+    /// [`crate::Db::transaction`] does so by itself. Of a request
+    /// outside of transactions: it was not done, for the other transaction goes on.
+    #[error("{0}")]
+    Conflict(Box<Conflict>),
+    /// The transaction has failed; nothing of it is or will be visible.
+    #[error("{why}")]
+    Aborted {
+        /// Why, and what to do.
+        why: String,
+        /// Whether it may succeed when it runs again.
+        retryable: bool,
+    },
+    /// A transaction was to be committed, and whether it is cannot be said yet. Ask later: [`crate::Db::outcome`].
+    #[error("whether transaction {txn} is committed is unknown: {cause}")]
+    CommitUnknown {
+        /// The transaction.
+        txn: TxnRef,
+        /// What the last try ended with.
+        cause: String,
+    },
+    /// The transaction was committed or taken back before.
+    #[error("the transaction is over")]
+    TransactionOver,
     /// The server refused.
     #[error("{message}")]
     Server {
@@ -130,6 +155,10 @@ impl Error {
             Self::Unavailable { .. } | Self::Closed => Code::Unavailable,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Ambiguous { .. } => Code::Ambiguous,
+            Self::Conflict(_) => Code::TxnConflict,
+            Self::Aborted { .. } => Code::TxnAborted,
+            Self::CommitUnknown { .. } => Code::CommitUnknown,
+            Self::TransactionOver => Code::TxnOver,
             Self::Server { code, .. } => Code::from_number(*code).unwrap_or(Code::Internal),
             Self::Protocol { .. } => Code::UnexpectedReply,
         }
@@ -140,8 +169,8 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::DeadlineExceeded { .. } => true,
-            Self::Server { retryable, .. } => *retryable,
+            Self::Unavailable { .. } | Self::DeadlineExceeded { .. } | Self::Conflict(_) => true,
+            Self::Server { retryable, .. } | Self::Aborted { retryable, .. } => *retryable,
             Self::InvalidAddress { .. }
             | Self::TooLarge { .. }
             | Self::EmptyKey
@@ -149,6 +178,8 @@ impl Error {
             | Self::BatchSpansRanges { .. }
             | Self::ConditionFailed { .. }
             | Self::Ambiguous { .. }
+            | Self::CommitUnknown { .. }
+            | Self::TransactionOver
             | Self::Protocol { .. }
             | Self::Closed => false,
         }

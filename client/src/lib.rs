@@ -28,11 +28,16 @@
 //! safe: reads always, writes because each has a number by which the server recognises a repetition. A write whose outcome
 //! is truly unknown at its deadline ends as [`Error::Ambiguous`], and only such a write does.
 //!
+//! Several keys of any ranges are read and written together by [`Db::transaction`], which runs its closure again when another
+//! transaction was in the way, or by [`Db::begin`] and [`Txn::commit`]. The protocol runs in the client: nodes only evaluate
+//! (`docs/decisions/0012-coordinator-in-the-client.md`).
+//!
 //! [`Staleness`] trades freshness for speed: such reads are answered by the nearest node that has a replica.
 //!
-//! The pure part ([`range_cache`], `routing`, `session`, `retry`, `request`, `cursor`) performs no I/O and reads no clock.
+//! The pure part ([`range_cache`], `routing`, `session`, `retry`, `request`, `cursor`, `clock`, `transaction`) performs no I/O and reads no clock.
 
 mod batch;
+mod clock;
 mod cursor;
 mod error;
 mod options;
@@ -44,11 +49,12 @@ mod routing;
 mod session;
 mod span;
 mod staleness;
+mod transaction;
 
 pub mod blocking;
 mod tokio;
 
-pub use crate::tokio::{Db, Rows, Scan, connect, connect_with};
+pub use crate::tokio::{Db, Rows, Savepoint, Scan, Txn, TxnScan, connect, connect_with};
 pub use base::{NodeId, RangeId, ShardId, Timestamp};
 pub use batch::Batch;
 pub use cursor::{Page, Row};
@@ -59,4 +65,5 @@ pub use range_cache::RangeInfo;
 pub use request::{Moved, NodeInfo, NodeUse, Placed, Split, Swap};
 pub use span::{KeySpan, prefix};
 pub use staleness::{StaleValue, Staleness};
+pub use transaction::{Conflict, Did, Isolation, Pairs, Party, Priority, TxnOptions, TxnOutcome, TxnRef};
 pub use wire::Code;

@@ -152,6 +152,9 @@ pub struct Options {
     pub backoff_min: Duration,
     /// The longest pause before a retry.
     pub backoff_max: Duration,
+    /// How far the clocks of two nodes of the cluster may be apart: what nodes have been told, 500 ms unless chosen otherwise. Values
+    /// that may have been written before a transaction began are found within it. A bound that is too small breaks that.
+    pub clock_bound: Duration,
     /// Unanswered requests per connection; further calls wait. In `1..=65_536`.
     pub requests_max: usize,
     /// Whether connecting asks for the range map, some 50 bytes for each range. Without it the first requests may take a detour
@@ -167,6 +170,7 @@ impl Default for Options {
             try_timeout: Duration::from_millis(500),
             backoff_min: Duration::from_millis(2),
             backoff_max: Duration::from_millis(250),
+            clock_bound: Duration::from_millis(500),
             requests_max: 1024,
             map_at_connect: true,
         }

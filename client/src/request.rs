@@ -29,6 +29,11 @@ pub(crate) enum Request<'a> {
         conditions: &'a [Condition<'a>],
         ops: &'a [WriteOp<'a>],
     },
+    /// A batch of a transaction, for the range that has `key`.
+    Transact {
+        key: &'a [u8],
+        batch: &'a [u8],
+    },
     RangeMap,
     Split {
         key: &'a [u8],
@@ -83,7 +88,9 @@ impl<'a> Request<'a> {
     pub(crate) fn is_write(&self) -> bool {
         match self {
             Self::Put { .. } | Self::Write { .. } => true,
-            Self::Get { .. }
+            // The coordinator has names for its writes.
+            Self::Transact { .. }
+            | Self::Get { .. }
             | Self::RangeMap
             | Self::Split { .. }
             | Self::Move { .. }
@@ -95,6 +102,24 @@ impl<'a> Request<'a> {
             | Self::Status { .. }
             | Self::Echo { .. }
             | Self::DiskWrite { .. } => false,
+        }
+    }
+
+    /// At what a read looks; `None` for what is no read of a key.
+    pub(crate) fn reads_at(&self) -> Option<ReadAt> {
+        match self {
+            Self::Get { at, .. } => Some(*at),
+            _ => None,
+        }
+    }
+
+    /// What was in the way of a read of the newest value was pushed above `now`, the clock of the leader, which is later than all that
+    /// was acknowledged before: the read is one of that moment, or it would run after what it has pushed for ever.
+    pub(crate) fn read_at(&mut self, now: Timestamp) {
+        if let Self::Get { at, .. } = self
+            && *at == ReadAt::Newest
+        {
+            *at = ReadAt::At(now);
         }
     }
 
@@ -112,6 +137,7 @@ impl<'a> Request<'a> {
             Self::Get { .. }
             | Self::Put { .. }
             | Self::Write { .. }
+            | Self::Transact { .. }
             | Self::RangeMap
             | Self::Explain { .. }
             | Self::Stand { .. }
@@ -123,7 +149,10 @@ impl<'a> Request<'a> {
 
     pub(crate) fn route(&self) -> Route<'a> {
         match *self {
-            Self::Get { key, .. } | Self::Put { key, .. } | Self::Split { key } => Route::Key(key),
+            Self::Get { key, .. }
+            | Self::Put { key, .. }
+            | Self::Transact { key, .. }
+            | Self::Split { key } => Route::Key(key),
             Self::Write { conditions, ops } => {
                 let key = ops
                     .first()
@@ -184,6 +213,7 @@ impl<'a> Request<'a> {
                     },
                 )
             }
+            Self::Transact { batch, .. } => outbox.push(number, &request::Transact { batch, deadline_ms }),
             Self::RangeMap => outbox.push(number, &request::RangeMap { deadline_ms }),
             Self::Split { key } => outbox.push(number, &request::Split { key, deadline_ms }),
             Self::Move { range, shard } => outbox.push(
@@ -387,6 +417,12 @@ impl Limits {
                 payload.len() as u64,
                 self.value_bytes,
             ),
+            Request::Transact { batch, .. } => check(
+                "a part of a transaction (bytes)",
+                Code::BatchTooLarge,
+                batch.len() as u64,
+                self.batch_bytes,
+            ),
             Request::RangeMap
             | Request::Move { .. }
             | Request::Place { .. }
@@ -475,6 +511,11 @@ pub(crate) enum Reply {
         ts: Timestamp,
     },
     Stale(StaleValue),
+    /// A range's answer to a batch, and its clock.
+    Transact {
+        answer: Box<txn::request::Answer>,
+        now: Timestamp,
+    },
     Written(Timestamp),
     ConditionFailed {
         condition: u32,
@@ -554,6 +595,14 @@ impl Reply {
                 found: failed.found().map(<[u8]>::to_vec),
                 ts: failed.ts.timestamp(),
             },
+            ReplyRef::TransactReply(reply) => Self::Transact {
+                answer: Box::new(txn::codec::decode_answer(&reply.answer).map_err(|error| {
+                    Error::Protocol {
+                        what: error.to_string(),
+                    }
+                })?),
+                now: reply.now.timestamp(),
+            },
             ReplyRef::ScanPage(page) => Self::Page(Page::from_wire(page)),
             ReplyRef::RangeMapReply(map) => range_map(map)?,
             ReplyRef::SplitReply(split) => Self::Split {
@@ -598,25 +647,6 @@ impl Reply {
             ReplyRef::StatusReply(status) => Self::Status(String::from(&*status.json)),
             ReplyRef::EchoReply(echo) => Self::Echo(echo.payload.to_vec()),
             ReplyRef::DiskWriteReply(_) => Self::DiskWritten,
-            // This library runs no transactions yet: whoever does clears the way.
-            ReplyRef::TransactReply(_) => {
-                let code = Code::TxnConflict.number();
-                let message = "a transaction has an unfinished write on a key".to_owned();
-                Self::Refused(Refusal {
-                    retryable: true,
-                    retry_after_ms: 10,
-                    ..Refusal::for_good(
-                        Error::Server {
-                            code,
-                            message,
-                            retryable: true,
-                            range: None,
-                            key: None,
-                        },
-                        code,
-                    )
-                })
-            }
             ReplyRef::ErrorReply(error) => {
                 let (code, retryable) = (error.code.to_native(), error.retryable);
                 Self::Refused(Refusal {
@@ -644,6 +674,7 @@ impl Reply {
             Self::Hello(_) => "a hello",
             Self::Get { .. } | Self::Stale(_) => "a value",
             Self::Written(_) => "a write's result",
+            Self::Transact { .. } => "an answer to a transaction",
             Self::ConditionFailed { .. } => "a failed condition",
             Self::Page(_) => "a page",
             Self::RangeMap { .. } => "a range map",

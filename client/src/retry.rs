@@ -153,8 +153,8 @@ impl Retry {
             };
         }
         match last {
-            // More telling than "too late": the server was never reached, or keeps refusing.
-            Some(error @ (Error::Unavailable { .. } | Error::Server { .. })) => error,
+            // More telling than "too late": the server was never reached, keeps refusing, or somebody is in the way.
+            Some(error @ (Error::Unavailable { .. } | Error::Server { .. } | Error::Conflict(_))) => error,
             last => Error::DeadlineExceeded {
                 after: self.deadline,
                 last: last.map(Box::new),

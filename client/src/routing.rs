@@ -118,6 +118,8 @@ pub(crate) struct Routing {
     servers: Vec<Server>,
     home: ServerId,
     map: Arc<RangeCache>,
+    /// A map named the nodes of a cluster.
+    is_cluster: bool,
     /// Whose map it is.
     map_of: Option<ServerId>,
     /// Who leads, by range: from the map, corrected by refusals and answers. Ranges of the map and few others.
@@ -174,6 +176,7 @@ impl Routing {
         Self {
             servers: servers.iter().take(SERVERS_MAX).map(server).collect(),
             home: ServerId(0),
+            is_cluster: false,
             map: Arc::default(),
             map_of: None,
             leaders: FastMap::default(),
@@ -184,6 +187,11 @@ impl Routing {
     /// How many servers are known.
     pub(crate) fn servers(&self) -> usize {
         self.servers.len()
+    }
+
+    /// Whether a map has said that the node is alone.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.servers.len() == 1 && !self.is_cluster && self.map.version() > 0
     }
 
     /// Where a server is.
@@ -473,6 +481,7 @@ impl Routing {
         nodes: Vec<(NodeId, Address)>,
         now: Duration,
     ) {
+        self.is_cluster |= !nodes.is_empty();
         for (node, address) in nodes {
             self.learn(node, address, now);
         }

@@ -3,9 +3,13 @@
 mod call;
 mod connection;
 mod db;
+mod part;
 mod pool;
 mod scan;
 mod traffic;
+mod transaction;
+mod txn;
 
+pub use self::txn::{Savepoint, Txn, TxnScan};
 pub use db::{Db, connect, connect_with};
 pub use scan::{Rows, Scan};

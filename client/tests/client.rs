@@ -1,8 +1,12 @@
 //! The client against a tiny server that speaks the wire format and fails on demand.
 #![expect(clippy::unwrap_used, reason = "a failure here fails the test")]
 
+// By the name that the ranges of its own tests have for it.
+extern crate txn as corelane_txn;
+
 mod nodes;
 mod support;
+mod transactions;
 
 use core::time::Duration;
 use corelane::{Code, Db, Error, Options, RangeId, ShardId, Swap, Timestamp, connect, connect_with, prefix};

@@ -1,6 +1,7 @@
 //! One call: tries until an answer, a refusal for good, or the deadline.
 
 use super::connection::{Connection, SubmitError, Watch};
+use super::part::push_for;
 use super::pool::{NoConnection, Pool};
 use crate::range_cache::RangeCache;
 use crate::request::{Refusal, Reply, Request, Route};
@@ -58,6 +59,11 @@ impl Tries {
         self.started + self.deadline
     }
 
+    /// Whether time is left after a pause.
+    pub(crate) fn has_time(&self, pause: Duration) -> bool {
+        self.started.elapsed() + pause < self.deadline
+    }
+
     pub(crate) fn server_deadline_ms(&self) -> u32 {
         self.retry.server_deadline_ms(self.started.elapsed())
     }
@@ -77,17 +83,34 @@ impl Pool {
         } else {
             None
         };
+        let mut request = *request;
         loop {
             let id = number
                 .as_ref()
                 .map_or_else(WriteId::default, |number| number.id());
             let target = self.aim_near(request.route(), &mut tries.course);
-            let failure = match self.attempt(request, &target, id, &mut tries).await {
+            let asked = self.elapsed();
+            let failure = match self.attempt(&request, &target, id, &mut tries).await {
                 Ok(Reply::Refused(refusal)) => Failure::Refused(refusal),
+                Ok(Reply::Transact { answer, now }) => {
+                    self.answered(&target);
+                    self.clock_seen(now, asked);
+                    let push = push_for(request.reads_at(), now);
+                    match self.clear_way(*answer, push, tries.deadline()).await? {
+                        Some(failure) => failure,
+                        None => {
+                            request.read_at(now);
+                            continue;
+                        }
+                    }
+                }
                 Ok(reply) => {
                     self.answered(&target);
                     if let Reply::RangeMap { map, nodes } = &reply {
                         self.map_seen(target.server, map.clone(), nodes.clone());
+                    }
+                    if let Reply::Written(ts) = &reply {
+                        self.saw(*ts);
                     }
                     return Ok(reply);
                 }
@@ -97,7 +120,7 @@ impl Pool {
         }
     }
 
-    fn late(&self) -> Error {
+    pub(crate) fn late(&self) -> Error {
         Error::DeadlineExceeded {
             after: self.options.deadline,
             last: None,
@@ -182,7 +205,7 @@ impl Pool {
         })
     }
 
-    async fn attempt(
+    pub(crate) async fn attempt(
         self: &Arc<Self>,
         request: &Request<'_>,
         target: &Target,

@@ -25,6 +25,12 @@ pub struct Db {
     pool: Arc<Pool>,
 }
 
+impl Db {
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+}
+
 /// Connects to the server at `address` (`corelane://HOST[:PORT]`) with default options; or to the first that answers of
 /// several nodes of a cluster (`corelane://HOST[:PORT],HOST[:PORT]`).
 ///

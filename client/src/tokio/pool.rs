@@ -1,24 +1,38 @@
 //! What all calls of a client share: its session, what it knows of the servers, and one connection per server and shard.
 
 use super::connection::{Connection, unavailable};
+use crate::clock::Clock;
 use crate::range_cache::RangeCache;
 use crate::request::{Limits, NodeInfo, Route};
 use crate::routing::{Course, Routing, ServerId, Target, Trouble, Turn};
 use crate::session::Session;
+use crate::transaction::{TxnOutcome, TxnRef};
 use crate::{Address, Addresses, Error, Options};
 use base::limits::SHARDS_MAX;
-use base::{ClientId, NodeId, Prng, ShardId};
+use base::{ClientId, NodeId, Prng, ShardId, Timestamp};
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 use tokio::sync::Notify;
 
+/// The bound of the clocks of one node's shards.
+const ALONE_BOUND: Duration = Duration::from_millis(50);
+/// Ends of transactions that are remembered.
+const OUTCOMES_MAX: usize = 1024;
+
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) options: Options,
     client: ClientId,
-    session: Mutex<Session>,
+    session: Arc<Mutex<Session>>,
+    /// For transactions that stay open for as long as their callers like: they do not hold up the writes of the other one.
+    long_session: Mutex<Arc<Mutex<Session>>>,
+    /// What the cluster's clock shows, in the time since `epoch`.
+    clock: Mutex<Clock>,
+    /// How the last transactions ended.
+    outcomes: Mutex<VecDeque<(TxnRef, TxnOutcome)>>,
     /// The session's window moved.
     session_moved: Notify,
     prng: Mutex<Prng>,
@@ -49,6 +63,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A session that nobody has, as far as chance goes.
+fn any_client(prng: &mut Prng) -> ClientId {
+    ClientId((u128::from(prng.next_u64()) << 64) | u128::from(prng.next_u64()))
+}
+
 impl Pool {
     pub(crate) fn new(addresses: &Addresses, options: Options) -> Result<Self, Error> {
         let mut random = [0; 24];
@@ -59,12 +78,17 @@ impl Pool {
         let (client, seed) = random.split_at(16);
         let client = ClientId(u128::from_le_bytes(client.try_into().expect("16 of 24 bytes")));
         let seed = u64::from_le_bytes(seed.try_into().expect("8 of 24 bytes"));
+        let mut prng = Prng::new(seed);
+        let long_session = Arc::new(Mutex::new(Session::new(any_client(&mut prng))));
         Ok(Self {
             options,
             client,
-            session: Mutex::new(Session::new(client)),
+            session: Arc::new(Mutex::new(Session::new(client))),
+            long_session: Mutex::new(long_session),
+            clock: Mutex::default(),
+            outcomes: Mutex::default(),
             session_moved: Notify::new(),
-            prng: Mutex::new(Prng::new(seed)),
+            prng: Mutex::new(prng),
             epoch: Instant::now(),
             routing: RwLock::new(Routing::new(addresses.as_slice())),
             refreshing: tokio::sync::Mutex::default(),
@@ -278,11 +302,86 @@ impl Pool {
             if let Some(seq) = lock(&self.session).begin() {
                 return WriteNumber {
                     pool: self.clone(),
+                    session: self.session.clone(),
                     seq,
                 };
             }
             moved.await;
         }
+    }
+
+    /// Numbers a transaction that may stay open for long. When too many are, the next ones have another session.
+    pub(crate) fn begin_long(self: &Arc<Self>) -> WriteNumber {
+        let mut current = lock(&self.long_session);
+        loop {
+            if let Some(seq) = lock(&current).begin() {
+                return WriteNumber {
+                    pool: self.clone(),
+                    session: current.clone(),
+                    seq,
+                };
+            }
+            *current = Arc::new(Mutex::new(Session::new(any_client(&mut self.prng()))));
+        }
+    }
+
+    /// The client's own time: since when does not matter.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    pub(crate) fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The client's own time as the runtime's.
+    pub(crate) fn instant(&self, ns: u64) -> Instant {
+        self.epoch + Duration::from_nanos(ns)
+    }
+
+    /// A node that was asked then has said what its clock shows.
+    pub(crate) fn clock_seen(&self, clock: Timestamp, asked: Duration) {
+        lock(&self.clock).sample(clock, asked, self.elapsed());
+    }
+
+    /// How far the clocks of the cluster may be apart. The shards of a node that is alone share one, and read it once in a while.
+    pub(crate) fn clock_bound(&self) -> Duration {
+        if self.routing().is_alone() {
+            self.options.clock_bound.min(ALONE_BOUND)
+        } else {
+            self.options.clock_bound
+        }
+    }
+
+    /// A node said that a timestamp was ahead of its clock.
+    pub(crate) fn clock_stands(&self) {
+        lock(&self.clock).stands(self.elapsed());
+    }
+
+    /// Something is known to have happened at `ts`.
+    pub(crate) fn saw(&self, ts: Timestamp) {
+        lock(&self.clock).saw(ts);
+    }
+
+    /// See [`Clock::bounds`].
+    pub(crate) fn clock_bounds(&self) -> Option<(Timestamp, Timestamp)> {
+        lock(&self.clock).bounds(self.elapsed())
+    }
+
+    /// Notes how a transaction ended.
+    pub(crate) fn remember(&self, txn: TxnRef, outcome: TxnOutcome) {
+        let mut outcomes = lock(&self.outcomes);
+        if outcomes.len() >= OUTCOMES_MAX {
+            outcomes.pop_front();
+        }
+        outcomes.push_back((txn, outcome));
+    }
+
+    /// How one of the last transactions ended.
+    pub(crate) fn recall(&self, txn: &TxnRef) -> Option<TxnOutcome> {
+        let outcomes = lock(&self.outcomes);
+        let found = outcomes.iter().rev().find(|(known, _)| known == txn);
+        found.map(|(_, outcome)| *outcome)
     }
 }
 
@@ -290,18 +389,19 @@ impl Pool {
 #[derive(Debug)]
 pub(crate) struct WriteNumber {
     pool: Arc<Pool>,
+    session: Arc<Mutex<Session>>,
     seq: u64,
 }
 
 impl WriteNumber {
     pub(crate) fn id(&self) -> base::api::WriteId {
-        lock(&self.pool.session).id(self.seq)
+        lock(&self.session).id(self.seq)
     }
 }
 
 impl Drop for WriteNumber {
     fn drop(&mut self) {
-        if lock(&self.pool.session).finish(self.seq) {
+        if lock(&self.session).finish(self.seq) {
             self.pool.session_moved.notify_waiters();
         }
     }

@@ -2,6 +2,7 @@
 
 use super::call::{Tries, too_large};
 use super::connection::{Stream, SubmitError};
+use super::part::push_for;
 use super::pool::Pool;
 use crate::cursor::{Cursor, Page, Row};
 use crate::request::{Reply, Route};
@@ -216,6 +217,18 @@ impl Rows {
                     continue;
                 }
                 Ok(Reply::Refused(refusal)) => Failure::Refused(refusal),
+                Ok(Reply::Transact { answer, now }) => {
+                    self.stream = None;
+                    self.pool.answered(&target);
+                    let push = push_for(Some(self.cursor.at()), now);
+                    match self.pool.clear_way(*answer, push, tries.deadline()).await? {
+                        Some(failure) => failure,
+                        None => {
+                            self.cursor.read_at(now);
+                            continue;
+                        }
+                    }
+                }
                 Ok(other) => return Err(other.unexpected("a scan")),
                 Err(failure) => failure,
             };

@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a failure here fails the test")]
 
 pub(crate) mod cluster;
+#[path = "../../../engine/txn/tests/fixtures/mod.rs"]
+mod fixtures;
 mod scan;
+pub(crate) mod transact;
 
 use base::Timestamp;
 use base::api::{Condition, ReadAt, WriteId, WriteOp};
@@ -13,6 +16,7 @@ use scan::Scan;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpStream};
+use transact::Txns;
 use wire::convert::Stamp;
 use wire::frame::FLAG_MISROUTED;
 use wire::request::ArchivedScan;
@@ -78,6 +82,8 @@ pub(crate) struct World {
     pub(crate) scans_seen: Vec<(u64, Option<Timestamp>)>,
     /// The nodes that have replicas of every range, as maps say.
     pub(crate) replicas: Vec<u64>,
+    /// Ranges that evaluate transactions. What plain requests write is apart from them.
+    pub(crate) txns: Option<Txns>,
 }
 
 /// A running server; ends with the test.
@@ -385,6 +391,16 @@ impl Session {
         Some(After::Go)
     }
 
+    fn transacted(&mut self, id: base::RequestId, answer: &txn::request::Answer) {
+        let mut bytes = Vec::new();
+        txn::codec::encode_answer(answer, &mut bytes);
+        let reply = reply::TransactReply {
+            answer: &bytes,
+            now: Stamp::from(Txns::now()),
+        };
+        self.outbox.push(id, &reply).unwrap();
+    }
+
     fn perform(
         &mut self,
         id: base::RequestId,
@@ -392,7 +408,22 @@ impl Session {
         world: &mut World,
         fault: Option<Fault>,
     ) {
+        let (key, read_ts) = match request {
+            RequestRef::Get(get) => (Some(&*get.key), chosen(get.at()).or_else(|| Some(Txns::now()))),
+            RequestRef::Put(put) => (Some(&*put.key), None),
+            _ => (None, None),
+        };
+        let txns = world.txns.as_ref();
+        if let Some(answer) = key.and_then(|key| txns?.in_the_way(key, read_ts)) {
+            return self.transacted(id, &answer);
+        }
         match request {
+            RequestRef::Transact(transact) => {
+                let txns = world.txns.as_mut().expect("the test has transactions");
+                if let Some(answer) = txns.transact(&transact.batch) {
+                    self.transacted(id, &answer);
+                }
+            }
             RequestRef::Get(get) => {
                 let at = get.at();
                 let found = world.value(&get.key, chosen(at).unwrap_or(Timestamp::MAX));
@@ -533,7 +564,6 @@ impl Session {
                     )
                     .unwrap();
             }
-            RequestRef::Transact(_) => unreachable!("no transactions here"),
             RequestRef::DiskWrite(write) => {
                 let bytes = write.bytes.to_native();
                 self.outbox.push(id, &reply::DiskWriteReply { bytes }).unwrap();

@@ -85,6 +85,12 @@ codes! {
 
     TxnConflict = 2104, "transaction conflict",
         "Another transaction has an unfinished write on a key, or wrote it first; the message names both. Transactions that are retried (`Db::transaction`) run again by themselves; retry others.";
+    TxnAborted = 2105, "transaction aborted",
+        "The transaction was aborted by another one, or its reads are not valid any more where it has to commit; nothing of it is visible. Run it again; `Db::transaction` does so by itself. Transactions that read and write the same keys fail less with `get_for_update`.";
+    CommitUnknown = 2106, "commit unknown",
+        "A commit was sent and its answer never came: the transaction is committed or will never be. Ask later with `Db::outcome` and the transaction of the error; do not run it again before.";
+    TxnOver = 2107, "transaction is over",
+        "The transaction was committed or rolled back before this call. Begin another one.";
 
     Overloaded = 3001, "overloaded",
         "A queue or budget of the server is full; the message says which. Wait and retry, with fewer requests at once.";

@@ -1,0 +1,151 @@
+//! Transactions, waiting.
+
+use super::{Background, Db};
+use crate::tokio as shell;
+use crate::transaction::{Attempts, Pairs};
+use crate::{Error, KeySpan, Savepoint, TxnOptions, TxnOutcome, TxnRef};
+use base::Timestamp;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Db {
+    /// Runs a transaction, again when another one was in the way; see [`crate::Db::transaction`].
+    ///
+    /// # Errors
+    /// As [`crate::Db::transaction`].
+    pub fn transaction<T, E: From<Error>>(&self, run: impl FnMut(&Txn) -> Result<T, E>) -> Result<T, E> {
+        self.transaction_with(&TxnOptions::default(), run)
+    }
+
+    /// As [`Self::transaction`], with options.
+    ///
+    /// # Errors
+    /// As [`crate::Db::transaction`].
+    pub fn transaction_with<T, E: From<Error>>(
+        &self,
+        options: &TxnOptions,
+        mut run: impl FnMut(&Txn) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let pool = self.inner.pool();
+        let until = Instant::now() + options.deadline.unwrap_or(pool.options.deadline);
+        let mut attempts = Attempts::new(options);
+        loop {
+            let begun = self
+                .background
+                .wait(shell::Txn::begin(pool, options, Some(until), true));
+            let txn = self.txn(begun?);
+            let (why, theirs) = match run(&txn) {
+                Ok(value) => match txn.commit() {
+                    // Or it was ended by the closure.
+                    Ok(_) | Err(Error::TransactionOver) => return Ok(value),
+                    Err(error) => (error, None),
+                },
+                Err(theirs) => match txn.inner.failure() {
+                    Some(error) => (error, Some(theirs)),
+                    None => return Err(theirs),
+                },
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            let pause = attempts.next(&why, left, &mut pool.prng());
+            let Some(pause) = pause else {
+                return Err(theirs.unwrap_or_else(|| E::from(why)));
+            };
+            std::thread::sleep(pause);
+        }
+    }
+
+    /// Begins a transaction; see [`crate::Db::begin`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn begin(&self) -> Result<Txn, Error> {
+        self.begin_with(&TxnOptions::default())
+    }
+
+    /// As [`Self::begin`], with options.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn begin_with(&self, options: &TxnOptions) -> Result<Txn, Error> {
+        let begun = self.background.wait(self.inner.begin_with(options))?;
+        Ok(self.txn(begun))
+    }
+
+    /// How a transaction ended whose commit was answered by [`Error::CommitUnknown`]; see [`crate::Db::outcome`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn outcome(&self, txn: &TxnRef) -> Result<TxnOutcome, Error> {
+        self.background.wait(self.inner.outcome(txn))
+    }
+
+    fn txn(&self, inner: shell::Txn) -> Txn {
+        Txn {
+            inner,
+            background: self.background.clone(),
+        }
+    }
+}
+
+/// A transaction; see [`crate::Txn`].
+#[derive(Debug, Clone)]
+pub struct Txn {
+    inner: shell::Txn,
+    background: Arc<Background>,
+}
+
+macro_rules! waiting {
+    ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
+        impl Txn {
+            $($(#[$doc])*
+            ///
+            /// # Errors
+            /// As [`crate::Txn`].
+            pub fn $name(&self, $($argument: $type),*) -> Result<$result, Error> {
+                self.background.wait(self.inner.$name($($argument),*))
+            })*
+        }
+    };
+}
+
+waiting! {
+    /// The value of `key`, as the transaction sees it.
+    get(key: impl AsRef<[u8]>) -> Option<Vec<u8>>;
+    /// The newest value of `key`, for what will be written; see [`crate::Txn::get_for_update`].
+    get_for_update(key: impl AsRef<[u8]>) -> Option<Vec<u8>>;
+    /// Sets `key` to `value`.
+    put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> ();
+    /// Removes `key`, whether it has a value or not.
+    delete(key: impl AsRef<[u8]>) -> ();
+    /// Removes every key of `span` that the transaction sees a value of, and says how many these were.
+    delete_range(span: impl KeySpan) -> usize;
+    /// A place to which writes can be taken back.
+    savepoint() -> Savepoint;
+    /// Takes back what was written since `savepoint`.
+    rollback_to(savepoint: Savepoint) -> ();
+    /// Makes everything visible at once, durably, and says at which timestamp.
+    commit() -> Timestamp;
+    /// Takes everything back.
+    rollback() -> ();
+}
+
+impl Txn {
+    /// The values of several keys, in that order.
+    ///
+    /// # Errors
+    /// As [`crate::Txn`].
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        self.background.wait(self.inner.get_many(keys))
+    }
+
+    /// Keys and values of `span` in order, as the transaction sees them: at most `rows` of them.
+    ///
+    /// # Errors
+    /// As [`crate::Txn`].
+    pub fn scan(&self, span: impl KeySpan, rows: usize) -> Result<Pairs, Error> {
+        self.background.wait(self.inner.scan(span).limit(rows).collect())
+    }
+}

@@ -1,0 +1,248 @@
+//! Parts of transactions on their way, and plain requests whose way is cleared.
+
+use super::call::Tries;
+use super::pool::Pool;
+use crate::Error;
+use crate::request::{Refusal, Reply, Request};
+use crate::retry::Failure;
+use base::api::{ReadAt, WriteId};
+use base::{RangeId, Timestamp};
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc;
+use txn::driver::{self, Cleared, Clearing, Out, Ticket};
+use txn::error::Conflict;
+use txn::request::{Answer, Push};
+use txn::{Outcome, TxnId};
+use wire::Code;
+
+/// Before a part goes out again whose timestamp was ahead of a node's clock.
+const AHEAD_PAUSE: Duration = Duration::from_millis(50);
+
+/// What became of a part.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// The range said this.
+    Answered(Answer),
+    /// It may have been done or not.
+    Lost(Error),
+    /// It was not done, and would not be if it were sent again.
+    Refused(Error),
+}
+
+/// Which range has a key, as far as is known: what is not known goes by itself.
+pub(crate) type Place = Result<RangeId, Box<[u8]>>;
+
+impl Pool {
+    /// Sends one part to whoever leads its range. Only what was not done goes out again.
+    pub(crate) async fn part(self: &Arc<Self>, part: &txn::Batch) -> Part {
+        let mut batch = Vec::new();
+        txn::codec::encode_batch(part, &mut batch);
+        let sender = part.header.as_ref().map(|header| &header.who);
+        let Some((_, first)) = part.requests.first() else {
+            return Part::Answered(Ok(Vec::new()));
+        };
+        let request = Request::Transact {
+            key: first.key(sender),
+            batch: &batch,
+        };
+        let mut tries = Tries::new(&self.options, false);
+        loop {
+            let target = self.aim_near(request.route(), &mut tries.course);
+            let asked = self.elapsed();
+            let failure = match self
+                .attempt(&request, &target, WriteId::default(), &mut tries)
+                .await
+            {
+                Ok(Reply::Transact { answer, now }) => {
+                    self.answered(&target);
+                    self.clock_seen(now, asked);
+                    return Part::Answered(*answer);
+                }
+                Ok(Reply::Refused(refusal)) if refusal.code == Code::Ambiguous.number() => {
+                    return Part::Lost(refusal.error);
+                }
+                // A node that has just started shows a clock that is ahead: the others reach it.
+                Ok(Reply::Refused(refusal))
+                    if refusal.code == Code::TimestampAhead.number() && tries.has_time(AHEAD_PAUSE) =>
+                {
+                    self.clock_stands();
+                    tokio::time::sleep(AHEAD_PAUSE).await;
+                    continue;
+                }
+                Ok(Reply::Refused(refusal)) => Failure::Refused(refusal),
+                Ok(other) => return Part::Lost(other.unexpected("a part of a transaction")),
+                Err(Failure::Lost(error)) => return Part::Lost(error),
+                Err(Failure::TimedOut) => return Part::Lost(self.late()),
+                Err(failure) => failure,
+            };
+            let is_final = matches!(&failure, Failure::Refused(refusal)
+                if !refusal.retryable && refusal.code != Code::WrongShard.number());
+            match self.after(failure, &target, &mut tries).await {
+                Ok(()) => {}
+                Err(error) if is_final => return Part::Refused(error),
+                Err(error) => return Part::Lost(error),
+            }
+        }
+    }
+
+    /// Sends a part on a task of its own, and passes on what became of it.
+    pub(crate) fn send_part<E: Send + 'static>(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        part: txn::Batch,
+        events: &mpsc::UnboundedSender<E>,
+        event: fn(Ticket, Part) -> E,
+    ) {
+        let (pool, events) = (self.clone(), events.clone());
+        tokio::spawn(async move {
+            // Whoever has asked may be gone.
+            let _ = events.send(event(ticket, pool.part(&part).await));
+        });
+    }
+
+    /// What a driver asks for when it splits a batch.
+    pub(crate) fn places(&self) -> impl FnMut(&[u8]) -> Place + use<> {
+        let ranges = self.ranges();
+        move |key| {
+            ranges
+                .lookup(key)
+                .map(|info| info.range)
+                .ok_or_else(|| key.into())
+        }
+    }
+
+    /// Looks the ranges up again, for what came to a wrong one.
+    pub(crate) async fn look_again(self: &Arc<Self>) {
+        let version = self.map_version() + 1;
+        // When this fails, what goes out again fails too, and says why.
+        let _ = self
+            .refresh_ranges(version, Instant::now() + self.options.try_timeout)
+            .await;
+    }
+
+    /// What the cluster's clock shows at least and at most. Asks for it when nobody has said so for a while.
+    pub(crate) async fn clock(self: &Arc<Self>, deadline: Instant) -> Result<(Timestamp, Timestamp), Error> {
+        loop {
+            if let Some(bounds) = self.clock_bounds() {
+                return Ok(bounds);
+            }
+            // Of a transaction that never was: its record is asked for in order to hear the clock.
+            let who = txn::Who {
+                id: TxnId::default(),
+                anchor: b"\0"[..].into(),
+                name: "".into(),
+                isolation: txn::Isolation::default(),
+                priority: txn::Priority::default(),
+                start_ts: Timestamp::ZERO,
+            };
+            let request = txn::Request::QueryTxn { who: Arc::new(who) };
+            let part = txn::Batch {
+                header: None,
+                requests: vec![(0, request)],
+            };
+            let asking = tokio::time::timeout_at(deadline.into(), self.part(&part));
+            match asking.await.map_err(|_| self.late())? {
+                // Its clock was noted.
+                Part::Answered(_) => {}
+                Part::Lost(error) | Part::Refused(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Runs a clearing to its end; the caller limits the time.
+    async fn run_clearing(self: &Arc<Self>, mut clearing: Clearing) -> Result<Cleared, Error> {
+        let (sender, mut events) = mpsc::unbounded_channel::<(Ticket, Part)>();
+        loop {
+            for out in clearing.poll(self.elapsed_ns(), self.places()) {
+                match out {
+                    Out::Send { ticket, part } => {
+                        self.send_part(ticket, part, &sender, |ticket, part| (ticket, part));
+                    }
+                    Out::Look => self.look_again().await,
+                    Out::Cleared(cleared) => return Ok(cleared),
+                    // Those are a transaction's.
+                    Out::Answer(_) | Out::Over => {}
+                }
+            }
+            let event = match clearing.wake_at_ns() {
+                Some(wake_ns) => {
+                    let wake = self.instant(wake_ns);
+                    tokio::time::timeout_at(wake.into(), events.recv()).await.ok()
+                }
+                None => Some(events.recv().await),
+            };
+            let now_ns = self.elapsed_ns();
+            match event.flatten() {
+                None => {}
+                Some((ticket, Part::Answered(answer))) => clearing.on_answer(ticket, answer, now_ns),
+                Some((ticket, Part::Lost(_))) => clearing.on_lost(ticket, now_ns),
+                Some((_, Part::Refused(error))) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks how a transaction ended. One that has not is aborted.
+    pub(crate) async fn ask_outcome(
+        self: &Arc<Self>,
+        id: TxnId,
+        anchor: &[u8],
+        deadline: Instant,
+    ) -> Result<Option<Outcome>, Error> {
+        let seed = self.prng().next_u64();
+        let clearing = Clearing::outcome(&driver::Config::default(), id, anchor.into(), seed);
+        let running = tokio::time::timeout_at(deadline.into(), self.run_clearing(clearing));
+        match running.await.map_err(|_| self.late())?? {
+            Cleared::Done(outcome) => Ok(outcome),
+            Cleared::Forgotten => Ok(None),
+            Cleared::Contradiction(refusal) => Err(Error::Protocol {
+                what: refusal.to_string(),
+            }),
+        }
+    }
+
+    /// A plain request has met an intent: gets it out of the way. Returns how the try ended when that takes too long, or does not succeed;
+    /// `None` when the request can be sent again.
+    pub(crate) async fn clear_way(
+        self: &Arc<Self>,
+        answer: Answer,
+        push: Push,
+        deadline: Instant,
+    ) -> Result<Option<Failure>, Error> {
+        let Err((_, txn::Refusal::Conflict { conflict, seen })) = answer else {
+            return Err(Error::Protocol {
+                what: "a request outside of transactions was answered by an answer to one".to_owned(),
+            });
+        };
+        let seed = self.prng().next_u64();
+        let config = driver::Config::default();
+        let clearing = Clearing::new(&config, seen, conflict.key.clone(), push, seed);
+        let running = tokio::time::timeout_at(deadline.into(), self.run_clearing(clearing));
+        match running.await {
+            Ok(Ok(Cleared::Done(_) | Cleared::Forgotten)) if Instant::now() < deadline => Ok(None),
+            Ok(Ok(Cleared::Contradiction(refusal))) => Err(Error::Protocol {
+                what: refusal.to_string(),
+            }),
+            Ok(Ok(_)) | Err(_) => Ok(Some(in_the_way(&conflict))),
+            Ok(Err(error)) => Ok(Some(Failure::NotSent(error))),
+        }
+    }
+}
+
+/// The push of a plain read at `at`, or of a write.
+pub(crate) fn push_for(at: Option<ReadAt>, now: Timestamp) -> Push {
+    match at {
+        None => Push::Abort,
+        Some(ReadAt::At(ts)) => Push::Above(ts),
+        Some(_) => Push::Above(now),
+    }
+}
+
+fn in_the_way(conflict: &Conflict) -> Failure {
+    let error = Error::Conflict(Box::new(crate::Conflict::of(conflict)));
+    Failure::Refused(Refusal {
+        retryable: true,
+        ..Refusal::for_good(error, Code::TxnConflict.number())
+    })
+}
