@@ -160,7 +160,7 @@ impl Bank {
             self.link.split(&account(at)).await;
         }
         while !self.stopped.get() {
-            let mut txn = self.begin(teller, Isolation::Snapshot);
+            let mut txn = self.begin(teller, Isolation::Snapshot).await;
             for at in 0..ACCOUNTS {
                 txn.driver.write(account(at), text(BALANCE));
             }
@@ -176,7 +176,7 @@ impl Bank {
         }
     }
 
-    fn begin(&self, teller: &mut Teller, isolation: Isolation) -> Txn {
+    async fn begin(&self, teller: &mut Teller, isolation: Isolation) -> Txn {
         teller.seq += 1;
         let id = TxnId {
             client: teller.client,
@@ -184,7 +184,7 @@ impl Bank {
         };
         let seed = self.prng.borrow_mut().next_u64();
         Txn {
-            driver: self.link.begin(id, (isolation, Priority::Normal), seed),
+            driver: self.link.begin(id, (isolation, Priority::Normal), seed).await,
             queue: Queue::new(),
         }
     }
@@ -256,7 +256,10 @@ impl Bank {
             Err(stop) => return Err(stop),
         };
         let ended = match answer {
-            Answer::Committed { .. } => Ok(()),
+            Answer::Committed { ts, .. } => {
+                self.link.note_commit(ts);
+                Ok(())
+            }
             Answer::Failed(error) => Err(self.failed(&error)),
             Answer::Unknown => {
                 base::sometimes!("system: the outcome of a transaction is unknown");
@@ -283,7 +286,7 @@ impl Bank {
             let amount = i64::try_from(prng.between(1, 30)).expect("small");
             (from, to, amount, isolation)
         };
-        let mut txn = self.begin(teller, isolation);
+        let mut txn = self.begin(teller, isolation).await;
         let keys = vec![account(from), account(to), counter(teller.number)];
         let ended = async {
             let numbers = self.read(&mut txn, keys.clone()).await?;
@@ -341,7 +344,7 @@ impl Bank {
 
     /// Reads all accounts in one transaction, and then at its timestamp, of any node.
     async fn audit(self: &Rc<Self>, teller: &mut Teller) {
-        let mut txn = self.begin(teller, self.isolation());
+        let mut txn = self.begin(teller, self.isolation()).await;
         let keys: Vec<Bytes> = (0..ACCOUNTS).map(account).collect();
         let Ok(balances) = self.read(&mut txn, keys.clone()).await else {
             return;
@@ -426,7 +429,7 @@ impl Bank {
         };
         let keys: Vec<Bytes> = (0..ACCOUNTS).map(account).collect();
         loop {
-            let mut txn = self.begin(&mut auditor, Isolation::Serializable);
+            let mut txn = self.begin(&mut auditor, Isolation::Serializable).await;
             if let Ok(balances) = self.read(&mut txn, keys.clone()).await {
                 self.compare(&balances, "whoever comes last");
                 txn.driver.commit();

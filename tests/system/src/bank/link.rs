@@ -3,18 +3,19 @@
 use crate::client::connection::{Connection, Next};
 use crate::client::reply::Reply;
 use base::{ClientId, Prng, Timestamp};
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use env::sync::Notify;
 use env::{Address, Clock, Env, Instant, TaskClass, Tasks};
 use sim::SimEnv;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use txn::coordinator::Answer;
 use txn::driver::{Clearing, Config, Driver, Out, Ticket};
 use txn::error::Seen;
-use txn::request::{self, Batch, Push};
-use txn::{Bytes, Isolation, Priority, TxnId, codec};
+use txn::request::{self, Batch, Push, Request};
+use txn::{Bytes, Isolation, Priority, TxnId, Who, codec};
 use wire::{Code, Message};
 
 /// How long an answer is waited for.
@@ -76,7 +77,9 @@ pub(super) struct Link {
     connections: RefCell<Vec<Option<Rc<Connection>>>>,
     /// Where ranges begin, and which node is asked for them next.
     ranges: RefCell<Vec<(Vec<u8>, usize)>>,
-    sample: RefCell<Option<Sample>>,
+    sample: Cell<Option<Sample>>,
+    /// What has been committed lies at or below.
+    committed: Cell<Timestamp>,
 }
 
 impl Link {
@@ -91,7 +94,8 @@ impl Link {
             client: ClientId(3),
             prng: RefCell::new(prng),
             ranges: RefCell::new(vec![(Vec::new(), 0)]),
-            sample: RefCell::new(None),
+            sample: Cell::new(None),
+            committed: Cell::new(Timestamp::ZERO),
         })
     }
 
@@ -109,23 +113,45 @@ impl Link {
         self.env.clock().now().0
     }
 
-    /// A transaction that begins now. Before any node has shown its clock, that is the beginning of time, and everything may have been
-    /// written before.
-    pub(super) fn begin(&self, id: TxnId, what: (Isolation, Priority), seed: u64) -> Driver {
-        let now = self.env.clock().now();
-        let (read_ts, limit) = match *self.sample.borrow() {
-            None => (Timestamp::new(1, 0), Timestamp::new(1, 0)),
-            Some(Sample {
-                shown,
-                asked,
-                answered,
-            }) => {
-                let least = shown.plus_ns(now.0.saturating_sub(answered.0));
-                let most = shown.plus_ns(now.0.saturating_sub(asked.0));
-                (least, most.plus_ns(self.config.coordinator.clock_bound_ns))
+    /// A transaction that begins now, as soon as some node has shown its clock.
+    pub(super) async fn begin(&self, id: TxnId, what: (Isolation, Priority), seed: u64) -> Driver {
+        let sample = loop {
+            if let Some(sample) = self.sample.get() {
+                break sample;
             }
+            self.ask_clock(id).await;
         };
+        let now = self.env.clock().now();
+        let least = sample.shown.plus_ns(now.0.saturating_sub(sample.answered.0));
+        let most = sample.shown.plus_ns(now.0.saturating_sub(sample.asked.0));
+        let read_ts = least.max(self.committed.get());
+        let limit = most.max(read_ts).plus_ns(self.config.coordinator.clock_bound_ns);
         Driver::begin(self.config, (id, "teller"), what, (read_ts, limit), now.0, seed)
+    }
+
+    /// Asks a node for something that changes nothing: its clock comes with the answer.
+    async fn ask_clock(&self, id: TxnId) {
+        let anchor = super::account(self.prng.borrow_mut().index(super::ACCOUNTS));
+        let who = Arc::new(Who {
+            id,
+            anchor,
+            name: "".into(),
+            isolation: Isolation::default(),
+            priority: Priority::default(),
+            start_ts: Timestamp::ZERO,
+        });
+        let part = Batch {
+            header: None,
+            requests: vec![(0, Request::QueryTxn { who })],
+        };
+        if self.deliver(&part).await.is_none() {
+            self.sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Something was committed then: what begins later sees it.
+    pub(super) fn note_commit(&self, ts: Timestamp) {
+        self.committed.set(self.committed.get().max(ts));
     }
 
     fn place(&self, key: &[u8]) -> usize {
@@ -281,6 +307,12 @@ impl Link {
             Next::Reply(Reply::Refused { code, .. }) => match code {
                 Code::Ambiguous | Code::DiskFailed | Code::DiskFull | Code::ShuttingDown => Err(None),
                 Code::TimestampTooOld => Err(None),
+                // The clock that was heard last runs ahead of this one, as for a while after a restart.
+                Code::TimestampAhead => {
+                    base::sometimes!("system: a transaction is ahead of a node's clock");
+                    self.sample.set(None);
+                    Err(Some(code))
+                }
                 code => Err(Some(code)),
             },
             Next::Reply(reply) => {
@@ -293,20 +325,14 @@ impl Link {
         }
     }
 
+    /// The last one counts: one that ran ahead is forgotten.
     fn note(&self, shown: Timestamp, asked: Instant) {
         let answered = self.env.clock().now();
-        let sample = &mut *self.sample.borrow_mut();
-        let is_better = sample.is_none_or(|known| {
-            let before = known.shown.plus_ns(answered.0.saturating_sub(known.answered.0));
-            shown > before
-        });
-        if is_better {
-            *sample = Some(Sample {
-                shown,
-                asked,
-                answered,
-            });
-        }
+        self.sample.set(Some(Sample {
+            shown,
+            asked,
+            answered,
+        }));
     }
 
     async fn connect(&self, at: usize) -> Option<Rc<Connection>> {
