@@ -19,8 +19,8 @@ pub use self::txn::Txn;
 
 use crate::tokio as shell;
 use crate::{
-    Address, Batch, Error, KeySpan, Moved, NodeInfo, NodeUse, Options, Page, Placed, Policies, Policy,
-    PolicyChange, RangeInfo, Row, Split, StaleValue, Staleness, Swap,
+    Address, Batch, Error, KeySpan, Merged, Moved, NodeInfo, NodeUse, Options, Page, Placed, Policies,
+    Policy, PolicyChange, RangeInfo, Row, Split, StaleValue, Staleness, Swap,
 };
 use base::{NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
@@ -165,6 +165,8 @@ waiting! {
     split(key: impl AsRef<[u8]>) -> Split;
     /// Moves a range to another shard of its node.
     move_range(range: RangeId, shard: ShardId) -> Moved;
+    /// Merges a range with `right`, its right neighbour, whose keys it gets; see [`crate::Db::merge_range`].
+    merge_range(range: RangeId, right: RangeId) -> Merged;
     /// Sees to it that the replicas of a range are on exactly these nodes; see [`crate::Db::place_range`].
     place_range(range: RangeId, nodes: &[NodeId], leader: Option<NodeId>) -> Placed;
     /// Why the replicas of a range are where they are; see [`crate::Db::explain_range`].

@@ -62,7 +62,7 @@ pub use error::Error;
 pub use options::{Address, Addresses, Options};
 pub use policy::{Policies, Policy, PolicyChange};
 pub use range_cache::RangeInfo;
-pub use request::{Moved, NodeInfo, NodeUse, Placed, Split, Swap};
+pub use request::{Merged, Moved, NodeInfo, NodeUse, Placed, Split, Swap};
 pub use span::{KeySpan, prefix};
 pub use staleness::{StaleValue, Staleness};
 pub use transaction::{Conflict, Did, Isolation, Pairs, Party, Priority, TxnOptions, TxnOutcome, TxnRef};

@@ -42,6 +42,10 @@ pub(crate) enum Request<'a> {
         range: RangeId,
         shard: ShardId,
     },
+    Merge {
+        range: RangeId,
+        right: RangeId,
+    },
     Place {
         range: RangeId,
         nodes: &'a [u64],
@@ -94,6 +98,7 @@ impl<'a> Request<'a> {
             | Self::RangeMap
             | Self::Split { .. }
             | Self::Move { .. }
+            | Self::Merge { .. }
             | Self::Place { .. }
             | Self::Explain { .. }
             | Self::Stand { .. }
@@ -133,7 +138,11 @@ impl<'a> Request<'a> {
     pub(crate) fn takes_long(&self) -> bool {
         match self {
             Self::Status { replicas } => *replicas,
-            Self::Split { .. } | Self::Move { .. } | Self::Place { .. } | Self::DiskWrite { .. } => true,
+            Self::Split { .. }
+            | Self::Move { .. }
+            | Self::Merge { .. }
+            | Self::Place { .. }
+            | Self::DiskWrite { .. } => true,
             Self::Get { .. }
             | Self::Put { .. }
             | Self::Write { .. }
@@ -160,7 +169,7 @@ impl<'a> Request<'a> {
                     .or_else(|| conditions.first().map(Condition::key));
                 Route::Key(key.unwrap_or_default())
             }
-            Self::Place { range, .. } => Route::Range(range),
+            Self::Place { range, .. } | Self::Merge { range, .. } => Route::Range(range),
             // To the node that leads the first range: it looks after all others.
             Self::Explain { .. } | Self::Stand { .. } | Self::SetPolicy { .. } | Self::Policies => {
                 Route::Key(&[])
@@ -221,6 +230,14 @@ impl<'a> Request<'a> {
                 &request::Move {
                     range: range.0,
                     shard: shard.0,
+                    deadline_ms,
+                },
+            ),
+            Self::Merge { range, right } => outbox.push(
+                number,
+                &request::Merge {
+                    range: range.0,
+                    right: right.0,
                     deadline_ms,
                 },
             ),
@@ -310,6 +327,15 @@ pub struct Moved {
     pub range: RangeId,
     /// The shard that serves it now.
     pub shard: ShardId,
+}
+
+/// A range was merged with its right neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Merged {
+    /// The range, which has the keys of both.
+    pub range: RangeId,
+    /// Its right neighbour, which is no more.
+    pub absorbed: RangeId,
 }
 
 /// How a node of a cluster is meant to be used.
@@ -425,6 +451,7 @@ impl Limits {
             ),
             Request::RangeMap
             | Request::Move { .. }
+            | Request::Merge { .. }
             | Request::Place { .. }
             | Request::Explain { .. }
             | Request::Stand { .. }
@@ -536,6 +563,10 @@ pub(crate) enum Reply {
         moved: Moved,
         range_map_version: u64,
     },
+    Merged {
+        merged: Merged,
+        range_map_version: u64,
+    },
     Placed(Placed),
     Explained(String),
     Stands,
@@ -620,6 +651,13 @@ impl Reply {
                 },
                 range_map_version: moved.range_map_version.to_native(),
             },
+            ReplyRef::MergeReply(merged) => Self::Merged {
+                merged: Merged {
+                    range: RangeId(merged.range.to_native()),
+                    absorbed: RangeId(merged.absorbed.to_native()),
+                },
+                range_map_version: merged.range_map_version.to_native(),
+            },
             ReplyRef::PlaceReply(placed) => {
                 let node = |node: u64| NodeId(node);
                 let mut nodes: Vec<_> = placed.nodes.iter().map(|id| node(id.to_native())).collect();
@@ -680,6 +718,7 @@ impl Reply {
             Self::RangeMap { .. } => "a range map",
             Self::Split { .. } => "a split's result",
             Self::Moved { .. } => "a move's result",
+            Self::Merged { .. } => "a merge's result",
             Self::Placed(_) => "a placement's result",
             Self::Explained(_) => "an explanation",
             Self::Stands => "a standing",

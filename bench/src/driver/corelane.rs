@@ -186,6 +186,7 @@ impl Driver for CorelaneDriver {
                 | ReplyRef::RangeMapReply(_)
                 | ReplyRef::SplitReply(_)
                 | ReplyRef::MoveReply(_)
+                | ReplyRef::MergeReply(_)
                 | ReplyRef::PlaceReply(_)
                 | ReplyRef::ExplainReply(_)
                 | ReplyRef::StandReply(_)

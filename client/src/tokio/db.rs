@@ -3,7 +3,9 @@
 use super::pool::Pool;
 use super::scan::Scan;
 use crate::policy::{Policies, Policy, PolicyChange, Said};
-use crate::request::{Limits, Moved, NODE_REMOVED, NodeInfo, NodeUse, Placed, Reply, Request, Split, Swap};
+use crate::request::{
+    Limits, Merged, Moved, NODE_REMOVED, NodeInfo, NodeUse, Placed, Reply, Request, Split, Swap,
+};
 use crate::span::checked;
 use crate::{Address, Batch, Error, KeySpan, Options, RangeInfo, StaleValue, Staleness};
 use base::api::{Condition, ReadAt, WriteOp};
@@ -288,6 +290,24 @@ impl Db {
                 Ok(moved)
             }
             other => Err(other.unexpected("a move")),
+        }
+    }
+
+    /// Merges a range with `right`, its right neighbour, whose keys it gets. Both must have their replicas on the same nodes. Nodes refuse this
+    /// so far, but in simulations.
+    ///
+    /// # Errors
+    /// See [`Error`]; with code `RangeBusy` when not every node with a replica gets ready in time: both ranges stay as they are.
+    pub async fn merge_range(&self, range: RangeId, right: RangeId) -> Result<Merged, Error> {
+        match self.pool.call(&Request::Merge { range, right }).await? {
+            Reply::Merged {
+                merged,
+                range_map_version,
+            } => {
+                self.catch_up(range_map_version).await;
+                Ok(merged)
+            }
+            other => Err(other.unexpected("a merge")),
         }
     }
 

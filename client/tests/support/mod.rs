@@ -515,6 +515,18 @@ impl Session {
                 };
                 self.outbox.push(id, &reply).unwrap();
             }
+            RequestRef::Merge(merge) => {
+                let at = usize::try_from(merge.range.to_native()).unwrap();
+                world.ranges.remove(at + 1);
+                world.map_version += 1;
+                let range = merge.range.to_native();
+                let reply = reply::MergeReply {
+                    range,
+                    absorbed: merge.right.to_native(),
+                    range_map_version: world.map_version,
+                };
+                self.outbox.push(id, &reply).unwrap();
+            }
             RequestRef::Place(place) => {
                 let nodes: Vec<u64> = place.nodes().map(|node| node.0).collect();
                 let leader = place.leader().map_or(nodes[0], |node| node.0);

@@ -147,6 +147,10 @@ impl<E: Env, B> State<E, B> {
         range: RangeId,
     ) -> Option<(Promised, Option<u32>)> {
         self.close_batch();
+        if self.removing.contains(&range) {
+            // Its files go.
+            return None;
+        }
         let mut promised = Promised::default();
         if let Some(&slot) = self.strangers.get(&range) {
             let receives = self.is_receiving(range);

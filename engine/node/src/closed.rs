@@ -375,8 +375,11 @@ impl<E: Env, B> State<E, B> {
     fn closes(&mut self, slot: u32, wall_ns: u64) -> Option<Led> {
         self.renew_lease(slot);
         let local = self.slots[slot as usize].live()?;
-        let may_promise =
-            !local.is_alone() && local.leads() && !local.seat.leaving && wall_ns < local.lease_ns;
+        let may_promise = !local.is_alone()
+            && local.leads()
+            && !local.seat.leaving
+            && !local.replica.is_frozen()
+            && wall_ns < local.lease_ns;
         may_promise.then(|| Led {
             index: if base::planted_bug!("node-closed-ignores-in-flight") {
                 local.replica.applied_index()

@@ -361,7 +361,8 @@ impl<E: Env, B> State<E, B> {
         let local = self.slots[slot as usize].live().filter(|local| local.leads())?;
         let members = Arc::clone(local.seat.raft.membership());
         let group = local.replica.group();
-        if *members != *group.applied.membership || members.is_joint() || local.replica.is_blocked() {
+        let is_held = local.replica.is_blocked() || local.replica.is_merging();
+        if *members != *group.applied.membership || members.is_joint() || is_held {
             return Some(LOOK_AGAIN);
         }
         match next(&members, group.lives, damaged, |replica| {
@@ -417,7 +418,7 @@ impl<E: Env, B> State<E, B> {
         let nodes: Vec<NodeId> = neighbours.others().map(|member| member.node).collect();
         for (range, life) in self.injured.due(now) {
             let me = replica_on(self.identity.node, life);
-            if self.is_replaced(range, life) {
+            if self.is_replaced(range, life) || self.was_absorbed(range) {
                 self.on_settled(range, me);
                 continue;
             }

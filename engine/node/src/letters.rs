@@ -21,7 +21,7 @@ use liveness::Peer;
 use raft::Body;
 use replica::group::{life_of, node_of};
 use rkyv::util::AlignedVec;
-use wire::peer::{ArchivedTransfer, ArchivedTransferStep};
+use wire::peer::{ArchivedTransfer, ArchivedTransferStep, Mark, TransferStep};
 use wire::{Frame, PeerRef, WireError, decode_peer};
 
 /// How often a letter is handed from shard to shard.
@@ -95,6 +95,11 @@ impl<E: Env, B> State<E, B> {
             return Err(raft::Malformed { from, what });
         }
         if self.is_gone(letter.range, letter.to) {
+            if self.was_absorbed(letter.range) {
+                // Nobody of its group is left to say so.
+                let who = (letter.range, letter.to, letter.from);
+                self.say_at(who, Mark { term: 0, index: 0 }, TransferStep::Removed);
+            }
             self.answer_for_gone(&letter, caller);
             return Ok(());
         }
@@ -204,6 +209,9 @@ impl<E: Env, B> State<E, B> {
         if node_of(from) != caller.node {
             return Err(malformed);
         }
+        if self.answer_for_absorbed((range, from, to), &transfer.step) {
+            return Ok(());
+        }
         let there = if matches!(transfer.step, ArchivedTransferStep::Damaged) {
             self.claim_elsewhere(range)
         } else {
@@ -224,8 +232,14 @@ impl<E: Env, B> State<E, B> {
             }
             return Ok(());
         }
+        // Of a merge another range's replica speaks, which may be on another shard.
+        let is_of_neighbour = matches!(
+            transfer.step,
+            ArchivedTransferStep::AskFate { .. } | ArchivedTransferStep::Refused { .. }
+        );
         if let Some(slot) = self.seat_slot(range)
             && let Some(seat) = self.slots[slot as usize].seat_mut()
+            && !is_of_neighbour
         {
             if seat.silent {
                 return Ok(());

@@ -51,6 +51,7 @@ mod local;
 mod maintenance;
 mod marker;
 mod members;
+mod merge;
 pub mod message;
 mod moving;
 mod neighbours;

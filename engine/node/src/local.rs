@@ -208,6 +208,8 @@ pub(crate) struct Local<E: Env> {
     pub(crate) busy: Rc<Cell<bool>>,
     /// What works on it is a move to another shard: nothing else blocks it, and leadership is not handed over meanwhile.
     pub(crate) moving: bool,
+    /// The entry that is next takes its right neighbour over: nothing is applied before the tablet has it.
+    pub(crate) absorbing: bool,
     /// A split has been applied and is not yet durable in the tables.
     pub(crate) split_open: bool,
     /// What it has to do.
@@ -245,6 +247,7 @@ impl<E: Env> Local<E> {
             reads: Rc::new(Cell::new(0)),
             busy: Rc::new(Cell::new(false)),
             moving: false,
+            absorbing: false,
             split_open: false,
             load: Load::default(),
             closed: Closed::default(),

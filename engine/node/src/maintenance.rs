@@ -167,6 +167,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             self.maintenance.notified().await;
             self.step(State::maintain_clock);
             self.step(State::tell_damage);
+            self.step(State::mind_merges);
             if self.with_state(State::wants_look) {
                 while self.flush_one().await || self.merge_one().await {}
             }

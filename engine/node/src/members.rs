@@ -156,8 +156,7 @@ impl<E: Env, B> State<E, B> {
             Some(shard) if shard != self.me => return self.forward(shard, raw),
             Some(_) => {}
             None => {
-                let message = format!("range {range} has no replica on this node");
-                let refusal = Refusal::retry(Code::NotLeader, 1, message).about_range(range);
+                let refusal = self.no_replica(range);
                 return self.refuse(raw.origin, &refusal);
             }
         }
@@ -182,8 +181,7 @@ impl<E: Env, B> State<E, B> {
                 let message = "the range has just moved to another shard";
                 return Progress::Refused(Refusal::retry(Code::WrongShard, 1, message).about_range(range));
             }
-            let message = format!("range {range} has no replica on this node");
-            return Progress::Refused(Refusal::retry(Code::NotLeader, 1, message).about_range(range));
+            return Progress::Refused(self.no_replica(range));
         };
         let Some(local) = self.slots[slot as usize].live() else {
             return Progress::Waits;
@@ -196,7 +194,8 @@ impl<E: Env, B> State<E, B> {
         let members = local.seat.raft.membership();
         let group = local.replica.group();
         // One change at a time, and each on what is known to be so.
-        if **members != *group.applied.membership || members.is_joint() || local.replica.is_blocked() {
+        let is_held = local.replica.is_blocked() || local.replica.is_merging();
+        if **members != *group.applied.membership || members.is_joint() || is_held {
             return Progress::Waits;
         }
         let me = local.seat.raft.id();

@@ -343,6 +343,13 @@ pub enum ShardMessage<S> {
         /// The range.
         range: RangeId,
     },
+    /// The range is to go to that shard, where its left neighbour is.
+    Bring {
+        /// The range.
+        range: RangeId,
+        /// The shard.
+        to: ShardId,
+    },
     /// The replicas of a range up to this life were removed from their group.
     Gone {
         /// The range.

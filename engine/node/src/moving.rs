@@ -117,11 +117,18 @@ impl<E: Env, B> State<E, B> {
         let is_ending = self.injured.is_ending(range);
         base::sometimes!("node: a range that was to move is damaged", is_ending);
         let local = live_mut(self, range);
-        let is_split = |entry: &Entry| match &entry.content {
-            Content::Command(payload) => command::split_of(payload).is_some(),
+        // What is shared with another range is not taken elsewhere.
+        let is_shared = |entry: &Entry| match &entry.content {
+            Content::Command(payload) => {
+                command::split_of(payload).is_some() || command::merge_of(payload).is_some()
+            }
             _ => false,
         };
-        if local.seat.committed.iter().any(is_split) || local.seat.leaving || is_ending {
+        if local.seat.committed.iter().any(is_shared)
+            || local.replica.is_merging()
+            || local.seat.leaving
+            || is_ending
+        {
             return Drained::GivesUp;
         }
         if local.led {
@@ -390,7 +397,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     async fn claim(&self, range: RangeId, deadline: Instant) -> Result<Tablet<E>, Refusal> {
         loop {
             let claimed = self.with_state(|state| {
-                let is_taken = state.is_receiving(range) || state.injured.is_ending(range);
+                let is_taken = state.is_receiving(range)
+                    || state.injured.is_ending(range)
+                    || state.has_frozen_by([range; 2], None);
                 let slot = state.here.get(&range).copied();
                 let local = slot.and_then(|slot| state.slots[slot as usize].live_mut());
                 let Some(local) = local else {
@@ -403,7 +412,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 let seat = &local.seat;
                 // A split that is under way waits for whoever works on the range.
                 let is_claimed = local.busy.get() || local.split_open || seat.unmarked;
-                let is_blocked = local.replica.is_blocked() || seat.raft.is_transferring();
+                let is_blocked =
+                    local.replica.is_blocked() || local.replica.is_merging() || seat.raft.is_transferring();
                 base::sometimes!(
                     "node: a move waits until leadership is handed over",
                     seat.raft.is_transferring()

@@ -703,6 +703,10 @@ impl<E: Env, B> State<E, B> {
         if base::planted_bug!("node-read-without-lease") {
             return true;
         }
+        // Its keys may be another range's by now.
+        if local.replica.is_frozen() && !base::planted_bug!("node-frozen-range-is-read") {
+            return false;
+        }
         if local.is_alone() {
             // In a cluster whoever led before, and was removed, may have sent more than is applied.
             return self.neighbours.is_none() || local.leads();
@@ -729,7 +733,7 @@ impl<E: Env, B> State<E, B> {
         // A group that moved here may have reads of another shard under way.
         let token = ReadToken(u64::from(self.me.0) << 48 | self.ticket_last);
         let local = self.slots[slot as usize].live_mut().filter(|local| local.led)?;
-        if local.seat.silent {
+        if local.seat.silent || local.replica.is_frozen() {
             return None;
         }
         local.seat.raft.read_index(token).ok()?;

@@ -56,6 +56,8 @@ const LAG_MAX: u64 = 8192;
 const STILL_LOOKS: usize = 16;
 /// How long a split that the placer ordered waits for what works on the range.
 const SPLIT_MAX: Duration = Duration::from_secs(10);
+/// How long a merge that the placer ordered waits for the two ranges.
+const MERGE_MAX: Duration = Duration::from_secs(10);
 
 const NOT_LOOKED_AFTER: &str =
     "this node does not look after replicas: it is alone, or was started with --placement off";
@@ -319,6 +321,7 @@ impl<E: Env, B> State<E, B> {
                 Todo::Replicas(nodes) => nodes.iter().all(|node| self.knows_node(*node)),
                 Todo::Leader(node) => self.knows_node(*node),
                 Todo::Split(key) => local.replica.descriptor().span.contains(key),
+                Todo::Merge(right) => self.config.merges && self.map.get(*right).is_some(),
             };
             local.leads() && can_be_done && (is_same || base::planted_bug!("node-order-for-other-members"))
         });
@@ -618,6 +621,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 self.pursue(&wish, deadline, Some(number)).await.map(drop)
             }
             Todo::Split(key) => self.try_split(&key, self.now() + SPLIT_MAX).await.map(drop),
+            Todo::Merge(right) => self.try_merge(range, right, self.now() + MERGE_MAX).await,
         };
         base::sometimes!("node: an order of the placer was carried out", done.is_ok());
         self.step(|state| {

@@ -6,11 +6,13 @@
 //!
 //! Invariants:
 //! - Of two entries for one range, the one with the higher generation counts, and of two with the same the one that moved more often.
+//! - An entry all of whose keys are another one's, of a higher generation, is of a range that was absorbed, and does not count.
 //! - A complete map covers the key space without gap or overlap; only a map between two edits may not.
 
 use base::collections::FastMap;
 use base::key::Span;
 use base::{RangeId, ShardId};
+use core::cmp::Ordering;
 use replica::Descriptor;
 use replica::descriptor::check_tiling;
 use std::collections::BTreeMap;
@@ -56,6 +58,17 @@ pub struct RangeMap {
     heads: Vec<u64>,
     /// Where each range is among the entries; holes are not here.
     positions: FastMap<RangeId, u32>,
+}
+
+/// By start; of those that begin together the longest first.
+fn compare(a: &Span, b: &Span) -> Ordering {
+    let by_end = || match (&a.end, &b.end) {
+        (None, None) => Ordering::Equal,
+        (None, Some(_)) => Ordering::Less,
+        (Some(_), None) => Ordering::Greater,
+        (Some(a), Some(b)) => b.cmp(a),
+    };
+    a.start.cmp(&b.start).then_with(by_end)
 }
 
 /// The entries do not cover the key space.
@@ -108,7 +121,8 @@ impl RangeMap {
         }
         self.entries = by_range.into_values().collect();
         self.entries
-            .sort_by(|a, b| a.descriptor.span.start.cmp(&b.descriptor.span.start));
+            .sort_by(|a, b| compare(&a.descriptor.span, &b.descriptor.span));
+        self.drop_absorbed();
         if self.is_partial {
             self.fill_holes();
         }
@@ -135,6 +149,29 @@ impl RangeMap {
         if self.entries.len() < before {
             self.merge([]);
         }
+    }
+
+    /// Takes out ranges whose keys have become a part of another one.
+    fn drop_absorbed(&mut self) {
+        let ends_after = |end: Option<&[u8]>, key: Option<&[u8]>| match (end, key) {
+            (None, _) => true,
+            (Some(end), Some(key)) => end >= key,
+            (Some(_), None) => false,
+        };
+        // Those before that reach beyond the start of the next: mostly none.
+        let mut open: Vec<(Option<Box<[u8]>>, u64)> = Vec::new();
+        self.entries.retain(|entry| {
+            let Descriptor { span, generation, .. } = &entry.descriptor;
+            open.retain(|(end, _)| end.as_deref().is_none_or(|end| end > &*span.start));
+            let is_within = |(end, other): &(Option<Box<[u8]>>, u64)| {
+                other > generation && ends_after(end.as_deref(), span.end.as_deref())
+            };
+            let is_absorbed = open.iter().any(is_within);
+            if !is_absorbed {
+                open.push((span.end.clone(), *generation));
+            }
+            !is_absorbed
+        });
     }
 
     fn fill_holes(&mut self) {

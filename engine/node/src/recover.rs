@@ -7,6 +7,7 @@ use crate::entry::{content_of, payload_of};
 use crate::injuries::Injuries;
 use crate::local::{Groups, Local, Stranger};
 use crate::marker;
+use crate::merge;
 use crate::moving::entries_beyond;
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::replicate::append;
@@ -416,6 +417,8 @@ pub(crate) async fn recover_dir<E: Env>(
             marker::remove(env, shard, range).await?;
         }
     }
+    // Boxed: mostly there is nothing to do, and a start would be larger by it.
+    Box::pin(merge::bury_absorbed(env, shard, &log, &mut locals, &mut gone)).await?;
     Ok(Found {
         log,
         groups: groups.clone(),
@@ -467,7 +470,9 @@ pub(crate) async fn retire_dir<E: Env>(
             base::sometimes!("node: range found on a retired shard and its heir");
             marker::remove(env, old, local.range).await?;
         } else {
-            if config.cluster.is_some() {
+            // Of a range that is alone everything is in the tables, unless a merge is not finished.
+            let is_unfinished = local.seat.raft.last().index > local.replica.applied_index();
+            if config.cluster.is_some() || is_unfinished {
                 inherit(local, &found.log).await?;
             }
             marker::hand_over(env, old, heir, local.range).await?;
@@ -706,7 +711,8 @@ impl<E: Env> Replaying<E> {
         // A group of one commits what it has written; except who takes part, which counts before it is committed.
         let waits = tail.is_some_and(|tail| !tail.entries.is_empty());
         let group = local.replica.group();
-        let is_due = group.is_alone() && !waits && kind != EntryKind::Membership;
+        let is_absorb = merge::absorbs(local, kind, payload);
+        let is_due = group.is_alone() && !waits && kind != EntryKind::Membership && !is_absorb;
         // What an earlier stay of the range has left, which a later record makes void, need not be what the range has there by now.
         let is_stale = || {
             let content = content_of(kind, payload);
@@ -787,7 +793,16 @@ impl<E: Env> Replaying<E> {
             let tail = self.tails.entry(range).or_default();
             tail.commit = tail.commit.max(commit);
             let commit = tail.commit;
-            let Some(entry) = tail.entries.pop_front_if(|entry| entry.index <= commit) else {
+            let local = &self.locals[&range];
+            // One that absorbs is applied by the group, which takes over what the other range has on disk.
+            let absorbs = |entry: &Entry| match &entry.content {
+                Content::Command(payload) => merge::absorbs(local, EntryKind::Command, payload),
+                Content::Empty | Content::Membership(_) | Content::Header(_) => false,
+            };
+            let next = tail
+                .entries
+                .pop_front_if(|entry| entry.index <= commit && !absorbs(entry));
+            let Some(entry) = next else {
                 return Ok(());
             };
             let at = At {
@@ -837,6 +852,7 @@ impl<E: Env> Replaying<E> {
                 base::sometimes!("node: change of a transaction replayed from the log");
                 local.tablet.apply_versions(index, made.iter().map(Made::op));
             }
+            Applied::Merge(_) => local.tablet.apply_nothing(index),
             Applied::Split { right, at } => {
                 base::sometimes!("node: split replayed from the log");
                 let mut new = split_local(local, index, right, at, &self.groups);

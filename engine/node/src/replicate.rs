@@ -96,8 +96,10 @@ impl<E: Env, B> State<E, B> {
     pub(crate) fn close_batch(&mut self) {
         self.propose_batch();
         self.drain_dirty();
-        while !self.joint.is_empty() {
+        while !self.joint.is_empty() || !self.merges.due.is_empty() {
             self.leave_joint();
+            self.end_merges();
+            self.propose_batch();
             self.drain_dirty();
         }
     }
@@ -243,6 +245,7 @@ impl<E: Env, B> State<E, B> {
         self.watch_ticks(slot);
         if self.slots[slot as usize].live().is_some() {
             self.watch_joint(slot);
+            self.watch_merge(slot);
             self.renew_lease(slot);
             self.watch_closed(slot);
             self.refuse_parked(slot);
@@ -337,9 +340,13 @@ impl<E: Env, B> State<E, B> {
             let local = self.slots[slot as usize]
                 .live()
                 .expect("a range stays while its group works");
-            if local.seat.installing {
+            if local.seat.installing || local.absorbing {
                 return;
             }
+            if self.begin_absorb(slot) {
+                return;
+            }
+            let local = self.live_mut(slot);
             let (left, is_busy) = (local.range, local.busy.get());
             let Some(entry) = local.seat.committed.front() else {
                 return;
@@ -352,7 +359,7 @@ impl<E: Env, B> State<E, B> {
                 let slot = self.strangers.get(&right);
                 let seat = slot.and_then(|slot| self.slots[*slot as usize].seat());
                 // One that ends because it is damaged makes nothing any more.
-                let is_held = is_busy || self.injured.is_ending(left);
+                let is_held = is_busy || self.injured.is_ending(left) || self.removing.contains(&right);
                 is_held || seat.is_some_and(|seat| seat.writes > 0) || !self.may_split(left, right)
             });
             if waits {
@@ -432,7 +439,7 @@ impl<E: Env, B> State<E, B> {
                     );
                 }
                 // Its receiver hears of it as nobody will send.
-                Then::Split(_) => {}
+                Then::Split(_) | Then::Nothing => {}
             }
         }
     }
@@ -540,7 +547,7 @@ impl<E: Env, B> State<E, B> {
                     Some((_, Then::Reply(origin))) => self.reply(origin, &WriteReply { ts: ts.into() }),
                     // Another replica proposed it, or this one in an earlier term.
                     None => self.hlc.raise(ts),
-                    Some((_, Then::Split(_) | Then::Transact(..))) => {
+                    Some((_, Then::Split(_) | Then::Transact(..) | Then::Nothing)) => {
                         unreachable!("a command is answered as what it was proposed")
                     }
                 }
@@ -553,10 +560,16 @@ impl<E: Env, B> State<E, B> {
                 match then {
                     Some((_, Then::Transact(origin, answer))) => self.answer_batch(origin, &answer),
                     None => self.hlc.raise(ts),
-                    Some((_, Then::Split(_) | Then::Reply(_))) => {
+                    Some((_, Then::Split(_) | Then::Reply(_) | Then::Nothing)) => {
                         unreachable!("a command is answered as what it was proposed")
                     }
                 }
+            }
+            Applied::Merge(step) => {
+                local.tablet.apply_nothing(entry.index);
+                let ts = local.replica.last_ts();
+                self.hlc.raise(ts);
+                self.step_taken(slot, step);
             }
             Applied::Split { right, at } => {
                 let ts = local.replica.last_ts();
@@ -565,7 +578,7 @@ impl<E: Env, B> State<E, B> {
                 match then {
                     Some((_, Then::Split(done))) => done.send(applied),
                     None => self.jobs.push(Job::CompleteSplit(applied)),
-                    Some((_, Then::Reply(_) | Then::Transact(..))) => {
+                    Some((_, Then::Reply(_) | Then::Transact(..) | Then::Nothing)) => {
                         unreachable!("a command is answered as what it was proposed")
                     }
                 }

@@ -238,6 +238,7 @@ impl<E: Env, B> State<E, B> {
                 );
                 self.on_move(range, to, request.deadline_ms.to_native(), raw);
             }
+            RequestRef::Merge(merge) => self.on_merge(merge, raw),
             RequestRef::Place(place) => self.on_place(place, raw),
             RequestRef::Stand(stand) => self.on_stand(stand, raw),
             RequestRef::SetPolicy(set) => self.on_set_policy(set, raw),
@@ -334,6 +335,7 @@ impl<E: Env, B> State<E, B> {
             ShardMessage::Misdirected(range) => self.on_misdirected(range),
             ShardMessage::Unclaim { range, promised } => self.on_unclaim(from, range, promised),
             ShardMessage::Removed { range } => self.forget_place(from, range),
+            ShardMessage::Bring { range, to } => self.jobs.push(Job::Bring { range, to }),
             ShardMessage::Gone { range, life } => self.on_gone(range, life),
             ShardMessage::AskReplaced { range, life } => self.on_ask_replaced(from, range, life),
             ShardMessage::Replaced { range, life } => self.on_replaced(range, life),
@@ -644,6 +646,16 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 slot,
                 arrival,
             } => self.move_in(from, ticket, slot, *arrival).await,
+            Job::Merge {
+                origin,
+                range,
+                right,
+                deadline,
+            } => self.merge_for(origin, range, right, deadline).await,
+            Job::Gather { left, right } => self.gather_ranges(left, right).await,
+            Job::Bring { range, to } => self.bring(range, to).await,
+            Job::Yield { range, to } => self.hand_over(range, to).await,
+            Job::Absorb { left, right } => self.absorb(left, right).await,
             Job::Prepared { from, ticket, seqno } => self.prepared(from, ticket, seqno).await,
             Job::Claim { left, right } => self.claim_right(left, right).await,
             Job::RangeMap(origin) => {

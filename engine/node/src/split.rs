@@ -159,7 +159,7 @@ impl<E: Env, B> State<E, B> {
             return Proposed::LedElsewhere(refusal);
         }
         let local = self.slots[slot as usize].live_mut().expect("it is served here");
-        if local.busy.get() || local.replica.is_blocked() || !local.leads() {
+        if local.busy.get() || local.replica.is_blocked() || local.replica.is_merging() || !local.leads() {
             return Proposed::Busy;
         }
         // It is claimed only when the split is applied: until then followers may need the state by which it is committed.

@@ -22,6 +22,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::incarnation::{self, IncarnationError};
 use crate::local::{Groups, Local, Stranger};
 use crate::marker;
+use crate::merge::Merges;
 use crate::message::{Assembled, Recovered, ShardMessage};
 use crate::neighbours::{Detector, Neighbours, Word};
 use crate::outlook::Pulses;
@@ -662,6 +663,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         placing: BTreeSet::new(),
         placer: make_placer(env, config, shards),
         joint: Vec::new(),
+        merges: Merges::default(),
         departed: Vec::new(),
         gets: Vec::new(),
         get_keys: Vec::new(),

@@ -8,6 +8,7 @@ use crate::gauge::Gauge;
 use crate::identity::Identity;
 use crate::local::{Groups, Local, Seat, Stranger};
 use crate::members::Wish;
+use crate::merge::Merges;
 use crate::message::{Answer, OwnedRequest, PageAsk, Replies, ShardMessage};
 use crate::moving::Moved;
 use crate::neighbours::Neighbours;
@@ -76,6 +77,8 @@ pub(crate) enum Then {
     Transact(Origin, Vec<u8>),
     /// A split goes on.
     Split(Sender<SplitApplied>),
+    /// Whoever proposed it looks.
+    Nothing,
 }
 
 /// A split has been applied: the new range is served here.
@@ -127,6 +130,21 @@ pub(crate) enum Job<E: Env> {
         to: ShardId,
         deadline: Instant,
     },
+    /// `range merge`.
+    Merge {
+        origin: Origin,
+        range: RangeId,
+        right: RangeId,
+        deadline: Instant,
+    },
+    /// Two ranges are brought together, and to disk.
+    Gather { left: RangeId, right: RangeId },
+    /// A range goes to the shard of its neighbour.
+    Bring { range: RangeId, to: ShardId },
+    /// Leadership of a range goes to where its neighbour is led.
+    Yield { range: RangeId, to: ReplicaId },
+    /// A range takes over its right neighbour.
+    Absorb { left: RangeId, right: RangeId },
     /// A range arrives.
     MoveIn {
         from: ShardId,
@@ -247,6 +265,7 @@ pub(crate) struct Counts {
     pub(crate) refused: u64,
     pub(crate) duplicates: u64,
     pub(crate) splits: u64,
+    pub(crate) merges: u64,
     pub(crate) moves: u64,
     pub(crate) removed: u64,
     pub(crate) scrubs: u64,
@@ -300,6 +319,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) placer: Option<Box<Placer>>,
     /// Ranges whose replicas are being placed by hand.
     pub(crate) placing: BTreeSet<RangeId>,
+    /// Merges of ranges.
+    pub(crate) merges: Merges,
     /// Slots of groups that lead and have a joint configuration to leave.
     pub(crate) joint: Vec<u32>,
     /// Ranges that left this shard, until the map that counts knows.

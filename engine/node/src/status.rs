@@ -256,6 +256,7 @@ impl<E: Env, B> State<E, B> {
                 ("refused", counts.refused),
                 ("duplicates", counts.duplicates),
                 ("splits", counts.splits),
+                ("merges", counts.merges),
                 ("moves", counts.moves),
                 ("scrubs", counts.scrubs),
                 ("turns", counts.turns),

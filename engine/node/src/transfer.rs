@@ -184,6 +184,11 @@ impl<E: Env, B> State<E, B> {
             ArchivedTransferStep::Removed => self.on_removed(range, to),
             ArchivedTransferStep::Damaged => self.on_claim(range, from),
             ArchivedTransferStep::Settled => self.on_settled(range, to),
+            step @ (ArchivedTransferStep::Yield
+            | ArchivedTransferStep::Gather { .. }
+            | ArchivedTransferStep::Gathered { .. }
+            | ArchivedTransferStep::AskFate { .. }
+            | ArchivedTransferStep::Refused { .. }) => self.on_merge_word((range, from, to), step),
         }
         Ok(())
     }
@@ -323,6 +328,7 @@ impl<E: Env, B> State<E, B> {
             .get(&range)
             .or_else(|| self.strangers.get(&range))
             .copied();
+        self.drop_absorbed(&description);
         let overlaps = |local: &Local<E>| {
             let (mine, theirs) = (&local.replica.descriptor().span, description.span());
             local.range != range && mine.intersect(&theirs.start, theirs.end.as_deref()).is_some()

@@ -7,13 +7,19 @@
 //!                   tag 1 put (second: value) · 2 delete (second empty) · 3 delete range (second: end) · 4 delete to the end
 //!   kind 2, split:  wall_ns u64 │ logical u32 │ right range u64 │ key_len u32 │ key
 //!   kind 16, change: wall_ns u64 │ logical u32 │ mutations of transactions, see txn::codec
+//!   steps of a merge of two ranges; *merge* is the index of its Expect entry in the left range's log:
+//!   kind 3, expect: wall_ns u64 │ logical u32 │ right range u64
+//!   kind 4, subsume: wall_ns u64 │ logical u32 │ left range u64 │ merge u64 │ left generation u64
+//!   kind 5, absorb: wall_ns u64 │ logical u32 │ right range u64 │ merge u64
+//!   kind 6, refuse: wall_ns u64 │ logical u32 │ merge u64
+//!   kind 7, thaw:   wall_ns u64 │ logical u32 │ left range u64 │ merge u64
 //! ```
 //!
 //! Integers are little-endian. The log's checksum covers the payload, so damage is found below; a command that does not
 //! decode is a bug or a version that this build does not know, and stops the node.
 
 use base::api::{WriteId, WriteOp};
-use base::{ClientId, RangeId, Timestamp};
+use base::{ClientId, Index, RangeId, Timestamp};
 use txn::Mutation;
 
 /// The only version so far.
@@ -21,6 +27,11 @@ pub const VERSION: u8 = 1;
 const KIND_WRITE: u8 = 1;
 const KIND_SPLIT: u8 = 2;
 const KIND_CHANGE: u8 = 16;
+const KIND_EXPECT: u8 = 3;
+const KIND_SUBSUME: u8 = 4;
+const KIND_ABSORB: u8 = 5;
+const KIND_REFUSE: u8 = 6;
+const KIND_THAW: u8 = 7;
 const OP_PUT: u8 = 1;
 const OP_DELETE: u8 = 2;
 const OP_DELETE_RANGE: u8 = 3;
@@ -53,6 +64,51 @@ pub enum Command<'a> {
         ts: Timestamp,
         /// The mutations, encoded.
         mutations: &'a [u8],
+    },
+    /// A step of a merge of two neighbouring ranges.
+    Merge {
+        /// When it was proposed.
+        ts: Timestamp,
+        /// The step.
+        step: MergeStep,
+    },
+}
+
+/// A step of a merge of two neighbouring ranges. A merge is named by the index of its Expect entry in the left range's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MergeStep {
+    /// In the left range's log: it is to absorb that range, and until it has, or refuses to, it stays as it is.
+    Expect {
+        /// The right neighbour.
+        right: RangeId,
+    },
+    /// In the right range's log: it freezes. From here on it takes no writes, until it is absorbed or thaws.
+    Subsume {
+        /// The left neighbour.
+        left: RangeId,
+        /// The merge.
+        merge: Index,
+        /// The left neighbour's generation.
+        generation: u64,
+    },
+    /// In the left range's log: it takes the right one over, if it still expects that.
+    Absorb {
+        /// The right neighbour.
+        right: RangeId,
+        /// The merge.
+        merge: Index,
+    },
+    /// In the left range's log: the merge will not be.
+    Refuse {
+        /// The merge.
+        merge: Index,
+    },
+    /// In the right range's log: it goes on by itself.
+    Thaw {
+        /// The left neighbour.
+        left: RangeId,
+        /// The merge.
+        merge: Index,
     },
 }
 
@@ -139,7 +195,39 @@ pub fn split_of(payload: &[u8]) -> Option<RangeId> {
     }
     match Command::decode(payload) {
         Ok(Command::Split { right, .. }) => Some(right),
-        Ok(Command::Write { .. } | Command::Change { .. }) | Err(_) => None,
+        Ok(Command::Write { .. } | Command::Change { .. } | Command::Merge { .. }) | Err(_) => None,
+    }
+}
+
+/// The step of a merge that a payload is, when it is one that decodes.
+#[must_use]
+pub fn merge_of(payload: &[u8]) -> Option<MergeStep> {
+    let [VERSION, KIND_EXPECT..=KIND_THAW, ..] = payload else {
+        return None;
+    };
+    match Command::decode(payload) {
+        Ok(Command::Merge { step, .. }) => Some(step),
+        Ok(Command::Write { .. } | Command::Split { .. } | Command::Change { .. }) | Err(_) => None,
+    }
+}
+
+/// Appends the encoding of a step of a merge to `out`.
+pub fn encode_merge(out: &mut Vec<u8>, ts: Timestamp, step: MergeStep) {
+    let (kind, numbers): (u8, &[u64]) = match step {
+        MergeStep::Expect { right } => (KIND_EXPECT, &[right.0]),
+        MergeStep::Subsume {
+            left,
+            merge,
+            generation,
+        } => (KIND_SUBSUME, &[left.0, merge.0, generation]),
+        MergeStep::Absorb { right, merge } => (KIND_ABSORB, &[right.0, merge.0]),
+        MergeStep::Refuse { merge } => (KIND_REFUSE, &[merge.0]),
+        MergeStep::Thaw { left, merge } => (KIND_THAW, &[left.0, merge.0]),
+    };
+    out.extend_from_slice(&[VERSION, kind]);
+    encode_ts(out, ts);
+    for number in numbers {
+        out.extend_from_slice(&number.to_le_bytes());
     }
 }
 
@@ -217,6 +305,11 @@ impl<'a> Command<'a> {
                 let mutations = core::mem::take(&mut input.0);
                 Self::Change { ts, mutations }
             }
+            KIND_EXPECT..=KIND_THAW => {
+                let ts = input.ts()?;
+                let step = input.merge_step(kind)?;
+                Self::Merge { ts, step }
+            }
             found => return Err(CommandError::Unknown { what: "kind", found }),
         };
         if input.0.is_empty() {
@@ -230,7 +323,10 @@ impl<'a> Command<'a> {
     #[must_use]
     pub fn ts(&self) -> Timestamp {
         match *self {
-            Self::Write { ts, .. } | Self::Split { ts, .. } | Self::Change { ts, .. } => ts,
+            Self::Write { ts, .. }
+            | Self::Split { ts, .. }
+            | Self::Change { ts, .. }
+            | Self::Merge { ts, .. } => ts,
         }
     }
 }
@@ -286,6 +382,30 @@ impl<'a> Input<'a> {
 
     fn u64(&mut self, what: &'static str) -> Result<u64, CommandError> {
         self.array(what).map(u64::from_le_bytes)
+    }
+
+    fn merge_step(&mut self, kind: u8) -> Result<MergeStep, CommandError> {
+        let first = self.u64("range or merge")?;
+        let mut merge = || self.u64("merge").map(Index);
+        Ok(match kind {
+            KIND_EXPECT => MergeStep::Expect {
+                right: RangeId(first),
+            },
+            KIND_SUBSUME => MergeStep::Subsume {
+                left: RangeId(first),
+                merge: merge()?,
+                generation: self.u64("generation")?,
+            },
+            KIND_ABSORB => MergeStep::Absorb {
+                right: RangeId(first),
+                merge: merge()?,
+            },
+            KIND_REFUSE => MergeStep::Refuse { merge: Index(first) },
+            _ => MergeStep::Thaw {
+                left: RangeId(first),
+                merge: merge()?,
+            },
+        })
     }
 
     fn ts(&mut self) -> Result<Timestamp, CommandError> {
@@ -373,6 +493,32 @@ mod tests {
                 at: b"m"
             })
         );
+    }
+
+    #[test]
+    fn steps_of_a_merge_round_trip_and_every_cut_is_an_error() {
+        let (left, right, merge) = (RangeId(4), RangeId(9), Index(77));
+        let generation = 12;
+        for step in [
+            MergeStep::Expect { right },
+            MergeStep::Subsume {
+                left,
+                merge,
+                generation,
+            },
+            MergeStep::Absorb { right, merge },
+            MergeStep::Refuse { merge },
+            MergeStep::Thaw { left, merge },
+        ] {
+            let mut bytes = Vec::new();
+            encode_merge(&mut bytes, TS, step);
+            assert_eq!(Command::decode(&bytes), Ok(Command::Merge { ts: TS, step }));
+            assert_eq!((merge_of(&bytes), split_of(&bytes)), (Some(step), None));
+            for len in 0..bytes.len() {
+                assert!(Command::decode(&bytes[..len]).is_err(), "{step:?} cut at {len}");
+            }
+        }
+        assert_eq!(merge_of(&sample()), None);
     }
 
     #[test]

@@ -180,6 +180,20 @@ impl Provisional {
         right
     }
 
+    /// All of this one and of `right`, which is of other keys.
+    pub(crate) fn with(&self, right: &Self) -> Self {
+        let mut both = self.clone();
+        let Self {
+            intents,
+            records,
+            bytes,
+        } = right.clone();
+        both.intents.extend(intents);
+        both.records.extend(records);
+        both.bytes += bytes;
+        both
+    }
+
     /// The span of all keys that something here is about, for assertions.
     pub(crate) fn lies_in(&self, span: &Span) -> bool {
         let ends = [self.intents.first_key_value(), self.intents.last_key_value()];

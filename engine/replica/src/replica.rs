@@ -1,6 +1,6 @@
 //! The replica state machine.
 
-use crate::command::{self, Command};
+use crate::command::{self, Command, MergeStep};
 use crate::conflict::{InFlight, Reservations};
 use crate::latches::{Latches, Ticket, Touched};
 use crate::provisional::{Made, Provisional};
@@ -16,9 +16,13 @@ use txn::error::Seen;
 use txn::{Batch, Bytes, Keys, Memory, Mutation, Outcome, TimestampCache, TxnId};
 
 /// Version of the bytes of [`Replica::encode_state`].
-const STATE_VERSION: u8 = 4;
+const STATE_VERSION: u8 = 5;
 /// Keys of which each generation of a timestamp cache knows when they were read.
 const CACHE_POINTS_MAX: usize = 4096;
+
+mod merge;
+
+pub use merge::{Ended, Merging};
 
 /// What may happen to a write now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +32,7 @@ pub enum Admission {
     /// Its conditions must be read first. When that needs no waiting, propose in the same step; otherwise
     /// [`Replica::reserve`] the conditions, read, [`Replica::release`] them and propose.
     Evaluate,
-    /// It conflicts with a write in flight, or the range is being split or moved: [`Replica::park`] it.
+    /// It conflicts with a write in flight, or the range is being split, moved or absorbed: [`Replica::park`] it.
     Wait,
     /// A transaction has an intent on one of its keys.
     Meets(Box<Met>),
@@ -82,6 +86,8 @@ pub enum Applied<'a> {
         /// When it was proposed.
         ts: Timestamp,
     },
+    /// A step of a merge was taken, or meant one that is not under way any more. One that absorbs is taken by [`Replica::absorb`].
+    Merge(MergeStep),
 }
 
 /// One replica of one range. `W` is a request that waits, as the shard keeps it.
@@ -107,6 +113,12 @@ pub struct Replica<W> {
     parked: VecDeque<W>,
     /// Set while a split is in flight or the range is being moved: nothing new is proposed.
     blocked: bool,
+    /// Which merge it takes part in, as of what is applied.
+    merging: Merging,
+    /// The last merge that it began and that has ended.
+    ended: Option<Ended>,
+    /// A step of a merge that this leader has proposed and that is not applied.
+    open_step: Option<MergeStep>,
 }
 
 impl<W> Replica<W> {
@@ -119,6 +131,8 @@ impl<W> Replica<W> {
         let State {
             generation,
             last_ts,
+            merging,
+            ended,
             group,
             sessions,
             provisional,
@@ -142,6 +156,9 @@ impl<W> Replica<W> {
             cache: None,
             parked: VecDeque::new(),
             blocked: false,
+            merging,
+            ended,
+            open_step: None,
         })
     }
 
@@ -163,11 +180,27 @@ impl<W> Replica<W> {
         Ok((theirs, adopted.encode()))
     }
 
+    /// The last merge that a range began and that has ended, as a state of its replica says.
+    ///
+    /// # Errors
+    /// The bytes are not a state that this build wrote.
+    pub fn ended_merge(range: RangeId, applied: Index, state: &[u8]) -> Result<Option<Ended>, StateError> {
+        State::decode(range, applied, state).map(|state| state.ended)
+    }
+
     /// The state of a range that has never been written, as of the index at which its group begins.
     #[must_use]
     pub fn initial_state(group: &Group) -> Vec<u8> {
-        let (sessions, provisional) = (Sessions::default(), Provisional::default());
-        encode_state(1, Timestamp::ZERO, group, (&sessions, &provisional))
+        let state = State {
+            generation: 1,
+            last_ts: Timestamp::ZERO,
+            merging: Merging::Nothing,
+            ended: None,
+            group: group.clone(),
+            sessions: Sessions::default(),
+            provisional: Provisional::default(),
+        };
+        state.encode()
     }
 
     /// The applied state, to be written with a flush at [`Self::applied_index`]. Forgets sessions that are long silent.
@@ -176,13 +209,14 @@ impl<W> Replica<W> {
         encode_state(
             self.descriptor.generation,
             self.last_ts,
+            (self.merging, self.ended),
             &self.group,
             (&self.sessions, &self.provisional),
         )
     }
 
-    /// A checksum of the results of sessions, and of intents and records. Replicas that have applied the same entries have the same, until one forgets a session
-    /// that was silent for [`crate::session::SESSION_IDLE_NS`].
+    /// A checksum of the results of sessions, and of intents and records. Replicas that have applied the same entries have the same,
+    /// until one forgets a session that was silent for [`crate::session::SESSION_IDLE_NS`].
     #[must_use]
     pub fn sessions_checksum(&self) -> u32 {
         self.sessions.checksum() ^ self.provisional.checksum().rotate_left(1)
@@ -236,6 +270,7 @@ impl<W> Replica<W> {
         self.latches.clear();
         self.cache = None;
         self.blocked = false;
+        self.open_step = None;
         self.proposed = self.applied_index();
     }
 
@@ -257,10 +292,10 @@ impl<W> Replica<W> {
         self.in_flight.len()
     }
 
-    /// Whether the range takes no proposals because it is being split or moved.
+    /// Whether the range takes no proposals because it is being split or moved, or is frozen.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
-        self.blocked
+        self.blocked || self.is_frozen()
     }
 
     /// Decides what may happen to a write. All its keys lie in the span: the caller has routed it.
@@ -283,7 +318,7 @@ impl<W> Replica<W> {
             Standing::Aborted => return Admission::Aborted,
             Standing::Forgotten => return Admission::Forgotten,
         }
-        if self.blocked {
+        if self.is_blocked() {
             return Admission::Wait;
         }
         let (mut touched, mut looked_at) = (ops.clone(), conditions.clone());
@@ -467,7 +502,7 @@ impl<W> Replica<W> {
         let mut records = touched.records.iter();
         let mut reads = touched.reads.iter();
         is_due
-            && !self.blocked
+            && !self.is_blocked()
             && !is_reserved
             && !records.any(|record| self.in_flight.touches_hash(*record))
             && !reads.any(|(keys, ts): &(Keys, _)| self.in_flight.may_show(keys, *ts))
@@ -528,7 +563,7 @@ impl<W> Replica<W> {
     /// Whether requests are parked and it is time to try them again: nothing blocks the range.
     #[must_use]
     pub fn has_runnable(&self) -> bool {
-        !self.blocked && !self.parked.is_empty()
+        !self.is_blocked() && !self.parked.is_empty()
     }
 
     /// All parked requests in the order of their arrival, to be admitted again.
@@ -548,6 +583,7 @@ impl<W> Replica<W> {
         ops: impl Iterator<Item = WriteOp<'a>> + Clone,
         out: &mut Vec<u8>,
     ) -> Index {
+        assert!(!self.is_frozen(), "a frozen range takes no writes");
         let index = self.next_index(ts);
         self.sessions.propose(id);
         self.in_flight.push(index, ts, ops.clone());
@@ -563,6 +599,10 @@ impl<W> Replica<W> {
         assert!(
             self.descriptor.span.contains(at) && *self.descriptor.span.start != *at,
             "a split key lies inside"
+        );
+        assert!(
+            !self.is_merging(),
+            "a range that takes part in a merge is not split"
         );
         let index = self.next_index(ts);
         self.in_flight.push(index, ts, core::iter::empty());
@@ -643,6 +683,10 @@ impl<W> Replica<W> {
                 }
                 Applied::Change { made, ts }
             }
+            Command::Merge { step, .. } => {
+                self.take_step(at.mark.index, step);
+                Applied::Merge(step)
+            }
         })
     }
 
@@ -710,6 +754,9 @@ impl<W> Replica<W> {
             cache: self.cache.clone(),
             parked: VecDeque::new(),
             blocked: false,
+            merging: Merging::Nothing,
+            ended: None,
+            open_step: None,
         }
     }
 
@@ -761,12 +808,33 @@ pub struct StateError {
 struct State {
     generation: u64,
     last_ts: Timestamp,
+    merging: Merging,
+    ended: Option<Ended>,
     group: Group,
     sessions: Sessions,
     provisional: Provisional,
 }
 
 impl State {
+    fn encode(&self) -> Vec<u8> {
+        let Self {
+            generation,
+            last_ts,
+            merging,
+            ended,
+            group,
+            sessions,
+            provisional,
+        } = self;
+        encode_state(
+            *generation,
+            *last_ts,
+            (*merging, *ended),
+            group,
+            (sessions, provisional),
+        )
+    }
+
     fn decode(range: RangeId, applied: Index, state: &[u8]) -> Result<Self, StateError> {
         let mut input = state;
         let decoded = (|| {
@@ -776,12 +844,16 @@ impl State {
             }
             let generation = session::take_u64(&mut input)?;
             let last_ts = session::take_ts(&mut input)?;
+            let merging = Merging::decode(&mut input)?;
+            let ended = Ended::decode(&mut input)?;
             let group = Group::decode(&mut input).filter(|group| group.applied.last.index == applied)?;
             let sessions = Sessions::decode(&mut input)?;
             let provisional = Provisional::decode(&mut input)?;
             input.is_empty().then_some(Self {
                 generation,
                 last_ts,
+                merging,
+                ended,
                 group,
                 sessions,
                 provisional,
@@ -789,11 +861,6 @@ impl State {
         })();
         let bytes = state.len();
         decoded.ok_or(StateError { range, bytes })
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let begun = (&self.sessions, &self.provisional);
-        encode_state(self.generation, self.last_ts, &self.group, begun)
     }
 }
 
@@ -821,12 +888,15 @@ fn made_at(mutation: &Mutation) -> Option<Timestamp> {
 fn encode_state(
     generation: u64,
     last_ts: Timestamp,
+    (merging, ended): (Merging, Option<Ended>),
     group: &Group,
     (sessions, provisional): (&Sessions, &Provisional),
 ) -> Vec<u8> {
     let mut out = vec![STATE_VERSION];
     out.extend_from_slice(&generation.to_le_bytes());
     session::put_ts(&mut out, last_ts);
+    merging.encode(&mut out);
+    Ended::encode(ended, &mut out);
     group.encode(&mut out);
     sessions.encode(&mut out);
     provisional.encode(&mut out);

@@ -164,6 +164,19 @@ impl Sessions {
         }
     }
 
+    /// Takes in the results of another range's sessions, whose keys become this one's. What one of them has forgotten because the
+    /// client has its answer is forgotten.
+    pub fn unite(&mut self, other: &Self) {
+        for (client, theirs) in &other.by_client {
+            let session = self.by_client.entry(*client).or_default();
+            session.floor = session.floor.max(theirs.floor);
+            session.last_ts = session.last_ts.max(theirs.last_ts);
+            for &(seq, mark) in theirs.marks.iter().filter(|(_, mark)| *mark != Mark::InFlight) {
+                session.set(seq, mark);
+            }
+        }
+    }
+
     /// How many sessions there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -354,6 +367,30 @@ mod tests {
         assert_eq!(sessions.by_client[&ClientId(9)].marks.len(), SESSION_WRITES_MAX);
         assert_eq!(sessions.standing(&id(1, 0)), Standing::Forgotten);
         assert_eq!(sessions.standing(&id(5_000, 0)), Standing::Applied(ts(5_000)));
+    }
+
+    #[test]
+    fn what_two_ranges_have_applied_is_known_to_the_one_that_they_become() {
+        let (mut left, mut right) = (Sessions::default(), Sessions::default());
+        left.apply(&id(2, 1), ts(10));
+        left.propose(&id(7, 1));
+        right.apply(&id(3, 1), ts(12));
+        right.apply(&id(5, 3), ts(14));
+        right.apply(
+            &WriteId {
+                client: ClientId(4),
+                seq: 1,
+                acked_below: 1,
+            },
+            ts(9),
+        );
+        left.unite(&right);
+        assert_eq!(left.len(), 2);
+        assert_eq!(left.standing(&id(3, 3)), Standing::Applied(ts(12)));
+        assert_eq!(left.standing(&id(5, 3)), Standing::Applied(ts(14)));
+        assert_eq!(left.standing(&id(4, 3)), Standing::New);
+        assert_eq!(left.standing(&id(7, 3)), Standing::InFlight);
+        assert_eq!(left.standing(&id(1, 1)), Standing::Forgotten);
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //!
 //! Deliberately absent: levels, value separation, intents. Block kinds and edit tags leave room for them.
 
+mod absorb;
 mod cache;
 mod compaction;
 mod config;

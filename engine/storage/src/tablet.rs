@@ -612,6 +612,15 @@ impl<E: Env> State<E> {
         Err(f)
     }
 
+    /// The span is wider, as of an entry at `index` that is durable. Nothing is in memory.
+    pub(crate) fn widen(&mut self, shared: &Shared<E>, span: Span, index: Index, app_state: Rc<[u8]>) {
+        // Its keys may share less.
+        self.active = shared.new_memtable(shared_prefix(&span));
+        self.span = span;
+        (self.applied_index, self.flushed_index) = (index, index);
+        self.app_state = app_state;
+    }
+
     pub(crate) fn freeze(&mut self, shared: &Shared<E>, app_state: Rc<[u8]>) {
         // A flush that would change nothing writes nothing.
         if self.frozen.is_empty() && self.applied_index == self.flushed_index {

@@ -15,7 +15,7 @@ mod fixtures;
 use base::key::Span;
 use base::{Index, Prng, RangeId};
 use corelane_storage::Tablet;
-use fixtures::{Op, ROOT, World, draw_ops, small};
+use fixtures::{Op, ROOT, World, draw_ops, small, state};
 use sim::{DiskImage, ImageEnv, ImageMachine};
 use std::collections::BTreeMap;
 
@@ -172,6 +172,65 @@ fn a_crash_during_a_split_loses_nothing() {
     let images = recording.crash_everywhere();
     assert!(images > 500, "only {images} images");
     println!("{images} images");
+}
+
+#[test]
+fn a_crash_while_a_tablet_takes_another_one_over_loses_nothing() {
+    let mut prng = Prng::new(5);
+    let mut recording = Recording::start();
+    recording.writes(&mut prng, 15);
+    recording.flush(ROOT);
+    recording.writes(&mut prng, 15);
+    let right = recording.split(b"a\xff");
+    recording.writes(&mut prng, 20);
+    recording.flush(ROOT);
+    recording.flush(right);
+    let [ours, theirs] = [ROOT, right].map(|range| recording.world.tablets[&range].clone());
+    assert!(
+        !ours.is_tidy() && !theirs.is_tidy(),
+        "the split has left something"
+    );
+    for tablet in [&ours, &theirs] {
+        recording.machine.block_on(tablet.tidy()).unwrap();
+        assert!(tablet.is_tidy());
+    }
+    recording.mark();
+    let index = ours.applied_index().next();
+    let absorbed = ours.absorb(&theirs, index, state(ROOT, index));
+    recording.machine.block_on(absorbed).unwrap();
+    let both = [ours.span(), Span::all()];
+    assert_eq!(both[0], both[1]);
+    assert_eq!((ours.flushed_index(), ours.applied_index()), (index, index));
+    drop((ours, theirs));
+    let Recording {
+        machine,
+        mut world,
+        marks,
+    } = recording;
+    let last = marks.len() as u64 - 1;
+    world.tablets.clear();
+    let (mut before, mut after) = (0, 0);
+    for boundary in machine.trace().boundaries() {
+        if boundary.mark() != Some(last) {
+            continue;
+        }
+        for image in boundary.images() {
+            let second = ImageMachine::new(&image);
+            second.block_on(world.open_all(second.env())).unwrap();
+            if world.tablets[&ROOT].span() == Span::all() {
+                world.tablets.remove(&right);
+                after += 1;
+            } else {
+                before += 1;
+            }
+            second.block_on(world.check_scan(&Span::all(), world.ts, false, 10_000, usize::MAX));
+            world.tablets.clear();
+        }
+    }
+    assert!(
+        before > 10 && after > 0,
+        "{before} images before it, {after} after it"
+    );
 }
 
 #[test]

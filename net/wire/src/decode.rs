@@ -109,6 +109,7 @@ messages! {
         SetPolicy: ArchivedSetPolicy<'static>,
         Policies: ArchivedPolicies,
         Transact: ArchivedTransact<'static>,
+        Merge: ArchivedMerge,
     ]
 }
 
@@ -127,6 +128,7 @@ messages! {
         StatusReply: ArchivedStatusReply<'static>,
         EchoReply: ArchivedEchoReply<'static>,
         DiskWriteReply: ArchivedDiskWriteReply,
+        MergeReply: ArchivedMergeReply,
         PlaceReply: ArchivedPlaceReply<'static>,
         ExplainReply: ArchivedExplainReply<'static>,
         StandReply: ArchivedStandReply,
@@ -206,6 +208,7 @@ kind_of! {
     request::DiskWrite => DiskWrite,
     request::Place<'_> => Place,
     request::Explain => Explain,
+    request::Merge => Merge,
     request::Stand => Stand,
     request::SetPolicy<'_> => SetPolicy,
     request::Policies => Policies,
@@ -227,6 +230,7 @@ kind_of! {
     reply::StatusReply<'_> => StatusReply,
     reply::EchoReply<'_> => EchoReply,
     reply::DiskWriteReply => DiskWriteReply,
+    reply::MergeReply => MergeReply,
     reply::PlaceReply<'_> => PlaceReply,
     reply::ExplainReply<'_> => ExplainReply,
     reply::StandReply => StandReply,

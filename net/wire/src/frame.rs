@@ -102,6 +102,8 @@ kinds! {
     Policies = 0x12,
     /// [`crate::request::Transact`].
     Transact = 0x13,
+    /// [`crate::request::Merge`].
+    Merge = 0x14,
     /// [`crate::peer::PeerHello`]: the first frame of a connection between shards.
     PeerHello = 0x40,
     /// [`crate::peer::Train`].
@@ -148,6 +150,8 @@ kinds! {
     PoliciesReply = 0x92,
     /// [`crate::reply::TransactReply`].
     TransactReply = 0x93,
+    /// [`crate::reply::MergeReply`].
+    MergeReply = 0x94,
     /// [`crate::reply::StaleReply`].
     StaleReply = 0xa2,
     /// [`crate::reply::ErrorReply`].

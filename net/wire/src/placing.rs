@@ -97,6 +97,11 @@ pub enum Todo<'a> {
         #[rkyv(with = InlineAsBox)]
         key: &'a [u8],
     },
+    /// The range shall absorb its right neighbour.
+    Merge {
+        /// The right neighbour.
+        right: u64,
+    },
 }
 
 /// How a node is meant to be used, version 1. Of two for one node the one with the greater version counts.

@@ -207,6 +207,18 @@ pub struct MoveReply {
     pub range_map_version: u64,
 }
 
+/// Answers [`crate::request::Merge`], version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub struct MergeReply {
+    /// The range.
+    pub range: u64,
+    /// Its right neighbour, which is no more.
+    pub absorbed: u64,
+    /// The range map that contains the merge.
+    pub range_map_version: u64,
+}
+
 /// Answers [`crate::request::Place`], version 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 pub struct PlaceReply<'a> {

@@ -172,6 +172,21 @@ pub struct Place<'a> {
     pub deadline_ms: u32,
 }
 
+/// Merges a range with its right neighbour, whose keys it gets, version 1. Answered by [`crate::reply::MergeReply`].
+///
+/// Both must have their replicas on the same nodes. A request that is given up half way leaves both ranges as they were, after a moment.
+/// Merging with a neighbour that was absorbed already changes nothing and succeeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+#[rkyv(derive(Debug))]
+pub struct Merge {
+    /// The range.
+    pub range: u64,
+    /// Its right neighbour.
+    pub right: u64,
+    /// Milliseconds from receipt.
+    pub deadline_ms: u32,
+}
+
 /// Asks why the replicas of a range are where they are, and what is to be done about it, version 1. Answered by
 /// [`crate::reply::ExplainReply`] on the node that leads the first range; others refuse and name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]

@@ -67,4 +67,33 @@ pub enum TransferStep<'a> {
     Damaged,
     /// The receiver, which was damaged, was replaced, or the group wants nothing more of its node.
     Settled,
+    /// To the leader of a range that is to be merged with its left neighbour: it hands leadership over to the sender.
+    Yield,
+    /// From the leader of a range that is to absorb its right neighbour: both are to be on one shard of the receiver's node, and on its
+    /// disk. For a merge that is under way, the right neighbour frozen.
+    Gather {
+        /// The right neighbour.
+        right: u64,
+        /// The merge: the index of the Expect entry in the range's log; zero when it has not begun.
+        merge: u64,
+    },
+    /// They are.
+    Gathered {
+        /// The right neighbour.
+        right: u64,
+        /// The merge.
+        merge: u64,
+    },
+    /// From a replica of the right neighbour, which is frozen: what has become of the merge? `to` only names the node.
+    AskFate {
+        /// The right neighbour.
+        right: u64,
+        /// The merge.
+        merge: u64,
+    },
+    /// It was refused. `from` only names the node.
+    Refused {
+        /// The merge.
+        merge: u64,
+    },
 }

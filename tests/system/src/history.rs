@@ -60,6 +60,8 @@ pub enum Action {
     },
     /// Cuts the range that holds the key.
     Split(KeyNo),
+    /// Merges a range with its right neighbour, which it names.
+    Merge(u64, u64),
     /// Moves a range to a shard.
     Move(u64, u16),
     /// Says which nodes shall have the replicas of a range, and perhaps which shall lead.

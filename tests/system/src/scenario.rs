@@ -39,6 +39,7 @@ pub struct Mix {
     pub scan: u64,
     pub scan_past: u64,
     pub split: u64,
+    pub merge: u64,
     pub move_range: u64,
     pub place: u64,
     pub range_map: u64,
@@ -349,6 +350,23 @@ impl Scenario {
         scenario
     }
 
+    /// The same, with ranges that merge, and are split as often; some clusters merge small ones by themselves.
+    #[must_use]
+    pub fn with_merges(mut self) -> Self {
+        // From numbers of its own: what else a seed draws is older.
+        let mut prng = Prng::new(self.seed ^ 0x6d65_7267_6573_0001);
+        self.node.merges = true;
+        self.mix.merge = 1 + prng.below(3);
+        self.mix.split = self.mix.split.max(prng.below(3));
+        if let Some(placement) = &mut self.placement
+            && prng.chance(0.4)
+        {
+            placement.plan.cold_cpu_ns = 25_000_000;
+            placement.plan.merge_after_ns = prng.between(300_000_000, 5_000_000_000);
+        }
+        self
+    }
+
     /// Nodes of a cluster have different numbers of shards, and ranges move between them.
     fn draw_shards(&mut self) {
         // Apart from what else is drawn, so that a seed stays what it is.
@@ -486,6 +504,7 @@ impl Mix {
             scan: weight(5),
             scan_past: weight(5),
             split: weight(1),
+            merge: 0,
             move_range: weight(2),
             place: 0,
             range_map: weight(1),

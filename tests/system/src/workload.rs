@@ -144,6 +144,7 @@ impl Workload {
             mix.get_stale,
             mix.scan_stale,
             mix.status,
+            mix.merge,
         ];
         let mut at = prng.below(weights.iter().sum());
         let kind = weights.iter().position(|weight| match at.checked_sub(*weight) {
@@ -193,8 +194,19 @@ impl Workload {
                 let age = self.age(prng);
                 self.scan(prng, age)
             }
-            _ => Action::Status,
+            16 => Action::Status,
+            _ => Self::merge(client, prng),
         }
+    }
+
+    /// Two ranges that were neighbours when the client looked last, mostly.
+    fn merge(client: &Client, prng: &mut Prng) -> Action {
+        let ranges = client.ranges();
+        if ranges.len() < 2 || prng.chance(0.3) {
+            return Action::RangeMap;
+        }
+        let left = prng.index(ranges.len() - 1);
+        Action::Merge(ranges[left].range, ranges[left + 1].range)
     }
 
     /// Mostly a range's replicas on as many nodes as at first, and now and then on one or on all.

@@ -186,12 +186,13 @@ pub(crate) fn with_order<R>(term: u64, order: &Order, send: impl FnOnce(&Placing
     let voters = numbers(&order.voters);
     let nodes = match &order.todo {
         Todo::Replicas(nodes) => numbers(nodes),
-        Todo::Leader(_) | Todo::Split(_) => Vec::new(),
+        Todo::Leader(_) | Todo::Split(_) | Todo::Merge(_) => Vec::new(),
     };
     let todo = match &order.todo {
         Todo::Replicas(_) => peer::Todo::Replicas { nodes: &nodes },
         Todo::Leader(node) => peer::Todo::Leader { node: node.0 },
         Todo::Split(key) => peer::Todo::Split { key },
+        Todo::Merge(right) => peer::Todo::Merge { right: right.0 },
     };
     let step = PlacingStep::Order {
         number: order.number,
@@ -227,6 +228,7 @@ pub(crate) fn order_from_wire(step: &peer::ArchivedPlacingStep<'static>) -> Opti
             check_key(key).ok()?;
             Todo::Split(Box::from(&**key))
         }
+        peer::ArchivedTodo::Merge { right } => Todo::Merge(RangeId(right.to_native())),
     };
     Some(Order {
         number: Some(number.to_native()).filter(|number| *number > 0)?,

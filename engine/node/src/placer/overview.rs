@@ -34,6 +34,9 @@ const SHARD_NS: u64 = 1_000_000_000;
 /// Bytes that a node of unknown disk is taken to have at least.
 const CAPACITY_MIN: u64 = 1 << 30;
 
+/// Ranges that nobody leads of which is looked at once whether they were absorbed.
+const ABSORBED_MAX: usize = 256;
+
 /// What is to be done with a range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Todo {
@@ -43,6 +46,8 @@ pub(crate) enum Todo {
     Leader(NodeId),
     /// It shall be split there.
     Split(Box<[u8]>),
+    /// It shall absorb this one, its right neighbour.
+    Merge(RangeId),
 }
 
 /// What the leader of a range is told.
@@ -393,6 +398,34 @@ impl Overview {
         self.cluster.nodes = self.nodes.iter().map(node).collect();
     }
 
+    /// Forgets ranges that nobody leads and whose keys another one has: it has absorbed them.
+    fn forget_absorbed(&mut self) {
+        let (ranges, claims) = (&self.cluster.ranges, &self.claims);
+        let is_absorbed = |at: &usize| {
+            let (own, generation) = (&ranges[*at].span, claims[*at].generation);
+            let covers = |(other, claim): (&Range, &Claim)| {
+                let common = other.span.intersect(&own.start, own.end.as_deref());
+                claim.generation > generation && common.as_ref() == Some(own)
+            };
+            ranges.iter().zip(claims).any(covers)
+        };
+        let led_by_nobody = (0..ranges.len()).filter(|at| ranges[*at].leaseholder.is_none());
+        let absorbed: Vec<usize> = led_by_nobody
+            .take(ABSORBED_MAX)
+            .filter(|at| is_absorbed(at))
+            .collect();
+        // From the back, so that what takes the place of one stays.
+        for at in absorbed.into_iter().rev() {
+            base::sometimes!("node: the placer forgets a range that was absorbed");
+            let range = self.cluster.ranges.swap_remove(at);
+            self.claims.swap_remove(at);
+            self.at.remove(&range.id);
+            if let Some(moved) = self.cluster.ranges.get(at) {
+                self.at.insert(moved.id, at);
+            }
+        }
+    }
+
     /// Forgets orders that are over, or of which nothing can come.
     fn end_orders(&mut self) {
         let now_ns = self.cluster.now_ns;
@@ -445,6 +478,7 @@ impl Overview {
 
     fn look(&mut self, now_ns: u64) {
         self.cluster.now_ns = now_ns;
+        self.forget_absorbed();
         self.count_nodes();
         self.end_orders();
         self.cluster.pending = self.pending();
@@ -600,8 +634,9 @@ fn todo(range: &Range, action: &Action, reason: &Reason) -> Option<Todo> {
         Action::Demote { at } | Action::Remove { at } => change(None, Some(at.node)),
         Action::TransferLease { to } => Some(Todo::Leader(*to)),
         Action::Split { key, .. } => Some(Todo::Split(key.clone())),
-        // Nodes choose the shard by themselves, and ranges are not merged.
-        Action::MoveShard { .. } | Action::Merge { .. } | Action::Nothing => None,
+        Action::Merge { right } => Some(Todo::Merge(*right)),
+        // Nodes choose the shard by themselves.
+        Action::MoveShard { .. } | Action::Nothing => None,
     }
 }
 

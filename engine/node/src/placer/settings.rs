@@ -20,17 +20,16 @@ pub struct Placement {
 
 impl Default for Placement {
     fn default() -> Self {
-        let plan = placement::Config {
-            // Nodes cannot merge ranges yet.
-            cold_cpu_ns: 0,
-            ..placement::Config::default()
-        };
         Self {
             replicas: 3,
             split_bytes: placement::policy::SPLIT_BYTES,
             interval: Duration::from_secs(1),
             pinned_for: Duration::from_secs(600),
-            plan,
+            plan: placement::Config {
+                // Nodes do not merge ranges by themselves yet.
+                cold_cpu_ns: 0,
+                ..placement::Config::default()
+            },
         }
     }
 }

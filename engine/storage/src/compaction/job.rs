@@ -28,7 +28,7 @@ pub struct MergePlan {
 }
 
 impl MergePlan {
-    fn of<E: Env>(tables: &[Rc<Table<E>>]) -> Self {
+    pub(crate) fn of<E: Env>(tables: &[Rc<Table<E>>]) -> Self {
         Self {
             tables: tables.iter().map(|table| table.meta().number).collect(),
             bytes: tables.iter().map(|table| table.meta().bytes).sum(),

@@ -259,6 +259,20 @@ impl<E: Env> Table<E> {
             .is_some_and(|(first, last)| !span.contains(first) || !span.contains(last))
     }
 
+    /// Whether it has keys or range deletes outside `span`.
+    pub(crate) fn reaches_outside(&self, span: &Span) -> bool {
+        let ends_within = |end: Option<&[u8]>| match (end, span.end.as_deref()) {
+            (_, None) => true,
+            (Some(end), Some(last)) => end <= last,
+            (None, Some(_)) => false,
+        };
+        self.exceeds(span)
+            || self
+                .tombstones
+                .fragments()
+                .any(|fragment| *fragment.start < *span.start || !ends_within(fragment.end))
+    }
+
     pub(crate) fn id(&self, handle: Handle) -> BlockId {
         BlockId {
             uid: self.meta.uid,

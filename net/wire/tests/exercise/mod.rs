@@ -227,6 +227,7 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
         | RequestRef::RangeMap(_)
         | RequestRef::Move(_)
         | RequestRef::Explain(_)
+        | RequestRef::Merge(_)
         | RequestRef::Stand(_)
         | RequestRef::Policies(_)
         | RequestRef::Status(_)
@@ -267,7 +268,12 @@ fn touch_peer(message: &PeerRef<'_>) -> usize {
                 | ArchivedTransferStep::Gone
                 | ArchivedTransferStep::Removed
                 | ArchivedTransferStep::Damaged
-                | ArchivedTransferStep::Settled => 0,
+                | ArchivedTransferStep::Settled
+                | ArchivedTransferStep::Yield
+                | ArchivedTransferStep::Gather { .. }
+                | ArchivedTransferStep::Gathered { .. }
+                | ArchivedTransferStep::AskFate { .. }
+                | ArchivedTransferStep::Refused { .. } => 0,
             };
         }
     };
@@ -314,6 +320,7 @@ fn touch_placing(step: &ArchivedPlacingStep<'static>) -> usize {
                 ArchivedTodo::Replicas { nodes } => nodes.len() * 8,
                 ArchivedTodo::Leader { .. } => 0,
                 ArchivedTodo::Split { key } => sum(key),
+                ArchivedTodo::Merge { .. } => 0,
             };
             voters.len() * 8 + todo
         }
@@ -373,6 +380,7 @@ fn touch_reply(reply: &ReplyRef<'_>) -> usize {
         ReplyRef::WriteReply(_)
         | ReplyRef::SplitReply(_)
         | ReplyRef::MoveReply(_)
+        | ReplyRef::MergeReply(_)
         | ReplyRef::StandReply(_)
         | ReplyRef::DiskWriteReply(_) => 0,
     }

@@ -224,6 +224,23 @@ pub(crate) fn peers() -> Vec<Sample> {
         frame("Transfer: removed", &transfer(peer::TransferStep::Removed)),
         frame("Transfer: damaged", &transfer(peer::TransferStep::Damaged)),
         frame("Transfer: settled", &transfer(peer::TransferStep::Settled)),
+        frame("Transfer: yield", &transfer(peer::TransferStep::Yield)),
+        frame(
+            "Transfer: gather",
+            &transfer(peer::TransferStep::Gather { right: 9, merge: 70 }),
+        ),
+        frame(
+            "Transfer: gathered",
+            &transfer(peer::TransferStep::Gathered { right: 9, merge: 70 }),
+        ),
+        frame(
+            "Transfer: ask fate",
+            &transfer(peer::TransferStep::AskFate { right: 9, merge: 70 }),
+        ),
+        frame(
+            "Transfer: refused",
+            &transfer(peer::TransferStep::Refused { merge: 70 }),
+        ),
     ]
     .into_iter()
     .chain(placings())
@@ -367,6 +384,7 @@ fn placings() -> Vec<Sample> {
         ),
         frame("Placing: leader", &order(peer::Todo::Leader { node: 2 })),
         frame("Placing: split", &order(peer::Todo::Split { key: b"middle" })),
+        frame("Placing: merge", &order(peer::Todo::Merge { right: 9 })),
         frame("Placing: words", &words(false, &policies)),
         frame("Placing: words, kept", &words(true, &[])),
     ]
@@ -513,6 +531,14 @@ pub(crate) fn requests() -> Vec<Sample> {
                 range: 7,
                 nodes: &[1, 2, 4],
                 leader: Some(2),
+                deadline_ms: 5000,
+            },
+        ),
+        frame(
+            "Merge",
+            &request::Merge {
+                range: 7,
+                right: 9,
                 deadline_ms: 5000,
             },
         ),
@@ -726,6 +752,14 @@ pub(crate) fn replies() -> Vec<Sample> {
                 left: 2,
                 right: 3,
                 right_shard: 1,
+                range_map_version: 13,
+            },
+        ),
+        frame(
+            "MergeReply",
+            &reply::MergeReply {
+                range: 7,
+                absorbed: 9,
                 range_map_version: 13,
             },
         ),

@@ -19,11 +19,21 @@ struct Arguments {
     failures_max: usize,
     cluster: bool,
     moves: bool,
+    merges: bool,
     trials: Option<u64>,
 }
 
 impl Arguments {
     fn scenario(&self, seed: u64) -> Scenario {
+        let scenario = self.draw(seed);
+        if self.merges {
+            scenario.with_merges()
+        } else {
+            scenario
+        }
+    }
+
+    fn draw(&self, seed: u64) -> Scenario {
         if self.moves {
             Scenario::draw_moves(seed)
         } else if self.cluster {
@@ -52,12 +62,17 @@ fn arguments() -> Result<Arguments, String> {
         failures_max: 10,
         cluster: false,
         moves: false,
+        merges: false,
         trials: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--cluster" {
             parsed.cluster = true;
+            continue;
+        }
+        if word == "--merges" {
+            parsed.merges = true;
             continue;
         }
         if word == "--moves" {
@@ -137,7 +152,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!(
-                "{error}\nsim [--cluster | --moves] [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]\nsim --trials N [--seed FIRST]"
+                "{error}\nsim [--cluster | --moves] [--merges] [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]\nsim --trials N [--seed FIRST]"
             );
             return ExitCode::from(64);
         }
@@ -168,8 +183,9 @@ fn main() -> ExitCode {
                 .map(|(_, wrong)| wrong.clone())
                 .unwrap_or_default();
             println!(
-                "FAILED: cargo run --profile sim -p corelane-system --bin sim -- {}--seed {seed} --history /dev/stdout",
-                arguments.kind()
+                "FAILED: cargo run --profile sim -p corelane-system --bin sim -- {}{}--seed {seed} --history /dev/stdout",
+                arguments.kind(),
+                if arguments.merges { "--merges " } else { "" }
             );
             wrong.iter().take(3).for_each(|wrong| println!("  {wrong}"));
         }

@@ -126,6 +126,7 @@ pub(crate) fn write_of(call: &Call) -> Option<(&[Condition], &[Mutation])> {
         | Action::Scan { .. }
         | Action::Split(_)
         | Action::Move(..)
+        | Action::Merge(..)
         | Action::Place(..)
         | Action::RangeMap
         | Action::Status => None,

@@ -180,6 +180,7 @@ impl Client {
             Action::Get(..)
             | Action::Scan { .. }
             | Action::Split(_)
+            | Action::Merge(..)
             | Action::Move(..)
             | Action::Place(..)
             | Action::RangeMap
@@ -332,6 +333,11 @@ impl Client {
                 key: &self.keys.bytes(*key),
                 deadline_ms,
             }),
+            Action::Merge(range, right) => connection.send(&request::Merge {
+                range: *range,
+                right: *right,
+                deadline_ms,
+            }),
             Action::Move(range, shard) => connection.send(&request::Move {
                 range: *range,
                 shard: *shard,
@@ -442,7 +448,7 @@ impl Client {
                 *self.ranges.borrow_mut() = ranges;
                 Outcome::Done
             }
-            (Action::Split(_) | Action::Move(..) | Action::Place(..), Reply::Done)
+            (Action::Split(_) | Action::Merge(..) | Action::Move(..) | Action::Place(..), Reply::Done)
             | (Action::Status, Reply::Status(_)) => Outcome::Done,
             (action, reply) => {
                 self.violation(format!("{action:?} was answered by {reply:?}"));
@@ -465,7 +471,10 @@ impl Client {
 
     fn refused(&self, action: &Action, code: Code, retry_after: Option<Duration>) -> Tried {
         *self.refusals.borrow_mut().entry(format!("{code:?}")).or_insert(0) += 1;
-        let administrative = matches!(action, Action::Split(_) | Action::Move(..) | Action::Place(..));
+        let administrative = matches!(
+            action,
+            Action::Split(_) | Action::Merge(..) | Action::Move(..) | Action::Place(..)
+        );
         match code {
             // Nothing happened, and the next try has another deadline.
             Code::DeadlineExceeded => Tried::Again(Duration::from_millis(1)),
@@ -473,7 +482,8 @@ impl Client {
                 Tried::Ended(Outcome::Refused(code))
             }
             // Who joins may not be known yet.
-            Code::InvalidRequest if matches!(action, Action::Place(..)) => {
+            // Nor what ranges are neighbours, and where their replicas are.
+            Code::InvalidRequest if matches!(action, Action::Place(..) | Action::Merge(..)) => {
                 Tried::Ended(Outcome::Refused(code))
             }
             Code::NoSuchRange | Code::NoSuchShard if administrative => Tried::Ended(Outcome::Refused(code)),
@@ -517,6 +527,7 @@ fn may_be_given_up(action: &Action) -> bool {
         Action::Get(..)
         | Action::Scan { .. }
         | Action::Split(_)
+        | Action::Merge(..)
         | Action::Move(..)
         | Action::Place(..)
         | Action::RangeMap

@@ -136,6 +136,7 @@ impl Reply {
             ReplyRef::SplitReply(_)
             | ReplyRef::MoveReply(_)
             | ReplyRef::PlaceReply(_)
+            | ReplyRef::MergeReply(_)
             | ReplyRef::ExplainReply(_)
             | ReplyRef::StandReply(_)
             | ReplyRef::SetPolicyReply(_)
