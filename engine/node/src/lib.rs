@@ -6,6 +6,7 @@
 //!   shard ─► state          the event loop of one shard, and what it holds
 //!     write  read  scan     what requests become
 //!     transact              what requests of transactions become
+//!     write  read  scan     what requests become; scan_clock: at which timestamp several ranges are read
 //!     split  claims  moving ranges change online
 //!     maintenance           flush, merge, clock bound
 //!     gauge ─► ailing       whether the disk is full or slow, and what is done then
@@ -66,6 +67,7 @@ mod replicate;
 pub mod roster;
 mod route;
 mod scan;
+mod scan_clock;
 mod scrub;
 mod shard;
 mod split;

@@ -10,8 +10,10 @@ use crate::outlook::Outlook;
 use crate::placer::{Look, Ordered, Stock};
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
+use crate::scan_clock::Share;
 use crate::status::{RangeStatus, ReplicaStatus, ShardStatus};
 use base::api::ReadAt;
+use base::key::Span;
 use base::{Index, NodeId, RangeId, RequestId, ShardId, Timestamp};
 use env::Instant;
 use liveness::Peer;
@@ -145,6 +147,8 @@ pub struct Page {
     pub resume: Option<Vec<u8>>,
     /// Whether the range has nothing more of the span.
     pub range_done: bool,
+    /// Whether the span goes on behind the range.
+    pub leaves: bool,
     /// The timestamp that was read at.
     pub read_ts: Timestamp,
 }
@@ -164,6 +168,8 @@ pub enum Ask {
     Ranges,
     /// To every shard: a timestamp above every write that you have acknowledged.
     Clock,
+    /// To every shard: what do you lead of this span, and how new is it?
+    Newest(Arc<Span>),
     /// To shard 0: put these into the map that counts.
     MapEdit(Vec<RangeEntry>),
     /// To the new place of a range: write what its log has beyond its tables.
@@ -197,6 +203,8 @@ pub enum Answer {
     Ranges(Vec<RangeStatus>),
     /// The timestamp.
     Clock(Timestamp),
+    /// The shard's share of the span.
+    Newest(Share),
     /// The version of the map that contains the edit.
     MapEdit(u64),
     /// It is durable.

@@ -26,19 +26,20 @@ use crate::message::{Origin, ShardMessage};
 use crate::outlook::{Outlook, Pulses};
 use crate::refusal::Refusal;
 use crate::roster::address_from_bytes;
+use crate::scan_clock::Shares;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Route, State};
 use crate::transfer::{Receiving, Sending};
 use base::collections::FastMap;
-use base::{Index, NodeId, RangeId, ReplicaId, ShardId};
+use base::{Index, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use core::mem;
 use core::time::Duration;
-use env::sync::{Receiver, oneshot};
+use env::sync::{Notify, Receiver, oneshot};
 use env::{Clock, Env, Mailbox};
 use liveness::{Event, Liveness, Peer, StepError};
 use raft::{Epoch, ReadToken, Support};
 use replica::group::node_of;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use transport::{ConnectionId, HelloAnswer, Peers};
@@ -87,6 +88,8 @@ pub(crate) struct Neighbours<E: Env> {
     pub(crate) receiving: Vec<Receiving>,
     /// Up to when ranges are closed.
     pub(crate) closing: Closing,
+    /// Scans that wait to hear how new their spans are, by the names of their questions.
+    pub(crate) scans: BTreeMap<Timestamp, (Shares, Rc<Notify>)>,
 }
 
 /// The failure detector of a node, and what it needs of the node's shards.
@@ -133,6 +136,7 @@ impl<E: Env> Neighbours<E> {
             sending: Vec::new(),
             receiving: Vec::new(),
             closing: Closing::default(),
+            scans: BTreeMap::new(),
         }
     }
 
@@ -388,6 +392,11 @@ impl<E: Env, B> State<E, B> {
                 } else {
                     Ok(())
                 };
+            }
+            PeerRef::Newest(newest) => {
+                let callers = self.neighbours.as_ref().map(|neighbours| &neighbours.callers);
+                let caller = callers.and_then(|callers| callers.get(&id)).copied();
+                return self.on_newest(caller.ok_or(malformed)?, newest).ok_or(malformed);
             }
             PeerRef::Transfer(transfer) => {
                 let caller = self
@@ -708,22 +717,18 @@ impl<E: Env, B> State<E, B> {
             return false;
         }
         if local.is_alone() {
-            // In a cluster whoever led before, and was removed, may have sent more than is applied.
-            return self.neighbours.is_none() || local.leads();
+            return self.has_lease(slot);
         }
-        if !local.leads() {
+        if !self.has_lease(slot) {
             return false;
         }
         let wall_ns = self.env.clock().wall_ns();
-        if wall_ns >= local.lease_ns {
-            self.renew_lease(slot);
-        }
         let is_ahead = self.runs_ahead(wall_ns);
         base::sometimes!(
             "node: read waits for a clock that timestamps run ahead of",
             is_ahead
         );
-        wall_ns < self.live_mut(slot).lease_ns && !is_ahead
+        !is_ahead
     }
 
     /// Asks a quorum whether the replica in `slot` leads: what must be applied before a read that waits for the answer is served

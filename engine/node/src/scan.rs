@@ -6,21 +6,30 @@
 use crate::message::{Answer, Ask, Origin, Page, PageAsk, RawRequest, ShardMessage};
 use crate::read::Looks;
 use crate::refusal::{Refusal, check_span};
+use crate::scan_clock::{AGAIN_FIRST, AGAIN_MAX, SHARES_MAX, Share, Shares, above_all};
 use crate::shard::Shard;
+use crate::start::race;
 use crate::state::{Credit, Job, Message, Route, ScanParams, State};
 use base::api::ReadAt;
+use base::key::Span;
 use base::{ShardId, Timestamp, limits};
 use core::cell::Cell;
 use core::time::Duration;
 use env::sync::Notify;
 use env::{Clock, Env, Instant, Mailbox};
+use liveness::Peer;
 use std::rc::Rc;
-use storage::ScanPage;
+use std::sync::Arc;
+use storage::{Rows, ScanPage};
+use wire::peer::{ArchivedNewest, ArchivedNewestStep, Newest, NewestStep};
 use wire::request::{ArchivedScan, CREDIT_PAGES_MAX};
 use wire::{Code, PageBuilder};
 
 /// Scans that one shard's connections may have open.
 const SCANS_MAX: usize = 4096;
+/// When a scan that waits so long for the clock to reach its timestamp says first which it is: a client that asks elsewhere meanwhile
+/// goes on with it.
+const WAIT_UNSAID_MAX: Duration = Duration::from_millis(100);
 
 impl<E: Env, B> State<E, B> {
     pub(crate) fn on_scan(&mut self, scan: &ArchivedScan<'static>, raw: RawRequest<'_>) {
@@ -74,6 +83,91 @@ impl<E: Env, B> State<E, B> {
     }
 }
 
+impl<E: Env, B> State<E, B> {
+    /// Another node's shard asks how new a span is, or answers. `None`: no node says such a thing.
+    pub(crate) fn on_newest(&mut self, caller: Peer, message: &ArchivedNewest<'static>) -> Option<()> {
+        let asked = message.asked.timestamp();
+        if let ArchivedNewestStep::Share { edges, newest } = &message.step {
+            let share = Share {
+                edges: edges.to_native(),
+                newest: newest.timestamp(),
+            };
+            // Whoever asked may not wait any more.
+            let scan = self.neighbours.as_mut()?.scans.get_mut(&asked);
+            if let Some((shares, covered)) = scan {
+                shares.hear(caller.node, share);
+                if shares.newest().is_some() {
+                    covered.notify();
+                }
+            }
+            return Some(());
+        }
+        let (start, end) = message.step.span()?;
+        check_span(start, end).ok()?;
+        let span = Span::new(start, end);
+        if span.is_empty() {
+            return None;
+        }
+        self.jobs.push(Job::Share {
+            asked,
+            caller,
+            span: Arc::new(span),
+        });
+        Some(())
+    }
+
+    /// What this shard leads of a span that is not empty, and how new it is.
+    pub(crate) fn share_of(&mut self, span: &Span) -> Share {
+        let first = self.map.position(&span.start);
+        let last = self.map.position_before(span.end.as_deref());
+        let mut share = Share::default();
+        for position in first..=last {
+            let Route::Here(slot) = self.routes[position] else {
+                continue;
+            };
+            let Some(local) = self.slots[slot as usize].live() else {
+                continue;
+            };
+            let newest = local.replica.applied_ts();
+            let part = &local.replica.descriptor().span;
+            let part = part.intersect(&span.start, span.end.as_deref());
+            if let Some(part) = part
+                && self.has_lease(slot)
+            {
+                share = share.and(Share::of(&part, newest));
+            }
+        }
+        share
+    }
+
+    /// Hears this node's share of the span of a scan that was asked about as `asked`, and asks the other nodes for theirs, unless that
+    /// is all of it.
+    fn ask_newest(&mut self, asked: Timestamp, span: &Span, own: Share) {
+        let Some(neighbours) = &mut self.neighbours else {
+            return;
+        };
+        let me = neighbours.cluster.me;
+        let Some((shares, _)) = neighbours.scans.get_mut(&asked) else {
+            return;
+        };
+        shares.hear(me, own);
+        if shares.newest().is_some() {
+            return;
+        }
+        let ask = Newest {
+            asked: asked.into(),
+            step: NewestStep::Ask {
+                start: &span.start,
+                end: span.end.as_deref(),
+            },
+        };
+        for other in neighbours.others() {
+            // Who is not reached is asked again.
+            let _ = neighbours.links.send(other.node, ShardId(0), &ask);
+        }
+    }
+}
+
 fn check_scan(scan: &ArchivedScan<'static>) -> Result<(), Refusal> {
     check_span(&scan.start, scan.end())?;
     let rules = [
@@ -100,9 +194,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Streams a scan until its range ends, its rows are used up, it fails, or nobody wants it any more.
     pub(crate) async fn scan(&self, origin: Origin, mut scan: ScanParams, credit: &Credit) {
         let mut builder = PageBuilder::new();
-        if scan.at == ReadAt::Newest && self.with_state(|state| leaves_range(state, &scan)) {
-            scan.at = ReadAt::At(self.newest_clock().await);
-        }
+        let begun_ns = self.env.clock().wall_ns();
         loop {
             while credit.pages.get() == 0 && !credit.cancelled.get() {
                 credit.changed.notified().await;
@@ -113,8 +205,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let nothing_left = scan.end.as_ref().is_some_and(|end| *end <= scan.start);
             let page = if nothing_left || scan.rows_left == 0 {
                 None
+            } else if scan.at == ReadAt::Newest {
+                Some(self.first_page(&scan, begun_ns).await)
             } else {
-                Some(self.next_page(&scan).await)
+                Some(self.next_page(&scan, scan.at).await)
             };
             match page {
                 Some(Err(refusal)) => {
@@ -139,7 +233,157 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         self.step(|state| state.scans.remove(&(origin.connection, origin.request)));
     }
 
-    /// A timestamp above every write that any shard has acknowledged. A scan over several ranges reads them all at one
+    /// The first page of a scan of now, which chooses the timestamp of all. It began when the clock was at `begun_ns`.
+    async fn first_page(&self, scan: &ScanParams, begun_ns: u64) -> Result<Box<Page>, Refusal> {
+        // Where one page may be enough, or one range, nobody need be asked.
+        let is_small = scan.rows_left <= scan.page_rows as u64;
+        let (mut first, at_least);
+        if is_small || !self.with_state(|state| leaves_range(state, scan)) {
+            let page = self.next_page(scan, ReadAt::Newest).await?;
+            let is_enough = page.rows.len() as u64 >= scan.rows_left;
+            if !page.leaves || is_enough {
+                base::sometimes!("node: a scan that may leave its range does not", page.leaves);
+                return Ok(page);
+            }
+            base::sometimes!("node: a range was split since a scan looked", !is_small);
+            at_least = page.read_ts;
+            first = Some(page);
+        } else {
+            self.with_state(|state| state.may_begin(scan))?;
+            // Not this shard's timestamps: they run ahead of the clock while it leads anew, and the others' may not.
+            at_least = Timestamp::new(self.env.clock().wall_ns(), 0);
+            first = None;
+        }
+        let read_ts = self.newest_ts(scan, begun_ns, at_least).await?;
+        if let Some(page) = first.take_if(|page| page.read_ts == read_ts) {
+            return Ok(page);
+        }
+        let said_from = self.env.clock().wall_ns().saturating_add(nanos(WAIT_UNSAID_MAX));
+        let resume = if scan.reverse {
+            scan.end.clone()
+        } else {
+            Some(scan.start.clone())
+        };
+        if read_ts.wall_ns > said_from && resume.is_some() {
+            base::sometimes!("node: a scan says its timestamp, and waits for it");
+            return Ok(Box::new(Page {
+                rows: Rows::default(),
+                resume,
+                range_done: false,
+                leaves: true,
+                read_ts,
+            }));
+        }
+        self.next_page(scan, ReadAt::At(read_ts)).await
+    }
+
+    /// A timestamp above every write of the scan's span that was acknowledged when it began, and not below `at_least`: see
+    /// `scan_clock`.
+    async fn newest_ts(
+        &self,
+        scan: &ScanParams,
+        begun_ns: u64,
+        at_least: Timestamp,
+    ) -> Result<Timestamp, Refusal> {
+        let bound_ns = self.with_state(|state| {
+            let neighbours = state.neighbours.as_ref()?;
+            Some(neighbours.cluster.liveness.clock_offset_ns_max)
+        });
+        let Some(bound_ns) = bound_ns.filter(|_| !base::planted_bug!("node-scan-asks-own-node-only")) else {
+            return Ok(self.newest_clock().await.max(at_least));
+        };
+        let span = Arc::new(Span::new(&scan.start, scan.end.as_deref()));
+        let covered = Rc::new(Notify::new());
+        let asked = self.step(|state| {
+            let asked = state.now();
+            let shares = Shares::new(&span.start, span.end.as_deref());
+            if let Some(neighbours) = &mut state.neighbours {
+                neighbours.scans.insert(asked, (shares, covered.clone()));
+            }
+            asked
+        });
+        let (begun, deadline) = (self.now(), Duration::from_millis(scan.deadline_ms.into()));
+        let until = begun + SHARES_MAX.min(deadline);
+        let mut pause = AGAIN_FIRST;
+        let shares = |state: &mut State<E, B>| {
+            let scans = state.neighbours.as_ref().map(|neighbours| &neighbours.scans);
+            let shares = scans.and_then(|scans| scans.get(&asked));
+            let newest = shares.and_then(|(shares, _)| shares.newest());
+            (
+                newest,
+                shares.map_or(Timestamp::ZERO, |(shares, _)| shares.newest_covered()),
+            )
+        };
+        let (newest, newest_covered) = loop {
+            let own = self.share_of_node(&span).await;
+            self.step(|state| state.ask_newest(asked, &span, own));
+            let known = self.with_state(shares);
+            if known.0.is_some() || self.now() >= until {
+                break known;
+            }
+            race(covered.notified(), self.env.clock().sleep(pause)).await;
+            let known = self.with_state(shares);
+            if known.0.is_some() {
+                break known;
+            }
+            base::sometimes!("node: the leaders of a span are asked again");
+            pause = (pause * 2).min(AGAIN_MAX);
+        };
+        let highest = self.step(|state| {
+            if let Some(neighbours) = &mut state.neighbours {
+                neighbours.scans.remove(&asked);
+            }
+            let (horizon, offset) = (state.config.clock_horizon, state.config.clock_offset_max);
+            above_all(begun_ns, bound_ns, nanos(horizon), nanos(offset))
+        });
+        base::sometimes!(
+            "node: nobody leads some of a span that is scanned",
+            newest.is_none()
+        );
+        if newest.is_none() && deadline < SHARES_MAX {
+            return Err(Refusal::deadline("those who lead the rest of the span"));
+        }
+        Ok(newest.unwrap_or(highest.max(newest_covered)).max(at_least))
+    }
+
+    /// What this node leads of a span, and how new it is.
+    async fn share_of_node(&self, span: &Arc<Span>) -> Share {
+        let me = self.mailbox.shard();
+        let others = (0..self.mailbox.shards())
+            .map(ShardId)
+            .filter(|&shard| shard != me);
+        let asked: Vec<_> = others
+            .map(|shard| self.step(|state| state.ask(shard, Ask::Newest(span.clone()))))
+            .collect();
+        let mut share = self.with_state(|state| state.share_of(span));
+        for answer in asked {
+            if let Some(Answer::Newest(theirs)) = answer.await {
+                share = share.and(theirs);
+            }
+        }
+        share
+    }
+
+    /// Tells another node's shard what this node leads of a span.
+    pub(crate) async fn tell_share(&self, asked: Timestamp, caller: Peer, span: Arc<Span>) {
+        let share = self.share_of_node(&span).await;
+        self.step(|state| {
+            let Some(neighbours) = &mut state.neighbours else {
+                return;
+            };
+            let step = NewestStep::Share {
+                edges: share.edges,
+                newest: share.newest.into(),
+            };
+            let asked = asked.into();
+            // It asks again.
+            let _ = neighbours
+                .links
+                .send(caller.node, caller.shard, &Newest { asked, step });
+        });
+    }
+
+    /// A timestamp above every write that any shard of a node that is alone has acknowledged. A scan over several ranges reads them all at one
     /// timestamp; the clock of the first range's shard alone may be behind writes of the others, most of all after a
     /// restart, when clocks run on their logical part.
     async fn newest_clock(&self) -> Timestamp {
@@ -190,13 +434,13 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         done
     }
 
-    async fn next_page(&self, scan: &ScanParams) -> Result<Box<Page>, Refusal> {
+    async fn next_page(&self, scan: &ScanParams, at: ReadAt) -> Result<Box<Page>, Refusal> {
         let deadline = self.now() + Duration::from_millis(scan.deadline_ms.into());
         let ask = PageAsk {
             start: scan.start.clone(),
             end: scan.end.clone(),
             reverse: scan.reverse,
-            at: scan.at,
+            at,
             rows_max: scan
                 .page_rows
                 .min(usize::try_from(scan.rows_left).unwrap_or(usize::MAX)),
@@ -286,11 +530,14 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         });
         drop(begun);
         let range_done = rows.resume.is_none();
-        let resume = rows.resume.clone().or_else(|| beyond(ask, &range_span));
+        let beyond = beyond(ask, &range_span);
+        let leaves = beyond.is_some();
+        let resume = rows.resume.clone().or(beyond);
         Ok(Some(Box::new(Page {
             rows,
             resume,
             range_done,
+            leaves,
             read_ts,
         })))
     }
@@ -330,17 +577,37 @@ fn locate<E: Env, B>(state: &State<E, B>, ask: &PageAsk) -> usize {
     }
 }
 
+impl<E: Env, B> State<E, B> {
+    /// Whether the range in which the scan begins may be read here, as far as is known: it is refused before others are asked.
+    fn may_begin(&self, scan: &ScanParams) -> Result<(), Refusal> {
+        let refusal = match self.routes[first_position(self, scan)] {
+            Route::Here(slot) => self.led_elsewhere(slot),
+            Route::Nowhere => Some(Refusal::not_here()),
+            Route::There(_) => None,
+        };
+        refusal.map_or(Ok(()), Err)
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The range in which the scan begins.
+fn first_position<E: Env, B>(state: &State<E, B>, scan: &ScanParams) -> usize {
+    if scan.reverse {
+        state.map.position_before(scan.end.as_deref())
+    } else {
+        state.map.position(&scan.start)
+    }
+}
+
 /// Whether the scan goes on behind the range that it begins in.
 fn leaves_range<E: Env, B>(state: &State<E, B>, scan: &ScanParams) -> bool {
     if scan.end.as_ref().is_some_and(|end| *end <= scan.start) {
         return false;
     }
-    let position = if scan.reverse {
-        state.map.position_before(scan.end.as_deref())
-    } else {
-        state.map.position(&scan.start)
-    };
-    let span = &state.map.entries()[position].descriptor.span;
+    let span = &state.map.entries()[first_position(state, scan)].descriptor.span;
     if scan.reverse {
         return *scan.start < *span.start;
     }
@@ -350,7 +617,7 @@ fn leaves_range<E: Env, B>(state: &State<E, B>, scan: &ScanParams) -> bool {
 }
 
 /// Where the span goes on behind the range, if it does.
-fn beyond(ask: &PageAsk, range: &base::key::Span) -> Option<Vec<u8>> {
+fn beyond(ask: &PageAsk, range: &Span) -> Option<Vec<u8>> {
     if ask.reverse {
         return (*ask.start < *range.start).then(|| range.start.to_vec());
     }

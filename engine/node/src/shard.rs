@@ -351,6 +351,7 @@ impl<E: Env, B> State<E, B> {
             Ask::MapEdit(entries) => Answer::MapEdit(self.edit_map(entries)),
             Ask::Status => Answer::Status(Box::new(self.shard_status())),
             Ask::Clock => Answer::Clock(self.now()),
+            Ask::Newest(span) => Answer::Newest(self.share_of(&span)),
             Ask::First => Answer::First(self.leads_first()),
             Ask::Look(stock) => Answer::Look(Box::new(self.look(stock))),
             Ask::Order(ordered) => {
@@ -629,6 +630,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             Job::Transact(work) => self.transact(*work).await,
             Job::Scan { origin, scan, credit } => self.scan(origin, scan, &credit).await,
             Job::Page { from, ticket, ask } => self.page_for(from, ticket, &ask).await,
+            Job::Share { asked, caller, span } => self.tell_share(asked, caller, span).await,
             Job::Split {
                 origin,
                 key,

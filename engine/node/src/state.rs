@@ -21,6 +21,7 @@ use crate::transfer::{Arrived, Offered, Wanted};
 use crate::{Front, message::Origin};
 use base::api::ReadAt;
 use base::collections::FastMap;
+use base::key::Span;
 use base::{Hlc, NodeId, RangeId, ReplicaId, Seqno, ShardId, Timestamp};
 use core::cell::Cell;
 use env::sync::{Notify, Sender};
@@ -30,6 +31,7 @@ use log::Log;
 use raft::PersistMark;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use storage::{Shared, Tablet};
 use transport::{ConnectionId, Transport};
 
@@ -116,6 +118,12 @@ pub(crate) enum Job<E: Env> {
         from: ShardId,
         ticket: u64,
         ask: Box<PageAsk>,
+    },
+    /// A scan of another node's shard wants to know how new a span is.
+    Share {
+        asked: Timestamp,
+        caller: Peer,
+        span: Arc<Span>,
     },
     /// `range split`.
     Split {

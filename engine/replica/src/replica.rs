@@ -100,6 +100,8 @@ pub struct Replica<W> {
     proposed: Index,
     /// The timestamp of the last proposal; later ones lie above.
     last_ts: Timestamp,
+    /// The timestamp of the last command that is applied, or one above.
+    applied_ts: Timestamp,
     /// Readers were shown the state at this timestamp as one that stays: nothing at or below it follows.
     shown: Timestamp,
     sessions: Sessions,
@@ -147,6 +149,7 @@ impl<W> Replica<W> {
             group,
             proposed: applied,
             last_ts,
+            applied_ts: last_ts,
             shown: Timestamp::ZERO,
             sessions,
             in_flight: InFlight::default(),
@@ -284,6 +287,12 @@ impl<W> Replica<W> {
     #[must_use]
     pub fn last_ts(&self) -> Timestamp {
         self.last_ts
+    }
+
+    /// Every command that is applied has a timestamp at or below this.
+    #[must_use]
+    pub fn applied_ts(&self) -> Timestamp {
+        self.applied_ts
     }
 
     /// How many entries are proposed and not yet applied.
@@ -662,6 +671,7 @@ impl<W> Replica<W> {
             self.shown
         );
         self.advance(at);
+        self.applied_ts = self.applied_ts.max(command.ts());
         if !self.in_flight.pop(at.mark.index) {
             self.last_ts = self.last_ts.max(command.ts());
         }
@@ -741,6 +751,7 @@ impl<W> Replica<W> {
             proposed: group.applied.last.index,
             group,
             last_ts: self.last_ts,
+            applied_ts: self.applied_ts,
             shown: self.shown,
             sessions: if base::planted_bug!("replica-split-loses-sessions") {
                 Sessions::default()

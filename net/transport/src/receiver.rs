@@ -70,7 +70,8 @@ impl<E: Env, H: Handler<Socket<E>>> Receiver<E, H> {
                 | PeerRef::Transfer(_)
                 | PeerRef::Roster(_)
                 | PeerRef::Placing(_)
-                | PeerRef::Closed(_) => Err(CloseReason::HelloExpected),
+                | PeerRef::Closed(_)
+                | PeerRef::Newest(_) => Err(CloseReason::HelloExpected),
             },
             _ => Err(CloseReason::HelloExpected),
         }

@@ -148,6 +148,7 @@ messages! {
         Roster: ArchivedRoster<'static>,
         Placing: ArchivedPlacing<'static>,
         Closed: ArchivedClosed<'static>,
+        Newest: ArchivedNewest<'static>,
     ]
 }
 
@@ -219,6 +220,7 @@ kind_of! {
     peer::Roster<'_> => Roster,
     peer::Placing<'_> => Placing,
     peer::Closed<'_> => Closed,
+    peer::Newest<'_> => Newest,
     reply::HelloReply<'_> => HelloReply,
     reply::GetReply<'_> => GetReply,
     reply::StaleReply<'_> => StaleReply,

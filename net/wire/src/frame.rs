@@ -116,6 +116,8 @@ kinds! {
     Placing = 0x44,
     /// [`crate::peer::Closed`].
     Closed = 0x45,
+    /// [`crate::peer::Newest`].
+    Newest = 0x46,
     /// [`crate::reply::HelloReply`].
     HelloReply = 0x81,
     /// [`crate::reply::GetReply`].

@@ -20,6 +20,7 @@ pub mod code;
 pub mod convert;
 pub mod decode;
 pub mod frame;
+mod newest;
 mod op;
 pub mod outbox;
 pub mod page;

@@ -3,7 +3,7 @@
 //!
 //! A connection leads from one shard of one node to one shard of another, and has been dialled by the one that sends; for the
 //! other direction there is another connection. The first frame is a [`PeerHello`], all others are [`Train`]s, one per loop
-//! turn at most, with everything for that shard, whichever group it is of, [`Transfer`]s of state, [`Placing`]s, and what is [`Closed`]. Nothing comes back but a
+//! turn at most, with everything for that shard, whichever group it is of, [`Transfer`]s of state, [`Placing`]s, what is [`Closed`], and how [`Newest`] writes are. Nothing comes back but a
 //! [`crate::reply::ErrorReply`] with request 0 before the receiver closes. Numbers of a group (terms, indexes, rounds,
 //! epochs) and lists of its members are checked by who takes them in, not here.
 
@@ -11,6 +11,7 @@ pub use crate::closed::{
     ArchivedClosed, ArchivedClosedRange, ArchivedClosedStep, CLOSED_RANGES_MAX, Closed, ClosedRange,
     ClosedStep,
 };
+pub use crate::newest::{ArchivedNewest, ArchivedNewestStep, Newest, NewestStep};
 pub use crate::placing::{
     ArchivedHotReport, ArchivedLedReport, ArchivedNodeReport, ArchivedPlacing, ArchivedPlacingStep,
     ArchivedRangeReport, ArchivedReplicaReport, ArchivedStanding, ArchivedTodo, HotReport, LedReport,

@@ -104,8 +104,6 @@ pub enum Outcome {
         rows: Vec<Row>,
         /// The span that the rows cover: less than was asked for when the scan was given up.
         covered: (KeyNo, KeyNo),
-        /// The part of it that the first range answered: no timestamp had been chosen before.
-        first: (KeyNo, KeyNo),
     },
     /// Refused for good: nothing happened.
     Refused(Code),

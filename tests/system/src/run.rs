@@ -569,23 +569,15 @@ impl Runner {
         let client = self.clients[0].clone();
         let workload = self.workload.clone();
         let count = self.scenario.keys.count();
-        let keys = self.scenario.keys;
-        let step = if self.scenario.one_range_scans {
-            keys.per_group
-        } else {
-            count
-        };
         let proof = async move {
             for reverse in [false, true] {
-                for start in (0..count).step_by(step.into()) {
-                    let scan = |_| Action::Scan {
-                        start,
-                        end: start + step,
-                        reverse,
-                        at: ReadAt::Newest,
-                    };
-                    workload.call(&client, u16::MAX, scan).await;
-                }
+                let scan = |_| Action::Scan {
+                    start: 0,
+                    end: count,
+                    reverse,
+                    at: ReadAt::Newest,
+                };
+                workload.call(&client, u16::MAX, scan).await;
             }
             for key in 0..count {
                 workload

@@ -81,8 +81,6 @@ pub struct Scenario {
     pub closed_lag: Duration,
     /// How often its nodes hear of that.
     pub closed_interval: Duration,
-    /// That scans stay within a group of keys, which no split cuts.
-    pub one_range_scans: bool,
     /// Keys.
     pub keys: Keys,
     /// Bytes of a value's filler, mostly below.
@@ -181,7 +179,6 @@ impl Scenario {
             bank: mode != Mode::Damage && Prng::new(seed ^ 0x6261_6e6b_0000_0001).chance(0.5),
             closed_lag: Duration::from_millis(100),
             closed_interval: Duration::from_millis(200),
-            one_range_scans: false,
             keys,
             value_bytes: 1 << prng.below(10),
             value_long: if prng.chance(0.3) { 0.02 } else { 0.0 },
@@ -224,8 +221,6 @@ impl Scenario {
         // More nodes have more troubles.
         scenario.crash_every = (scenario.crash_every / prng.between(1, 3)).max(20);
         scenario.mix.place = if prng.chance(0.6) { 1 + prng.below(3) } else { 0 };
-        // What several ranges show now is not promised yet; what they have shown of the past is.
-        scenario.one_range_scans = true;
         let clock = &mut scenario.sim.clock;
         clock.offset_ns_max %= 100_000_000;
         clock.jump_past_bound = 0.0;

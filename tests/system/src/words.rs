@@ -85,7 +85,7 @@ impl Words {
         let began = self.env.clock().now();
         let (prefix, replicas) = {
             let prng = &mut *self.prng.borrow_mut();
-            // No split may cut a scan of a group: not the last one, whose scans go on to the end of all keys, nor one whose prefix ends
+            // No split may cut a group, of which batches are written: not one whose prefix ends
             // before the next group begins, as that of `group-009` does.
             let prefix = match self.keys.groups.checked_sub(1) {
                 Some(groups) if groups > 0 && prng.chance(0.7) => {

@@ -350,15 +350,6 @@ impl Workload {
     }
 
     fn scan(&self, prng: &mut Prng, at: ReadAt) -> Action {
-        if self.scenario.one_range_scans && !at.is_stale() {
-            let (start, end) = self.span(prng);
-            return Action::Scan {
-                start,
-                end,
-                reverse: prng.chance(0.4),
-                at,
-            };
-        }
         let count = u64::from(self.scenario.keys.count());
         let start = prng.below(count);
         let end = if prng.chance(0.2) {

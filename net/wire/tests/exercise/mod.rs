@@ -257,6 +257,11 @@ fn touch_peer(message: &PeerRef<'_>) -> usize {
                 ArchivedClosedStep::Again => 0,
             };
         }
+        PeerRef::Newest(newest) => {
+            std::hint::black_box(&newest.asked);
+            let (start, end) = newest.step.span().unwrap_or_default();
+            return sum(start) + end.map_or(0, sum);
+        }
         PeerRef::Transfer(transfer) => {
             return match &transfer.step {
                 ArchivedTransferStep::Offer {

@@ -203,6 +203,36 @@ pub(crate) fn peers() -> Vec<Sample> {
                 step: peer::ClosedStep::Again,
             },
         ),
+        frame(
+            "Newest, ask",
+            &peer::Newest {
+                asked: STAMP,
+                step: peer::NewestStep::Ask {
+                    start: b"key",
+                    end: Some(b"kez"),
+                },
+            },
+        ),
+        frame(
+            "Newest, ask to the end",
+            &peer::Newest {
+                asked: STAMP,
+                step: peer::NewestStep::Ask {
+                    start: b"",
+                    end: None,
+                },
+            },
+        ),
+        frame(
+            "Newest, share",
+            &peer::Newest {
+                asked: STAMP,
+                step: peer::NewestStep::Share {
+                    edges: 0x0123_4567_89ab_cdef,
+                    newest: STAMP,
+                },
+            },
+        ),
         frame("Train", &train(None, &messages)),
         frame("Train: asks", &train(Some(asks), &[])),
         frame(

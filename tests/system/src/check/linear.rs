@@ -64,9 +64,9 @@ fn visits(timeline: &Timeline, calls: &[Call], wrong: &mut Vec<String>) -> BTree
                 Action::Scan {
                     at: ReadAt::Newest, ..
                 },
-                Outcome::Rows { read_ts, first, .. },
+                Outcome::Rows { read_ts, covered, .. },
             ) => {
-                for key in first.0..first.1 {
+                for key in covered.0..covered.1 {
                     visit(key, number, What::Saw(timeline.position(key, *read_ts)));
                 }
             }

@@ -67,7 +67,6 @@ fn scan(moments: (u64, u64), at: Option<u64>, read_ts: u64, rows: &[(u16, u32, u
         read_ts: ts(read_ts),
         rows: rows.iter().map(row).collect(),
         covered: (0, 8),
-        first: (0, 8),
     };
     call(moments, action, outcome)
 }

@@ -6,15 +6,16 @@ use super::{Client, Tried};
 use crate::history::{Action, Outcome, Row};
 use base::Timestamp;
 use base::api::ReadAt;
+use env::{Clock, Env};
 use std::rc::Rc;
 use wire::request;
 
-/// How often a stream of a scan of the past is begun at another node before the whole scan begins anew.
+/// How often the streams of a scan are begun again, mostly at another node, before the whole scan begins anew.
 const ELSEWHERE_MAX: u32 = 30;
 
 impl Client {
-    /// A whole scan, stream after stream; given up when the connection is. Of the past every range may be
-    /// shown by another node.
+    /// A whole scan, stream after stream; given up when the connection is. Once its timestamp is known, every range may be shown by
+    /// another node.
     pub(super) async fn scan(&self, connection: &Rc<Connection>, action: &Action) -> Tried {
         let Action::Scan {
             start,
@@ -30,7 +31,7 @@ impl Client {
             ReadAt::At(read_ts) => Some(read_ts),
             ReadAt::Newest | ReadAt::Ago(_) | ReadAt::Within(_) => None,
         };
-        let (mut rows, mut first) = (Vec::new(), None);
+        let mut rows = Vec::new();
         let (mut connection, mut elsewhere) = (connection.clone(), 0);
         loop {
             let (page_rows, page_bytes, credit) = {
@@ -54,13 +55,24 @@ impl Client {
                 .await;
             let resume = match streamed {
                 Ok(resume) => resume,
-                Err(Tried::Elsewhere) if at != ReadAt::Newest && elsewhere < ELSEWHERE_MAX => {
+                Err(Tried::Elsewhere)
+                    if (at != ReadAt::Newest || read_ts.is_some()) && elsewhere < ELSEWHERE_MAX =>
+                {
                     elsewhere += 1;
-                    let node = self.node_for(action);
+                    let node = match at {
+                        ReadAt::Newest => self.prng.borrow_mut().index(self.addresses.len()),
+                        ReadAt::At(_) | ReadAt::Ago(_) | ReadAt::Within(_) => self.node_for(action),
+                    };
                     let Some(other) = self.connect(node).await else {
                         return Tried::Elsewhere;
                     };
                     connection = other;
+                    continue;
+                }
+                // It may wait for its timestamp.
+                Err(Tried::Again(pause)) if read_ts.is_some() && elsewhere < ELSEWHERE_MAX => {
+                    elsewhere += 1;
+                    self.env.clock().sleep(pause).await;
                     continue;
                 }
                 Err(tried) => return tried,
@@ -70,13 +82,11 @@ impl Client {
                 Some(resume) if reverse => (self.keys.lower_bound(resume), end),
                 Some(resume) => (start, self.keys.lower_bound(resume)),
             };
-            let first = *first.get_or_insert(covered);
             if resume.is_none() {
                 return Tried::Ended(Outcome::Rows {
                     read_ts: read_ts.unwrap_or_default(),
                     rows,
                     covered,
-                    first,
                 });
             }
         }
