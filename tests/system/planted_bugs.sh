@@ -27,6 +27,7 @@ bugs=(
   "storage-row-of-another-version 500"
   "node-read-without-lease c300"
   "node-leader-starts-below-lease c300"
+  "node-scan-asks-own-node-only c300"
   "node-closed-ignores-in-flight c300"
   "node-follower-serves-unapplied c300"
   "node-closed-survives-leader c300"
