@@ -4,9 +4,8 @@
 //!   config, identity        what the node is told, who it is
 //!   start ─► recover        from a data directory to running shards
 //!   shard ─► state          the event loop of one shard, and what it holds
-//!     write  read  scan     what requests become
-//!     transact              what requests of transactions become
 //!     write  read  scan     what requests become; scan_clock: at which timestamp several ranges are read
+//!     transact              what requests of transactions become
 //!     split  claims  moving ranges change online
 //!     maintenance           flush, merge, clock bound
 //!     gauge ─► ailing       whether the disk is full or slow, and what is done then
