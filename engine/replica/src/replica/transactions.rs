@@ -4,7 +4,9 @@ use super::tests::{START, at, fresh, id, propose, put, ts};
 use super::*;
 use base::ClientId;
 use txn::request::Request;
-use txn::{Epoch, Header, Intent, Isolation, Priority, Record, Seq, Who};
+use txn::{
+    Batch, Epoch, Header, Intent, Isolation, Memory, Mutation, Outcome, Priority, Record, Seq, TxnId, Who,
+};
 
 fn who(seq: u64) -> Arc<Who> {
     Arc::new(Who {

@@ -346,18 +346,25 @@ impl Link {
         Some(connection)
     }
 
-    /// Looks up where ranges begin.
+    /// Looks up where ranges begin. Nodes know their own ranges only, so what others have said stays: to take one range for two costs
+    /// nothing but a message.
     async fn look(&self) {
         let at = self.prng.borrow_mut().index(self.addresses.len());
         let message = wire::request::RangeMap { deadline_ms: 1_000 };
-        if let Ok(Reply::RangeMap(seen)) = self.try_at(&message, at).await {
-            let at = |start: &[u8]| self.ranges.borrow()[self.place(start)].1;
-            let new: Vec<_> = seen
-                .iter()
-                .map(|range| (range.span.start.to_vec(), at(&range.span.start)))
-                .collect();
-            if new.first().is_some_and(|(start, _)| start.is_empty()) {
-                *self.ranges.borrow_mut() = new;
+        let Ok(Reply::RangeMap(seen)) = self.try_at(&message, at).await else {
+            return;
+        };
+        let edges = seen
+            .iter()
+            .flat_map(|range| [Some(&range.span.start), range.span.end.as_ref()]);
+        for edge in edges.flatten() {
+            let mut ranges = self.ranges.borrow_mut();
+            let after = ranges.partition_point(|(start, _)| **start <= **edge);
+            let before = after.checked_sub(1).map(|before| ranges[before].clone());
+            match before {
+                Some((start, _)) if *start == **edge => {}
+                Some((_, at)) => ranges.insert(after, (edge.to_vec(), at)),
+                None => ranges.insert(0, (edge.to_vec(), 0)),
             }
         }
     }
