@@ -264,7 +264,7 @@ fn a_node_of_another_cluster_is_named_by_the_others() {
         .map(|program| program.start().unwrap())
         .into();
     let status = wait_for(&programs[0], &nodes[0], "the refusal is shown", |status| {
-        status["nodes"][1]["refusal"].is_string()
+        status["nodes"][1]["refusal"].is_string() && status["nodes"][0]["answers"] == true
     });
     let verdict = status["verdict"].as_str().unwrap();
     assert!(
