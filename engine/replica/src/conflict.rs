@@ -6,12 +6,12 @@
 //! a write wait for nothing, never the reverse.
 
 use base::api::WriteOp;
-use base::collections::{FastHash, FastMap};
+use base::collections::{FastHash, FastMap, FastSet};
 use base::key::Span;
 use base::{Index, Timestamp};
 use core::hash::BuildHasher;
 use std::collections::VecDeque;
-use txn::Keys;
+use txn::{Bytes, Keys};
 
 /// Proposed and unapplied writes of a range, in index order.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub(crate) struct InFlight {
     spans: VecDeque<(Index, Span)>,
     /// How many of the entries are changes of transactions.
     changes: usize,
+    /// The hashes of what these change, with how many do.
+    changed: FastMap<u64, u32>,
     hasher: FastHash,
 }
 
@@ -65,6 +67,9 @@ impl InFlight {
     ) {
         let before = self.hashes.len();
         self.hashes.extend(changed);
+        for hash in self.hashes.range(before..) {
+            *self.changed.entry(*hash).or_insert(0) += 1;
+        }
         self.changes += 1;
         self.entries.push_back(Entry {
             index,
@@ -84,7 +89,16 @@ impl InFlight {
             return false;
         };
         assert_eq!(entry.index, index, "entries are applied in order");
-        self.hashes.drain(..entry.keys);
+        for hash in self.hashes.drain(..entry.keys).filter(|_| entry.is_change) {
+            let count = self
+                .changed
+                .get_mut(&hash)
+                .expect("what was noted is forgotten once");
+            *count -= 1;
+            if *count == 0 {
+                self.changed.remove(&hash);
+            }
+        }
         self.changes -= usize::from(entry.is_change);
         while self.spans.front().is_some_and(|(of, _)| *of == index) {
             self.spans.pop_front();
@@ -108,33 +122,46 @@ impl InFlight {
         self.changes > 0
             && match op {
                 WriteOp::Put { key, .. } | WriteOp::Delete { key } => {
-                    let hash = self.hasher.hash_one(*key);
-                    self.groups()
-                        .any(|(entry, mut hashes)| entry.is_change && hashes.any(|known| known == hash))
+                    self.changed.contains_key(&self.hasher.hash_one(*key))
                 }
                 WriteOp::DeleteRange { .. } => true,
             }
     }
 
-    /// Whether something unapplied makes, or may make, a version or intent of `keys` at or below `ts`. Of a span, anything may.
-    pub(crate) fn may_show(&self, keys: &Keys, ts: Timestamp) -> bool {
-        let below = self.groups().filter(|(entry, _)| entry.least <= ts);
-        match keys {
-            Keys::Span(..) => below.count() > 0,
-            Keys::One(key) => {
-                let hash = self.hasher.hash_one(&**key);
-                let mut spans = self.spans.iter();
-                below
-                    .into_iter()
-                    .any(|(_, mut hashes)| hashes.any(|known| known == hash))
-                    || spans.any(|(_, span)| span.contains(key))
-            }
+    /// Whether an unapplied write touches one of `keys`: each side is gone through once.
+    pub(crate) fn touches_any(&self, keys: &[Bytes]) -> bool {
+        if keys.is_empty() || self.entries.is_empty() {
+            return false;
         }
+        let hashes: FastSet<u64> = keys.iter().map(|key| self.hasher.hash_one(&**key)).collect();
+        let spans = |key: &Bytes| self.spans.iter().any(|(_, span)| span.contains(key));
+        self.hashes.iter().any(|hash| hashes.contains(hash)) || keys.iter().any(spans)
+    }
+
+    /// Whether something unapplied makes, or may make, a version or intent of what one of `reads` looks at, at or below its timestamp:
+    /// all have the same. Of a span, anything may.
+    pub(crate) fn may_show(&self, reads: &[(Keys, Timestamp)]) -> bool {
+        let Some(ts) = reads.iter().map(|(_, ts)| *ts).max() else {
+            return false;
+        };
+        let (mut any, mut made) = (false, FastSet::default());
+        for (_, hashes) in self.groups().filter(|(entry, _)| entry.least <= ts) {
+            any = true;
+            made.extend(hashes);
+        }
+        let shows = |keys: &Keys| match keys {
+            Keys::Span(..) => true,
+            Keys::One(key) => {
+                let mut spans = self.spans.iter();
+                made.contains(&self.hasher.hash_one(&**key)) || spans.any(|(_, span)| span.contains(key))
+            }
+        };
+        any && reads.iter().any(|(keys, _)| shows(keys))
     }
 
     /// Whether a record is touched by an unapplied change.
     pub(crate) fn touches_hash(&self, hash: u64) -> bool {
-        self.changes > 0 && self.hashes.contains(&hash)
+        self.changed.contains_key(&hash)
     }
 
     /// The least timestamp of what unapplied changes of transactions make.

@@ -8,7 +8,7 @@
 //! Keys are known by their hash: a collision makes somebody wait for nothing, never the reverse.
 
 use base::api::WriteOp;
-use base::collections::FastHash;
+use base::collections::{FastHash, FastSet};
 use base::key::Span;
 use base::{Index, Timestamp};
 use core::hash::BuildHasher;
@@ -44,7 +44,8 @@ struct Latch {
     ticket: Ticket,
     /// What was proposed when it was taken.
     after: Index,
-    hashes: Vec<u64>,
+    /// A set: a batch may have a million keys.
+    hashes: FastSet<u64>,
     spans: Vec<Span>,
 }
 
@@ -119,7 +120,7 @@ impl Latches {
         self.taken.push(Latch {
             ticket,
             after,
-            hashes: self.hashes(touched),
+            hashes: self.hashes(touched).into_iter().collect(),
             spans: touched.spans.clone(),
         });
         ticket

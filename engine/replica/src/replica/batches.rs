@@ -10,7 +10,7 @@ use base::key::Span;
 use base::{Index, Timestamp};
 use std::sync::Arc;
 use txn::error::Seen;
-use txn::{Batch, Bytes, Keys, Memory, Mutation, Outcome, TimestampCache, TxnId};
+use txn::{Batch, Bytes, Memory, Mutation, Outcome, TimestampCache, TxnId};
 
 impl<W> Replica<W> {
     /// Whether a plain write that was admitted before must not be proposed now: a transaction has come in between.
@@ -160,19 +160,18 @@ impl<W> Replica<W> {
             Some(ticket) => self.latches.is_due(ticket, self.applied_index()),
             None => {
                 let spans = touched.spans.is_empty() || self.in_flight.is_empty();
-                spans && !touched.keys.iter().any(|key| self.in_flight.touches(key))
+                spans && !self.in_flight.touches_any(&touched.keys)
             }
         };
         let reserved = |key: &Bytes| self.reserved.holds(key);
         let is_reserved =
             touched.keys.iter().any(reserved) || (!touched.spans.is_empty() && !self.reserved.is_empty());
         let mut records = touched.records.iter();
-        let mut reads = touched.reads.iter();
         is_due
             && !self.is_blocked()
             && !is_reserved
             && !records.any(|record| self.in_flight.touches_hash(*record))
-            && !reads.any(|(keys, ts): &(Keys, _)| self.in_flight.may_show(keys, *ts))
+            && !self.in_flight.may_show(&touched.reads)
             && self.latches.is_first(touched, ticket)
     }
 
