@@ -130,6 +130,12 @@ waiting! {
 }
 
 impl Txn {
+    /// Why further calls fail, when they do: it has failed, or it is over.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.inner.failure()
+    }
+
     /// The values of several keys, in that order.
     ///
     /// # Errors

@@ -198,8 +198,9 @@ impl Txn {
         }
     }
 
-    /// Why further calls fail, when they do.
-    pub(crate) fn failure(&self) -> Option<Error> {
+    /// Why further calls fail, when they do: it has failed, or it is over.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
         lock(&self.inner.ended).clone()
     }
 

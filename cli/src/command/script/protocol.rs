@@ -10,38 +10,93 @@
 //!
 //! | op | fields | answer |
 //! |---|---|---|
-//! | `get` | `key`, `at`? | `value`, null when absent |
+//! | `get` | `key`, `at`?, `for_update`? | `value`, null when absent |
 //! | `put` | `key`, `value` | – |
 //! | `delete` | `key` | – |
 //! | `append` | `key`, `value` | `value` afterwards: the elements, separated by commas |
 //! | `cas` | `key`, `from` (null: absent), `to` | – |
 //! | `scan` | `start`?, `end`?, `prefix`?, `limit`?, `reverse`?, `at`? | `rows` |
+//! | `begin` | `iso`? (`snapshot`, `serializable`, `strict`), `name`? | – |
+//! | `commit` | – | – |
+//! | `abort`, or `rollback` | – | – |
+//! | `outcome` | – | `outcome` of the session's last commit that was answered by `unknown`: `committed`, `aborted`, `forgotten` |
+//! | `wait` | `s`? | none: no line is read until the steps of the session, or all steps, are answered |
+//!
+//! Between `begin` and its end the operations of a session are those of its transaction. They have no `ts` there: the transaction's is
+//! that of its commit. `at` and `reverse` are for outside, `for_update` is for inside. What fails with `"aborted":true` was the end of
+//! the transaction, of which nothing happened; further operations fail in the same way until `abort` or `commit`. A conflict says who met
+//! whom on which key.
 //!
 //! Keys and values are text or numbers; for other bytes each field also exists with `_hex` behind its name. `s` names the
-//! session, `id` comes back with the answer, `timeout_ms` bounds one operation.
+//! session, by a number or a text, `id` comes back with the answer, `timeout_ms` bounds one operation.
 
 use crate::bytes::parse_hex;
 use crate::output::Object;
 use base::Timestamp;
+use core::fmt;
+use corelane::Isolation;
 use serde_json::{Map, Value};
 
-/// What one line asks for.
+/// Names a session.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Name {
+    Number(u64),
+    Text(String),
+}
+
+impl Name {
+    fn parse(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(text) => Some(Self::Text(text.clone())),
+            Value::Number(number) => number.as_u64().map(Self::Number),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::Number(number) => Value::from(*number),
+            Self::Text(text) => Value::from(text.as_str()),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What a line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// An operation.
+    Ask(Request),
+    /// The next line is not to be read before the operations of this session, or of all, are answered.
+    Wait(Option<Name>),
+}
+
+/// One operation of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
     /// The session, zero when not named.
-    pub(crate) session: u64,
+    pub(crate) session: Name,
     /// Comes back with the answer.
     pub(crate) id: Option<Value>,
     pub(crate) timeout_ms: Option<u64>,
     pub(crate) op: Op,
 }
 
-/// An operation outside a transaction.
+/// An operation, in or outside of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
     Get {
         key: Vec<u8>,
         at: Option<Timestamp>,
+        for_update: bool,
     },
     Put {
         key: Vec<u8>,
@@ -66,14 +121,26 @@ pub(crate) enum Op {
         reverse: bool,
         at: Option<Timestamp>,
     },
+    Begin {
+        isolation: Isolation,
+        /// For errors, of other transactions too.
+        name: Option<String>,
+    },
+    Commit,
+    Abort,
+    Outcome,
 }
 
 impl Op {
     /// Whether it may change something.
     pub(crate) fn is_write(&self) -> bool {
         match self {
-            Self::Get { .. } | Self::Scan { .. } => false,
-            Self::Put { .. } | Self::Delete { .. } | Self::Append { .. } | Self::Cas { .. } => true,
+            Self::Get { .. } | Self::Scan { .. } | Self::Begin { .. } | Self::Abort | Self::Outcome => false,
+            Self::Put { .. }
+            | Self::Delete { .. }
+            | Self::Append { .. }
+            | Self::Cas { .. }
+            | Self::Commit => true,
         }
     }
 }
@@ -81,7 +148,7 @@ impl Op {
 /// A line that asks for nothing; what of it could be read goes back with the refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    pub(crate) session: u64,
+    pub(crate) session: Name,
     pub(crate) id: Option<Value>,
     pub(crate) why: String,
 }
@@ -90,45 +157,48 @@ pub(crate) struct Refusal {
 const SCAN_LIMIT: u64 = 10_000;
 
 /// Reads one line.
-pub(crate) fn parse(line: &str) -> Result<Request, Refusal> {
-    let value: Value = serde_json::from_str(line).map_err(|error| Refusal {
-        session: 0,
+pub(crate) fn parse(line: &str) -> Result<Line, Refusal> {
+    let nobody = |why: String| Refusal {
+        session: Name::Number(0),
         id: None,
-        why: format!("not JSON: {error}"),
-    })?;
-    let Value::Object(fields) = value else {
-        return Err(Refusal {
-            session: 0,
-            id: None,
-            why: "not a JSON object".to_owned(),
-        });
+        why,
     };
-    let session = fields.get("s").and_then(Value::as_u64).unwrap_or(0);
+    let value: Value = serde_json::from_str(line).map_err(|error| nobody(format!("not JSON: {error}")))?;
+    let Value::Object(fields) = value else {
+        return Err(nobody("not a JSON object".to_owned()));
+    };
+    let named = fields.get("s").map(Name::parse);
+    let session = named.clone().flatten().unwrap_or(Name::Number(0));
     let id = fields.get("id").cloned();
-    match operation(&fields) {
-        Ok((op, timeout_ms)) => Ok(Request {
-            session,
-            id,
-            timeout_ms,
-            op,
-        }),
-        Err(why) => Err(Refusal { session, id, why }),
-    }
+    let read = || {
+        if named == Some(None) {
+            return Err("`s` is neither a number nor a text".to_owned());
+        }
+        let name = fields.get("op").and_then(Value::as_str);
+        match name.ok_or("`op` is missing")? {
+            "wait" => Ok(Line::Wait(named.clone().flatten())),
+            name => Ok(Line::Ask(Request {
+                session: session.clone(),
+                id: id.clone(),
+                timeout_ms: natural(&fields, "timeout_ms")?,
+                op: operation(name, &fields)?,
+            })),
+        }
+    };
+    read().map_err(|why| Refusal {
+        session: session.clone(),
+        id: id.clone(),
+        why,
+    })
 }
 
-fn operation(fields: &Map<String, Value>) -> Result<(Op, Option<u64>), String> {
-    if fields.get("s").is_some_and(|s| s.as_u64().is_none()) {
-        return Err("`s` is not a session number".to_owned());
-    }
-    let name = fields
-        .get("op")
-        .and_then(Value::as_str)
-        .ok_or("`op` is missing")?;
+fn operation(name: &str, fields: &Map<String, Value>) -> Result<Op, String> {
     let key = || required(fields, "key");
-    let op = match name {
+    Ok(match name {
         "get" => Op::Get {
             key: key()?,
             at: timestamp(fields)?,
+            for_update: truth(fields, "for_update")?,
         },
         "put" => Op::Put {
             key: key()?,
@@ -145,10 +215,26 @@ fn operation(fields: &Map<String, Value>) -> Result<(Op, Option<u64>), String> {
             to: required(fields, "to")?,
         },
         "scan" => scan(fields)?,
-        "begin" | "commit" | "abort" => return Err(format!("`{name}`: transactions are not there yet")),
+        "begin" => Op::Begin {
+            isolation: isolation(fields)?,
+            name: text(fields, "name")?,
+        },
+        "commit" => Op::Commit,
+        "abort" | "rollback" => Op::Abort,
+        "outcome" => Op::Outcome,
         other => return Err(format!("there is no operation `{other}`")),
-    };
-    Ok((op, natural(fields, "timeout_ms")?))
+    })
+}
+
+fn isolation(fields: &Map<String, Value>) -> Result<Isolation, String> {
+    match text(fields, "iso")?.as_deref() {
+        None | Some("snapshot") => Ok(Isolation::Snapshot),
+        Some("serializable") => Ok(Isolation::Serializable),
+        Some("strict") => Ok(Isolation::StrictSerializable),
+        Some(other) => Err(format!(
+            "there is no isolation `{other}`, only snapshot, serializable and strict"
+        )),
+    }
 }
 
 fn scan(fields: &Map<String, Value>) -> Result<Op, String> {
@@ -160,16 +246,12 @@ fn scan(fields: &Map<String, Value>) -> Result<Op, String> {
         end = base::key::prefix_end(&prefix);
         start = prefix;
     }
-    let reverse = match fields.get("reverse") {
-        None => false,
-        Some(value) => value.as_bool().ok_or("`reverse` is neither true nor false")?,
-    };
     let limit = natural(fields, "limit")?.unwrap_or(SCAN_LIMIT);
     Ok(Op::Scan {
         start,
         end,
         limit,
-        reverse,
+        reverse: truth(fields, "reverse")?,
         at: timestamp(fields)?,
     })
 }
@@ -188,6 +270,23 @@ fn bytes(fields: &Map<String, Value>, name: &str) -> Result<Option<Vec<u8>>, Str
             .map(Some)
             .map_err(|error| format!("`{name}_hex`: {error}")),
         _ => Err(format!("`{name}` is neither text nor a number")),
+    }
+}
+
+fn truth(fields: &Map<String, Value>, name: &str) -> Result<bool, String> {
+    match fields.get(name) {
+        None => Ok(false),
+        Some(value) => value
+            .as_bool()
+            .ok_or_else(|| format!("`{name}` is neither true nor false")),
+    }
+}
+
+fn text(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, String> {
+    match fields.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(format!("`{name}` is no text")),
     }
 }
 
@@ -221,14 +320,20 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
+    /// Nothing was done, because the line is wrong.
+    pub(crate) fn invalid(why: &str) -> Self {
+        let reason = Object::new().set("code", "C1100").set("what", why).build();
+        Self::Fail { reason, ts: None }
+    }
+
     /// The line that answers request `id` of `session`.
-    pub(crate) fn line(self, session: u64, id: Option<Value>) -> Value {
+    pub(crate) fn line(self, session: &Name, id: Option<Value>) -> Value {
         let (name, content, ts) = match self {
             Self::Ok { result, ts } => ("ok", result, ts),
             Self::Fail { reason, ts } => ("fail", reason, ts),
             Self::Unknown { reason } => ("unknown", reason, None),
         };
-        let mut line = Object::new().set("s", session);
+        let mut line = Object::new().set("s", session.value());
         if let Some(id) = id {
             line = line.set("id", id);
         }
@@ -242,11 +347,7 @@ impl Answer {
 
 /// The answer to a line that asks for nothing.
 pub(crate) fn refused(refusal: Refusal) -> Value {
-    let reason = Object::new()
-        .set("code", "C1100")
-        .set("what", refusal.why)
-        .build();
-    Answer::Fail { reason, ts: None }.line(refusal.session, refusal.id)
+    Answer::invalid(&refusal.why).line(&refusal.session, refusal.id)
 }
 
 #[cfg(test)]
@@ -254,8 +355,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn ask(line: &str) -> Request {
+        match parse(line) {
+            Ok(Line::Ask(request)) => request,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
     fn op(line: &str) -> Op {
-        parse(line).unwrap().op
+        ask(line).op
     }
 
     fn why(line: &str) -> String {
@@ -268,7 +376,8 @@ mod tests {
             op(r#"{"op":"get","key":7}"#),
             Op::Get {
                 key: b"7".to_vec(),
-                at: None
+                at: None,
+                for_update: false
             }
         );
         assert_eq!(
@@ -296,10 +405,25 @@ mod tests {
                 at: Some(Timestamp::new(5_500_000_000, 0))
             }
         );
-        let request = parse(r#"{"s":3,"id":"x9","op":"delete","key":"k","timeout_ms":250}"#).unwrap();
+        let request = ask(r#"{"s":3,"id":"x9","op":"delete","key":"k","timeout_ms":250}"#);
         assert_eq!(
             (request.session, request.id, request.timeout_ms),
-            (3, Some(Value::from("x9")), Some(250))
+            (Name::Number(3), Some(Value::from("x9")), Some(250))
+        );
+        let request = ask(r#"{"s":"t1","op":"begin","iso":"strict","name":"pay"}"#);
+        assert_eq!(request.session, Name::Text("t1".to_owned()));
+        assert_eq!(
+            request.op,
+            Op::Begin {
+                isolation: Isolation::StrictSerializable,
+                name: Some("pay".to_owned())
+            }
+        );
+        assert_eq!(op(r#"{"op":"rollback"}"#), Op::Abort);
+        assert_eq!(parse(r#"{"op":"wait"}"#), Ok(Line::Wait(None)));
+        assert_eq!(
+            parse(r#"{"op":"wait","s":4}"#),
+            Ok(Line::Wait(Some(Name::Number(4))))
         );
     }
 
@@ -315,16 +439,16 @@ mod tests {
             "`key` is neither text nor a number"
         );
         assert_eq!(
-            why(r#"{"op":"begin"}"#),
-            "`begin`: transactions are not there yet"
+            why(r#"{"op":"begin","iso":"chaos"}"#),
+            "there is no isolation `chaos`, only snapshot, serializable and strict"
         );
         assert_eq!(
             why(r#"{"op":"scan","prefix":"a","end":"b"}"#),
             "`prefix` excludes `start` and `end`"
         );
         assert_eq!(
-            why(r#"{"s":"one","op":"get","key":"a"}"#),
-            "`s` is not a session number"
+            why(r#"{"s":[1],"op":"get","key":"a"}"#),
+            "`s` is neither a number nor a text"
         );
         assert!(why("[").starts_with("not JSON"));
         let refusal = parse(r#"{"s":4,"id":1,"op":"fly"}"#).unwrap_err();
