@@ -367,6 +367,49 @@ fn who_waits_for_a_transaction_holds_nobody_else_up() {
 }
 
 #[test]
+fn status_shows_where_transactions_meet() {
+    let dir = scratch();
+    let node = Node::start(&dir.path().join("data"));
+    let status = || serde_json::from_str::<Value>(&node.ok(&["status", "--json"])).unwrap();
+    assert_eq!(status().get("conflicts"), None);
+    let mut script = Script::start(&node);
+    for _ in 0..3 {
+        script.play(
+            "a begin
+             b begin
+             a get stock/7
+             b get stock/7
+             a put stock/7 1
+             b put stock/7 2
+             a commit
+             b commit",
+        );
+    }
+    script.step(json!({"s": "a", "op": "begin"}));
+    script.step(json!({"s": "a", "op": "put", "key": "large", "value": "v".repeat(2 << 20)}));
+    let behind = script.ask(json!({"s": "b", "op": "put", "key": "large", "value": ""}));
+    // It tries again and again, and each try counts.
+    while status()["conflicts"].as_array().map(Vec::len) != Some(2) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    script.step(json!({"s": "a", "op": "abort"}));
+    assert_eq!(script.answer(behind)["ok"], json!({}));
+    let conflicts = status()["conflicts"].clone();
+    let of = |prefix: &str| {
+        let mut rows = conflicts.as_array().unwrap().iter();
+        rows.find(|row| row["prefix"] == prefix).unwrap().clone()
+    };
+    assert!(of("stock/")["overtaken"].as_u64().unwrap() >= 3, "{conflicts}");
+    assert!(of("large")["met"].as_u64().unwrap() >= 1, "{conflicts}");
+    let text = node.ok(&["status"]);
+    assert!(
+        text.contains("\nconflicts by prefix of the keys\n  keys "),
+        "{text}"
+    );
+    assert!(text.contains("\n  stock/… "), "{text}");
+}
+
+#[test]
 fn a_script_waits_where_it_says_so_and_takes_back_what_it_leaves_open() {
     let dir = scratch();
     let node = Node::start(&dir.path().join("data"));

@@ -13,7 +13,10 @@ pub(crate) const HELP: &str = "\
 Examples:
   corelane status
   corelane status --json
-  corelane status --replicas     with a checksum of each replica, to compare between nodes";
+  corelane status --replicas     with a checksum of each replica, to compare between nodes
+
+\"conflicts\" are those since the start of the node, most frequent prefixes of keys first: requests that met an unfinished write of
+a transaction (they wait, and try again), and those of transactions that another one had overtaken (they run again).";
 
 /// How the node is: one verdict, then the figures.
 #[derive(Debug, Args)]
@@ -67,6 +70,9 @@ pub(crate) fn render(address: &str, status: &Value) -> String {
             Value::Array(rows) if name == "nodes" && !rows.is_empty() => {
                 let _ = write!(out, "\n\nother nodes\n{}", members(rows));
             }
+            Value::Array(rows) if name == "conflicts" && !rows.is_empty() => {
+                let _ = write!(out, "\n\nconflicts by prefix of the keys\n{}", conflicts(rows));
+            }
             Value::Array(rows) if name == "replicas" && !rows.is_empty() => {
                 let _ = write!(out, "\n\nreplicas here\n{}", replicas(rows));
             }
@@ -106,6 +112,24 @@ fn members(rows: &[Value]) -> String {
         "supports us",
         "refuses",
     ];
+    let text = table(&header, rows.iter().map(row)).to_string();
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+/// Where requests were in each other's way, one line for each prefix.
+fn conflicts(rows: &[Value]) -> String {
+    let row = |conflict: &Value| {
+        let text = |name: &str| plain(&conflict[name]);
+        let prefix = conflict["prefix"].as_str().unwrap_or_default();
+        vec![
+            format!("  {prefix}…"),
+            text("met"),
+            text("overtaken"),
+            text("uncertain"),
+        ]
+    };
+    let header = ["  keys", "met unfinished writes", "were too late", "or more by"];
     let text = table(&header, rows.iter().map(row)).to_string();
     let lines: Vec<_> = text.lines().map(str::trim_end).collect();
     lines.join("\n")
@@ -206,6 +230,7 @@ mod tests {
     fn any_status_becomes_readable() {
         let status = serde_json::json!({
             "verdict": "1 range is damaged", "advice": "run `corelane check`", "version": "0.1.0", "node": 12345,
+            "conflicts": [{"prefix": "stock/", "met": 1200, "overtaken": 7, "uncertain": 0}],
             "shards": [{"shard": 0, "log": {"entries": 4_321, "bytes": 5}}, {"shard": 1, "log": {"entries": 3}, "odd": true}],
         });
         expect![[r#"
@@ -214,6 +239,10 @@ mod tests {
 
             node                     12345
             version                  0.1.0
+
+            conflicts by prefix of the keys
+              keys     met unfinished writes  were too late  or more by
+              stock/…  1,200                  7              0
 
             shards
               shard                                   0              1

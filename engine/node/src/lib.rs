@@ -36,6 +36,7 @@ mod claims;
 mod closed;
 pub mod cluster;
 pub mod config;
+mod contention;
 mod damage;
 mod damage_note;
 mod dialect;

@@ -15,6 +15,7 @@ use crate::births::{self, BirthsError};
 use crate::claims::latest;
 use crate::cluster::Cluster;
 use crate::config::NodeConfig;
+use crate::contention::Contention;
 use crate::damage::Injured;
 use crate::forget::words_for;
 use crate::gauge::Gauge;
@@ -687,6 +688,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         ring_out: Vec::new(),
         jobs: Vec::new(),
         counts: Counts::default(),
+        contention: Contention::default(),
         replayed: found.replayed,
         injured,
         damage: BTreeMap::new(),

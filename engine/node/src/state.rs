@@ -2,6 +2,7 @@
 
 use crate::claims::Claim;
 use crate::config::NodeConfig;
+use crate::contention::Contention;
 use crate::damage::Injured;
 use crate::dialect::Letter;
 use crate::gauge::Gauge;
@@ -368,6 +369,7 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) ring_out: Vec<(ShardId, Message<E>)>,
     pub(crate) jobs: Vec<Job<E>>,
     pub(crate) counts: Counts,
+    pub(crate) contention: Contention,
     pub(crate) replayed: Replayed,
     /// Replicas that are damaged and being replaced.
     pub(crate) injured: Injured,

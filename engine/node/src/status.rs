@@ -2,6 +2,7 @@
 
 use crate::ailing::Size;
 use crate::cluster::Member;
+use crate::contention::{ConflictStatus, Contention};
 use crate::gauge::{Ailment, Reading};
 use crate::local::Local;
 use crate::message::{Answer, Ask, Origin, ShardMessage};
@@ -51,6 +52,9 @@ pub struct NodeStatus {
     /// The other nodes of the cluster; none for a node that is alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<MemberStatus>,
+    /// The prefixes of keys on which requests were most often in each other's way since the start, the first one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<ConflictStatus>,
     /// Every shard.
     pub shards: Vec<ShardStatus>,
     /// Every replica of this node, by range, when it was asked for.
@@ -206,6 +210,9 @@ pub struct ShardStatus {
     /// The disk as this shard sees it; the node's sum is shown.
     #[serde(skip)]
     pub(crate) disk: Reading,
+    /// Where conflicts are; the node's sum is shown.
+    #[serde(skip)]
+    pub(crate) contention: Contention,
     /// Connections open.
     pub connections: u64,
     /// Counters of requests and turns, by name.
@@ -244,6 +251,7 @@ impl<E: Env, B> State<E, B> {
             led,
             nodes: self.members_seen(),
             disk: self.gauge.reading(),
+            contention: self.contention.clone(),
             connections: self.transport.len() as u64,
             counts: BTreeMap::from([
                 ("gets", counts.gets),
@@ -554,7 +562,9 @@ impl<E: Env, B> State<E, B> {
         let mut ranges = RangesStatus::default();
         let mut nodes: Vec<MemberStatus> = Vec::new();
         let mut reading = self.gauge.reading();
+        let mut contention = Contention::default();
         for shard in &shards {
+            contention.add(&shard.contention);
             reading = reading.with(shard.disk);
             ranges.replicas += shard.led.replicas;
             ranges.leads += shard.led.leads;
@@ -614,6 +624,7 @@ impl<E: Env, B> State<E, B> {
                 .map(|(node, standing)| (node.0, standing.name()))
                 .collect(),
             nodes,
+            conflicts: contention.statuses(),
             shards,
             replicas: Vec::new(),
         }

@@ -210,6 +210,9 @@ impl<E: Env, B> State<E, B> {
                 return Tried::Read(tablet, guard, need);
             }
         };
+        if let Err((_, refusal)) = &answer {
+            self.contention.refused(refusal);
+        }
         let mut bytes = Vec::new();
         codec::encode_answer(&answer, &mut bytes);
         if changes.is_empty() {
@@ -244,6 +247,7 @@ impl<E: Env, B> State<E, B> {
     /// A plain request has met an intent: what a client needs to get it out of the way.
     pub(crate) fn refuse_met(&mut self, origin: crate::message::Origin, met: &Met) {
         base::sometimes!("node: a plain request met an intent");
+        self.contention.met(&met.key);
         let now = self.now();
         let plain = Party {
             who: None,
