@@ -1,7 +1,7 @@
 //! Transactions over several ranges, committed in one round: the protocol as plain state machines.
 //!
-//! No I/O, no clock, no randomness, no `async`, no `unsafe`. What is promised and why it holds is in `docs/transactions.md`; no node
-//! uses the crate yet.
+//! No I/O, no clock, no randomness, no `async`, no `unsafe`. What is promised and why it holds is in `docs/transactions.md`. Nodes use
+//! what evaluates, the client library what drives.
 //!
 //! ```text
 //!   client ──► Coordinator ──── Batch, by range ────► evaluate ──► Mutations ──► log of the range ──► applied
