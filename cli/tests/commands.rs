@@ -153,7 +153,7 @@ fn the_past_can_be_read() {
 }
 
 #[test]
-fn ranges_split_and_move_while_they_serve() {
+fn ranges_split_move_and_merge_while_they_serve() {
     let dir = scratch();
     let node = Node::start(&dir.path().join("data"));
     for key in ["a", "m", "z"] {
@@ -179,6 +179,19 @@ fn ranges_split_and_move_while_they_serve() {
         node.ok(&["status"])
             .starts_with(&format!("The node at {} is available.", node.address))
     );
+    let left = ranges[0]["range"].as_u64().unwrap();
+    let last = node.run(&["range", "merge", &right.to_string()]);
+    assert_ne!(last.code, 0);
+    assert!(last.err.contains("has no right neighbour"), "{}", last.err);
+    let merged = lines(&node.ok(&["range", "merge", &format!("r{left}"), "--json"])).remove(0);
+    assert_eq!(
+        (merged["range"].as_u64(), merged["absorbed"].as_u64()),
+        (Some(left), Some(right))
+    );
+    assert_eq!(lines(&node.ok(&["range", "ls", "--json"])).len(), 1);
+    assert_eq!(node.ok(&["scan", "--keys"]), "a\nm\nz\n", "a scan over the one");
+    let nowhere = node.run(&["range", "merge", "r999"]);
+    assert!(nowhere.err.contains("error[C1008]"), "{}", nowhere.err);
     let nowhere = node.run(&["range", "move", "r999", "0"]);
     assert_ne!(nowhere.code, 0);
     assert!(nowhere.err.contains("error[C1008]"), "{}", nowhere.err);

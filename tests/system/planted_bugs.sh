@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# Name and seeds within which it must be found (with a c: of clusters), or the test that must find it.
+# Name and seeds within which it must be found (with a c: of clusters, with an m: of clusters whose ranges merge), or the test that must find it.
 bugs=(
   "node-ack-before-durable 200"
   "node-clock-bound-ignored 500"
@@ -51,6 +51,10 @@ bugs=(
   "node-moved-replica-votes-at-once c300"
   "replica-condition-ignores-in-flight c300"
   "storage-range-tombstone-ignored c300"
+  "node-merge-thaws-unasked m300"
+  "node-frozen-range-is-read m300"
+  "node-merge-waits-for-a-quorum m300"
+  "replica-merge-loses-sessions m300"
 )
 
 source tests/system/plant.sh
@@ -77,6 +81,9 @@ for line in "${bugs[@]}"; do
   if [[ $limit == c* ]]; then
     kind=(--cluster)
     limit=${limit#c}
+  elif [[ $limit == m* ]]; then
+    kind=(--cluster --merges)
+    limit=${limit#m}
   fi
   if RUST_BACKTRACE=0 "$target/sim/sim" "${kind[@]}" --seeds "1..$((limit + 1))" --failures 1 >"$out" 2>/dev/null; then
     printf '%-38s %8s  %s\n' "$bug" "> $limit" "NOT FOUND"

@@ -1,27 +1,29 @@
-//! `corelane range ls|split|move|place|explain`.
+//! `corelane range ls|split|merge|move|place|explain`.
 
 use crate::args::Global;
-use crate::error::{Exit, Outcome};
+use crate::error::{CliError, Exit, Outcome};
 use crate::output::{Object, Output, print, shown, table};
-use crate::session::Session;
+use crate::session::{Session, exit_of};
 use base::{NodeId, RangeId, ShardId};
 use clap::{Args, Subcommand};
 use corelane::RangeInfo;
 use std::ffi::OsString;
+use wire::Code;
 
 /// What `--help` says below the options.
 pub(crate) const HELP: &str = "\
 Examples:
   corelane range ls
   corelane range split user/m                    `user/m` becomes the first key of a new range
+  corelane range merge r7                        range 7 takes its right neighbour over, and ends where that ended
   corelane range move r7 1                       range 7 to shard 1 of its node
   corelane range place r7 --nodes 1,2,4          the replicas of range 7 to these nodes, of a cluster
   corelane range place r7 --leader 2             node 2 leads range 7
   corelane range explain r7                      why its replicas are where they are
 
-Reads and writes go on meanwhile.";
+Reads and writes go on meanwhile; those of a range that is merged into its left neighbour wait for a moment.";
 
-/// List, split, place and explain ranges.
+/// List, split, merge, place and explain ranges.
 #[derive(Debug, Args)]
 pub(crate) struct RangeArgs {
     #[command(subcommand)]
@@ -36,6 +38,12 @@ enum Action {
     Split {
         /// The first key of the new range
         key: OsString,
+    },
+    /// Merge a range with its right neighbour, whose keys it takes over. Both must have their replicas on the same nodes
+    Merge {
+        /// The left one of the two, as `range ls` names it: r7, or 7
+        #[arg(value_parser = parse_range)]
+        range: RangeId,
     },
     /// Move a range to another shard of its node
     Move {
@@ -115,6 +123,7 @@ pub(crate) fn run(global: &Global, args: RangeArgs) -> Outcome {
             print(global, text, &json)?;
             Ok(Exit::Ok)
         }
+        Action::Merge { range } => merge(global, range),
         Action::Move { range, shard } => {
             let session = Session::open_for_one(global)?;
             let moved = session.wait(session.db.move_range(range, shard))?;
@@ -132,6 +141,41 @@ pub(crate) fn run(global: &Global, args: RangeArgs) -> Outcome {
         Action::Place { range, nodes, leader } => place(global, range, &nodes, leader),
         Action::Explain { range } => explain(global, range),
     }
+}
+
+fn merge(global: &Global, range: RangeId) -> Outcome {
+    let session = Session::open(global)?;
+    let right = right_of(&session.wait(session.db.ranges())?, range)?;
+    let merged = session.wait(session.db.merge_range(range, right))?;
+    let json = Object::new()
+        .set("range", merged.range.0)
+        .set("absorbed", merged.absorbed.0)
+        .build();
+    let text = format!(
+        "{} has the keys of {}, which is gone",
+        merged.range, merged.absorbed
+    );
+    print(global, text, &json)?;
+    Ok(Exit::Ok)
+}
+
+/// The right neighbour of a range.
+fn right_of(ranges: &[RangeInfo], range: RangeId) -> Result<RangeId, CliError> {
+    let refused = |code: Code, what| CliError::new(code.number(), exit_of(code), what);
+    let Some(left) = ranges.iter().find(|info| info.range == range) else {
+        return Err(refused(Code::NoSuchRange, format!("there is no range {range}")).help("see `range ls`"));
+    };
+    let Some(end) = &left.span.end else {
+        let what = format!("range {range} is the last one: it has no right neighbour to be merged with");
+        return Err(
+            refused(Code::InvalidRequest, what).help("name the left one of two neighbours, see `range ls`")
+        );
+    };
+    let right = ranges.iter().find(|info| info.span.start == *end);
+    right.map(|info| info.range).ok_or_else(|| {
+        let what = format!("what follows range {range} is not known now");
+        refused(Code::RangeBusy, what).help("try again: ranges are being split, merged or moved")
+    })
 }
 
 fn place(global: &Global, range: RangeId, nodes: &[NodeId], leader: Option<NodeId>) -> Outcome {

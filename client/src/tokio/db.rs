@@ -293,8 +293,8 @@ impl Db {
         }
     }
 
-    /// Merges a range with `right`, its right neighbour, whose keys it gets. Both must have their replicas on the same nodes. Nodes refuse this
-    /// so far, but in simulations.
+    /// Merges a range with `right`, its right neighbour, whose keys it gets. Both must have their replicas on the same nodes. Requests
+    /// of the right one's keys wait meanwhile, for a moment mostly and for 3 s at most.
     ///
     /// # Errors
     /// See [`Error`]; with code `RangeBusy` when not every node with a replica gets ready in time: both ranges stay as they are.

@@ -4,7 +4,7 @@
 //! join later: they are told of one or more, and learn of the rest. Which nodes have replicas of a range changes, see `members`.
 
 use crate::placer::settings::Placement;
-use base::NodeId;
+use base::{NodeId, RangeId};
 use core::time::Duration;
 use env::Address;
 use placement::Locality;
@@ -13,6 +13,11 @@ use replica::group::replica_on;
 
 /// The greatest number of a node: the ids of ranges that a node makes are told apart by it.
 pub const NODE_MAX: NodeId = NodeId(1023);
+
+/// An id that no node gives out: those that are given out after it are greater than `range`.
+pub(crate) fn beyond(range: RangeId) -> RangeId {
+    RangeId((range.0 + 1).next_multiple_of(NODE_MAX.0 + 1))
+}
 
 /// Whether a node can have that number.
 pub(crate) fn is_node(node: NodeId) -> bool {
@@ -90,6 +95,11 @@ impl Cluster {
             closed_lag: Duration::from_secs(3),
             closed_interval: Duration::from_millis(200),
         }
+    }
+
+    /// Whether the range's id is one that this node gives out.
+    pub(crate) fn gives(&self, range: RangeId) -> bool {
+        range.0 % (NODE_MAX.0 + 1) == self.me.0
     }
 
     /// Checks the list.

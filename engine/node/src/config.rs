@@ -40,8 +40,6 @@ pub struct NodeConfig {
     pub scrub_pause: Duration,
     /// How often the maintenance of a shard looks around by itself. Default 250 ms.
     pub maintenance_interval: Duration,
-    /// Whether ranges may be merged. Default no: see `docs/design.md` for what is missing.
-    pub merges: bool,
     /// Bytes that are kept free on the disk: with less no puts are taken, with less than a quarter of it nothing at all. Default 1 GiB;
     /// hostile: 64 MiB, and 0.
     pub disk_reserve_bytes: u64,
@@ -68,7 +66,6 @@ impl Default for NodeConfig {
             scrub_bytes_per_second: 8 << 20,
             scrub_pause: Duration::from_millis(100),
             maintenance_interval: Duration::from_millis(250),
-            merges: false,
             disk_reserve_bytes: 1 << 30,
             disk_slow: Duration::from_millis(200),
             disk_interval: Duration::from_millis(250),

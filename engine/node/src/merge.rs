@@ -133,11 +133,6 @@ impl<E: Env, B> State<E, B> {
                 return self.refuse(raw.origin, &refusal);
             }
         }
-        if !self.config.merges {
-            let message = "this node does not merge ranges: they can be tried in simulations only so far";
-            let refusal = Refusal::fatal(Code::InvalidRequest, message).about_range(range);
-            return self.refuse(raw.origin, &refusal);
-        }
         self.jobs.push(Job::Merge {
             origin: raw.origin,
             range,

@@ -321,7 +321,7 @@ impl<E: Env, B> State<E, B> {
                 Todo::Replicas(nodes) => nodes.iter().all(|node| self.knows_node(*node)),
                 Todo::Leader(node) => self.knows_node(*node),
                 Todo::Split(key) => local.replica.descriptor().span.contains(key),
-                Todo::Merge(right) => self.config.merges && self.map.get(*right).is_some(),
+                Todo::Merge(right) => self.map.get(*right).is_some(),
             };
             local.leads() && can_be_done && (is_same || base::planted_bug!("node-order-for-other-members"))
         });

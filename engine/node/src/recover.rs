@@ -1,6 +1,7 @@
 //! Recovery of one shard's directory: its markers, its tablets, its log.
 
 use crate::claims::latest;
+use crate::cluster::beyond;
 use crate::config::NodeConfig;
 use crate::damage_note;
 use crate::entry::{content_of, payload_of};
@@ -414,6 +415,18 @@ pub(crate) async fn recover_dir<E: Env>(
     for range in marked {
         if !locals.iter().any(|local| local.range == range) {
             base::sometimes!("node: marker of a range that was never made removed");
+            // Others may have the split that makes it, which may yet be committed: its id is not given out again. A grave that is
+            // no range's keeps those that follow apart.
+            let next = beyond(range);
+            let is_ours = config
+                .cluster
+                .as_ref()
+                .is_some_and(|cluster| cluster.gives(range));
+            if is_ours && gone.last_key_value().is_none_or(|(last, _)| *last < next) {
+                base::sometimes!("node: the id of a split in doubt is not given out again");
+                marker::bury(env, next, 0).await?;
+                gone.insert(next, 0);
+            }
             marker::remove(env, shard, range).await?;
         }
     }

@@ -328,15 +328,18 @@ impl<E: Env, B> State<E, B> {
             .get(&range)
             .or_else(|| self.strangers.get(&range))
             .copied();
-        self.drop_absorbed(&description);
+        let ended = Replica::<()>::ended_merge(range, description.index(), description.app_state());
+        // What the offered state has absorbed goes when that is installed.
+        let absorbed = self.absorbed_in(range, description.span(), ended.ok().flatten());
+        let is_other = |other: RangeId| other != range && !absorbed.contains(&other);
         let overlaps = |local: &Local<E>| {
             let (mine, theirs) = (&local.replica.descriptor().span, description.span());
-            local.range != range && mine.intersect(&theirs.start, theirs.end.as_deref()).is_some()
+            is_other(local.range) && mine.intersect(&theirs.start, theirs.end.as_deref()).is_some()
         };
         let overlaps_there = |entry: &RangeEntry| {
             let (other, theirs) = (&entry.descriptor, description.span());
             let common = other.span.intersect(&theirs.start, theirs.end.as_deref());
-            !entry.is_hole() && other.range != range && common.is_some()
+            !entry.is_hole() && is_other(other.range) && common.is_some()
         };
         // A range that still has these keys, or is about to get them, has not applied the split that takes them away: it will, and
         // make the other range anew. Shard 0, where ranges that are new to a node get their state, has all that are on other shards
@@ -488,6 +491,7 @@ impl<E: Env, B> State<E, B> {
     ) -> Result<(), String> {
         let descriptor_of = (tablet.range(), tablet.span());
         let mut replica = Replica::open(descriptor_of, index, state).map_err(|error| error.to_string())?;
+        let absorbed = self.absorbed_in(tablet.range(), &tablet.span(), replica.ended());
         match mem::replace(&mut self.slots[slot as usize], Slot::Free) {
             Slot::Live(mut local) => {
                 base::sometimes!("node: state replaced the log of a range");
@@ -528,6 +532,9 @@ impl<E: Env, B> State<E, B> {
         let entry = self.entry_of(slot);
         self.map.merge([entry]);
         self.update_routes();
+        for range in absorbed {
+            self.let_go_of_absorbed(range);
+        }
         for write in held {
             self.end_write(write);
         }

@@ -236,6 +236,9 @@ pub struct Range {
     pub changed_at_ns: u64,
     /// When it came from a split or was split last, in nanoseconds.
     pub split_at_ns: u64,
+    /// When its CPU time came below [`Config::cold_cpu_ns`](crate::Config::cold_cpu_ns), in nanoseconds; of no meaning while it is
+    /// not below.
+    pub cold_at_ns: u64,
     /// A key with about half of the bytes on each side, when one is known.
     pub middle: Option<Box<[u8]>>,
     /// A key with about half of the load on each side.

@@ -62,7 +62,8 @@ pub struct Config {
     pub load_split_after_ns: u64,
     /// CPU time below which a range is cold, in nanoseconds per second. Default: 25 ms.
     pub cold_cpu_ns: u64,
-    /// How long after a split its halves may be merged with anything, in nanoseconds. Default: 1 hour.
+    /// How long a range must have been cold, and not have been split, before it is merged with anything, in nanoseconds. Default:
+    /// 1 hour.
     pub merge_after_ns: u64,
 }
 

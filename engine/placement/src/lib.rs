@@ -73,7 +73,7 @@
 //! - **P13, function**: the same input gives the same plan, whatever the order of its lists.
 //! - **P14, total**: no input panics (`tests/hostile.rs`).
 //! - **P15, merges**: only cold neighbours of one policy that together stay below a third of the split size, and not within
-//!   [`Config::merge_after_ns`] of a split.
+//!   [`Config::merge_after_ns`] of a split, or of a time at which they were not cold.
 //!
 //! # Where to find what
 //!

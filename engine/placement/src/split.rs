@@ -83,10 +83,11 @@ impl Planner<'_> {
         cpu_ns < self.view.config.cold_cpu_ns && range.bytes < limit
     }
 
-    /// Whether a cold range is in a state to be merged, and was not split lately.
+    /// Whether a cold range is in a state to be merged, has been cold for long, and was not split lately.
     fn may_merge(&self, group: &Group) -> bool {
         let range = group.range;
-        let since = self.view.cluster.now_ns.saturating_sub(range.split_at_ns);
+        let still_at_ns = range.split_at_ns.max(range.cold_at_ns);
+        let since = self.view.cluster.now_ns.saturating_sub(still_at_ns);
         let rested = since >= self.view.config.merge_after_ns || planted_bug!("placement-merges-at-once");
         let sound = |at: usize| group.seats[at].health == Health::Live && group.seats[at].replica.up_to_date;
         rested

@@ -123,6 +123,7 @@ fn range() -> impl Strategy<Value = Range> {
             requests: loads.3,
             changed_at_ns: times.1,
             split_at_ns: times.2,
+            cold_at_ns: times.1,
             middle,
             load_split,
         },

@@ -124,6 +124,7 @@ impl World {
             "rps" => range.requests = amount(value)?,
             "middle" => range.middle = Some(value.as_bytes().into()),
             "split-ago" => range.split_at_ns = now - amount(value)?,
+            "cold-for" => range.cold_at_ns = now - amount(value)?,
             "changed-ago" => range.changed_at_ns = now - amount(value)?,
             "halves" => {
                 range.load_split = LoadSplit::At {

@@ -350,7 +350,6 @@ impl Scenario {
     pub fn with_merges(mut self) -> Self {
         // From numbers of its own: what else a seed draws is older.
         let mut prng = Prng::new(self.seed ^ 0x6d65_7267_6573_0001);
-        self.node.merges = true;
         self.mix.merge = 1 + prng.below(3);
         self.mix.split = self.mix.split.max(prng.below(3));
         if let Some(placement) = &mut self.placement

@@ -77,6 +77,18 @@ const MOVES: &[(u64, &str)] = &[(
     "a crash in the middle of a move left entries in a log that kept it from getting shorter",
 )];
 
+/// The same, of ranges that merge.
+const MERGES: &[(u64, &str)] = &[
+    (
+        730_032,
+        "a replica let go of the right range when the left one's state was offered, and then could not absorb it",
+    ),
+    (
+        730_059,
+        "a node that started twice since it had split a range gave the new range's id to another one",
+    ),
+];
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let first = number("CORELANE_SEED", 1);
@@ -106,6 +118,23 @@ fn ranges_that_move_all_the_time_lose_nothing() {
         assert!(
             total.wrong.is_empty(),
             "cargo run --profile sim -p corelane-system --bin sim -- --moves --seed {seed} --history FILE\n{:#?}",
+            total.wrong
+        );
+    }
+    eprint!("{}", total.print());
+}
+
+#[test]
+fn ranges_that_merge_lose_nothing() {
+    let draw = |seed| Scenario::draw_cluster(seed).with_merges();
+    check_regressions(MERGES, draw);
+    let first = number("CORELANE_SEED", 1).wrapping_mul(1_000_039) % (u64::MAX / 2);
+    let mut total = Total::default();
+    for seed in first..first + seeds(60, 1) {
+        total.add_run(&draw(seed));
+        assert!(
+            total.wrong.is_empty(),
+            "cargo run --profile sim -p corelane-system --bin sim -- --cluster --merges --seed {seed} --history FILE\n{:#?}",
             total.wrong
         );
     }

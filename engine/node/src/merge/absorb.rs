@@ -8,6 +8,9 @@
 //! So a crash leaves the left range before the entry, with the right one beside it as it was; or after it, and then the right one's
 //! keys are another range's of a later generation: a start buries it.
 //!
+//! A node that lags may get the left range's state instead of the entry. Its right replica stays until that is installed, which may
+//! never be: by then the entry may be in its log, where it counts for the quorum that has it.
+//!
 //! A replica whose right neighbour is not there as it must be (its files were damaged after it had gathered) cannot go on: it ends
 //! as damaged, and its group gives its node another one.
 
@@ -18,19 +21,20 @@ use crate::marker;
 use crate::recover::RecoverError;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Slot, State, Then};
+use base::key::Span;
 use base::{Index, RangeId, Seqno, ShardId};
 use core::mem;
 use core::time::Duration;
 use env::{Clock, Env, Mailbox};
 use log::{EntryKind, Log};
 use raft::Content;
+use replica::Command;
 use replica::command::{self, MergeStep};
 use replica::group::life_of;
-use replica::replica::{At, Merging};
-use replica::{Command, Replica};
+use replica::replica::{At, Ended, Merging};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use storage::{SnapshotDescription, StorageError, Tablet};
+use storage::{StorageError, Tablet};
 
 /// How often is looked whether something still works on a range.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -79,16 +83,14 @@ impl<E: Env, B> State<E, B> {
         true
     }
 
-    /// State is offered for a range: those that are frozen here to be absorbed by it, and were, go. What the offer needs is free
-    /// afterwards.
-    pub(crate) fn drop_absorbed(&mut self, offered: &SnapshotDescription) {
-        let (left, span) = (offered.range(), offered.span());
+    /// The ranges that are frozen here to be absorbed by `left`, and were, in a state of it: that has these keys, and how the last
+    /// merge ended. They stay until it is installed here: entries of `left` that this node has promised to keep may need them.
+    pub(crate) fn absorbed_in(&self, left: RangeId, span: &Span, ended: Option<Ended>) -> Vec<RangeId> {
         if self.local(left).is_some_and(|local| local.absorbing) {
-            return;
+            return Vec::new();
         }
-        let ended = Replica::<()>::ended_merge(left, offered.index(), offered.app_state());
-        let ended = ended.ok().flatten().filter(|ended| ended.absorbed);
-        let is_covered = |local: &Local<E>| {
+        let ended = ended.filter(|ended| ended.absorbed);
+        let is_in = |local: &&Local<E>| {
             let own = &local.replica.descriptor().span;
             let Merging::Frozen { left: by, merge, .. } = local.replica.merging() else {
                 return false;
@@ -99,16 +101,20 @@ impl<E: Env, B> State<E, B> {
             by == left && (has_ended || has_keys)
         };
         let live = self.slots.iter().filter_map(Slot::live);
-        let covered: Vec<_> = live
-            .filter(|local| is_covered(local))
-            .map(|local| local.range)
-            .collect();
-        for range in covered {
-            base::sometimes!("node: a range was absorbed while this node lagged");
-            self.gone.insert(range, ABSORBED);
-            if let Some(slot) = self.slot_of(range) {
-                self.end_replica(slot);
-            }
+        live.filter(is_in).map(|local| local.range).collect()
+    }
+
+    /// The left range's state is installed: the range that it has absorbed goes, and whoever waits for it goes to the left one.
+    pub(crate) fn let_go_of_absorbed(&mut self, range: RangeId) {
+        base::sometimes!("node: a range was absorbed while this node lagged");
+        let slot = self.here[&range];
+        let parked = self.live_mut(slot).replica.unpark();
+        self.gone.insert(range, ABSORBED);
+        self.stop_closing(range);
+        self.merges.open.remove(&range);
+        self.end_replica(slot);
+        for request in &parked {
+            self.on_owned(request);
         }
     }
 

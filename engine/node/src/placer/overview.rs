@@ -293,6 +293,7 @@ impl Overview {
                 span: led.span.clone(),
                 changed_at_ns: now_ns,
                 split_at_ns: now_ns,
+                cold_at_ns: now_ns,
                 leased_at_ns: now_ns,
                 ..Range::default()
             });
@@ -308,7 +309,11 @@ impl Overview {
         }
         (claim.by, claim.term, claim.generation) = (node, led.term, led.generation);
         (claim.order, claim.joint, claim.pinned) = (led.order, led.joint, word.pinned);
+        let was_cold = is_cold(range, &self.settings);
         take(range, node, now_ns, led);
+        if !was_cold {
+            range.cold_at_ns = now_ns;
+        }
     }
 
     /// Heeds what was said of nodes and keys; `words` stands for it.
@@ -571,6 +576,11 @@ impl Overview {
         }
         Some(text)
     }
+}
+
+/// Whether a range has little to do.
+fn is_cold(range: &Range, settings: &Placement) -> bool {
+    range.cpu_read_ns.saturating_add(range.cpu_write_ns) < settings.plan.cold_cpu_ns
 }
 
 /// Takes over what the leader of a range says.

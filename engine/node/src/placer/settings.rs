@@ -25,11 +25,7 @@ impl Default for Placement {
             split_bytes: placement::policy::SPLIT_BYTES,
             interval: Duration::from_secs(1),
             pinned_for: Duration::from_secs(600),
-            plan: placement::Config {
-                // Nodes do not merge ranges by themselves yet.
-                cold_cpu_ns: 0,
-                ..placement::Config::default()
-            },
+            plan: placement::Config::default(),
         }
     }
 }

@@ -50,6 +50,29 @@ fn voted() -> DiskImage {
 }
 
 #[test]
+fn the_id_of_a_split_that_others_may_have_is_not_given_out_again() {
+    // The leader crashed before the split was in its log, and after it was in those of others.
+    let right = RangeId(3 * 1024 + 1);
+    let mut machine = ImageMachine::new(&DiskImage::new());
+    let env = machine.env();
+    let propose = async {
+        drop(recover(&env).await?);
+        marker::create(&env, SHARD, right).await?;
+        Ok::<_, RecoverError>(())
+    };
+    machine.block_on(propose).expect("the disk is fine");
+    // Nor after the second start, which finds no marker any more.
+    for _ in 0..3 {
+        machine = ImageMachine::new(&machine.image());
+        let found = machine
+            .block_on(recover(&machine.env()))
+            .expect("the disk is fine");
+        assert!(found.range_max >= right, "{} would come next", found.range_max);
+        assert!(!found.gone.contains_key(&right), "a split may make it yet");
+    }
+}
+
+#[test]
 fn ids_of_ranges_that_a_lost_log_may_have_had_are_not_given_out_again() {
     let mut image = voted();
     let is_segment = |file: &&str| {

@@ -308,6 +308,10 @@ impl Checker {
                         "just split: {decision}"
                     );
                     assert!(
+                        cluster.now_ns - half.cold_at_ns >= config.merge_after_ns,
+                        "just warm: {decision}"
+                    );
+                    assert!(
                         half.cpu_read_ns + half.cpu_write_ns < config.cold_cpu_ns,
                         "not cold: {decision}"
                     );
