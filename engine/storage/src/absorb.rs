@@ -35,6 +35,9 @@ impl<E: Env> Tablet<E> {
     /// # Errors
     /// As of [`Self::merge`].
     ///
+    /// # Panics
+    /// When a table that was merged is still there, which would be a fault of [`Self::merge`].
+    ///
     /// # Cancellation
     /// As of [`Self::merge`].
     pub async fn tidy(&self) -> Result<(), StorageError> {
