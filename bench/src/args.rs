@@ -14,6 +14,7 @@ impl clap::ValueEnum for PlanArg {
     fn value_variants<'a>() -> &'a [Self] {
         const ALL: &[PlanArg] = &[
             PlanArg(Plan::Floor),
+            PlanArg(Plan::Txn),
             PlanArg(Plan::Single(Workload::Echo)),
             PlanArg(Plan::Single(Workload::Disk)),
             PlanArg(Plan::Single(Workload::Put)),
@@ -36,6 +37,9 @@ impl clap::ValueEnum for PlanArg {
                 clap::builder::PossibleValue::new("floor")
                     .help("echo, disk, get and put in one go, with the ratios the project states"),
             ),
+            Plan::Txn => Some(clap::builder::PossibleValue::new("txn").help(
+                "transactions beside single puts, all by the client library, with the ratios the project states",
+            )),
         }
     }
 }
@@ -62,6 +66,9 @@ pub struct BenchArgs {
     /// Open loop at this many requests per second (20k, 1.5M); latency counts from the intended start.
     #[arg(long, value_name = "RATE")]
     pub rate: Option<String>,
+    /// txn: tasks that put or run transactions at once; each series is also run with one task.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub tasks: u32,
     /// Measured time of one run (10s, 500ms, 2m).
     #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: String,
@@ -71,15 +78,15 @@ pub struct BenchArgs {
     /// Runs; figures are medians over them.
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub runs: u32,
-    /// Records (100k, 1M).
-    #[arg(long, default_value = "100k", value_name = "COUNT")]
-    pub keys: String,
+    /// Records (100k, 1M), and accounts of txn; 100k, or 10k of txn, when not given.
+    #[arg(long, value_name = "COUNT")]
+    pub keys: Option<String>,
     /// Bytes of a key, at least 16.
     #[arg(long, default_value_t = 16, value_name = "BYTES")]
     pub key_bytes: u32,
-    /// Bytes of a value.
-    #[arg(long, default_value_t = 100, value_name = "BYTES")]
-    pub value_bytes: u32,
+    /// Bytes of a value; 100, or 256 of txn, when not given.
+    #[arg(long, value_name = "BYTES")]
+    pub value_bytes: Option<u32>,
     /// Rows of one scan of the workload `scan`.
     #[arg(long, default_value_t = 100, value_name = "ROWS")]
     pub scan_rows: u32,
@@ -133,14 +140,21 @@ impl BenchArgs {
                 per_second: parse_count(text)?,
             },
         };
+        let plan = self.workload.0;
+        let (keys, value_bytes) = if plan == Plan::Txn {
+            ("10k", 256)
+        } else {
+            ("100k", 100)
+        };
+        let keys = self.keys.as_deref().unwrap_or(keys);
         let config = BenchConfig {
-            plan: self.workload.0,
+            plan,
             target: Target::parse(&self.target)?,
             against: self.against.as_deref().map(Target::parse).transpose()?,
             records: Records {
-                count: whole(parse_count(&self.keys)?, &self.keys)?,
+                count: whole(parse_count(keys)?, keys)?,
                 key_bytes: self.key_bytes,
-                value_bytes: self.value_bytes,
+                value_bytes: self.value_bytes.unwrap_or(value_bytes),
                 scan_rows: self.scan_rows,
                 distribution: self.distribution,
                 load: !self.no_load,
@@ -156,6 +170,7 @@ impl BenchArgs {
             },
             warmup: parse_time(&self.warmup)?,
             duration: parse_time(&self.duration)?,
+            tasks: self.tasks,
             runs: self.runs,
             seed: self.seed,
             server_pids: self.server_pid.clone(),

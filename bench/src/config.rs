@@ -10,6 +10,10 @@ use crate::BenchError;
 pub const OUTSTANDING_MAX: u32 = 1024;
 /// Connections of one run.
 pub const CONNECTIONS_MAX: u32 = 16_384;
+/// Tasks of the bench of transactions.
+pub const TASKS_MAX: u32 = 4096;
+/// Shortest value of the bench of transactions: the record's number and an account's balance.
+const TXN_VALUE_BYTES_MIN: u32 = 16;
 /// Shortest key: sixteen hexadecimal digits of the scrambled record number.
 pub const KEY_BYTES_MIN: u32 = 16;
 /// Longest value that the generator lays out.
@@ -166,6 +170,8 @@ pub enum Plan {
     Single(Workload),
     /// echo, get and put under load, echo, disk and put one at a time; interleaved, with their ratios.
     Floor,
+    /// Puts and transactions by the client library: one task, then many; interleaved, with their ratios.
+    Txn,
 }
 
 /// The records.
@@ -222,6 +228,8 @@ pub struct BenchConfig {
     pub warmup: Duration,
     /// Measured time of one run, at least 100 ms.
     pub duration: Duration,
+    /// Tasks that put or run transactions at once, 1 to [`TASKS_MAX`]; of [`Plan::Txn`] only.
+    pub tasks: u32,
     /// Runs of each series, 1 to [`RUNS_MAX`]; figures are medians over them.
     pub runs: u32,
     /// Seed of all random choices.
@@ -261,6 +269,7 @@ impl BenchConfig {
             },
             warmup: Duration::from_secs(1),
             duration: Duration::from_secs(5),
+            tasks: 64,
             runs: 3,
             seed: 1,
             server_pids: Vec::new(),
@@ -312,12 +321,14 @@ impl BenchConfig {
             1,
             OUTSTANDING_MAX.into(),
         )?;
-        within(
-            "threads",
-            self.load.threads.into(),
-            1,
-            self.load.connections.into(),
-        )?;
+        if self.plan != Plan::Txn {
+            within(
+                "threads",
+                self.load.threads.into(),
+                1,
+                self.load.connections.into(),
+            )?;
+        }
         within("runs", self.runs.into(), 1, RUNS_MAX.into())?;
         let duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
         within("duration (ms)", duration_ms, 100, 24 * 3600 * 1000)?;
@@ -325,6 +336,28 @@ impl BenchConfig {
             && !(per_second.is_finite() && (0.01..=1e8).contains(&per_second))
         {
             return Err(BenchError::Rate { per_second });
+        }
+        if self.plan == Plan::Txn {
+            // Two accounts at least, in two ranges.
+            within("keys", self.records.count, 2, 10_000_000)?;
+            within(
+                "value-bytes",
+                self.records.value_bytes.into(),
+                TXN_VALUE_BYTES_MIN.into(),
+                VALUE_BYTES_MAX.into(),
+            )?;
+            within("tasks", self.tasks.into(), 1, TASKS_MAX.into())?;
+            within("threads", self.load.threads.into(), 1, self.tasks.into())?;
+            let targets = || [Some(&self.target), self.against.as_ref()].into_iter().flatten();
+            if let Some(other) = targets().find(|target| target.protocol != Protocol::Corelane) {
+                return Err(BenchError::Unsupported {
+                    target: other.to_string(),
+                    workload: "txn",
+                });
+            }
+            if self.load.pace != Pace::Closed {
+                return Err(BenchError::ClosedLoop);
+            }
         }
         Ok(())
     }

@@ -44,6 +44,11 @@ impl Routes {
         Self { starts }
     }
 
+    /// First keys of the ranges with the numbers of their places, rising.
+    pub(crate) fn starts(&self) -> &[(Vec<u8>, u16)] {
+        &self.starts
+    }
+
     /// The number of the place that serves `key`; `None` when the target has none.
     pub(crate) fn owner(&self, key: &[u8]) -> Option<u16> {
         let after = self.starts.partition_point(|(start, _)| start.as_slice() <= key);
@@ -154,6 +159,11 @@ fn survey(target: &Target, seed: u64) -> Result<(Vec<Place>, Routes), BenchError
         });
     }
     Ok((places, Routes::new(starts)))
+}
+
+/// Which place serves which keys now.
+pub(crate) fn routes(target: &Target, seed: u64) -> Result<Routes, BenchError> {
+    Ok(survey(target, seed)?.1)
 }
 
 fn admin(address: SocketAddr, seed: u64) -> Result<Admin, BenchError> {

@@ -24,6 +24,27 @@ pub enum BenchError {
         /// What was asked for.
         per_second: f64,
     },
+    /// A rate was asked for where there is only a closed loop.
+    #[error("txn has no --rate: each task starts its next transaction when the last one is over")]
+    ClosedLoop,
+    /// The client library could not do a step around the measurement.
+    #[error("cannot {step}: {source}")]
+    Client {
+        /// What was tried.
+        step: &'static str,
+        /// Why it failed.
+        source: corelane::Error,
+    },
+    /// Transfers between accounts made or lost money: transactions are broken.
+    #[error("{accounts} accounts had {before} in total before the transfers, and {after} afterwards")]
+    Total {
+        /// How many accounts there are.
+        accounts: u64,
+        /// The sum of all balances before.
+        before: u64,
+        /// The sum of all balances afterwards.
+        after: u64,
+    },
     /// A target's URL could not be used.
     #[error("cannot use the target {text:?}: {reason}")]
     Target {
@@ -100,8 +121,11 @@ impl BenchError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Broken { .. } => true,
+            Self::Client { source, .. } => source.is_retryable(),
             Self::Setting { .. }
             | Self::Rate { .. }
+            | Self::ClosedLoop
+            | Self::Total { .. }
             | Self::Target { .. }
             | Self::Parse { .. }
             | Self::Unsupported { .. }

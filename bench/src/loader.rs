@@ -101,7 +101,8 @@ fn local(operation: &'static str) -> impl Fn(rustix::io::Errno) -> BenchError {
     }
 }
 
-fn thread_cpu() -> Duration {
+/// CPU time of the calling thread.
+pub(crate) fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(
         u64::try_from(time.tv_sec).unwrap_or(0),

@@ -66,10 +66,14 @@ pub struct Run {
     pub stalls: Option<u64>,
     /// Writes completed by the machine's block devices per answer, from the kernel's counters (all processes).
     pub device_writes: Option<f64>,
-    /// Bytes received and sent per answer.
-    pub bytes_received: f64,
-    /// Bytes sent per answer.
-    pub bytes_sent: f64,
+    /// Bytes received per answer; not known of transactions.
+    pub bytes_received: Option<f64>,
+    /// The same for bytes sent.
+    pub bytes_sent: Option<f64>,
+    /// Transactions only: runs per transaction beyond the first, which another transaction was in the way of.
+    pub retries: Option<f64>,
+    /// Rows per second that were read beside the load, when that was asked for.
+    pub beside_rows: Option<f64>,
     /// Over the measured time.
     pub timeline: Vec<Point>,
     /// `(percentile, nanoseconds)`, rising.

@@ -112,6 +112,20 @@ fn remarks(out: &mut String, series: &Series) {
             ),
         );
     }
+    if let Some(retries) = series
+        .spread_some(|run| run.retries)
+        .filter(|retries| retries.high > 0.0)
+    {
+        let (attempts, conflicts) = (1.0 + retries.median, 100.0 * retries.median);
+        line(
+            out,
+            format_args!("{name}: {attempts:.3} attempts per transaction, {conflicts:.1} conflicts per 100"),
+        );
+    }
+    if let Some(rows) = series.spread_some(|run| run.beside_rows) {
+        let rows = count(rows.median);
+        line(out, format_args!("{name}: {rows} rows/s scanned beside"));
+    }
     let lag = series.spread(|run| as_float(run.lag_p99_ns));
     let p50 = series.spread(|run| as_float(run.latency.p50_ns));
     if lag.high > p50.median {

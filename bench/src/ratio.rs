@@ -2,6 +2,7 @@
 
 use crate::config::Plan;
 use crate::outcome::{Ratio, Run, Series, Spread, Wanted};
+use crate::txn;
 
 /// The ratios of a plan: those of the floor within each target, those between two targets series by series.
 pub(crate) fn ratios(plan: Plan, series: &[Series]) -> Vec<Ratio> {
@@ -11,6 +12,11 @@ pub(crate) fn ratios(plan: Plan, series: &[Series]) -> Vec<Ratio> {
     if plan == Plan::Floor {
         for target in &targets {
             floor(target, series, &mut ratios);
+        }
+    }
+    if plan == Plan::Txn {
+        for target in &targets {
+            transactions(target, series, &mut ratios);
         }
     }
     if let [first, second] = targets[..] {
@@ -48,6 +54,10 @@ fn throughput(run: &Run) -> Option<f64> {
 
 fn server_cpu(run: &Run) -> Option<f64> {
     run.server_cpu_us
+}
+
+fn client_cpu(run: &Run) -> Option<f64> {
+    Some(run.loader_cpu_us)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^53 ns")]
@@ -118,6 +128,55 @@ fn floor(target: &str, series: &[Series], ratios: &mut Vec<Ratio>) {
             });
         }
     }
+}
+
+/// What the project asks of transactions: latency of one task, throughput and CPU of many.
+fn transactions(target: &str, series: &[Series], ratios: &mut Vec<Ratio>) {
+    use Wanted::{AtLeast, AtMost};
+    let find = |workload: &str, is_single: bool| {
+        series.iter().find(|series| {
+            series.target == target && series.workload == workload && (series.in_flight == 1) == is_single
+        })
+    };
+    let mut add = |is_single: bool,
+                   (above, below): (&str, &str),
+                   what: &str,
+                   figure: fn(&Run) -> Option<f64>,
+                   wanted: Option<Wanted>| {
+        if let (Some(a), Some(b)) = (find(above, is_single), find(below, is_single)) {
+            let name = format!("{target}: {above} / {below}, {what} of {}", a.shape);
+            ratios.extend(quotient(name, (a, figure), (b, figure), wanted));
+        }
+    };
+    for (above, bound) in [
+        (txn::ONE_WRITE, Some(1.1)),
+        (txn::ONE_RANGE, Some(1.1)),
+        (txn::TWO_RANGE, Some(1.25)),
+        (txn::UNIFORM, None),
+    ] {
+        add(true, (above, txn::PUT), "p50", p50, bound.map(AtMost));
+    }
+    for (above, throughput_bound, cpu_bound) in [
+        (txn::ONE_WRITE, None, Some(1.3)),
+        (txn::ONE_RANGE, None, Some(1.3)),
+        (txn::TWO_RANGE, Some(0.35), None),
+        (txn::UNIFORM, None, None),
+    ] {
+        let pair = (above, txn::PUT);
+        add(
+            false,
+            pair,
+            "throughput",
+            throughput,
+            throughput_bound.map(AtLeast),
+        );
+        add(false, pair, "server CPU", server_cpu, cpu_bound.map(AtMost));
+        add(false, pair, "client CPU", client_cpu, None);
+    }
+    let pair = (txn::ZIPF, txn::UNIFORM);
+    add(false, pair, "throughput", throughput, Some(AtLeast(0.5)));
+    let pair = (txn::BESIDE_SCAN, txn::TWO_RANGE);
+    add(false, pair, "throughput", throughput, Some(AtLeast(0.95)));
 }
 
 fn between(a: &Series, b: &Series, ratios: &mut Vec<Ratio>) {

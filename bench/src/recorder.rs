@@ -63,6 +63,8 @@ pub(crate) struct Recorder {
     pub(crate) failed: u64,
     pub(crate) missing: u64,
     pub(crate) overdue: u64,
+    /// Runs beyond the first of the transactions that count as answers.
+    pub(crate) retries: u64,
     pub(crate) first_failure: Option<String>,
 }
 
@@ -82,6 +84,7 @@ impl Recorder {
             failed: 0,
             missing: 0,
             overdue: 0,
+            retries: 0,
             first_failure: None,
         }
     }
@@ -96,6 +99,14 @@ impl Recorder {
             self.slices[slice].answers += 1;
         }
         self.waited(intended_ns, answered_ns);
+    }
+
+    /// A transaction that began at `began_ns` was committed at `ended_ns`, at the run after `retries` that failed.
+    pub(crate) fn committed(&mut self, began_ns: u64, ended_ns: u64, retries: u64) {
+        if self.window.slice_of(ended_ns).is_some() {
+            self.retries += retries;
+        }
+        self.answered(began_ns, ended_ns);
     }
 
     /// A request that was meant to start at `intended_ns` had no answer at `now_ns`: it has waited at least that long.
@@ -138,6 +149,7 @@ impl Recorder {
         self.failed += other.failed;
         self.missing += other.missing;
         self.overdue += other.overdue;
+        self.retries += other.retries;
         self.first_failure = self.first_failure.take().or(other.first_failure);
     }
 

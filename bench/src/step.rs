@@ -74,7 +74,7 @@ pub(crate) struct OneRun<'a> {
 
 /// Counters outside the loader at one moment.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
+pub(crate) struct Sample {
     server_cpu: Option<Duration>,
     counters: Option<Counters>,
     device_writes: Option<u64>,
@@ -94,9 +94,12 @@ impl OneRun<'_> {
         };
         let shared = Arc::new(Shared::default());
         let (findings, samples) = run_threads(
-            self.assignments(connections, routes, window, &shared),
+            self.assignments(connections, routes, window, &shared)
+                .into_iter()
+                .map(|assignment| move |began| drive(assignment, began))
+                .collect(),
             &config.load.cpus,
-            |began| self.watch(began, &shared, &mut observer),
+            |began| self.watch().over_run(began, &shared, &mut observer),
         )?;
         let (recorder, loader_cpu) = merge(findings);
         Ok(figures(&recorder, loader_cpu, samples))
@@ -150,8 +153,31 @@ impl OneRun<'_> {
         assignments
     }
 
+    fn watch(&self) -> Watch<'_> {
+        Watch {
+            config: self.config,
+            known: self.known,
+            progress: self.progress,
+        }
+    }
+}
+
+/// Looks at the counters of a run.
+pub(crate) struct Watch<'a> {
+    pub(crate) config: &'a BenchConfig,
+    pub(crate) known: &'a Known<'a>,
+    /// The bar, and how much of it was done before this run.
+    pub(crate) progress: (&'a Progress, Duration),
+}
+
+impl Watch<'_> {
     /// Samples the counters at both ends of the measured time.
-    fn watch(&self, began: Instant, shared: &Shared, observer: &mut Observer) -> (Sample, Sample) {
+    pub(crate) fn over_run(
+        &self,
+        began: Instant,
+        shared: &Shared,
+        observer: &mut Observer,
+    ) -> (Sample, Sample) {
         let start = began + self.config.warmup;
         self.wait_until(start, began, shared);
         let first = self.sample(shared, observer);
@@ -183,21 +209,24 @@ impl OneRun<'_> {
     }
 }
 
-/// Runs every assignment on its own thread, and `watch` meanwhile on this one.
-pub(crate) fn run_threads<T>(
-    assignments: Vec<Assignment>,
+/// Runs every piece of work on its own thread, and `watch` meanwhile on this one.
+pub(crate) fn run_threads<T, W>(
+    works: Vec<W>,
     cpus: &[usize],
     watch: impl FnOnce(Instant) -> T,
-) -> Result<(Vec<Findings>, T), BenchError> {
+) -> Result<(Vec<Findings>, T), BenchError>
+where
+    W: FnOnce(Instant) -> Result<Findings, BenchError> + Send + 'static,
+{
     let began = Instant::now();
-    let mut threads = Vec::with_capacity(assignments.len());
-    for (number, assignment) in assignments.into_iter().enumerate() {
+    let mut threads = Vec::with_capacity(works.len());
+    for (number, work) in works.into_iter().enumerate() {
         let cpu = (!cpus.is_empty()).then(|| cpus[number % cpus.len()]);
         let work = move || {
             if let Some(cpu) = cpu {
                 pin(cpu)?;
             }
-            drive(assignment, began)
+            work(began)
         };
         let thread = thread::Builder::new()
             .name(format!("load-{number}"))
@@ -232,7 +261,7 @@ pub(crate) fn merge(findings: Vec<Findings>) -> (Recorder, Duration) {
     (recorder, cpu)
 }
 
-fn figures(recorder: &Recorder, loader_cpu: Duration, (first, last): (Sample, Sample)) -> Run {
+pub(crate) fn figures(recorder: &Recorder, loader_cpu: Duration, (first, last): (Sample, Sample)) -> Run {
     let answers = recorder.answers();
     let per_answer = |amount: f64| {
         if answers == 0 {
@@ -273,14 +302,16 @@ fn figures(recorder: &Recorder, loader_cpu: Duration, (first, last): (Sample, Sa
             .zip(last.counters)
             .map(|(first, last)| last.stalls.saturating_sub(first.stalls)),
         device_writes: per_sampled(first.device_writes, last.device_writes),
-        bytes_received: as_float(last.bytes_received.saturating_sub(first.bytes_received)) / sampled,
-        bytes_sent: as_float(last.bytes_sent.saturating_sub(first.bytes_sent)) / sampled,
+        bytes_received: per_sampled(Some(first.bytes_received), Some(last.bytes_received)),
+        bytes_sent: per_sampled(Some(first.bytes_sent), Some(last.bytes_sent)),
+        retries: None,
+        beside_rows: None,
         timeline: recorder.timeline(),
         curve: recorder.curve(),
     }
 }
 
-fn nanos(time: Duration) -> u64 {
+pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

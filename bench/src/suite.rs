@@ -13,7 +13,7 @@ use crate::connection::{connect, server_pids, spread};
 use crate::driver::supports;
 use crate::helper::Spinners;
 use crate::lane::{LoadCursor, Source};
-use crate::loader::{Assignment, Shared};
+use crate::loader::{Assignment, Shared, drive};
 use crate::machine::MachineFacts;
 use crate::outcome::{Outcome, Series};
 use crate::progress::Progress;
@@ -21,7 +21,7 @@ use crate::ratio::ratios;
 use crate::recorder::{Recorder, Window};
 use crate::step::{Known, OneRun, Step, as_float, merge, run_threads};
 use crate::workload::{Layout, Population, operations};
-use crate::{BenchError, config};
+use crate::{BenchError, config, txn};
 
 /// Connections that load records, unless the target has more shards, and requests in flight on each.
 const LOAD_CONNECTIONS: u32 = 8;
@@ -61,7 +61,10 @@ pub fn run(config: &BenchConfig) -> Result<Outcome, BenchError> {
             loading.push((known.target.to_string(), load(config, known.target, shards)?));
         }
     }
-    let series = run_steps(config, &targets, &steps)?;
+    let series = match config.plan {
+        Plan::Txn => txn::run(config, &targets)?,
+        Plan::Single(_) | Plan::Floor => run_steps(config, &targets, &steps)?,
+    };
     let ratios = ratios(config.plan, &series);
     let settings = settings(config, &targets);
     Ok(Outcome {
@@ -110,6 +113,8 @@ fn steps(config: &BenchConfig, targets: &[Known<'_>]) -> Result<Vec<Step>, Bench
                     workload: workload.name(),
                 });
             }
+            // Its series are its own.
+            Plan::Txn => {}
             // Peers lack parts of the floor: they are measured on the rest.
             Plan::Floor => {
                 steps.extend(
@@ -227,7 +232,8 @@ fn load(config: &BenchConfig, target: &Target, shards: u16) -> Result<f64, Bench
             thread::sleep(LOAD_TICK);
         }
     };
-    let (findings, took) = run_threads(vec![assignment], &config.load.cpus, watch)?;
+    let work = |began| drive(assignment, began);
+    let (findings, took) = run_threads(vec![work], &config.load.cpus, watch)?;
     let (recorder, _) = merge(findings);
     let loaded = recorder.answers();
     if loaded != config.records.count {
@@ -277,8 +283,12 @@ fn settings(config: &BenchConfig, targets: &[Known<'_>]) -> Vec<(String, String)
     if let (Protocol::Corelane, Some(ranges)) = (config.target.protocol, records.split_per_shard) {
         set("ranges per shard", ranges.to_string());
     }
-    set("connections", load.connections.to_string());
-    set("outstanding", load.outstanding.to_string());
+    if config.plan == Plan::Txn {
+        set("tasks", format!("1 and {}", config.tasks));
+    } else {
+        set("connections", load.connections.to_string());
+        set("outstanding", load.outstanding.to_string());
+    }
     set(
         "loop",
         match load.pace {

@@ -74,6 +74,11 @@ impl Layout {
         }
     }
 
+    /// Bytes of a key.
+    pub(crate) fn key_bytes(&self) -> usize {
+        self.key_bytes
+    }
+
     /// The key of `record`, into `out`.
     pub(crate) fn key(&self, record: u64, out: &mut Vec<u8>) {
         hexadecimal(scramble(record), out);

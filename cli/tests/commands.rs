@@ -327,3 +327,60 @@ fn without_a_node() {
         doctor.out
     );
 }
+
+#[test]
+fn transactions_are_measured_and_keep_the_total() {
+    let dir = scratch();
+    let node = Node::start(&dir.path().join("data"));
+    let figures = dir.path().join("figures.json");
+    let page = dir.path().join("figures.html");
+    let target = format!("corelane://{}", node.address);
+    let small = "bench txn --keys 50 --tasks 4 --threads 2 --warmup 10ms --duration 200ms --runs 2 --quiet";
+    let mut small: Vec<&str> = small.split(' ').collect();
+    small.extend(["--target", &target, "--json", figures.to_str().unwrap()]);
+    small.extend(["--report", page.to_str().unwrap()]);
+    let ran = corelane(&small);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let told: Value = serde_json::from_str(&std::fs::read_to_string(&figures).unwrap()).unwrap();
+    let series = told["series"].as_array().unwrap();
+    let named = |series: &Value| {
+        format!(
+            "{} {}",
+            series["workload"].as_str().unwrap(),
+            series["shape"].as_str().unwrap()
+        )
+    };
+    let names: Vec<String> = series.iter().map(named).collect();
+    let expected = [
+        "put 1 task",
+        "txn-1-write 1 task",
+        "txn-one-range 1 task",
+        "txn-two-range 1 task",
+        "transfer-uniform 1 task",
+        "put 4 tasks",
+        "txn-1-write 4 tasks",
+        "txn-one-range 4 tasks",
+        "txn-two-range 4 tasks",
+        "two-range-beside-scan 4 tasks",
+        "transfer-uniform 4 tasks",
+        "transfer-zipf 4 tasks",
+    ];
+    assert_eq!(names, expected);
+    for run in series
+        .iter()
+        .flat_map(|series| series["runs"].as_array().unwrap())
+    {
+        assert_eq!(run["failed"], 0, "{run}");
+    }
+    assert!(std::fs::read_to_string(&page).unwrap().contains("transfer-zipf"));
+
+    // What it cannot do is refused before anything is written.
+    for wrong in [
+        ["--rate", "100"],
+        ["--target", "redis://127.0.0.1:1"],
+        ["--value-bytes", "8"],
+    ] {
+        let refused = corelane(&[&["bench", "txn"], &wrong[..]].concat());
+        assert_eq!(refused.code, 64, "{wrong:?}: {}", refused.err);
+    }
+}
