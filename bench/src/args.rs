@@ -69,6 +69,9 @@ pub struct BenchArgs {
     /// txn: tasks that put or run transactions at once; each series is also run with one task.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub tasks: u32,
+    /// txn: these series only, by their names in the table.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    pub series: Vec<String>,
     /// Measured time of one run (10s, 500ms, 2m).
     #[arg(long, default_value = "10s", value_name = "TIME")]
     pub duration: String,
@@ -171,6 +174,7 @@ impl BenchArgs {
             warmup: parse_time(&self.warmup)?,
             duration: parse_time(&self.duration)?,
             tasks: self.tasks,
+            series: self.series.clone(),
             runs: self.runs,
             seed: self.seed,
             server_pids: self.server_pid.clone(),

@@ -4,7 +4,7 @@ use core::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use crate::BenchError;
+use crate::{BenchError, txn};
 
 /// Requests in flight on one connection. A server remembers this many writes of a client session.
 pub const OUTSTANDING_MAX: u32 = 1024;
@@ -230,6 +230,8 @@ pub struct BenchConfig {
     pub duration: Duration,
     /// Tasks that put or run transactions at once, 1 to [`TASKS_MAX`]; of [`Plan::Txn`] only.
     pub tasks: u32,
+    /// Of [`Plan::Txn`], these series only; empty for all.
+    pub series: Vec<String>,
     /// Runs of each series, 1 to [`RUNS_MAX`]; figures are medians over them.
     pub runs: u32,
     /// Seed of all random choices.
@@ -270,6 +272,7 @@ impl BenchConfig {
             warmup: Duration::from_secs(1),
             duration: Duration::from_secs(5),
             tasks: 64,
+            series: Vec::new(),
             runs: 3,
             seed: 1,
             server_pids: Vec::new(),
@@ -353,6 +356,16 @@ impl BenchConfig {
                 return Err(BenchError::Unsupported {
                     target: other.to_string(),
                     workload: "txn",
+                });
+            }
+            if let Some(unknown) = self
+                .series
+                .iter()
+                .find(|name| !txn::NAMES.contains(&name.as_str()))
+            {
+                return Err(BenchError::Parse {
+                    text: unknown.clone(),
+                    expected: "a series of txn (see its table)",
                 });
             }
             if self.load.pace != Pace::Closed {

@@ -11,6 +11,8 @@ pub struct MachineFacts {
     pub cpus: usize,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// The load average of the last minute and how it was before, as the kernel says it: others who use the machine are in it.
+    pub load: String,
     /// The kernel's release.
     pub kernel: String,
 }
@@ -29,6 +31,10 @@ impl MachineFacts {
                 .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
                 .unwrap_or(0)
                 / 1024,
+            load: std::fs::read_to_string("/proc/loadavg").map_or_else(
+                |_| unknown(),
+                |text| text.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+            ),
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
                 .map_or_else(|_| unknown(), |text| text.trim().to_owned()),
         }

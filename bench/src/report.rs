@@ -69,6 +69,7 @@ pub fn report_html(outcome: &Outcome) -> String {
             ("processor", machine.cpu.clone()),
             ("processors", machine.cpus.to_string()),
             ("memory", format!("{} MiB", machine.memory_mib)),
+            ("load before", machine.load.clone()),
             ("kernel", machine.kernel.clone()),
             ("began", format!("{} seconds after 1970", outcome.began_unix_s)),
         ]

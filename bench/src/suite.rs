@@ -38,6 +38,8 @@ pub fn run(config: &BenchConfig) -> Result<Outcome, BenchError> {
     let began_unix_s = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
+    // Before the bench's own load.
+    let machine = MachineFacts::read();
     let known = |target, told: &[u32]| {
         let pids = if told.is_empty() {
             server_pids(target, config.seed)
@@ -70,7 +72,7 @@ pub fn run(config: &BenchConfig) -> Result<Outcome, BenchError> {
     Ok(Outcome {
         began_unix_s,
         settings,
-        machine: MachineFacts::read(),
+        machine,
         loading,
         series,
         ratios,

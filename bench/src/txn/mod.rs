@@ -39,6 +39,9 @@ pub(crate) const UNIFORM: &str = "transfer-uniform";
 pub(crate) const ZIPF: &str = "transfer-zipf";
 pub(crate) const BESIDE_SCAN: &str = "two-range-beside-scan";
 
+/// All series.
+pub(crate) const NAMES: [&str; 7] = [PUT, ONE_WRITE, ONE_RANGE, TWO_RANGE, UNIFORM, ZIPF, BESIDE_SCAN];
+
 /// Between two scans beside writers: the scanner is a reader that looks at everything now and then, not a second load.
 const SCAN_PAUSE: Duration = Duration::from_millis(100);
 
@@ -93,6 +96,7 @@ pub(crate) fn run(config: &BenchConfig, targets: &[Known<'_>]) -> Result<Vec<Ser
         .collect::<Result<_, _>>()?;
     let steps: Vec<(usize, Step)> = (0..targets.len())
         .flat_map(|target| steps(config.tasks).into_iter().map(move |step| (target, step)))
+        .filter(|(_, step)| config.series.is_empty() || config.series.iter().any(|name| name == step.name))
         .collect();
     let mut series: Vec<Series> = steps
         .iter()
