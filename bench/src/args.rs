@@ -57,7 +57,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
     /// Sockets. With corelane, connection i speaks to shard i modulo the number of shards, with keys of that shard; in a cluster, to
-    /// the shards that lead ranges, on all nodes in turn, as they lead when a run begins (`start --placement off` keeps them so).
+    /// the shards that lead ranges, on all nodes in turn; when leadership moves or a node ends, requests follow, and their latency
+    /// counts from the first time that they were sent.
     #[arg(long, short = 'c', default_value_t = 2, value_name = "N")]
     pub connections: u32,
     /// Requests in flight on each connection.
@@ -120,6 +121,9 @@ pub struct BenchArgs {
     /// The processes of the `--against` server.
     #[arg(long, value_delimiter = ',', value_name = "PID,…")]
     pub against_pid: Vec<u32>,
+    /// Also print every run in sixty slices of its time, 50 ms at least: for what happens to a cluster meanwhile.
+    #[arg(long)]
+    pub timeline: bool,
     /// Write all figures as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -31,17 +31,47 @@ struct Place {
     shard: u16,
 }
 
-/// Which place serves which keys, as it was when the run began.
+/// Which place serves which keys, as it was when that was asked.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Routes {
+    /// By number.
+    places: Vec<Place>,
     /// First keys of the ranges with the numbers of their places, rising.
     starts: Vec<(Vec<u8>, u16)>,
 }
 
 impl Routes {
-    fn new(mut starts: Vec<(Vec<u8>, u16)>) -> Self {
+    fn new(places: Vec<Place>, mut starts: Vec<(Vec<u8>, u16)>) -> Self {
         starts.sort();
-        Self { starts }
+        Self { places, starts }
+    }
+
+    /// The same, with the numbers that `old` gives to places; what it does not know is numbered behind.
+    fn numbered_as(self, old: &Self) -> Self {
+        let mut places = old.places.clone();
+        let numbers: Vec<u16> = self
+            .places
+            .iter()
+            .map(|place| {
+                let known = places.iter().position(|known| known == place);
+                let at = known.unwrap_or_else(|| {
+                    places.push(*place);
+                    places.len() - 1
+                });
+                // Who is asked for the first time beyond the last number is taken for the last: it refuses.
+                u16::try_from(at).unwrap_or(u16::MAX)
+            })
+            .collect();
+        let starts = self.starts.into_iter();
+        Self {
+            starts: starts.map(|(key, at)| (key, numbers[usize::from(at)])).collect(),
+            places,
+        }
+    }
+
+    /// The places that serve keys, each once.
+    fn serving(&self) -> BTreeSet<u16> {
+        self.starts.iter().map(|(_, place)| *place).collect()
     }
 
     /// First keys of the ranges with the numbers of their places, rising.
@@ -70,9 +100,8 @@ pub(crate) fn connect(
     seed: u64,
 ) -> Result<(Vec<Connection>, Routes), BenchError> {
     let mut routes = Routes::default();
-    let mut places = Vec::new();
     if target.protocol == Protocol::Corelane {
-        (places, routes) = survey(target, seed)?;
+        routes = survey(target.address, seed)?;
     }
     let mut sessions = Prng::new(seed ^ session_salt());
     let mut connections = Vec::with_capacity(count as usize);
@@ -88,40 +117,111 @@ pub(crate) fn connect(
             Protocol::Redis => peer(Box::new(RedisDriver::new()))?,
             Protocol::Etcd => peer(Box::new(EtcdDriver::new(&target.address.to_string())))?,
             Protocol::Corelane => {
-                let client = u128::from(sessions.next_u64()) << 64 | u128::from(sessions.next_u64());
-                let home = number as usize % places.len();
-                let Place { address, shard } = places[home];
-                let admin = Admin::connect(socket(address)?, address, client, Some(shard))?;
-                let (socket, driver) = admin.into_driver();
-                Connection {
-                    socket,
-                    driver: Box::new(driver),
-                    home: Some(u16::try_from(home).expect("places are numbered with 16 bits")),
-                }
+                let home = number as usize % routes.places.len();
+                let home = u16::try_from(home).expect("places are numbered with 16 bits");
+                at_home(&routes, home, &mut sessions)?
             }
         };
-        connection
-            .socket
-            .set_nonblocking(true)
-            .map_err(|source| BenchError::Local {
-                operation: "make a socket non-blocking",
-                source,
-            })?;
-        connections.push(connection);
+        connections.push(connection.ready()?);
     }
     Ok((connections, routes))
 }
 
+impl Connection {
+    /// For the loop of a loader.
+    fn ready(self) -> Result<Self, BenchError> {
+        let made = self.socket.set_nonblocking(true);
+        made.map_err(|source| BenchError::Local {
+            operation: "make a socket non-blocking",
+            source,
+        })?;
+        Ok(self)
+    }
+}
+
+/// Opens a connection to a place of a corelane target.
+fn at_home(routes: &Routes, home: u16, sessions: &mut Prng) -> Result<Connection, BenchError> {
+    let client = u128::from(sessions.next_u64()) << 64 | u128::from(sessions.next_u64());
+    let Place { address, shard } = routes.places[usize::from(home)];
+    let admin = Admin::connect(socket(address)?, address, client, Some(shard))?;
+    let (socket, driver) = admin.into_driver();
+    Connection {
+        socket,
+        driver: Box::new(driver),
+        home: Some(home),
+    }
+    .ready()
+}
+
+/// Where requests go from now on.
+pub(crate) struct Rerouted {
+    pub(crate) routes: Routes,
+    /// Connections in place of others, whose numbers they get, that are lost or lead to where nothing is served.
+    pub(crate) moved: Vec<(usize, Connection)>,
+    /// Connections to places that had none.
+    pub(crate) more: Vec<Connection>,
+}
+
+/// Asks a corelane target, or any node of its cluster that answers, who serves what now, and connects to there. `homes` are the
+/// places of the caller's connections, none for those that are lost.
+pub(crate) fn reroute(
+    target: &Target,
+    old: &Routes,
+    homes: &[Option<u16>],
+    seed: u64,
+) -> Result<Rerouted, BenchError> {
+    let mut routes = survey(target.address, seed);
+    for place in &old.places {
+        if routes.is_ok() {
+            break;
+        }
+        routes = survey(place.address, seed);
+    }
+    let routes = routes?.numbered_as(old);
+    let (moves, more) = deal(homes, &routes.serving());
+    let mut sessions = Prng::new(seed ^ session_salt());
+    let moved = moves.into_iter().map(|(number, home)| {
+        let connection = at_home(&routes, home, &mut sessions)?;
+        Ok((number, connection))
+    });
+    let moved = moved.collect::<Result<_, BenchError>>()?;
+    let more = more
+        .into_iter()
+        .map(|home| at_home(&routes, home, &mut sessions))
+        .collect::<Result<_, _>>()?;
+    Ok(Rerouted { routes, moved, more })
+}
+
+/// Deals connections that are lost, or lead to where nothing is served, out over the places that serve; those that have the fewest get
+/// them first. Also gives the places that have none even then.
+fn deal(homes: &[Option<u16>], serving: &BTreeSet<u16>) -> (Vec<(usize, u16)>, Vec<u16>) {
+    let mut counts: Vec<(usize, u16)> = serving
+        .iter()
+        .map(|&place| (homes.iter().filter(|home| **home == Some(place)).count(), place))
+        .collect();
+    let mut moves = Vec::new();
+    for (number, home) in homes.iter().enumerate() {
+        if home.is_none_or(|home| !serving.contains(&home))
+            && let Some(least) = counts.iter_mut().min()
+        {
+            least.0 += 1;
+            moves.push((number, least.1));
+        }
+    }
+    let without = counts.into_iter().filter(|(count, _)| *count == 0);
+    (moves, without.map(|(_, place)| place).collect())
+}
+
 /// The places of a corelane target, one at least, and which keys each serves: all shards of a node that is alone, the shards that
 /// lead ranges in a cluster.
-fn survey(target: &Target, seed: u64) -> Result<(Vec<Place>, Routes), BenchError> {
+fn survey(target: SocketAddr, seed: u64) -> Result<Routes, BenchError> {
     let mut admins = admins(target, seed)?;
     let mut places = Vec::new();
     let mut starts = Vec::new();
     let is_cluster = admins[0].0.is_some();
     let whole = admins[0].1.map()?.ranges;
     if !is_cluster {
-        let address = target.address;
+        let address = target;
         places.extend((0..admins[0].1.shards.max(1)).map(|shard| Place { address, shard }));
     }
     for (node, admin) in &mut admins {
@@ -138,7 +238,7 @@ fn survey(target: &Target, seed: u64) -> Result<(Vec<Place>, Routes), BenchError
                 places.len() - 1
             });
             let at = u16::try_from(at).map_err(|_| BenchError::Refused {
-                address: target.address,
+                address: target,
                 step: "give the range map",
                 message: "it has more shards than can be numbered".to_owned(),
             })?;
@@ -153,17 +253,17 @@ fn survey(target: &Target, seed: u64) -> Result<(Vec<Place>, Routes), BenchError
             range.range
         );
         return Err(BenchError::Refused {
-            address: target.address,
+            address: target,
             step: "give the range map",
             message,
         });
     }
-    Ok((places, Routes::new(starts)))
+    Ok(Routes::new(places, starts))
 }
 
 /// Which place serves which keys now.
 pub(crate) fn routes(target: &Target, seed: u64) -> Result<Routes, BenchError> {
-    Ok(survey(target, seed)?.1)
+    survey(target.address, seed)
 }
 
 fn admin(address: SocketAddr, seed: u64) -> Result<Admin, BenchError> {
@@ -172,8 +272,8 @@ fn admin(address: SocketAddr, seed: u64) -> Result<Admin, BenchError> {
 }
 
 /// A connection to each node of the target's cluster that answers, with the node's number; one without a number to a node that is alone.
-fn admins(target: &Target, seed: u64) -> Result<Vec<(Option<u64>, Admin)>, BenchError> {
-    let mut first = admin(target.address, seed)?;
+fn admins(target: SocketAddr, seed: u64) -> Result<Vec<(Option<u64>, Admin)>, BenchError> {
+    let mut first = admin(target, seed)?;
     let nodes = first.map()?.nodes;
     if nodes.is_empty() {
         return Ok(vec![(None, first)]);
@@ -186,7 +286,7 @@ fn admins(target: &Target, seed: u64) -> Result<Vec<(Option<u64>, Admin)>, Bench
     }
     if admins.is_empty() {
         return Err(BenchError::Refused {
-            address: target.address,
+            address: target,
             step: "say where its nodes are",
             message: "none of the addresses that it gives answers".to_owned(),
         });
@@ -197,7 +297,7 @@ fn admins(target: &Target, seed: u64) -> Result<Vec<(Option<u64>, Admin)>, Bench
 /// The server processes of a target that run on this machine: all of its cluster's nodes.
 pub(crate) fn server_pids(target: &Target, seed: u64) -> Vec<u32> {
     let addresses: Vec<SocketAddr> = match target.protocol {
-        Protocol::Corelane => admins(target, seed)
+        Protocol::Corelane => admins(target.address, seed)
             .map(|admins| admins.iter().map(|(_, admin)| admin.address()).collect())
             .unwrap_or_default(),
         Protocol::Redis | Protocol::Etcd => vec![target.address],
@@ -225,7 +325,7 @@ pub(crate) fn spread(target: &Target, records: &Records, seed: u64) -> Result<u1
     if target.protocol != Protocol::Corelane {
         return Ok(1);
     }
-    let mut admins = admins(target, seed)?;
+    let mut admins = admins(target.address, seed)?;
     let shards = admins
         .iter()
         .fold(0u16, |sum, (_, admin)| sum.saturating_add(admin.shards.max(1)));
@@ -240,8 +340,8 @@ pub(crate) fn spread(target: &Target, records: &Records, seed: u64) -> Result<u1
             }
         }
     }
-    let (places, _) = survey(target, seed)?;
-    Ok(u16::try_from(places.len()).unwrap_or(u16::MAX))
+    let places = survey(target.address, seed)?.places.len();
+    Ok(u16::try_from(places).unwrap_or(u16::MAX))
 }
 
 /// Splits a range of a cluster: the node that leads it does. What node did is asked first the next time.
@@ -269,7 +369,7 @@ impl Observer {
     pub(crate) fn connect(target: &Target, seed: u64) -> Result<Self, BenchError> {
         let is_ours = target.protocol == Protocol::Corelane;
         let admins = if is_ours {
-            admins(target, !seed)?
+            admins(target.address, !seed)?
         } else {
             Vec::new()
         };
@@ -319,11 +419,35 @@ mod tests {
 
     #[test]
     fn keys_belong_to_the_range_that_starts_at_or_before_them() {
-        let routes = Routes::new(vec![(b"m".to_vec(), 1), (Vec::new(), 0), (b"t".to_vec(), 0)]);
+        let starts = vec![(b"m".to_vec(), 1), (Vec::new(), 0), (b"t".to_vec(), 0)];
+        let routes = Routes::new(Vec::new(), starts);
         for (key, owner) in [("", 0), ("a", 0), ("m", 1), ("sz", 1), ("t", 0), ("z", 0)] {
             assert_eq!(routes.owner(key.as_bytes()), Some(owner), "{key}");
         }
         assert_eq!(Routes::default().owner(b"a"), None);
+    }
+
+    #[test]
+    fn places_keep_their_numbers() {
+        let place = |port| Place {
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            shard: 0,
+        };
+        let starts = |first, second| vec![(Vec::new(), first), (b"m".to_vec(), second)];
+        let old = Routes::new(vec![place(1), place(2)], starts(0, 1));
+        let new = Routes::new(vec![place(3), place(2)], starts(0, 1)).numbered_as(&old);
+        assert_eq!(new.places, [place(1), place(2), place(3)]);
+        assert_eq!(new.serving(), BTreeSet::from([1, 2]));
+        assert_eq!((new.owner(b"a"), new.owner(b"m")), (Some(2), Some(1)));
+    }
+
+    #[test]
+    fn connections_without_a_place_go_where_the_fewest_are() {
+        let serving = BTreeSet::from([1, 2, 3]);
+        let homes = [Some(0), Some(1), None, Some(1)];
+        assert_eq!(deal(&homes, &serving), (vec![(0, 2), (2, 3)], vec![]));
+        assert_eq!(deal(&[Some(1)], &serving), (vec![], vec![2, 3]));
+        assert_eq!(deal(&[Some(0), None], &BTreeSet::new()), (vec![], vec![]));
     }
 
     #[test]

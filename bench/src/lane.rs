@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use base::Prng;
+
 use crate::BenchError;
-use crate::connection::Routes;
+use crate::connection::{Connection, Routes};
 use crate::driver::{Answer, Driver, Op};
 use crate::loader::Shared;
 use crate::recorder::Recorder;
@@ -21,6 +23,8 @@ pub(crate) enum Source {
     Mix(Box<Mix>),
     /// The records of this connection, each once.
     Load(LoadCursor),
+    /// None of its own: it takes what other connections could not do.
+    Errands(Prng),
 }
 
 impl Source {
@@ -37,7 +41,7 @@ impl Source {
                 cursor.again.push(record);
                 true
             }
-            (Self::Mix(_) | Self::Load(_), _) => false,
+            (Self::Mix(_) | Self::Load(_) | Self::Errands(_), _) => false,
         }
     }
 }
@@ -96,6 +100,10 @@ pub(crate) struct Lane {
     pub(crate) free: Vec<u32>,
     /// The poll also asks for room to send.
     pub(crate) blocked: bool,
+    /// Requests here were refused because others serve them now: it starts nothing until it is known who.
+    pub(crate) paused: bool,
+    /// The connection is gone; nothing is in flight on it.
+    pub(crate) lost: bool,
 }
 
 /// Keys and values are laid out here; one set for the whole thread.
@@ -117,6 +125,31 @@ pub(crate) struct Context {
 }
 
 impl Lane {
+    pub(crate) fn new(number: usize, connection: Connection, source: Source, outstanding: u32) -> Self {
+        Self {
+            number,
+            socket: connection.socket,
+            driver: connection.driver,
+            home: connection.home,
+            source,
+            slots: vec![None; outstanding as usize],
+            free: (0..outstanding).rev().collect(),
+            blocked: false,
+            paused: false,
+            lost: false,
+        }
+    }
+
+    /// Whether one more request can be sent.
+    pub(crate) fn takes(&self) -> bool {
+        !self.free.is_empty() && !self.paused && !self.lost
+    }
+
+    /// Whether it starts something of its own.
+    pub(crate) fn is_open(&self) -> bool {
+        self.takes() && !matches!(self.source, Source::Errands(_))
+    }
+
     /// Draws until the key belongs on this connection: every connection then sees the workload's own distribution over the
     /// keys of its shard.
     pub(crate) fn next_action(&mut self, context: &Context, scratch: &mut Scratch) -> Option<Action> {
@@ -131,6 +164,7 @@ impl Lane {
                 let next = cursor.next(|record| is_ours(record, &mut scratch.key));
                 next.map(|record| Action::Put { record })
             }
+            Source::Errands(_) => None,
             Source::Mix(mix) => {
                 let mut action = mix.draw();
                 for _ in 0..REDRAWS_MAX {
@@ -170,6 +204,7 @@ impl Lane {
                 let salt = match &mut self.source {
                     Source::Mix(mix) => mix.salt(),
                     Source::Load(_) => record,
+                    Source::Errands(prng) => prng.next_u64(),
                 };
                 context.layout.value(record, salt, value);
                 Op::Put { key, value }
@@ -201,7 +236,7 @@ pub(crate) fn judge(context: &mut Context, action: Action, answer: Answer<'_>) -
             ));
             true
         }
-        (Answer::Failed(message), _) => {
+        (Answer::Failed(message) | Answer::Elsewhere(message), _) => {
             recorder.refused(message);
             true
         }

@@ -23,6 +23,7 @@ mod connection;
 mod distribution;
 mod driver;
 mod error;
+mod follow;
 mod helper;
 mod lane;
 mod loader;
@@ -47,6 +48,6 @@ pub use config::{CONNECTIONS_MAX, KEY_BYTES_MIN, OUTSTANDING_MAX, RUNS_MAX, TASK
 pub use error::BenchError;
 pub use machine::MachineFacts;
 pub use outcome::{Latency, Outcome, Point, Ratio, Run, Series, Spread, Wanted};
-pub use print::print;
+pub use print::{print, print_timeline};
 pub use report::report_html;
 pub use suite::run;

@@ -7,6 +7,8 @@
 //! Loader and server share the machine, so what the loader spends per request is taken from the server. There are no
 //! tasks, no wakers and no allocation per request; a clock is read once per received batch and once per sent one.
 //!
+//! When leadership moves or a connection breaks, [`Follow`] says where requests go then.
+//!
 //! - Closed loop: a freed slot starts the next request at once, and its latency counts from there.
 //! - Open loop: [`Schedule`] says when requests are due; latency counts from then, however late they are sent.
 
@@ -17,11 +19,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use base::Prng;
 use rustix::event::epoll;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::BenchError;
-use crate::connection::{Connection, Routes};
+use crate::config::Target;
+use crate::connection::{Connection, Rerouted, Routes};
+use crate::driver::Answer;
+use crate::follow::{FOLLOW_POLL, Follow};
 use crate::lane::{Context, InFlight, Lane, Scratch, Source, judge};
 use crate::recorder::Recorder;
 use crate::schedule::Schedule;
@@ -58,6 +64,8 @@ pub(crate) struct Assignment {
     pub(crate) recorder: Recorder,
     pub(crate) layout: Layout,
     pub(crate) routes: Arc<Routes>,
+    /// The target to ask again when leadership moves or a connection breaks; without it, both are failures.
+    pub(crate) follow: Option<Target>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -79,6 +87,8 @@ struct Loader {
     retries: u64,
     cpu_at_start: Option<Duration>,
     cpu_at_end: Option<Duration>,
+    outstanding: u32,
+    follow: Option<Follow>,
 }
 
 /// Runs one thread's share until its time or its records are over. `began` is time zero of the run.
@@ -120,6 +130,7 @@ impl Loader {
             recorder,
             layout,
             routes,
+            follow,
             shared,
         } = assignment;
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(local("create an epoll"))?;
@@ -128,16 +139,7 @@ impl Loader {
             let data = epoll::EventData::new_u64(lanes.len() as u64);
             epoll::add(&poll, &connection.socket, data, epoll::EventFlags::IN)
                 .map_err(local("watch a socket"))?;
-            lanes.push(Lane {
-                number,
-                socket: connection.socket,
-                driver: connection.driver,
-                home: connection.home,
-                source,
-                slots: vec![None; outstanding as usize],
-                free: (0..outstanding).rev().collect(),
-                blocked: false,
-            });
+            lanes.push(Lane::new(number, connection, source, outstanding));
         }
         Ok(Self {
             context: Context {
@@ -157,6 +159,8 @@ impl Loader {
             retries: 0,
             cpu_at_start: None,
             cpu_at_end: None,
+            outstanding,
+            follow: follow.map(Follow::new),
         })
     }
 
@@ -185,6 +189,7 @@ impl Loader {
             if now_ns >= window.end_ns && self.cpu_at_end.is_none() {
                 self.cpu_at_end = Some(thread_cpu());
             }
+            self.follow(now_ns)?;
             self.start_due(now_ns)?;
             let waiting = self.context.schedule.as_ref().and_then(Schedule::next_ns);
             let starting = waiting.is_some()
@@ -217,7 +222,11 @@ impl Loader {
     ) -> Result<(), BenchError> {
         // A due request that found no free slot waits for an answer, not for the clock.
         let sleep_ns = due_ns.map_or(u64::MAX, |due| if due > now_ns { due - now_ns } else { u64::MAX });
-        let sleep = Duration::from_nanos(sleep_ns).min(POLL_MAX);
+        let longest = match &self.follow {
+            Some(follow) if follow.is_busy() => FOLLOW_POLL,
+            Some(_) | None => POLL_MAX,
+        };
+        let sleep = Duration::from_nanos(sleep_ns).min(longest);
         let timeout = Timespec {
             tv_sec: 0,
             tv_nsec: sleep.subsec_nanos().into(),
@@ -239,7 +248,7 @@ impl Loader {
         while full < lanes {
             let at = self.turn % lanes;
             self.turn = (self.turn + 1) % lanes;
-            if self.lanes[at].free.is_empty() {
+            if !self.lanes[at].is_open() {
                 full += 1;
                 continue;
             }
@@ -261,10 +270,11 @@ impl Loader {
 
     /// Closed loop: fills the free slots of a connection; either loop: sends what waits.
     fn refill(&mut self, at: usize) -> Result<(), BenchError> {
-        if self.context.schedule.is_none() && !self.lanes[at].free.is_empty() {
+        self.send_again(at)?;
+        if self.context.schedule.is_none() && self.lanes[at].is_open() {
             let now_ns = self.now_ns();
             while now_ns < self.context.recorder.window().end_ns
-                && !self.lanes[at].free.is_empty()
+                && self.lanes[at].is_open()
                 && self.start(at, now_ns)?
             {}
         }
@@ -296,10 +306,13 @@ impl Loader {
 
     fn flush(&mut self, at: usize) -> Result<(), BenchError> {
         let lane = &mut self.lanes[at];
+        if lane.lost {
+            return Ok(());
+        }
         let mut blocked = false;
         while !lane.driver.outgoing().is_empty() {
             match lane.socket.write(lane.driver.outgoing()) {
-                Ok(0) => return Err(self.broken(at, "it takes no more bytes".to_owned())),
+                Ok(0) => return self.lose(at, "it takes no more bytes".to_owned()),
                 Ok(sent) => {
                     lane.driver.sent(sent);
                     self.context
@@ -312,7 +325,7 @@ impl Loader {
                     break;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.broken(at, error.to_string())),
+                Err(error) => return self.lose(at, error.to_string()),
             }
         }
         if blocked != lane.blocked {
@@ -333,6 +346,94 @@ impl Loader {
         Ok(())
     }
 
+    /// Takes what was refused elsewhere and belongs here, before anything new.
+    fn send_again(&mut self, at: usize) -> Result<(), BenchError> {
+        let Self {
+            context: common,
+            lanes,
+            scratch,
+            follow,
+            ..
+        } = self;
+        let (lane, Some(follow)) = (&mut lanes[at], follow) else {
+            return Ok(());
+        };
+        while lane.takes()
+            && let Some(request) = follow.next_for(lane.home, common, scratch)
+        {
+            let slot = lane.free.pop().expect("it takes one more");
+            lane.slots[slot as usize] = Some(request);
+            lane.send(common, scratch, slot, request.action, request.modifying)?;
+        }
+        Ok(())
+    }
+
+    /// A connection broke: what was in flight on it goes to another one, or to the one in its place.
+    fn lose(&mut self, at: usize, reason: String) -> Result<(), BenchError> {
+        if self.follow.is_none() {
+            return Err(self.broken(at, reason));
+        }
+        self.take_back(at);
+        let lane = &mut self.lanes[at];
+        lane.lost = true;
+        epoll::delete(&self.poll, &lane.socket).map_err(local("forget a socket"))
+    }
+
+    /// What is in flight on a connection is to be sent again.
+    fn take_back(&mut self, at: usize) {
+        let lane = &mut self.lanes[at];
+        let taken = lane.slots.iter_mut().filter_map(Option::take);
+        if let Some(follow) = &mut self.follow {
+            follow.again.extend(taken);
+        }
+        lane.free = (0..self.outstanding).rev().collect();
+    }
+
+    /// Asks who serves what when that has changed, and goes on there.
+    fn follow(&mut self, now_ns: u64) -> Result<(), BenchError> {
+        let Some(follow) = &mut self.follow else {
+            return Ok(());
+        };
+        if let Some(rerouted) = follow.answer() {
+            let Rerouted { routes, moved, more } = rerouted;
+            self.context.routes = Arc::new(routes);
+            for (at, connection) in moved {
+                self.take_back(at);
+                self.context.recorder.reconnected += 1;
+                let data = epoll::EventData::new_u64(at as u64);
+                epoll::add(&self.poll, &connection.socket, data, epoll::EventFlags::IN)
+                    .map_err(local("watch a socket"))?;
+                let lane = &mut self.lanes[at];
+                // The old socket leaves the poll as it is closed.
+                lane.socket = connection.socket;
+                lane.driver = connection.driver;
+                lane.home = connection.home;
+                (lane.lost, lane.blocked) = (false, false);
+            }
+            for connection in more {
+                let data = epoll::EventData::new_u64(self.lanes.len() as u64);
+                epoll::add(&self.poll, &connection.socket, data, epoll::EventFlags::IN)
+                    .map_err(local("watch a socket"))?;
+                let number = self.lanes.len();
+                let source = Source::Errands(Prng::new(now_ns));
+                self.lanes
+                    .push(Lane::new(number, connection, source, self.outstanding));
+            }
+            for at in 0..self.lanes.len() {
+                self.lanes[at].paused = false;
+                self.refill(at)?;
+            }
+        }
+        let is_needed = self.lanes.iter().any(|lane| lane.paused || lane.lost);
+        if let Some(follow) = &mut self.follow
+            && (is_needed || !follow.again.is_empty())
+        {
+            let homes = self.lanes.iter().map(|lane| lane.home.filter(|_| !lane.lost));
+            follow.ask(now_ns, &self.context.routes, homes.collect())?;
+        }
+        Ok(())
+    }
+
     fn broken(&self, at: usize, reason: String) -> BenchError {
         BenchError::Broken {
             connection: self.lanes[at].number,
@@ -344,11 +445,14 @@ impl Loader {
     /// A socket is ready: receives once, takes the answers, starts what follows, sends once.
     fn ready(&mut self, at: usize) -> Result<(), BenchError> {
         let lane = &mut self.lanes[at];
+        if lane.lost {
+            return Ok(());
+        }
         let received = match lane.socket.read(lane.driver.spare()) {
-            Ok(0) => return Err(self.broken(at, "the server closed it".to_owned())),
+            Ok(0) => return self.lose(at, "the server closed it".to_owned()),
             Ok(received) => received,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
-            Err(error) => return Err(self.broken(at, error.to_string())),
+            Err(error) => return self.lose(at, error.to_string()),
         };
         if received > 0 {
             self.context
@@ -367,6 +471,7 @@ impl Loader {
             lanes,
             in_flight,
             retries,
+            follow,
             ..
         } = self;
         let Lane {
@@ -374,6 +479,7 @@ impl Loader {
             slots,
             free,
             source,
+            paused,
             ..
         } = &mut lanes[at];
         let mut answers = 0u64;
@@ -384,6 +490,13 @@ impl Loader {
                 not_asked = Some(slot);
                 return;
             };
+            if let (Answer::Elsewhere(_), Some(follow)) = (answer, follow.as_mut()) {
+                free.push(slot);
+                *paused = true;
+                common.recorder.redirected += 1;
+                follow.again.push_back(request);
+                return;
+            }
             if let (Action::ReadModifyWrite { .. }, false) = (request.action, request.modifying) {
                 slots[slot as usize] = Some(InFlight {
                     modifying: true,
@@ -428,7 +541,9 @@ impl Loader {
     fn leave_unanswered(&mut self) {
         let now_ns = self.now_ns();
         let common = &mut self.context;
-        for request in self.lanes.iter().flat_map(|lane| &lane.slots).flatten() {
+        let again = self.follow.iter().flat_map(|follow| &follow.again);
+        let in_flight = self.lanes.iter().flat_map(|lane| &lane.slots).flatten();
+        for request in in_flight.chain(again) {
             common.recorder.unanswered(request.intended_ns, now_ns);
         }
         if let Some(schedule) = &mut common.schedule {

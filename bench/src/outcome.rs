@@ -70,6 +70,10 @@ pub struct Run {
     pub bytes_received: Option<f64>,
     /// The same for bytes sent.
     pub bytes_sent: Option<f64>,
+    /// Refusals by shards that do not serve the key any more; the requests went to those that do.
+    pub redirected: u64,
+    /// Connections that were opened anew, because they broke or led to where nothing is served.
+    pub reconnected: u64,
     /// Transactions only: runs per transaction beyond the first, which another transaction was in the way of.
     pub retries: Option<f64>,
     /// Rows per second that were read beside the load, when that was asked for.

@@ -26,6 +26,31 @@ pub fn print(outcome: &Outcome) -> String {
     out
 }
 
+/// Every run, slice by slice.
+#[must_use]
+pub fn print_timeline(outcome: &Outcome) -> String {
+    let mut out = String::new();
+    for series in &outcome.series {
+        for (number, run) in (1..).zip(&series.runs) {
+            let name = format!("{} on {} ({})", series.workload, series.target, series.shape);
+            line(&mut out, format_args!("\n{name}, run {number}:"));
+            let mut table = Table::new();
+            table.load_style(presets::NOTHING);
+            table.set_header(["at", "answers/s", "p50", "p99", "p99.9", "max"]);
+            for point in &run.timeline {
+                let latency = &point.latency;
+                let times = [latency.p50_ns, latency.p99_ns, latency.p999_ns, latency.max_ns];
+                let mut row = vec![format!("{:.2} s", point.at_s), count(point.per_second)];
+                row.extend(times.map(|ns| time(as_float(ns))));
+                let right = |text| Cell::new(text).set_alignment(CellAlignment::Right);
+                table.add_row(row.into_iter().map(right));
+            }
+            line(&mut out, format_args!("{table}"));
+        }
+    }
+    out
+}
+
 fn line(out: &mut String, text: core::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = writeln!(out, "{text}");
@@ -109,6 +134,15 @@ fn remarks(out: &mut String, series: &Series) {
             out,
             format_args!(
                 "! {name}: {stalls} loop turns of the server were too long (see its standard error)"
+            ),
+        );
+    }
+    let (redirected, reconnected) = (sum(|run| run.redirected), sum(|run| run.reconnected));
+    if redirected + reconnected > 0 {
+        line(
+            out,
+            format_args!(
+                "{name}: {redirected} requests sent on to new leaders, {reconnected} connections opened anew"
             ),
         );
     }

@@ -65,6 +65,9 @@ pub(crate) struct Recorder {
     pub(crate) overdue: u64,
     /// Runs beyond the first of the transactions that count as answers.
     pub(crate) retries: u64,
+    /// Refusals by who does not serve the key any more, and connections opened anew.
+    pub(crate) redirected: u64,
+    pub(crate) reconnected: u64,
     pub(crate) first_failure: Option<String>,
 }
 
@@ -85,6 +88,8 @@ impl Recorder {
             missing: 0,
             overdue: 0,
             retries: 0,
+            redirected: 0,
+            reconnected: 0,
             first_failure: None,
         }
     }
@@ -150,6 +155,8 @@ impl Recorder {
         self.missing += other.missing;
         self.overdue += other.overdue;
         self.retries += other.retries;
+        self.redirected += other.redirected;
+        self.reconnected += other.reconnected;
         self.first_failure = self.first_failure.take().or(other.first_failure);
     }
 

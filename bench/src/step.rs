@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use base::Prng;
 
 use crate::BenchError;
-use crate::config::{BenchConfig, Pace, Target, Workload};
+use crate::config::{BenchConfig, Pace, Protocol, Target, Workload};
 use crate::connection::{Connection, Counters, Observer, Routes, connect};
 use crate::helper::pin;
 use crate::lane::Source;
@@ -126,6 +126,8 @@ impl OneRun<'_> {
         };
         let layout = Layout::new(&config.records, config.seed);
         let routes = Arc::new(routes);
+        let target = self.known.target;
+        let follow = (target.protocol == Protocol::Corelane).then(|| target.clone());
         let mut assignments: Vec<Assignment> = (0..threads)
             .map(|thread| Assignment {
                 address: self.known.target.address,
@@ -135,6 +137,7 @@ impl OneRun<'_> {
                 recorder: Recorder::new(window),
                 layout: layout.clone(),
                 routes: Arc::clone(&routes),
+                follow: follow.clone(),
                 shared: Arc::clone(shared),
             })
             .collect();
@@ -304,6 +307,8 @@ pub(crate) fn figures(recorder: &Recorder, loader_cpu: Duration, (first, last): 
         device_writes: per_sampled(first.device_writes, last.device_writes),
         bytes_received: per_sampled(Some(first.bytes_received), Some(last.bytes_received)),
         bytes_sent: per_sampled(Some(first.bytes_sent), Some(last.bytes_sent)),
+        redirected: recorder.redirected,
+        reconnected: recorder.reconnected,
         retries: None,
         beside_rows: None,
         timeline: recorder.timeline(),

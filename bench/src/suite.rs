@@ -222,6 +222,7 @@ fn load(config: &BenchConfig, target: &Target, shards: u16) -> Result<f64, Bench
         }),
         layout: Layout::new(&config.records, config.seed),
         routes: Arc::new(routes),
+        follow: None,
         shared: Arc::clone(&shared),
     };
     let watch = |began: Instant| {

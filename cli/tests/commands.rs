@@ -384,3 +384,41 @@ fn transactions_are_measured_and_keep_the_total() {
         assert_eq!(refused.code, 64, "{wrong:?}: {}", refused.err);
     }
 }
+
+#[test]
+fn a_bench_goes_on_when_its_node_was_gone() {
+    let dir = scratch();
+    let mut node = Node::start(&dir.path().join("data"));
+    let figures = dir.path().join("figures.json");
+    let target = format!("corelane://{}", node.address);
+    let writes = |node: &Node| {
+        let status: Value = serde_json::from_str(&node.ok(&["status", "--json"])).unwrap();
+        let shards = status["shards"].as_array().unwrap().clone();
+        shards
+            .iter()
+            .map(|shard| shard["counts"]["writes"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    let load = "bench put --keys 50 --warmup 0s --runs 1 --quiet --timeline --rate 200 --duration";
+    let mut load: Vec<&str> = load.split(' ').collect();
+    load.extend(["10s", "--target", &target, "--json", figures.to_str().unwrap()]);
+    let bench = node
+        .command(&load)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The records are there, and the load has begun.
+    while writes(&node) < 100 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    node.kill_and_restart();
+    let ended = bench.wait_with_output().unwrap();
+    let printed = String::from_utf8(ended.stdout).unwrap();
+    assert!(ended.status.success(), "{printed}");
+    assert!(printed.contains("connections opened anew"), "{printed}");
+    assert!(printed.contains("run 1:"), "{printed}");
+    let told: Value = serde_json::from_str(&std::fs::read_to_string(&figures).unwrap()).unwrap();
+    let run = &told["series"][0]["runs"][0];
+    assert_eq!(run["failed"], 0, "{run}");
+    assert!(run["reconnected"].as_u64().unwrap() > 0, "{run}");
+}

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use base::{RequestId, limits};
 use wire::convert::WriteIdV1;
-use wire::reply::{ArchivedHelloReply, ArchivedScanPage};
-use wire::{FrameReader, Message, Outbox, ReplyRef, decode_reply, request};
+use wire::reply::{ArchivedErrorReply, ArchivedHelloReply, ArchivedScanPage};
+use wire::{Code, FrameReader, Message, Outbox, ReplyRef, decode_reply, request};
 
 use super::{Answer, DISK_WRITE_BYTES, Driver, DriverError, Op, Sink};
 use crate::BenchError;
@@ -180,7 +180,7 @@ impl Driver for CorelaneDriver {
                 ReplyRef::StaleReply(reply) => Some(reply.value().map_or(Answer::Missing, Answer::Value)),
                 ReplyRef::EchoReply(reply) => Some(Answer::Value(&reply.payload)),
                 ReplyRef::WriteReply(_) | ReplyRef::DiskWriteReply(_) => Some(Answer::Done),
-                ReplyRef::ErrorReply(reply) => Some(Answer::Failed(&reply.message)),
+                ReplyRef::ErrorReply(reply) => Some(refused(reply)),
                 ReplyRef::HelloReply(_)
                 | ReplyRef::ConditionFailed(_)
                 | ReplyRef::RangeMapReply(_)
@@ -211,6 +211,17 @@ impl Driver for CorelaneDriver {
                 self.scan(id, &from, rows)?;
             }
         }
+    }
+}
+
+/// A refusal: of this request for good, or here and now.
+fn refused<'a>(reply: &'a ArchivedErrorReply<'static>) -> Answer<'a> {
+    let code = reply.code.to_native();
+    let elsewhere = [Code::NotLeader, Code::WrongShard, Code::Unavailable];
+    if elsewhere.into_iter().any(|known| known.number() == code) {
+        Answer::Elsewhere(&reply.message)
+    } else {
+        Answer::Failed(&reply.message)
     }
 }
 

@@ -51,6 +51,8 @@ pub(crate) enum Answer<'a> {
     Missing,
     /// A scan gave this many rows.
     Rows(u64),
+    /// Another shard or node serves it, or nobody right now: not done, and worth asking again where the map says then.
+    Elsewhere(&'a str),
     /// The server refused, in its own words.
     Failed(&'a str),
 }

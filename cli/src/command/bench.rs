@@ -9,6 +9,9 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
     let outcome = bench::run(&config).map_err(|error| explain(&error, Exit::Unavailable))?;
     let mut out = Output::new();
     out.line(bench::print(&outcome).trim_end())?;
+    if args.timeline {
+        out.line(bench::print_timeline(&outcome).trim_end())?;
+    }
     out.flush()?;
     args.write_files(&outcome)
         .map_err(|error| explain(&error, Exit::Io))?;
