@@ -388,8 +388,9 @@ fn status_shows_where_transactions_meet() {
     script.step(json!({"s": "a", "op": "begin"}));
     script.step(json!({"s": "a", "op": "put", "key": "large", "value": "v".repeat(2 << 20)}));
     let behind = script.ask(json!({"s": "b", "op": "put", "key": "large", "value": ""}));
-    // It tries again and again, and each try counts.
+    // It tries again and again, and each try counts. What is large is laid in the background: the first put may be ahead of it.
     while status()["conflicts"].as_array().map(Vec::len) != Some(2) {
+        node.run(&["put", "large", "", "--timeout", "100ms"]);
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     script.step(json!({"s": "a", "op": "abort"}));
