@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// Set a key to a value
     #[command(after_help = command::put::HELP)]
     Put(With<command::put::PutArgs>),
+    /// Add to the number that a key has
+    #[command(after_help = command::add::HELP)]
+    Add(With<command::add::AddArgs>),
     /// Delete a key, or a span of keys
     #[command(after_help = command::del::HELP)]
     Del(With<command::del::DelArgs>),

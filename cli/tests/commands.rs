@@ -198,6 +198,32 @@ fn ranges_split_move_and_merge_while_they_serve() {
 }
 
 #[test]
+fn numbers_are_added_to() {
+    let dir = scratch();
+    let node = Node::start(&dir.path().join("data"));
+    assert_eq!(node.ok(&["add", "n", "5"]), "5\n");
+    assert_eq!(node.ok(&["add", "n", "-2", "--min", "0"]), "3\n");
+    assert_eq!(node.ok(&["get", "n"]), "3\n");
+    let refused = node.run(&["add", "n", "-4", "--min", "0"]);
+    assert_eq!((refused.code, refused.out.as_str()), (2, ""));
+    assert_eq!(
+        refused.err,
+        "not added: n has 3, and the sum would be out of bounds\n"
+    );
+    let json: Value = serde_json::from_str(&node.ok(&["add", "n", "1", "--json"])).unwrap();
+    assert_eq!((&json["applied"], &json["number"]), (&json!(true), &json!(4)));
+    node.ok(&["put", "text", "hello"]);
+    let text = node.run(&["add", "text", "1"]);
+    assert!(
+        text.err.contains("error[C2005]") && text.err.contains("hello"),
+        "{}",
+        text.err
+    );
+    let shell = node.feed(&["shell"], b"add n 6\nadd n x\n");
+    assert_eq!((shell.code, shell.out.as_str()), (64, "10\n"), "{}", shell.err);
+}
+
+#[test]
 fn the_shell_runs_lines() {
     let dir = scratch();
     let node = Node::start(&dir.path().join("data"));

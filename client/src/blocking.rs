@@ -19,11 +19,12 @@ pub use self::txn::Txn;
 
 use crate::tokio as shell;
 use crate::{
-    Address, Batch, Error, KeySpan, Merged, Moved, NodeInfo, NodeUse, Options, Page, Placed, Policies,
-    Policy, PolicyChange, RangeInfo, Row, Split, StaleValue, Staleness, Swap,
+    Address, Batch, Error, KeySpan, Merged, Modified, Moved, NodeInfo, NodeUse, Options, Page, Placed,
+    Policies, Policy, PolicyChange, RangeInfo, Row, Split, StaleValue, Staleness, Swap,
 };
-use base::{NodeId, RangeId, ShardId, Timestamp};
+use base::{Modification, NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
+use core::ops::RangeInclusive;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
 use std::sync::Arc;
@@ -157,6 +158,12 @@ waiting! {
     compare_and_put(key: impl AsRef<[u8]>, expected: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Swap;
     /// Removes `key` if its value is `expected`.
     compare_and_delete(key: impl AsRef<[u8]>, expected: impl AsRef<[u8]>) -> Swap;
+    /// Adds `delta` to the number that `key` has, and says the sum; see [`crate::Db::add`].
+    add(key: impl AsRef<[u8]>, delta: i64) -> i64;
+    /// As [`Self::add`], if the sum lies within `bounds`.
+    add_within(key: impl AsRef<[u8]>, delta: i64, bounds: RangeInclusive<i64>) -> Modified;
+    /// Changes the value of `key` by what it is; see [`crate::Db::modify`].
+    modify(key: impl AsRef<[u8]>, by: Modification<'_>) -> Modified;
     /// Performs a batch, all of it or nothing.
     batch(fill: impl FnOnce(&mut Batch) -> &mut Batch) -> Timestamp;
     /// Performs a batch, all of it or nothing.

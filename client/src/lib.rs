@@ -55,14 +55,14 @@ pub mod blocking;
 mod tokio;
 
 pub use crate::tokio::{Db, Rows, Savepoint, Scan, Txn, TxnScan, connect, connect_with};
-pub use base::{NodeId, RangeId, ShardId, Timestamp};
+pub use base::{Modification, NodeId, RangeId, ShardId, Timestamp};
 pub use batch::Batch;
 pub use cursor::{Page, Row};
 pub use error::Error;
 pub use options::{Address, Addresses, Options};
 pub use policy::{Policies, Policy, PolicyChange};
 pub use range_cache::RangeInfo;
-pub use request::{Merged, Moved, NodeInfo, NodeUse, Placed, Split, Swap};
+pub use request::{Merged, Modified, Moved, NodeInfo, NodeUse, Placed, Split, Swap};
 pub use span::{KeySpan, prefix};
 pub use staleness::{StaleValue, Staleness};
 pub use transaction::{Conflict, Did, Isolation, Pairs, Party, Priority, TxnOptions, TxnOutcome, TxnRef};

@@ -8,7 +8,7 @@ use crate::{Address, Error};
 use base::api::{Condition, ReadAt, WriteId, WriteOp};
 use base::key::Span;
 use base::limits;
-use base::{NodeId, RangeId, RequestId, ShardId, Timestamp};
+use base::{Modification, NodeId, RangeId, RequestId, ShardId, Timestamp};
 use wire::convert::WriteIdV1;
 use wire::peer::PolicyWish;
 use wire::reply::{ArchivedHelloReply, ArchivedRangeMapReply};
@@ -28,6 +28,10 @@ pub(crate) enum Request<'a> {
     Write {
         conditions: &'a [Condition<'a>],
         ops: &'a [WriteOp<'a>],
+    },
+    Modify {
+        key: &'a [u8],
+        by: Modification<'a>,
     },
     /// A batch of a transaction, for the range that has `key`.
     Transact {
@@ -91,7 +95,7 @@ impl<'a> Request<'a> {
     /// Whether the server changes keys, so that it must recognise a repetition.
     pub(crate) fn is_write(&self) -> bool {
         match self {
-            Self::Put { .. } | Self::Write { .. } => true,
+            Self::Put { .. } | Self::Write { .. } | Self::Modify { .. } => true,
             // The coordinator has names for its writes.
             Self::Transact { .. }
             | Self::Get { .. }
@@ -146,6 +150,7 @@ impl<'a> Request<'a> {
             Self::Get { .. }
             | Self::Put { .. }
             | Self::Write { .. }
+            | Self::Modify { .. }
             | Self::Transact { .. }
             | Self::RangeMap
             | Self::Explain { .. }
@@ -160,6 +165,7 @@ impl<'a> Request<'a> {
         match *self {
             Self::Get { key, .. }
             | Self::Put { key, .. }
+            | Self::Modify { key, .. }
             | Self::Transact { key, .. }
             | Self::Split { key } => Route::Key(key),
             Self::Write { conditions, ops } => {
@@ -222,6 +228,15 @@ impl<'a> Request<'a> {
                     },
                 )
             }
+            Self::Modify { key, by } => outbox.push(
+                number,
+                &request::Modify {
+                    id,
+                    key,
+                    by: by.into(),
+                    deadline_ms,
+                },
+            ),
             Self::Transact { batch, .. } => outbox.push(number, &request::Transact { batch, deadline_ms }),
             Self::RangeMap => outbox.push(number, &request::RangeMap { deadline_ms }),
             Self::Split { key } => outbox.push(number, &request::Split { key, deadline_ms }),
@@ -306,6 +321,45 @@ impl Swap {
     #[must_use]
     pub fn is_written(&self) -> bool {
         matches!(self, Self::Written(_))
+    }
+}
+
+/// How a modification ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Modified {
+    /// It was done.
+    Done {
+        /// What the key has by it.
+        value: Vec<u8>,
+        /// The timestamp of that version.
+        ts: Timestamp,
+    },
+    /// The result would lie outside of the bounds, and nothing was written.
+    Refused {
+        /// What the key has, if anything.
+        found: Option<Vec<u8>>,
+        /// The timestamp at which that was so.
+        ts: Timestamp,
+    },
+}
+
+impl Modified {
+    /// Whether it was done.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Done { .. })
+    }
+
+    /// The number that the key has now, whether it was done or refused: zero where it has none.
+    #[must_use]
+    pub fn number(&self) -> i64 {
+        let value = match self {
+            Self::Done { value, .. } => Some(&**value),
+            Self::Refused { found, .. } => found.as_deref(),
+        };
+        value
+            .and_then(|value| base::modification::parse(value).ok())
+            .unwrap_or(0)
     }
 }
 
@@ -437,6 +491,10 @@ impl Limits {
                 check("a batch (operations)", Code::BatchTooLarge, count, self.batch_ops)?;
                 check("a batch (bytes)", Code::BatchTooLarge, bytes, self.batch_bytes)
             }
+            Request::Modify { key, by } => self.check_key(key).and_then(|()| match by {
+                Modification::Append { bytes, .. } => self.check_value(bytes),
+                Modification::Add { .. } | Modification::Min { .. } | Modification::Max { .. } => Ok(()),
+            }),
             Request::Echo { payload } => check(
                 "an echo (bytes)",
                 Code::ValueTooLong,
@@ -544,6 +602,11 @@ pub(crate) enum Reply {
         now: Timestamp,
     },
     Written(Timestamp),
+    /// The value is missing when a retry was answered.
+    Modified {
+        value: Option<Vec<u8>>,
+        ts: Timestamp,
+    },
     ConditionFailed {
         condition: u32,
         found: Option<Vec<u8>>,
@@ -621,6 +684,10 @@ impl Reply {
                 read_ts: get.read_ts.timestamp(),
             }),
             ReplyRef::WriteReply(write) => Self::Written(write.ts.timestamp()),
+            ReplyRef::ModifyReply(modify) => Self::Modified {
+                value: modify.value().map(<[u8]>::to_vec),
+                ts: modify.ts.timestamp(),
+            },
             ReplyRef::ConditionFailed(failed) => Self::ConditionFailed {
                 condition: failed.condition.to_native(),
                 found: failed.found().map(<[u8]>::to_vec),
@@ -712,6 +779,7 @@ impl Reply {
             Self::Hello(_) => "a hello",
             Self::Get { .. } | Self::Stale(_) => "a value",
             Self::Written(_) => "a write's result",
+            Self::Modified { .. } => "a modification's result",
             Self::Transact { .. } => "an answer to a transaction",
             Self::ConditionFailed { .. } => "a failed condition",
             Self::Page(_) => "a page",

@@ -13,9 +13,9 @@
 //! "Again" is at once where another server can be asked that was not asked since the last pause (`routing` says so), and
 //! after a pause otherwise. A refusal that names another leader ends no doubt: an earlier try may have been applied.
 //!
-//! Once a try of a write was lost, only an answer to a later try that speaks for all of them ends the doubt: applied or
-//! condition failed, because the range remembers numbers, or a request that no node would have carried out. That the number is
-//! forgotten, that a split lies between the keys now, or that this node's disk or time failed, says nothing about the lost try.
+//! Once a try of a write was lost, only an answer to a later try that speaks for all of them ends the doubt: applied, because the
+//! range remembers numbers, or a request that no node would have carried out. That a condition does not hold, since the lost try may
+//! still arrive, when it holds; that the number is forgotten, that a split lies between the keys now, or that this node's disk or time failed, says nothing about the lost try.
 
 use crate::request::Refusal;
 use crate::{Error, Options};
@@ -55,6 +55,8 @@ pub(crate) struct Retry {
     backoff: Duration,
     /// A try of a write was lost: it may have been applied.
     in_doubt: bool,
+    /// A try of a write had no answer: it may still be on its way to where it is done.
+    may_arrive: bool,
     last: Option<Error>,
 }
 
@@ -67,6 +69,7 @@ impl Retry {
             backoff_max: options.backoff_max,
             backoff: options.backoff_min,
             in_doubt: false,
+            may_arrive: false,
             last: None,
         }
     }
@@ -104,6 +107,7 @@ impl Retry {
             Failure::NotSent(error) => self.last = Some(error),
             Failure::Lost(error) => {
                 self.in_doubt |= self.is_write;
+                self.may_arrive |= self.is_write;
                 self.last = Some(error);
             }
             Failure::TimedOut => {
@@ -141,6 +145,18 @@ impl Retry {
             pause,
             range_map_version,
         }
+    }
+
+    /// A condition did not hold for this try: the error of the call, if an earlier one may still be applied. One that a leader gave
+    /// up is applied by now where this one was looked at, or never.
+    pub(crate) fn on_condition_failed(&self) -> Option<Error> {
+        self.may_arrive.then(|| {
+            let cause = "a try was lost, and a condition does not hold for a later one".to_owned();
+            Error::Ambiguous {
+                after: self.deadline,
+                cause,
+            }
+        })
     }
 
     fn give_up(&mut self) -> Error {
@@ -302,6 +318,18 @@ mod tests {
                 Err(Code::NotLeader)
             );
         }
+    }
+
+    #[test]
+    fn a_condition_that_fails_ends_no_doubt_about_what_may_arrive() {
+        let after = |failure| {
+            let mut retry = Retry::new(&Options::default(), true);
+            retry.on_failure(failure, false, Duration::ZERO, &mut Prng::new(1));
+            retry.on_condition_failed().map(|error| error.code())
+        };
+        assert_eq!(after(lost()), Some(Code::Ambiguous));
+        assert_eq!(after(refused(Code::Ambiguous, true)), None);
+        assert_eq!(after(refused(Code::Overloaded, true)), None);
     }
 
     #[test]

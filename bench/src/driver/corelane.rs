@@ -179,7 +179,9 @@ impl Driver for CorelaneDriver {
                 ReplyRef::GetReply(reply) => Some(reply.value().map_or(Answer::Missing, Answer::Value)),
                 ReplyRef::StaleReply(reply) => Some(reply.value().map_or(Answer::Missing, Answer::Value)),
                 ReplyRef::EchoReply(reply) => Some(Answer::Value(&reply.payload)),
-                ReplyRef::WriteReply(_) | ReplyRef::DiskWriteReply(_) => Some(Answer::Done),
+                ReplyRef::WriteReply(_) | ReplyRef::ModifyReply(_) | ReplyRef::DiskWriteReply(_) => {
+                    Some(Answer::Done)
+                }
                 ReplyRef::ErrorReply(reply) => Some(refused(reply)),
                 ReplyRef::HelloReply(_)
                 | ReplyRef::ConditionFailed(_)

@@ -1,5 +1,6 @@
 //! The commands: one file each, an `Args` struct for clap and a `run`.
 
+pub(crate) mod add;
 pub(crate) mod bench;
 pub(crate) mod check;
 mod cluster;
@@ -38,6 +39,7 @@ pub(crate) fn run(command: Command) -> (Outcome, bool) {
         Command::Doctor(with) => call(with, |global, args| doctor::run(global, &args)),
         Command::Get(with) => call(with, get::run),
         Command::Put(with) => call(with, put::run),
+        Command::Add(with) => call(with, add::run),
         Command::Del(with) => call(with, del::run),
         Command::Scan(with) => call(with, scan::run),
         Command::Shell(with) => call(with, shell::run),

@@ -109,7 +109,12 @@ impl Pool {
                     if let Reply::RangeMap { map, nodes } = &reply {
                         self.map_seen(target.server, map.clone(), nodes.clone());
                     }
-                    if let Reply::Written(ts) = &reply {
+                    if matches!(reply, Reply::ConditionFailed { .. })
+                        && let Some(error) = tries.retry.on_condition_failed()
+                    {
+                        return Err(error);
+                    }
+                    if let Reply::Written(ts) | Reply::Modified { ts, .. } = &reply {
                         self.saw(*ts);
                     }
                     return Ok(reply);

@@ -4,13 +4,14 @@ use super::pool::Pool;
 use super::scan::Scan;
 use crate::policy::{Policies, Policy, PolicyChange, Said};
 use crate::request::{
-    Limits, Merged, Moved, NODE_REMOVED, NodeInfo, NodeUse, Placed, Reply, Request, Split, Swap,
+    Limits, Merged, Modified, Moved, NODE_REMOVED, NodeInfo, NodeUse, Placed, Reply, Request, Split, Swap,
 };
 use crate::span::checked;
 use crate::{Address, Batch, Error, KeySpan, Options, RangeInfo, StaleValue, Staleness};
 use base::api::{Condition, ReadAt, WriteOp};
-use base::{NodeId, RangeId, ShardId, Timestamp};
+use base::{Modification, NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
+use core::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -205,6 +206,61 @@ impl Db {
         let (key, expected) = (key.as_ref(), expected.as_ref());
         let condition = Condition::Equals { key, value: expected };
         swap(self.write(&[condition], &[WriteOp::Delete { key }]).await?)
+    }
+
+    /// Adds `delta` to the number that `key` has, and says the sum; a key without a value counts as zero.
+    ///
+    /// Numbers are decimal text of 64 bits with a sign. Additions to one key do not wait for each other: see [`Db::modify`].
+    ///
+    /// # Errors
+    /// [`Error::ConditionFailed`] when the sum is no number of 64 bits; with code `NotANumber` when the value is none; and see
+    /// [`Error`].
+    pub async fn add(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64, Error> {
+        let done = self.add_within(key, delta, i64::MIN..=i64::MAX).await?;
+        match done {
+            Modified::Done { .. } => Ok(done.number()),
+            Modified::Refused { found, ts } => Err(Error::ConditionFailed {
+                condition: 0,
+                found,
+                ts,
+            }),
+        }
+    }
+
+    /// As [`Db::add`], if the sum lies within `bounds`: `db.add_within("account", -5, 0..=i64::MAX)`.
+    ///
+    /// # Errors
+    /// As [`Db::modify`].
+    pub async fn add_within(
+        &self,
+        key: impl AsRef<[u8]>,
+        delta: i64,
+        bounds: RangeInclusive<i64>,
+    ) -> Result<Modified, Error> {
+        let (min, max) = bounds.into_inner();
+        self.modify(key, Modification::Add { delta, min, max }).await
+    }
+
+    /// Changes the value of `key` by what it is. The node that leads the key works it out: many modifications of one key are written
+    /// one after the other, as fast as puts, without waiting for each other.
+    ///
+    /// # Errors
+    /// With code `NotANumber` when the value is not a number and has to be; and see [`Error`]. That a bound does not allow it is not one.
+    pub async fn modify(&self, key: impl AsRef<[u8]>, by: Modification<'_>) -> Result<Modified, Error> {
+        let key = key.as_ref();
+        match self.pool.call(&Request::Modify { key, by }).await? {
+            Reply::Modified {
+                value: Some(value),
+                ts,
+            } => Ok(Modified::Done { value, ts }),
+            // A retry was answered: what the first try made is still there, at its timestamp.
+            Reply::Modified { value: None, ts } => {
+                let value = self.get_at(key, ts).await?.unwrap_or_default();
+                Ok(Modified::Done { value, ts })
+            }
+            Reply::ConditionFailed { found, ts, .. } => Ok(Modified::Refused { found, ts }),
+            other => Err(other.unexpected("a modification")),
+        }
     }
 
     /// Performs a batch, all of it or nothing: `db.batch(|b| b.put("k", "v").delete("x")).await?`.

@@ -13,6 +13,7 @@ pub mod hlc;
 pub mod ids;
 pub mod key;
 pub mod limits;
+pub mod modification;
 pub mod prefetch;
 pub mod prng;
 pub mod probe;
@@ -20,5 +21,6 @@ pub mod timestamp;
 
 pub use hlc::Hlc;
 pub use ids::{ClientId, Index, NodeId, RangeId, ReplicaId, RequestId, Seqno, ShardId, Term};
+pub use modification::{Modification, Unmodified};
 pub use prng::Prng;
 pub use timestamp::Timestamp;

@@ -54,6 +54,7 @@ mod marker;
 mod members;
 mod merge;
 pub mod message;
+mod modify;
 mod moving;
 mod neighbours;
 mod outlook;

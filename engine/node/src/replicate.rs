@@ -21,6 +21,7 @@ use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::split::split_local;
 use crate::state::{Job, Message, Slot, SplitApplied, State, Then};
+use base::api::WriteOp;
 use base::{Index, RangeId, ReplicaId, Seqno, Timestamp};
 use core::mem;
 use env::{Clock, Env, Mailbox};
@@ -30,7 +31,7 @@ use replica::replica::At;
 use replica::{Applied, Made, command};
 use std::sync::Arc;
 use wire::Code;
-use wire::reply::WriteReply;
+use wire::reply::{ModifyReply, WriteReply};
 
 /// The buffer of a turn's commands is given back beyond this.
 const BATCH_BYTES_KEPT: usize = 2 << 20;
@@ -429,7 +430,12 @@ impl<E: Env, B> State<E, B> {
         let range = local.range;
         for (_, then) in mem::take(&mut local.proposed) {
             match then {
-                Then::Reply(origin) | Then::Transact(origin, _) => {
+                // Nothing was proposed for it.
+                Then::Unchanged(origin, _) => {
+                    let refusal = self.not_leading(slot);
+                    self.refuse(origin, &refusal);
+                }
+                Then::Reply(origin) | Then::Modified(origin) | Then::Transact(origin, _) => {
                     base::sometimes!("node: write in doubt since leadership was lost");
                     let message =
                         "the leader of the range changed before the write was known to be committed";
@@ -545,11 +551,16 @@ impl<E: Env, B> State<E, B> {
                 self.wake_maintenance |= local.tablet.wants_freeze();
                 match then {
                     Some((_, Then::Reply(origin))) => self.reply(origin, &WriteReply { ts: ts.into() }),
+                    Some((_, Then::Modified(origin))) => {
+                        let value = ops.iter().find_map(|op| match op {
+                            WriteOp::Put { value, .. } => Some(value),
+                            _ => None,
+                        });
+                        self.reply(origin, &ModifyReply { ts: ts.into(), value });
+                    }
                     // Another replica proposed it, or this one in an earlier term.
                     None => self.hlc.raise(ts),
-                    Some((_, Then::Split(_) | Then::Transact(..) | Then::Nothing)) => {
-                        unreachable!("a command is answered as what it was proposed")
-                    }
+                    Some(_) => unreachable!("a command is answered as what it was proposed"),
                 }
             }
             Applied::Change { made, ts } => {
@@ -560,9 +571,7 @@ impl<E: Env, B> State<E, B> {
                 match then {
                     Some((_, Then::Transact(origin, answer))) => self.answer_batch(origin, &answer),
                     None => self.hlc.raise(ts),
-                    Some((_, Then::Split(_) | Then::Reply(_) | Then::Nothing)) => {
-                        unreachable!("a command is answered as what it was proposed")
-                    }
+                    Some(_) => unreachable!("a command is answered as what it was proposed"),
                 }
             }
             Applied::Merge(step) => {
@@ -578,12 +587,11 @@ impl<E: Env, B> State<E, B> {
                 match then {
                     Some((_, Then::Split(done))) => done.send(applied),
                     None => self.jobs.push(Job::CompleteSplit(applied)),
-                    Some((_, Then::Reply(_) | Then::Transact(..) | Then::Nothing)) => {
-                        unreachable!("a command is answered as what it was proposed")
-                    }
+                    Some(_) => unreachable!("a command is answered as what it was proposed"),
                 }
             }
         }
+        self.answer_refused(slot, entry.index);
     }
 
     /// Cuts the range in `slot` in two; both are served here from now on.

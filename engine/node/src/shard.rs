@@ -35,7 +35,7 @@ use transport::{CloseReason, ConnectionId, Handler, Handover, HelloAnswer};
 use wire::peer::ArchivedPeerHello;
 use wire::reply::{DiskWriteReply, GetReply, NodeEntry, RangeEntry as WireEntry, RangeMapReply, StaleReply};
 use wire::request::ArchivedHello;
-use wire::{Code, Frame, RequestRef, WireError, decode_request};
+use wire::{Code, Frame, Kind, RequestRef, WireError, decode_request};
 
 /// Ring messages taken in one go before other tasks run.
 const RING_BATCH_MAX: usize = 256;
@@ -214,6 +214,7 @@ impl<E: Env, B> State<E, B> {
             RequestRef::Write(write) => {
                 self.on_write(write.id.write_id(), write.conditions(), write.ops(), raw);
             }
+            RequestRef::Modify(modify) => self.on_modify(modify, raw),
             RequestRef::Echo(echo) => {
                 self.counts.echoes += 1;
                 self.reply(
@@ -626,6 +627,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 slot,
                 tablet,
                 request,
+            } if request.kind == Kind::Modify => self.evaluate_modification(slot, &tablet, request).await,
+            Job::Evaluate {
+                slot,
+                tablet,
+                request,
             } => self.evaluate(slot, &tablet, request).await,
             Job::Transact(work) => self.transact(*work).await,
             Job::Scan { origin, scan, credit } => self.scan(origin, scan, &credit).await,
@@ -810,7 +816,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
 }
 
 impl OwnedRequest {
-    fn as_frame(&self) -> Frame<'_> {
+    pub(crate) fn as_frame(&self) -> Frame<'_> {
         Frame {
             kind: self.kind,
             request: self.origin.request,

@@ -11,6 +11,7 @@ use crate::local::{Groups, Local, Seat, Stranger};
 use crate::members::Wish;
 use crate::merge::Merges;
 use crate::message::{Answer, OwnedRequest, PageAsk, Replies, ShardMessage};
+use crate::modify::Unchanged;
 use crate::moving::Moved;
 use crate::neighbours::Neighbours;
 use crate::placer::{Order, Placer};
@@ -76,6 +77,10 @@ pub(crate) struct GetTask {
 pub(crate) enum Then {
     /// The client is answered.
     Reply(Origin),
+    /// The client is answered, with the value that it made.
+    Modified(Origin),
+    /// The client hears that a bound does not allow its modification: of what is applied by then.
+    Unchanged(Origin, Box<Unchanged>),
     /// The client gets this answer to its batch of a transaction.
     Transact(Origin, Vec<u8>),
     /// A split goes on.

@@ -495,10 +495,7 @@ impl<E: Env, B> State<E, B> {
         match mem::replace(&mut self.slots[slot as usize], Slot::Free) {
             Slot::Live(mut local) => {
                 base::sometimes!("node: state replaced the log of a range");
-                replica.set_hard_state(local.replica.group().hard_state);
-                for request in local.replica.unpark() {
-                    replica.park(request);
-                }
+                replica.take_over(&mut local.replica);
                 local.replica = replica;
                 local.tablet = tablet;
                 local.frozen.clear();

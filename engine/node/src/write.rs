@@ -42,29 +42,10 @@ impl<E: Env, B> State<E, B> {
         if !single && let Err(refusal) = self.check_one_range(position, conditions.clone(), ops.clone()) {
             return self.refuse(raw.origin, &refusal);
         }
-        let slot = match self.routes[position] {
-            Route::There(shard) => return self.forward(shard, raw),
-            Route::Nowhere => return self.refuse(raw.origin, &Refusal::not_here()),
-            Route::Here(slot) => slot,
-        };
-        if !self.stalled.is_empty() || self.storage.pressure() == Pressure::Stop || !self.log.has_room() {
-            base::sometimes!("node: write held back by a full memory or log");
-            self.wake_maintenance = true;
-            self.stalled.push_back(raw.to_owned());
+        let Some(slot) = self.slot_to_write(position, raw) else {
             return;
-        }
-        let local = match &mut self.slots[slot as usize] {
-            Slot::Live(local) => local,
-            Slot::Opening(_, waiting) => return waiting.push_back(raw.to_owned()),
-            Slot::Free | Slot::Stranger(_) => unreachable!("routes lead to taken slots"),
         };
-        if !local.leads() || local.replica.last_ts().wall_ns > self.clock_bound_ns {
-            if let Some(refusal) = self.led_elsewhere(slot) {
-                return self.refuse(raw.origin, &refusal);
-            }
-            base::sometimes!("node: write waits for a leader");
-            return self.live_mut(slot).replica.park(raw.to_owned());
-        }
+        let local = self.live_mut(slot);
         match local.replica.admit(&id, conditions.clone(), ops.clone()) {
             Admission::Propose => {
                 // It is applied a device write later: by then the line is here.
@@ -72,25 +53,81 @@ impl<E: Env, B> State<E, B> {
                 self.propose(slot, &id, ops, raw);
             }
             Admission::Evaluate => self.evaluate(slot, &id, conditions, ops, raw),
-            Admission::Wait => local.replica.park(raw.to_owned()),
             Admission::Applied(ts) => {
                 self.counts.duplicates += 1;
                 self.reply(raw.origin, &WriteReply { ts: ts.into() });
             }
+            other => self.not_admitted(slot, other, &id, raw),
+        }
+    }
+
+    /// The slot of a range that takes writes now; anything else is dealt with here: forwarded, refused, or kept for later.
+    pub(crate) fn slot_to_write(&mut self, position: usize, raw: RawRequest<'_>) -> Option<u32> {
+        let slot = match self.routes[position] {
+            Route::There(shard) => {
+                self.forward(shard, raw);
+                return None;
+            }
+            Route::Nowhere => {
+                self.refuse(raw.origin, &Refusal::not_here());
+                return None;
+            }
+            Route::Here(slot) => slot,
+        };
+        if !self.stalled.is_empty() || self.storage.pressure() == Pressure::Stop || !self.log.has_room() {
+            base::sometimes!("node: write held back by a full memory or log");
+            self.wake_maintenance = true;
+            self.stalled.push_back(raw.to_owned());
+            return None;
+        }
+        let local = match &mut self.slots[slot as usize] {
+            Slot::Live(local) => local,
+            Slot::Opening(_, waiting) => {
+                waiting.push_back(raw.to_owned());
+                return None;
+            }
+            Slot::Free | Slot::Stranger(_) => unreachable!("routes lead to taken slots"),
+        };
+        if local.leads() && local.replica.last_ts().wall_ns <= self.clock_bound_ns {
+            return Some(slot);
+        }
+        if let Some(refusal) = self.led_elsewhere(slot) {
+            self.refuse(raw.origin, &refusal);
+            return None;
+        }
+        base::sometimes!("node: write waits for a leader");
+        self.live_mut(slot).replica.park(raw.to_owned());
+        None
+    }
+
+    /// A write may not be proposed: what that means for it.
+    pub(crate) fn not_admitted(
+        &mut self,
+        slot: u32,
+        admission: Admission,
+        id: &WriteId,
+        raw: RawRequest<'_>,
+    ) {
+        let reused = |message| Refusal::fatal(Code::SequenceReused, message);
+        match admission {
+            Admission::Wait => self.live_mut(slot).replica.park(raw.to_owned()),
             Admission::Meets(met) => self.refuse(raw.origin, &Refusal::met(met)),
             Admission::Aborted => {
                 let message = format!(
                     "number {} of this session is a transaction's, which was aborted",
                     id.seq
                 );
-                self.refuse(raw.origin, &Refusal::fatal(Code::SequenceReused, message));
+                self.refuse(raw.origin, &reused(message));
             }
             Admission::Forgotten => {
                 let message = format!(
                     "write {} of this session was answered long ago or too many are open",
                     id.seq
                 );
-                self.refuse(raw.origin, &Refusal::fatal(Code::SequenceReused, message));
+                self.refuse(raw.origin, &reused(message));
+            }
+            Admission::Propose | Admission::Evaluate | Admission::Applied(_) => {
+                unreachable!("what is let through, or was, is dealt with by its kind")
             }
         }
     }

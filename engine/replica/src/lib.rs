@@ -15,6 +15,7 @@
 //! - Timestamps of a range's entries increase with their index.
 //! - A write that carries a [`base::api::WriteId`] is applied at most once, whatever is retried, over restarts too.
 //! - A conditional write is proposed only when no proposed and unapplied write touches its keys.
+//! - A modification is worked out over the value that its key has when everything that is proposed is applied.
 //! - What a transaction's request reads or changes is touched by nothing that is proposed and unapplied; plain writes wait for it, too.
 //! - Of one key, timestamps increase, of versions that transactions make, too: a key with an intent takes no plain write.
 //! - `apply` is deterministic: the same commands in the same order give the same state on every replica.
@@ -24,6 +25,7 @@ pub mod conflict;
 pub mod descriptor;
 pub mod group;
 pub mod latches;
+mod newest;
 pub mod provisional;
 pub mod replica;
 pub mod session;
@@ -33,5 +35,5 @@ pub use descriptor::Descriptor;
 pub use group::Group;
 pub use latches::{Ticket, Touched};
 pub use provisional::{Made, Provisional};
-pub use replica::{Admission, Applied, Barred, Met, Replica};
+pub use replica::{Admission, Applied, Barred, Begin, Met, Replica};
 pub use session::{Sessions, Standing};

@@ -3,6 +3,7 @@
 use crate::command::{self, Command, MergeStep};
 use crate::conflict::{InFlight, Reservations};
 use crate::latches::Latches;
+use crate::newest::Newest;
 use crate::provisional::{Made, Provisional};
 use crate::session::{self, Sessions, Standing};
 use crate::{CommandError, Descriptor, Group};
@@ -43,6 +44,17 @@ pub enum Admission {
     Applied(Timestamp),
     /// A retry of a write so old that its result is forgotten.
     Forgotten,
+}
+
+/// With which value a modification of a key begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin<'a> {
+    /// This one: a modification before it is proposed, or was.
+    With(&'a [u8]),
+    /// The one in the tablet, if it has one.
+    Applied,
+    /// A write of the key is proposed and unapplied: [`Replica::park`] it.
+    Wait,
 }
 
 /// An intent that is in the way.
@@ -107,6 +119,7 @@ pub struct Replica<W> {
     shown: Timestamp,
     sessions: Sessions,
     in_flight: InFlight,
+    newest: Newest,
     reserved: Reservations,
     /// Intents and records of transactions.
     provisional: Provisional,
@@ -154,6 +167,7 @@ impl<W> Replica<W> {
             shown: Timestamp::ZERO,
             sessions,
             in_flight: InFlight::default(),
+            newest: Newest::default(),
             reserved: Reservations::default(),
             provisional,
             latches: Latches::default(),
@@ -270,6 +284,7 @@ impl<W> Replica<W> {
     /// This replica leads no more. What it has proposed may still be committed, by another leader.
     pub fn follow(&mut self) {
         self.in_flight = InFlight::default();
+        self.newest.clear();
         self.sessions.forget_in_flight();
         self.latches.clear();
         self.cache = None;
@@ -390,6 +405,14 @@ impl<W> Replica<W> {
         core::mem::take(&mut self.parked)
     }
 
+    /// Takes over what `before`, whose state this one replaces on this node, has of the node itself: term and vote, requests that wait,
+    /// and keys that are being read for.
+    pub fn take_over(&mut self, before: &mut Self) {
+        self.group.hard_state = before.group.hard_state;
+        self.parked.append(&mut before.parked);
+        self.reserved = core::mem::take(&mut before.reserved);
+    }
+
     /// Gives the write its place in the log: appends its command to `out` and returns its index.
     ///
     /// # Panics
@@ -402,10 +425,52 @@ impl<W> Replica<W> {
         out: &mut Vec<u8>,
     ) -> Index {
         assert!(!self.is_frozen(), "a frozen range takes no writes");
+        self.newest.forget_written(ops.clone());
+        self.propose_ops(id, ts, ops, out)
+    }
+
+    fn propose_ops<'a>(
+        &mut self,
+        id: &WriteId,
+        ts: Timestamp,
+        ops: impl Iterator<Item = WriteOp<'a>> + Clone,
+        out: &mut Vec<u8>,
+    ) -> Index {
         let index = self.next_index(ts);
         self.sessions.propose(id);
         self.in_flight.push(index, ts, ops.clone());
         command::encode_write(out, id, ts, ops);
+        index
+    }
+
+    /// With which value a modification of `key` begins, which [`Self::admit`] has let through as a put.
+    #[must_use]
+    pub fn begin(&self, key: &[u8]) -> Begin<'_> {
+        if let Some(value) = self.newest.get(key) {
+            return Begin::With(value);
+        }
+        if self.in_flight.touches(key) && !base::planted_bug!("replica-modification-ignores-in-flight") {
+            return Begin::Wait;
+        }
+        Begin::Applied
+    }
+
+    /// Gives a modification of `key`, which is `value` by it, its place in the log: appends its command to `out` and returns its index.
+    ///
+    /// # Panics
+    /// As [`Self::propose_write`].
+    pub fn propose_modified(
+        &mut self,
+        id: &WriteId,
+        ts: Timestamp,
+        (key, value): (&[u8], Vec<u8>),
+        out: &mut Vec<u8>,
+    ) -> Index {
+        assert!(!self.is_frozen(), "a frozen range takes no writes");
+        let op = [WriteOp::Put { key, value: &value }];
+        let index = self.propose_ops(id, ts, op.into_iter(), out);
+        let applied = self.applied_index();
+        self.newest.set(key, value, index, applied);
         index
     }
 
@@ -483,6 +548,9 @@ impl<W> Replica<W> {
         self.applied_ts = self.applied_ts.max(command.ts());
         if !self.in_flight.pop(at.mark.index) {
             self.last_ts = self.last_ts.max(command.ts());
+        }
+        if self.in_flight.is_empty() {
+            self.newest.clear();
         }
         Ok(match command {
             Command::Write { id, ts, ops } => {
@@ -568,6 +636,7 @@ impl<W> Replica<W> {
                 self.sessions.clone()
             },
             in_flight: InFlight::default(),
+            newest: Newest::default(),
             reserved: Reservations::default(),
             provisional: self.provisional.split_off(at),
             latches: Latches::default(),

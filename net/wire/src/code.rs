@@ -82,6 +82,8 @@ codes! {
         "Versions that old may have been collected. Read at a newer timestamp.";
     TimestampAhead = 2004, "timestamp in the future",
         "The timestamp is further ahead of the node's clock than the bound allows. Check the clocks of both machines.";
+    NotANumber = 2005, "value is not a number",
+        "Additions, minima and maxima need a value that is decimal text of 64 bits, such as 42 or -7, or none at all. Put a number there first.";
 
     TxnConflict = 2104, "transaction conflict",
         "Another transaction has an unfinished write on a key, or wrote it first; the message names both. Transactions that are retried (`Db::transaction`) run again by themselves; retry others.";

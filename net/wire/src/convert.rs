@@ -2,12 +2,12 @@
 #![deny(clippy::indexing_slicing)]
 
 use crate::reply::{
-    ArchivedConditionFailed, ArchivedErrorReply, ArchivedGetReply, ArchivedRangeEntry, ArchivedScanPage,
-    ArchivedStaleReply,
+    ArchivedConditionFailed, ArchivedErrorReply, ArchivedGetReply, ArchivedModifyReply, ArchivedRangeEntry,
+    ArchivedScanPage, ArchivedStaleReply,
 };
 use crate::request::{
-    ArchivedCondition, ArchivedGet, ArchivedHello, ArchivedOp, ArchivedPlace, ArchivedReadAt, ArchivedScan,
-    ArchivedWrite, Condition, Op, ReadAt,
+    ArchivedCondition, ArchivedGet, ArchivedHello, ArchivedModification, ArchivedOp, ArchivedPlace,
+    ArchivedReadAt, ArchivedScan, ArchivedWrite, Condition, Modification, Op, ReadAt,
 };
 use base::api::{self, WriteId};
 use base::{ClientId, NodeId, RangeId, ShardId, Timestamp};
@@ -153,6 +153,39 @@ impl<'a> From<&'a ArchivedCondition<'static>> for api::Condition<'a> {
     }
 }
 
+impl<'a> From<base::Modification<'a>> for Modification<'a> {
+    fn from(by: base::Modification<'a>) -> Self {
+        match by {
+            base::Modification::Add { delta, min, max } => Self::Add { delta, min, max },
+            base::Modification::Min { value } => Self::Min { value },
+            base::Modification::Max { value } => Self::Max { value },
+            base::Modification::Append { bytes, len_max } => Self::Append { bytes, len_max },
+        }
+    }
+}
+
+impl<'a> From<&'a ArchivedModification<'static>> for base::Modification<'a> {
+    fn from(by: &'a ArchivedModification<'static>) -> Self {
+        match by {
+            ArchivedModification::Add { delta, min, max } => Self::Add {
+                delta: delta.to_native(),
+                min: min.to_native(),
+                max: max.to_native(),
+            },
+            ArchivedModification::Min { value } => Self::Min {
+                value: value.to_native(),
+            },
+            ArchivedModification::Max { value } => Self::Max {
+                value: value.to_native(),
+            },
+            ArchivedModification::Append { bytes, len_max } => Self::Append {
+                bytes,
+                len_max: len_max.to_native(),
+            },
+        }
+    }
+}
+
 impl ArchivedHello<'static> {
     /// The client's session.
     #[must_use]
@@ -217,6 +250,14 @@ impl ArchivedGetReply<'static> {
 
 impl ArchivedStaleReply<'static> {
     /// The value, if the key had one.
+    #[must_use]
+    pub fn value(&self) -> Option<&[u8]> {
+        self.value.as_ref().map(|value| &**value)
+    }
+}
+
+impl ArchivedModifyReply<'static> {
+    /// The value, if it was told.
     #[must_use]
     pub fn value(&self) -> Option<&[u8]> {
         self.value.as_ref().map(|value| &**value)

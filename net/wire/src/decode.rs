@@ -110,6 +110,7 @@ messages! {
         Policies: ArchivedPolicies,
         Transact: ArchivedTransact<'static>,
         Merge: ArchivedMerge,
+        Modify: ArchivedModify<'static>,
     ]
 }
 
@@ -121,6 +122,7 @@ messages! {
         StaleReply: ArchivedStaleReply<'static>,
         WriteReply: ArchivedWriteReply,
         ConditionFailed: ArchivedConditionFailed<'static>,
+        ModifyReply: ArchivedModifyReply<'static>,
         ScanPage: ArchivedScanPage<'static>,
         RangeMapReply: ArchivedRangeMapReply<'static>,
         SplitReply: ArchivedSplitReply,
@@ -198,6 +200,7 @@ kind_of! {
     request::Get<'_> => Get,
     request::Put<'_> => Put,
     request::Write<'_> => Write,
+    request::Modify<'_> => Modify,
     request::Scan<'_> => Scan,
     request::ScanCredit => ScanCredit,
     request::ScanCancel => ScanCancel,
@@ -226,6 +229,7 @@ kind_of! {
     reply::StaleReply<'_> => StaleReply,
     reply::WriteReply => WriteReply,
     reply::ConditionFailed<'_> => ConditionFailed,
+    reply::ModifyReply<'_> => ModifyReply,
     reply::RangeMapReply<'_> => RangeMapReply,
     reply::SplitReply => SplitReply,
     reply::MoveReply => MoveReply,

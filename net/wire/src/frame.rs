@@ -104,6 +104,8 @@ kinds! {
     Transact = 0x13,
     /// [`crate::request::Merge`].
     Merge = 0x14,
+    /// [`crate::request::Modify`].
+    Modify = 0x15,
     /// [`crate::peer::PeerHello`]: the first frame of a connection between shards.
     PeerHello = 0x40,
     /// [`crate::peer::Train`].
@@ -154,6 +156,8 @@ kinds! {
     TransactReply = 0x93,
     /// [`crate::reply::MergeReply`].
     MergeReply = 0x94,
+    /// [`crate::reply::ModifyReply`].
+    ModifyReply = 0x95,
     /// [`crate::reply::StaleReply`].
     StaleReply = 0xa2,
     /// [`crate::reply::ErrorReply`].

@@ -53,6 +53,38 @@ pub enum Condition<'a> {
     },
 }
 
+/// What becomes of the value of a key, version 1; the archived form of [`base::Modification`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub enum Modification<'a> {
+    /// Adds to a number, if the sum lies in `min..=max`.
+    Add {
+        /// What is added.
+        delta: i64,
+        /// The least sum that may be.
+        min: i64,
+        /// The greatest sum that may be.
+        max: i64,
+    },
+    /// The lesser of a number and `value`.
+    Min {
+        /// The other number.
+        value: i64,
+    },
+    /// The greater of a number and `value`.
+    Max {
+        /// The other number.
+        value: i64,
+    },
+    /// Appends bytes to the value, if it has no more than `len_max` of them then.
+    Append {
+        /// What is appended.
+        #[rkyv(with = InlineAsBox)]
+        bytes: &'a [u8],
+        /// How long the value may get.
+        len_max: u32,
+    },
+}
+
 /// The moment that a read shows, version 1; the archived form of [`base::api::ReadAt`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
 #[rkyv(derive(Debug))]

@@ -87,6 +87,16 @@ pub struct ConditionFailed<'a> {
     pub ts: Stamp,
 }
 
+/// Answers [`crate::request::Modify`], version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct ModifyReply<'a> {
+    /// The timestamp of the version that it made.
+    pub ts: Stamp,
+    /// The value that the key has there; `None` when a retry was answered: it is to be read at `ts`.
+    #[rkyv(with = Map<InlineAsBox>)]
+    pub value: Option<&'a [u8]>,
+}
+
 /// Answers [`crate::request::Transact`], version 1. Answers a plain read or write, too, when a transaction's intent is in its way: as
 /// the answer to a batch whose request 0 was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]

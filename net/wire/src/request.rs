@@ -3,7 +3,9 @@
 //! Deadlines are milliseconds from receipt: clocks of clients are not trusted. Spans are half-open, `[start, end)`.
 
 use crate::convert::WriteIdV1;
-pub use crate::op::{ArchivedCondition, ArchivedOp, ArchivedReadAt, Condition, Op, ReadAt};
+pub use crate::op::{
+    ArchivedCondition, ArchivedModification, ArchivedOp, ArchivedReadAt, Condition, Modification, Op, ReadAt,
+};
 pub use crate::policy::{ArchivedPolicies, ArchivedSetPolicy, Policies, PolicyWish, SetPolicy};
 use rkyv::with::{InlineAsBox, Map};
 use rkyv::{Archive, Serialize};
@@ -68,6 +70,23 @@ pub struct Write<'a> {
     /// What is done, in order; a later operation on a key covers an earlier one.
     #[rkyv(with = InlineAsBox)]
     pub ops: &'a [Op<'a>],
+    /// Milliseconds from receipt.
+    pub deadline_ms: u32,
+}
+
+/// Changes the value of one key by what it is, version 1. Answered by [`crate::reply::ModifyReply`], or by
+/// [`crate::reply::ConditionFailed`] when the result would lie outside of its bounds: then nothing was written.
+///
+/// Many for one key do not wait for each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize)]
+pub struct Modify<'a> {
+    /// Names the write over its retries.
+    pub id: WriteIdV1,
+    /// The key.
+    #[rkyv(with = InlineAsBox)]
+    pub key: &'a [u8],
+    /// What becomes of its value.
+    pub by: Modification<'a>,
     /// Milliseconds from receipt.
     pub deadline_ms: u32,
 }

@@ -4,9 +4,11 @@
 //! - Whoever reads all accounts in one transaction, or at one timestamp, finds the same total.
 //! - A teller finds its number as its last transfer left it: one that was answered counts, one that failed does not, and one of unknown
 //!   outcome either did or did not, for ever.
+//! - What they add to tills, by modifications and by transactions, adds up (`tills`).
 //! - In calm weather everything ends, whatever tellers that died have left.
 
 mod link;
+mod tills;
 
 use crate::client::reply::Reply;
 use base::api::ReadAt;
@@ -17,6 +19,7 @@ use env::Address;
 use link::{Link, Queue};
 use sim::SimEnv;
 use std::rc::Rc;
+use tills::Tills;
 use txn::coordinator::Answer;
 use txn::driver::Driver;
 use txn::{Bytes, Isolation, Priority, TxnError, TxnId};
@@ -43,6 +46,7 @@ pub struct Bank {
     at_work: Cell<usize>,
     wrong: RefCell<Vec<String>>,
     committed: Cell<u64>,
+    tills: RefCell<Tills>,
 }
 
 /// A teller as the bank knows it. One that died comes back with another session.
@@ -96,6 +100,7 @@ impl Bank {
             at_work: Cell::new(TELLERS),
             wrong: RefCell::default(),
             committed: Cell::new(0),
+            tills: RefCell::default(),
         })
     }
 
@@ -139,11 +144,11 @@ impl Bank {
             if !self.is_open.get() {
                 continue;
             }
-            let is_audit = self.prng.borrow_mut().chance(0.25);
-            if is_audit {
-                self.audit(&mut teller).await;
-            } else {
-                self.transfer(&mut teller).await;
+            let turn = self.prng.borrow_mut().below(10);
+            match turn {
+                0 | 1 => self.audit(&mut teller).await,
+                2..=4 => self.use_till(&mut teller).await,
+                _ => self.transfer(&mut teller).await,
             }
         }
         self.at_work.set(self.at_work.get() - 1);
@@ -166,7 +171,7 @@ impl Bank {
             }
             // One that may have happened, or may still, is followed by one that does the same.
             match self.commit(txn).await {
-                Ok(()) => {
+                Ok(_) => {
                     self.is_open.set(true);
                     return;
                 }
@@ -248,8 +253,8 @@ impl Bank {
         Stop::Failed
     }
 
-    /// Commits, and leaves what is to be done afterwards to a task of its own.
-    async fn commit(self: &Rc<Self>, mut txn: Txn) -> Result<(), Stop> {
+    /// Commits, at which timestamp, and leaves what is to be done afterwards to a task of its own.
+    async fn commit(self: &Rc<Self>, mut txn: Txn) -> Result<Timestamp, Stop> {
         txn.driver.commit();
         let answer = match self.run(&mut txn).await {
             Ok(answer) => answer,
@@ -258,7 +263,7 @@ impl Bank {
         let ended = match answer {
             Answer::Committed { ts, .. } => {
                 self.link.note_commit(ts);
-                Ok(())
+                Ok(ts)
             }
             Answer::Failed(error) => Err(self.failed(&error)),
             Answer::Unknown => {
@@ -328,7 +333,7 @@ impl Bank {
             }
         };
         match ended.await {
-            Ok(()) => {
+            Ok(_) => {
                 teller.count += 1;
                 teller.maybe = false;
                 self.committed.set(self.committed.get() + 1);
@@ -434,6 +439,8 @@ impl Bank {
                 self.compare(&balances, "whoever comes last");
                 txn.driver.commit();
                 let _answered = self.run(&mut txn).await;
+                let tills = self.tills.borrow().check();
+                tills.iter().for_each(|wrong| self.say(wrong));
                 return self.wrong();
             }
             self.link.sleep(Duration::from_millis(50)).await;

@@ -171,6 +171,7 @@ impl Shell {
                 session.wait(db.put(&key, &value))?;
                 println!("ok");
             }
+            Line::Add { key, delta } => println!("{}", session.wait(db.add(&key, delta))?),
             Line::PutIfAbsent { key, value } => {
                 return Ok(self.swapped(&session.wait(db.put_if_absent(&key, &value))?));
             }

@@ -21,6 +21,10 @@ pub(crate) enum Line {
         value: Vec<u8>,
     },
     /// Sets the key when it has no value.
+    Add {
+        key: Vec<u8>,
+        delta: i64,
+    },
     PutIfAbsent {
         key: Vec<u8>,
         value: Vec<u8>,
@@ -69,6 +73,7 @@ pub(crate) enum Line {
 pub(crate) const COMMANDS: &[(&str, &str, &str)] = &[
     ("get", "KEY", "print the value of a key"),
     ("put", "KEY VALUE", "set a key"),
+    ("add", "KEY NUMBER", "add to the number that a key has"),
     ("putnew", "KEY VALUE", "set a key that has no value yet"),
     ("cas", "KEY OLD NEW", "set a key to NEW if its value is OLD"),
     ("del", "KEY", "delete a key"),
@@ -131,6 +136,11 @@ pub(crate) fn parse(line: &str) -> Result<Line, ParseError> {
         ("put" | "set", [key, value]) => Line::Put {
             key: key.bytes.clone(),
             value: value.bytes.clone(),
+        },
+        ("add", [key, delta]) => Line::Add {
+            key: key.bytes.clone(),
+            delta: base::modification::parse(&delta.bytes)
+                .or_else(|_| refuse("add wants a whole number, such as 5 or -5"))?,
         },
         ("putnew", [key, value]) => Line::PutIfAbsent {
             key: key.bytes.clone(),

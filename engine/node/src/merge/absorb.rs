@@ -183,6 +183,7 @@ impl<E: Env, B> State<E, B> {
         base::sometimes!("node: a follower absorbed a neighbour", !local.led);
         self.log.cover(left, entry.index);
         self.raise_clock(last_ts);
+        self.answer_refused(slot, entry.index);
         // Whoever waits for the right range goes to the left one.
         let parked = theirs.replica.unpark();
         theirs.busy.set(false);

@@ -198,6 +198,7 @@ impl<W> Replica<W> {
                 least = least.min(made);
             }
         }
+        self.newest.forget_written(mutations.iter().filter_map(written));
         let changed = mutations.iter().map(|mutation| self.latches.changed(mutation));
         self.in_flight.push_change(index, (ts, least), changed);
         command::encode_change(out, ts, mutations);
@@ -214,6 +215,18 @@ fn met(key: &Bytes, intent: &txn::Intent) -> Met {
             ts: intent.ts,
             local_ts: intent.local_ts,
         },
+    }
+}
+
+/// The key of which a mutation may make a version, as a write that only names it.
+fn written(mutation: &Mutation) -> Option<WriteOp<'_>> {
+    match mutation {
+        Mutation::Commit { key, .. } | Mutation::Put { key, .. } => Some(WriteOp::Delete { key }),
+        Mutation::Lay { .. }
+        | Mutation::Move { .. }
+        | Mutation::Drop { .. }
+        | Mutation::Record(_)
+        | Mutation::Remember { .. } => None,
     }
 }
 

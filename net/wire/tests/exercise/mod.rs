@@ -206,6 +206,14 @@ fn touch_request(request: &RequestRef<'_>) -> usize {
             });
             conditions.sum::<usize>() + ops.sum::<usize>()
         }
+        RequestRef::Modify(modify) => {
+            let by = base::Modification::from(&modify.by);
+            let bytes = match by {
+                base::Modification::Append { bytes, .. } => bytes,
+                _ => &[],
+            };
+            sum(&modify.key) + sum(bytes)
+        }
         RequestRef::Scan(scan) => {
             std::hint::black_box((scan.at(), scan.rows_max(), scan.reverse));
             sum(&scan.start) + sum_of(scan.end())
@@ -351,6 +359,7 @@ fn touch_reply(reply: &ReplyRef<'_>) -> usize {
             sum_of(get.value())
         }
         ReplyRef::ConditionFailed(failed) => sum_of(failed.found()),
+        ReplyRef::ModifyReply(reply) => sum_of(reply.value()),
         ReplyRef::ScanPage(page) => {
             let rows: usize = page.iter().map(|row| sum(row.key) + sum(row.value)).sum();
             assert_eq!(page.iter().count(), page.rows.len(), "every row can be read");

@@ -4,6 +4,7 @@
 use base::RequestId;
 use wire::convert::{Stamp, WriteIdV1};
 use wire::outbox::encode_one;
+use wire::request::Modification;
 use wire::{Code, Message, PageBuilder, peer, reply, request};
 
 /// A message's name and its frame.
@@ -475,6 +476,16 @@ pub(crate) fn requests() -> Vec<Sample> {
         ops: &ops,
         deadline_ms: 5000,
     };
+    let modify_by = |by| request::Modify {
+        id: ID,
+        key: b"key",
+        by,
+        deadline_ms: 5000,
+    };
+    let (delta, min, max) = (-5, 0, i64::MAX);
+    let bounded = Modification::Add { delta, min, max };
+    let (bytes, len_max) = (&b"more"[..], 256);
+    let more = Modification::Append { bytes, len_max };
     vec![
         frame("Hello, for shard 3", &hello),
         frame(
@@ -604,6 +615,10 @@ pub(crate) fn requests() -> Vec<Sample> {
             },
         ),
         frame("Policies", &request::Policies { deadline_ms: 5000 }),
+        frame("Modify, a bounded sum", &modify_by(bounded)),
+        frame("Modify, the lesser", &modify_by(Modification::Min { value: -7 })),
+        frame("Modify, the greater", &modify_by(Modification::Max { value: 7 })),
+        frame("Modify, appended bytes", &modify_by(more)),
         frame(
             "Transact",
             &request::Transact {
@@ -698,6 +713,8 @@ pub(crate) fn replies() -> Vec<Sample> {
         found: Some(b"2"),
         ts: STAMP,
     };
+    let (ts, value) = (STAMP, Some(&b"41"[..]));
+    let modified = reply::ModifyReply { ts, value };
     let error = reply::ErrorReply {
         retryable: true,
         retry_after_ms: 10,
@@ -753,6 +770,14 @@ pub(crate) fn replies() -> Vec<Sample> {
             &reply::ConditionFailed {
                 found: None,
                 ..failed
+            },
+        ),
+        frame("ModifyReply", &modified),
+        frame(
+            "ModifyReply, to a retry",
+            &reply::ModifyReply {
+                value: None,
+                ..modified
             },
         ),
         frame("ScanPage, in the middle", &page.page(at, Some(b"c"), false)),

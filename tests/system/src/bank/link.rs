@@ -105,12 +105,20 @@ impl Link {
         }
     }
 
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.env.tasks().spawn(TaskClass::Foreground, task);
+    }
+
     pub(super) async fn sleep(&self, time: Duration) {
         self.env.clock().sleep(time).await;
     }
 
+    pub(super) fn now(&self) -> Instant {
+        self.env.clock().now()
+    }
+
     pub(super) fn now_ns(&self) -> u64 {
-        self.env.clock().now().0
+        self.now().0
     }
 
     /// A transaction that begins now, as soon as some node has shown its clock.
@@ -184,16 +192,14 @@ impl Link {
         match out {
             Out::Send { ticket, part } => {
                 let (link, queue) = (self.clone(), queue.clone());
-                self.env.tasks().spawn(TaskClass::Foreground, async move {
+                self.spawn(async move {
                     let answer = link.deliver(&part).await;
                     queue.put(ticket, answer);
                 });
             }
             Out::Look => {
                 let link = self.clone();
-                self.env
-                    .tasks()
-                    .spawn(TaskClass::Foreground, async move { link.look().await });
+                self.spawn(async move { link.look().await });
             }
             Out::Answer(_) | Out::Over | Out::Cleared(_) => {}
         }
@@ -202,7 +208,7 @@ impl Link {
     /// Sees to what is left of a transaction.
     pub(super) fn finish(self: &Rc<Self>, mut driver: Driver, queue: Rc<Queue>) {
         let link = self.clone();
-        self.env.tasks().spawn(TaskClass::Foreground, async move {
+        self.spawn(async move {
             let end = link.env.clock().now() + FINISH;
             loop {
                 link.step(&mut driver, &queue);
@@ -266,7 +272,7 @@ impl Link {
     }
 
     /// Asks whoever leads the range of a key.
-    async fn ask<M: Message>(&self, message: &M, key: &[u8]) -> Option<Reply> {
+    pub(super) async fn ask<M: Message>(&self, message: &M, key: &[u8]) -> Option<Reply> {
         for _ in 0..TRIES_MAX {
             let (position, at) = {
                 let position = self.place(key);

@@ -45,6 +45,13 @@ pub enum Reply {
         /// When.
         ts: Timestamp,
     },
+    /// To a modification.
+    Modified {
+        /// What it made; missing when a retry was answered.
+        value: Option<Vec<u8>>,
+        /// When.
+        ts: Timestamp,
+    },
     /// To a write.
     ConditionFailed {
         /// Which one.
@@ -97,6 +104,10 @@ impl Reply {
             },
             ReplyRef::WriteReply(write) => Self::Written {
                 ts: write.ts.timestamp(),
+            },
+            ReplyRef::ModifyReply(modify) => Self::Modified {
+                value: modify.value().map(<[u8]>::to_vec),
+                ts: modify.ts.timestamp(),
             },
             ReplyRef::ConditionFailed(failed) => Self::ConditionFailed {
                 condition: failed.condition.to_native(),
