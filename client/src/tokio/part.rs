@@ -8,9 +8,12 @@ use crate::retry::Failure;
 use base::api::{ReadAt, WriteId};
 use base::{RangeId, Timestamp};
 use core::time::Duration;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use txn::driver::together::{join, may_join};
 use txn::driver::{self, Cleared, Clearing, Out, Ticket};
 use txn::error::Conflict;
 use txn::request::{Answer, Push};
@@ -33,6 +36,10 @@ pub(crate) enum Part {
 
 /// Which range has a key, as far as is known: what is not known goes by itself.
 pub(crate) type Place = Result<RangeId, Box<[u8]>>;
+
+/// What is left to be said to ranges about transactions that are decided, and who wants to hear the answers: by range, while something is
+/// on its way there.
+pub(crate) type Finishing = BTreeMap<Place, Vec<(txn::Batch, oneshot::Sender<Part>)>>;
 
 impl Pool {
     /// Sends one part to whoever leads its range. Only what was not done goes out again.
@@ -97,9 +104,79 @@ impl Pool {
     ) {
         let (pool, events) = (self.clone(), events.clone());
         tokio::spawn(async move {
+            let came = if may_join(&part) {
+                pool.part_together(part).await
+            } else {
+                pool.part(&part).await
+            };
             // Whoever has asked may be gone.
-            let _ = events.send(event(ticket, pool.part(&part).await));
+            let _ = events.send(event(ticket, came));
         });
+    }
+
+    /// Sends a part that nobody waits for; those that come for one range while another one is on its way there go together.
+    async fn part_together(self: &Arc<Self>, part: txn::Batch) -> Part {
+        let sender = part.header.as_ref().map(|header| &header.who);
+        let Some((_, first)) = part.requests.first() else {
+            return Part::Answered(Ok(Vec::new()));
+        };
+        let place = self.places()(first.key(sender));
+        let came = match self.finishing().entry(place.clone()) {
+            Entry::Occupied(mut waiting) => {
+                let (answer, came) = oneshot::channel();
+                waiting.get_mut().push((part, answer));
+                came
+            }
+            Entry::Vacant(vacant) => {
+                let (answer, came) = oneshot::channel();
+                vacant.insert(vec![(part, answer)]);
+                tokio::spawn(self.clone().send_waiting(place));
+                came
+            }
+        };
+        came.await.unwrap_or(Part::Lost(Error::Closed))
+    }
+
+    /// Sends what waits for a range, until nothing does.
+    async fn send_waiting(self: Arc<Self>, place: Place) {
+        loop {
+            let joined = match self.finishing().entry(place.clone()) {
+                Entry::Occupied(mut waiting) => match join(waiting.get_mut()) {
+                    Some(joined) => joined,
+                    None => {
+                        waiting.remove();
+                        return;
+                    }
+                },
+                Entry::Vacant(_) => return,
+            };
+            let came = match self.part(&joined.batch).await {
+                Part::Answered(answer) => match joined.answer(answer) {
+                    Ok(answers) => {
+                        for (to, answer) in answers {
+                            // Whoever has asked may be gone.
+                            let _ = to.send(Part::Answered(answer));
+                        }
+                        continue;
+                    }
+                    Err(parts) => {
+                        for (part, to) in parts {
+                            let _ = to.send(self.part(&part).await);
+                        }
+                        continue;
+                    }
+                },
+                Part::Lost(error) => Part::Lost(error),
+                Part::Refused(error) => Part::Refused(error),
+            };
+            for to in joined.tags() {
+                let _ = to.send(match &came {
+                    Part::Refused(error) => Part::Refused(error.clone()),
+                    Part::Lost(error) => Part::Lost(error.clone()),
+                    Part::Answered(_) => unreachable!("it was dealt with"),
+                });
+            }
+        }
     }
 
     /// What a driver asks for when it splits a batch.

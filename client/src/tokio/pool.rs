@@ -1,6 +1,7 @@
 //! What all calls of a client share: its session, what it knows of the servers, and one connection per server and shard.
 
 use super::connection::{Connection, unavailable};
+use super::part::Finishing;
 use crate::clock::Clock;
 use crate::range_cache::RangeCache;
 use crate::request::{Limits, NodeInfo, Route};
@@ -36,6 +37,7 @@ pub(crate) struct Pool {
     /// The session's window moved.
     session_moved: Notify,
     prng: Mutex<Prng>,
+    finishing: Mutex<Finishing>,
     /// Where the routing's time begins.
     epoch: Instant,
     routing: RwLock<Routing>,
@@ -89,6 +91,7 @@ impl Pool {
             outcomes: Mutex::default(),
             session_moved: Notify::new(),
             prng: Mutex::new(prng),
+            finishing: Mutex::default(),
             epoch: Instant::now(),
             routing: RwLock::new(Routing::new(addresses.as_slice())),
             refreshing: tokio::sync::Mutex::default(),
@@ -97,6 +100,10 @@ impl Pool {
             connecting: Mutex::default(),
             node: Mutex::default(),
         })
+    }
+
+    pub(crate) fn finishing(&self) -> MutexGuard<'_, Finishing> {
+        lock(&self.finishing)
     }
 
     pub(crate) fn prng(&self) -> MutexGuard<'_, Prng> {

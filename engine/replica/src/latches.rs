@@ -88,6 +88,12 @@ impl Latches {
                     let here = locks.iter().filter(here).map(|keys| keys.start().clone());
                     touched.keys.extend(here);
                 }
+                Request::Finish { who, locks, .. } => {
+                    touched.records.push(record_hash(&self.hasher, who.id));
+                    let here = |keys: &&Keys| matches!(keys, Keys::One(one) if range.contains(one));
+                    let here = locks.iter().filter(here).map(|keys| keys.start().clone());
+                    touched.keys.extend(here);
+                }
                 Request::Beat => touched.records.extend(own),
                 Request::Push { pushee, .. } => {
                     touched.records.push(record_hash(&self.hasher, pushee.who.id));

@@ -21,6 +21,7 @@
 
 mod clearing;
 mod post;
+pub mod together;
 
 pub use clearing::{Cleared, Clearing};
 pub use post::Ticket;

@@ -267,6 +267,12 @@ impl<V: View> Evaluation<'_, V> {
             Request::Recover { who, epoch, ts, kept } => self.recover(who, *epoch, *ts, *kept),
             Request::Resolve { keys, txn, verdict } => self.resolve(keys, *txn, verdict),
             Request::Forget { who } => self.forget(who),
+            Request::Finish {
+                who,
+                epoch,
+                ts,
+                locks,
+            } => self.finish(who, (*epoch, *ts), locks),
         }
     }
 

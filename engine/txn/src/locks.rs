@@ -319,7 +319,8 @@ impl<W: Copy + PartialEq> LockTable<W> {
                 (Request::Push { pushee, .. }, Reply::Pushed(Pushed::Ended { .. })) => {
                     self.release_all(pushee.who.id);
                 }
-                (Request::Recover { who, .. }, Reply::Recovered(Some(_))) => self.release_all(who.id),
+                (Request::Recover { who, .. }, Reply::Recovered(Some(_)))
+                | (Request::Finish { who, .. }, Reply::Ended(_)) => self.release_all(who.id),
                 (
                     Request::Resolve {
                         verdict: Verdict::Moved { .. },

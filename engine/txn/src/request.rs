@@ -116,6 +116,19 @@ pub enum Request {
         /// What became of it.
         verdict: Verdict,
     },
+    /// Says in the record that the transaction is committed, of which the sender knows that it is: every write that was promised is
+    /// there. Its intents in the record's range become versions in the same entry. Needs no header, so that those of several
+    /// transactions go together.
+    Finish {
+        /// The transaction.
+        who: Arc<Who>,
+        /// The attempt that was staged.
+        epoch: Epoch,
+        /// The timestamp that it was staged at.
+        ts: Timestamp,
+        /// Where its intents are, as in [`Request::End`].
+        locks: Arc<[Keys]>,
+    },
     /// Removes the record of a finished transaction whose intents are all resolved. The outcome stays remembered.
     Forget {
         /// The transaction.
@@ -191,7 +204,8 @@ impl Batch {
     /// it.
     ///
     /// - What a transaction asks has a header.
-    /// - Each key is changed by one request, for none sees what the others of its batch do; and so is each record.
+    /// - Each key is changed by one request, for none sees what the others of its batch do; and so is each record. What finishes a
+    ///   transaction changes the keys of its intents.
     /// - Beside an end there are writes and queries only.
     #[must_use]
     pub fn flaw(&self) -> Option<(Item, &'static str)> {
@@ -206,8 +220,23 @@ impl Batch {
         if let (Some(item), _) = find(&|request| request.needs_header() && !named) {
             return Some((item, "it is one of a transaction, and its batch names none"));
         }
-        if let (_, Some(item)) = find(&Request::changes_record) {
-            return Some((item, "another one of its batch changes a record too"));
+        let sender = self.header.as_ref().map(|header| &header.who);
+        let mut finished = Vec::new();
+        let mut changed: Vec<(TxnId, Item)> = Vec::new();
+        for (item, request) in &self.requests {
+            changed.extend(request.record(sender).map(|id| (id, *item)));
+            if let Request::Finish { who, .. } = request {
+                finished.push(who.id);
+            }
+        }
+        changed.sort_unstable();
+        if let Some(twice) = changed.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Some((twice[1].1, "another one of its batch changes the same record"));
+        }
+        finished.sort_unstable();
+        let is_finished = |request: &Request| matches!(request, Request::Resolve { txn, .. } if finished.binary_search(txn).is_ok());
+        if let (Some(item), _) = find(&is_finished) {
+            return Some((item, "its batch finishes the transaction"));
         }
         if let (Some(_), _) = find(&|request| matches!(request, Request::End { .. }))
             && let (Some(item), _) = find(&|request| !request.goes_with_end())
@@ -229,7 +258,7 @@ impl Batch {
         let own = header.map_or(Timestamp::ZERO, |header| header.read_ts.max(header.write_ts));
         let asked = |(_, request): &(Item, Request)| match request {
             Request::Refresh { from, .. } => *from,
-            Request::Query { ts, .. } | Request::Recover { ts, .. } => *ts,
+            Request::Query { ts, .. } | Request::Recover { ts, .. } | Request::Finish { ts, .. } => *ts,
             Request::Push { pushee, push, .. } => match push {
                 Push::Above(ts) => pushee.ts.max(ts.next()),
                 Push::Abort | Push::Force => pushee.ts,
@@ -303,16 +332,19 @@ impl Request {
             | Self::QueryTxn { .. }
             | Self::Recover { .. }
             | Self::Resolve { .. }
+            | Self::Finish { .. }
             | Self::Forget { .. } => false,
         }
     }
 
-    /// Whether it may change the record of a transaction.
-    fn changes_record(&self) -> bool {
-        matches!(
-            self,
-            Self::End { .. } | Self::Beat | Self::Push { .. } | Self::Recover { .. } | Self::Forget { .. }
-        )
+    /// The transaction whose record it may change.
+    fn record(&self, sender: Option<&Arc<Who>>) -> Option<TxnId> {
+        match self {
+            Self::End { .. } | Self::Beat => sender.map(|who| who.id),
+            Self::Push { pushee, .. } => Some(pushee.who.id),
+            Self::Recover { who, .. } | Self::Forget { who } | Self::Finish { who, .. } => Some(who.id),
+            _ => None,
+        }
     }
 
     fn goes_with_end(&self) -> bool {
@@ -366,7 +398,7 @@ impl Request {
             Self::DeleteRange { .. } => matches!(reply, Reply::Deleted { .. }),
             Self::Refresh { .. } => matches!(reply, Reply::Refreshed),
             Self::Query { .. } => matches!(reply, Reply::Queried(_)),
-            Self::End { .. } => matches!(reply, Reply::Ended(_)),
+            Self::End { .. } | Self::Finish { .. } => matches!(reply, Reply::Ended(_)),
             Self::Beat => matches!(reply, Reply::Beaten { .. }),
             Self::Push { .. } => matches!(reply, Reply::Pushed(_)),
             Self::QueryTxn { .. } => matches!(reply, Reply::Record(_)),
@@ -393,7 +425,10 @@ impl Request {
             | Self::Resolve { keys, .. } => keys.start(),
             Self::End { .. } | Self::Beat => &sender.expect("a transaction ends itself").anchor,
             Self::Push { pushee, .. } => &pushee.who.anchor,
-            Self::QueryTxn { who } | Self::Recover { who, .. } | Self::Forget { who } => &who.anchor,
+            Self::QueryTxn { who }
+            | Self::Recover { who, .. }
+            | Self::Forget { who }
+            | Self::Finish { who, .. } => &who.anchor,
         }
     }
 }

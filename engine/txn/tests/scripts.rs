@@ -121,6 +121,7 @@ fn request(request: &Request) -> String {
             let promises: Vec<String> = promises.iter().map(promise).collect();
             format!("commit [{}]", promises.join(" "))
         }
+        Request::Finish { .. } => "commit []".to_owned(),
         Request::Beat => "beat".to_owned(),
         Request::Push { pushee, push, .. } => match push {
             Push::Above(ts) => format!("push {} above {}", name(pushee.who.id), at(*ts)),

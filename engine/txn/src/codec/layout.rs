@@ -161,6 +161,7 @@ variants!(Request {
     12 => Recover { who: Arc<Who>, epoch: Epoch, ts: Timestamp, kept: bool },
     13 => Resolve { keys: Keys, txn: TxnId, verdict: Verdict },
     14 => Forget { who: Arc<Who> },
+    15 => Finish { who: Arc<Who>, epoch: Epoch, ts: Timestamp, locks: Arc<[Keys]> },
 });
 
 fields!(Batch {

@@ -415,11 +415,10 @@ impl Coordinator {
         self.undone.clear();
         let ts = self.committed.expect("it was acknowledged");
         self.write_ts = ts;
-        let end = Request::End {
-            end: End::Commit {
-                promises: Arc::new([]),
-                fresh: false,
-            },
+        let end = Request::Finish {
+            who: Arc::clone(&self.who),
+            epoch: self.epoch,
+            ts,
             locks: self.lock_keys(),
         };
         self.send(vec![end]);

@@ -4,7 +4,7 @@ use super::{Evaluation, Step, Stop};
 use crate::error::Refusal;
 use crate::record::{Intent, Outcome, Promise, Record, Status};
 use crate::request::{End, Ended, Reply, Verdict};
-use crate::txn::{Bytes, Keys, TxnId, Who};
+use crate::txn::{Bytes, Epoch, Keys, TxnId, Who};
 use crate::view::{Memory, Mutation, View};
 use base::{Timestamp, limits};
 use std::sync::Arc;
@@ -106,6 +106,44 @@ impl<V: View> Evaluation<'_, V> {
         // Ranges may have merged since a part of it was sent by itself.
         let fresh = fresh && self.laid().len() == promises.len();
         let rest = self.settle(&verdict, fresh, record)?;
+        Ok(Reply::Ended(Ended::Committed { ts, rest }))
+    }
+
+    /// The explicit end of what is committed implicitly: the sender has seen that it is.
+    pub(super) fn finish(
+        &mut self,
+        who: &Arc<Who>,
+        (epoch, ts): (Epoch, Timestamp),
+        locks: &Arc<[Keys]>,
+    ) -> Step<Reply, V::NeedsIo> {
+        let known = self.view.record(who.id).map_err(Stop::Io)?;
+        let Some(record) = known.filter(|record| record.outcome().is_none()) else {
+            let Some((outcome, rest)) = self.ended(who.id)? else {
+                // Its record was forgotten with everything else of it.
+                return Err(Refusal::Forgotten.into());
+            };
+            return match outcome {
+                Outcome::Committed { ts } => Ok(Reply::Ended(Ended::Committed { ts, rest })),
+                Outcome::Aborted => Err(Refusal::Aborted.into()),
+            };
+        };
+        if record.status != Status::Staging || !record.is_attempt(epoch, ts) {
+            let what = "a committed transaction was tried again".into();
+            let record = Box::new(record.clone());
+            return Err(Refusal::Contradiction { what, record }.into());
+        }
+        let record = Record {
+            status: Status::Committed,
+            in_flight: Arc::new([]),
+            locks: Arc::clone(locks),
+            ..record.clone()
+        };
+        let verdict = Verdict::Committed {
+            epoch,
+            ts,
+            ignored: Arc::clone(&record.ignored),
+        };
+        let rest = self.settle(&verdict, false, record)?;
         Ok(Reply::Ended(Ended::Committed { ts, rest }))
     }
 

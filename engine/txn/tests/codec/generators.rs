@@ -241,6 +241,12 @@ fn request() -> impl Strategy<Value = Request> {
             verdict
         }),
         who().prop_map(|who| Request::Forget { who }),
+        (who(), epoch(), ts(), vec(keys(), 0..3)).prop_map(|(who, epoch, ts, locks)| Request::Finish {
+            who,
+            epoch,
+            ts,
+            locks: locks.into(),
+        }),
     ]
 }
 

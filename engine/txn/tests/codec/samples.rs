@@ -260,6 +260,12 @@ pub(crate) fn requests() -> Vec<Request> {
         verdict,
     }));
     all.push(Request::Forget { who: who() });
+    all.push(Request::Finish {
+        who: who(),
+        epoch: Epoch(3),
+        ts: ts(1),
+        locks: [Keys::One(bytes("key")), span()].into(),
+    });
     all
 }
 

@@ -8,10 +8,11 @@ use core::time::Duration;
 use env::sync::Notify;
 use env::{Address, Clock, Env, Instant, TaskClass, Tasks};
 use sim::SimEnv;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use txn::coordinator::Answer;
+use txn::driver::together::{join, may_join};
 use txn::driver::{Clearing, Config, Driver, Out, Ticket};
 use txn::error::Seen;
 use txn::request::{self, Batch, Push, Request};
@@ -58,6 +59,8 @@ impl Queue {
     }
 }
 
+type Finishing = (Batch, (Rc<Queue>, Ticket));
+
 /// What a node's clock showed, and when it was asked and answered.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
@@ -78,6 +81,8 @@ pub(super) struct Link {
     /// Where ranges begin, and which node is asked for them next.
     ranges: RefCell<Vec<(Vec<u8>, usize)>>,
     sample: Cell<Option<Sample>>,
+    /// By range, while something is on its way there: parts that go together next, and who wants to hear.
+    finishing: RefCell<BTreeMap<usize, Vec<Finishing>>>,
     /// What has been committed lies at or below.
     committed: Cell<Timestamp>,
 }
@@ -95,6 +100,7 @@ impl Link {
             prng: RefCell::new(prng),
             ranges: RefCell::new(vec![(Vec::new(), 0)]),
             sample: Cell::new(None),
+            finishing: RefCell::default(),
             committed: Cell::new(Timestamp::ZERO),
         })
     }
@@ -190,6 +196,9 @@ impl Link {
 
     fn carry_out(self: &Rc<Self>, out: Out, queue: &Rc<Queue>) {
         match out {
+            Out::Send { ticket, part } if may_join(&part) => {
+                self.send_together(part, (queue.clone(), ticket))
+            }
             Out::Send { ticket, part } => {
                 let (link, queue) = (self.clone(), queue.clone());
                 self.spawn(async move {
@@ -202,6 +211,49 @@ impl Link {
                 self.spawn(async move { link.look().await });
             }
             Out::Answer(_) | Out::Over | Out::Cleared(_) => {}
+        }
+    }
+
+    /// As the client library does: what nobody waits for, and comes for one range while something is on its way there, goes together.
+    fn send_together(self: &Rc<Self>, part: Batch, to: (Rc<Queue>, Ticket)) {
+        let sender = part.header.as_ref().map(|header| &header.who);
+        let Some((_, first)) = part.requests.first() else {
+            return;
+        };
+        let place = self.place(first.key(sender));
+        let mut finishing = self.finishing.borrow_mut();
+        if let Some(waiting) = finishing.get_mut(&place) {
+            base::sometimes!("system: ends of transactions go together");
+            return waiting.push((part, to));
+        }
+        finishing.insert(place, vec![(part, to)]);
+        self.spawn(self.clone().send_waiting(place));
+    }
+
+    async fn send_waiting(self: Rc<Self>, place: usize) {
+        loop {
+            let joined = {
+                let mut finishing = self.finishing.borrow_mut();
+                let Some(joined) = finishing.get_mut(&place).and_then(join) else {
+                    finishing.remove(&place);
+                    return;
+                };
+                joined
+            };
+            match self.deliver(&joined.batch).await {
+                Some(answer) => match joined.answer(answer) {
+                    Ok(answers) => answers
+                        .into_iter()
+                        .for_each(|((queue, ticket), answer)| queue.put(ticket, Some(answer))),
+                    Err(parts) => {
+                        base::sometimes!("system: ends of transactions that went together go by themselves");
+                        for (part, (queue, ticket)) in parts {
+                            queue.put(ticket, self.deliver(&part).await);
+                        }
+                    }
+                },
+                None => joined.tags().for_each(|(queue, ticket)| queue.put(ticket, None)),
+            }
         }
     }
 
