@@ -120,7 +120,11 @@ pub(crate) fn exit_of(code: Code) -> Exit {
         | Code::TimestampTooOld
         | Code::TimestampAhead
         | Code::TxnOver => Exit::Usage,
-        Code::ConditionFailed | Code::SequenceReused | Code::TxnConflict | Code::TxnAborted => Exit::Conflict,
+        Code::ConditionFailed
+        | Code::NotANumber
+        | Code::SequenceReused
+        | Code::TxnConflict
+        | Code::TxnAborted => Exit::Conflict,
         Code::Unavailable | Code::DiskFailed | Code::DiskFull | Code::TooManyConnections => Exit::Unavailable,
         Code::Overloaded
         | Code::DeadlineExceeded
