@@ -42,7 +42,7 @@ pub struct Together<T> {
 
 /// Takes from `waiting`, whose parts all may join, what goes together: none of them twice for one transaction, so that no two change
 /// the same. `None` when nothing waits.
-pub fn join<T>(waiting: &mut Vec<(Batch, T)>) -> Option<Together<T>> {
+pub fn join<T>(waiting: &mut Parts<T>) -> Option<Together<T>> {
     let mut seen = BTreeSet::new();
     let (mut requests, mut next) = (Vec::new(), 0);
     let mut parts = Vec::new();
@@ -77,18 +77,25 @@ pub fn join<T>(waiting: &mut Vec<(Batch, T)>) -> Option<Together<T>> {
     })
 }
 
+/// Answers, by whose they are.
+pub type Answers<T> = Vec<(T, Answer)>;
+/// Parts, and whose they are.
+pub type Parts<T> = Vec<(Batch, T)>;
+
 impl<T> Together<T> {
-    /// Gives each part its answer. `Err` has the parts when the batch was refused and each has to go by itself.
+    /// Gives each part its answer.
     ///
     /// # Errors
-    /// One of several was refused, or the answer does not fit.
-    pub fn answer(self, answer: Answer) -> Result<Vec<(T, Answer)>, Vec<(Batch, T)>> {
+    /// One of several was refused, or the answer does not fit: these parts have to go by themselves.
+    pub fn answer(mut self, answer: Answer) -> Result<Answers<T>, Parts<T>> {
         let replies = match answer {
             Ok(replies) if replies.len() == self.batch.requests.len() => replies,
-            Err((_, refusal)) if self.parts.len() == 1 => {
-                let (tag, items) = self.parts.into_iter().next().expect("one");
-                let first = items.first().copied().unwrap_or_default();
-                return Ok(vec![(tag, Err((first, refusal)))]);
+            Err((item, refusal)) if self.parts.len() == 1 => {
+                let name = |(tag, items): (T, Vec<Item>)| {
+                    let item = items.get(item as usize).copied().unwrap_or_default();
+                    (tag, Err((item, refusal.clone())))
+                };
+                return Ok(self.parts.drain(..).map(name).collect());
             }
             Ok(_) | Err(_) => return Err(self.apart()),
         };
@@ -105,7 +112,7 @@ impl<T> Together<T> {
 
     /// The parts as they were.
     #[must_use]
-    pub fn apart(self) -> Vec<(Batch, T)> {
+    pub fn apart(self) -> Parts<T> {
         let mut requests = self.batch.requests.into_iter().map(|(_, request)| request);
         let part = |(tag, items): (T, Vec<Item>)| {
             let count = items.len();
