@@ -54,7 +54,6 @@ bugs=(
   "replica-modification-ignores-in-flight c300"
   "storage-range-tombstone-ignored c300"
   "node-merge-thaws-unasked m300"
-  "node-frozen-range-is-read m300"
   "node-merge-waits-for-a-quorum m300"
   "replica-merge-loses-sessions m300"
 )

@@ -89,6 +89,12 @@ const MERGES: &[(u64, &str)] = &[
     ),
 ];
 
+/// The same, of ranges that merge and move all the time.
+const MOVES_AND_MERGES: &[(u64, &str)] = &[(
+    740_002,
+    "a learner did not hear that it was removed before its range was absorbed, and kept the keys from the left one's state",
+)];
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let first = number("CORELANE_SEED", 1);
@@ -128,6 +134,7 @@ fn ranges_that_move_all_the_time_lose_nothing() {
 fn ranges_that_merge_lose_nothing() {
     let draw = |seed| Scenario::draw_cluster(seed).with_merges();
     check_regressions(MERGES, draw);
+    check_regressions(MOVES_AND_MERGES, |seed| Scenario::draw_moves(seed).with_merges());
     let first = number("CORELANE_SEED", 1).wrapping_mul(1_000_039) % (u64::MAX / 2);
     let mut total = Total::default();
     for seed in first..first + seeds(60, 1) {
