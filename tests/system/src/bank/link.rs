@@ -197,7 +197,7 @@ impl Link {
     fn carry_out(self: &Rc<Self>, out: Out, queue: &Rc<Queue>) {
         match out {
             Out::Send { ticket, part } if may_join(&part) => {
-                self.send_together(part, (queue.clone(), ticket))
+                self.send_together(part, (queue.clone(), ticket));
             }
             Out::Send { ticket, part } => {
                 let (link, queue) = (self.clone(), queue.clone());
