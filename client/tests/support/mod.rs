@@ -486,6 +486,25 @@ impl Session {
                     }
                 }
             }
+            RequestRef::Modify(modify) => {
+                let found = world.value(&modify.key, Timestamp::MAX).map(|(_, value)| value);
+                let result = base::Modification::from(&modify.by).apply(found.as_deref());
+                let Ok(value) = result else {
+                    let ts = Stamp::from(world.now());
+                    let (condition, found) = (0, found.as_deref());
+                    let reply = reply::ConditionFailed { condition, found, ts };
+                    self.outbox.push(id, &reply).unwrap();
+                    return;
+                };
+                let (key, value) = (&*modify.key, &*value);
+                let op = core::iter::once(WriteOp::Put { key, value });
+                let ts = world
+                    .write(modify.id.write_id(), core::iter::empty(), op)
+                    .unwrap();
+                let made = world.value(key, ts).map(|(_, value)| value);
+                let (ts, value) = (Stamp::from(ts), made.as_deref());
+                self.outbox.push(id, &reply::ModifyReply { ts, value }).unwrap();
+            }
             RequestRef::Scan(scan) => self.start_scan(id, scan, world, fault == Some(Fault::CutScan)),
             RequestRef::Split(split) => {
                 let shard = world.shard_of(&split.key);
