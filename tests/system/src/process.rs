@@ -75,7 +75,7 @@ impl Process {
             sim.spawn(Some(self.node), async move {
                 let is_ready = move |_| ready.set(ready.get() + 1);
                 let stopped = async move { stop.notified().await };
-                let ended = run_shard(env, mailbox, config, is_ready, stopped).await;
+                let ended = Box::pin(run_shard(env, mailbox, config, is_ready, stopped)).await;
                 exits.borrow_mut().push((shard, ended));
             });
         }
