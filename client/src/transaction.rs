@@ -10,8 +10,12 @@ pub use txn::{Isolation, Priority};
 
 /// Runs of one transaction, unless chosen otherwise.
 const ATTEMPTS_MAX: u32 = 100;
-/// The longest pause before a transaction runs again.
+/// The first pause before a transaction runs again.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+/// The longest one.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// The longest one when it was overtaken: nobody is in its way any more.
+const OVERTAKEN_PAUSE_MAX: Duration = Duration::from_millis(4);
 
 /// Keys and values, in the order of the keys.
 pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -210,15 +214,22 @@ impl Attempts {
     pub(crate) fn new(options: &TxnOptions) -> Self {
         Self {
             left: options.attempts_max.max(1),
-            pause: Duration::from_millis(1),
+            pause: PAUSE_MIN,
         }
     }
 
     /// After a run that failed with `error`: how long to pause before the next one, if there is to be one with so much time left.
     pub(crate) fn next(&mut self, error: &Error, time_left: Duration, prng: &mut Prng) -> Option<Duration> {
         self.left = self.left.saturating_sub(1);
+        let is_overtaken =
+            matches!(error, Error::Conflict(conflict) if matches!(conflict.theirs.did, Did::Committed(_)));
+        let most = if is_overtaken {
+            OVERTAKEN_PAUSE_MAX
+        } else {
+            PAUSE_MAX
+        };
         // Half of it is drawn, so that those that met do not meet again.
-        let drawn = self.pause.mul_f64(0.5 + prng.unit() / 2.0);
+        let drawn = self.pause.min(most).mul_f64(0.5 + prng.unit() / 2.0);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         let is_worth_it = self.left > 0 && error.is_retryable() && drawn < time_left;
         is_worth_it.then_some(drawn)
@@ -253,5 +264,25 @@ mod tests {
         );
         let mut attempts = Attempts::new(&options);
         assert_eq!(attempts.next(&Error::TransactionOver, time, &mut prng), None);
+    }
+
+    #[test]
+    fn one_that_was_overtaken_runs_again_soon() {
+        let conflict = |act| {
+            let party = |act| error::Party { who: None, act };
+            failure(TxnError::Conflict(Box::new(error::Conflict {
+                key: b"k"[..].into(),
+                ours: party(error::Act::Write),
+                theirs: party(act),
+                now: Timestamp::ZERO,
+            })))
+        };
+        let mut prng = Prng::new(1);
+        let mut attempts = Attempts::new(&TxnOptions::default());
+        let mut pause = |act| attempts.next(&conflict(act), Duration::from_secs(1), &mut prng);
+        for _ in 0..8 {
+            assert!(pause(error::Act::Committed(Timestamp::ZERO)).unwrap() <= OVERTAKEN_PAUSE_MAX);
+        }
+        assert!(pause(error::Act::Write).unwrap() >= PAUSE_MAX / 2);
     }
 }

@@ -561,6 +561,12 @@ impl Coordinator {
         requests
     }
 
+    /// Whether it has read the key, as far as is known: neighbours of what it has read may count, too.
+    #[must_use]
+    pub fn has_read(&self, key: &[u8]) -> bool {
+        self.reads.iter().any(|keys| keys.contain(key))
+    }
+
     /// Whether nothing was read or is being read, so that the snapshot may move.
     fn is_blind(&self) -> bool {
         self.reads.is_empty() && self.reading.is_none()

@@ -18,6 +18,8 @@
 //! - **V1**: what was sent and may have been done is told to the coordinator as lost, never sent again behind its back: it has to know
 //!   that a late copy may be under way. Only what was refused goes out again as it is.
 //! - **V2**: a part is blocked no longer than the patience: of transactions that wait for each other in a circle, one fails then.
+//! - **V3**: a transaction does not wait for an older one in order to write what it has read: when that one commits, it is too late.
+//!   So of those that read what they write, none wait in a circle.
 
 mod clearing;
 mod post;
@@ -343,6 +345,13 @@ impl Driver {
                 Request::Write { .. } | Request::DeleteRange { .. } | Request::GetLocked { .. }
             )
         });
+        let who = self.coordinator.who();
+        let writes = matches!(refused, Some((_, Request::Write { .. })));
+        if writes && who.gives_way_to(&seen.who) && self.coordinator.has_read(&conflict.key) {
+            base::sometimes!("txn: a younger transaction gave way at once");
+            self.coordinator.on_answer(&items(&part), Err((item, refusal)));
+            return self.run(now_ns);
+        }
         let read_ts = part.header.as_ref().map(|header| header.read_ts);
         let push = match read_ts {
             Some(read_ts) if !is_write => Push::Above(read_ts),

@@ -134,6 +134,13 @@ impl Who {
     pub fn is_younger(&self, other: &Self) -> bool {
         (self.start_ts, self.id) > (other.start_ts, other.id)
     }
+
+    /// Whether this one does not wait for the other in order to write what it has read: it is younger, and not more important. When the
+    /// other commits, it is too late, and nobody waits in a circle so.
+    #[must_use]
+    pub fn gives_way_to(&self, other: &Self) -> bool {
+        self.is_younger(other) && self.priority <= other.priority
+    }
 }
 
 /// What every request of a transaction carries.

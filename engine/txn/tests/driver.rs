@@ -326,6 +326,37 @@ fn two_that_wait_for_each_other_do_not_both_fail() {
 }
 
 #[test]
+fn the_younger_of_two_that_have_read_what_they_write_gives_way_at_once() {
+    let mut net = Net::new(&["m"]);
+    net.put(3, &[("a", "0"), ("z", "0")]);
+    for (of, first, last) in [(1, "a", "z"), (2, "z", "a")] {
+        net.begin(of, Isolation::Snapshot);
+        assert_eq!(net.read(of, first).as_deref(), Some("0"));
+        assert_eq!(net.read(of, last).as_deref(), Some("0"));
+    }
+    for (of, first) in [(1, "a"), (2, "z")] {
+        net.write(of, first, "1");
+        net.driver(of).flush();
+        while net.step(of, |_| Fate::Arrives) {}
+    }
+    let began = net.world.now;
+    net.write(1, "z", "1");
+    net.write(2, "a", "2");
+    net.driver(1).commit();
+    net.driver(2).commit();
+    net.run(|net| net.clients.values().all(|client| client.is_over));
+    let last = |of: usize| net.clients[&of].answers.last().cloned();
+    assert!(matches!(last(1), Some(Answer::Committed { .. })), "{:?}", last(1));
+    let failed = last(2);
+    assert!(
+        matches!(failed, Some(Answer::Failed(TxnError::Conflict(_)))),
+        "{failed:?}"
+    );
+    let waited = net.world.now - began;
+    assert!(waited < 50 * MS, "{waited} ns");
+}
+
+#[test]
 fn what_comes_to_a_wrong_range_after_a_split_finds_the_right_one() {
     let mut net = Net::new(&[]);
     net.put(1, &[("a", "1"), ("z", "1")]);
