@@ -28,7 +28,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let first = number("CORELANE_SEED", 1);
-    let count = number("CORELANE_DETERMINISM", seeds(20, 2));
+    let count = number("CORELANE_DETERMINISM", seeds(10, 2));
     for seed in first..first + count {
         let runs = [(); 2].map(|()| try_run(&Scenario::draw(seed)).expect("no panic"));
         let [a, b] = &runs;
@@ -47,7 +47,7 @@ fn seeds_that_found_a_bug_once_find_none() {
 #[test]
 fn fresh_seeds_find_nothing_and_every_fault_and_probe_fires() {
     let first = number("CORELANE_SEED", 1).wrapping_mul(1_000_003) % (u64::MAX / 2);
-    let count = number("CORELANE_SEEDS", seeds(300, 6));
+    let count = number("CORELANE_SEEDS", seeds(200, 6));
     let mut total = Total::default();
     for seed in first..first + count {
         total.add_seed(seed);
