@@ -256,12 +256,12 @@ fn of_two_transfers_that_meet_one_commits_and_the_other_hears_with_whom() {
     }
     net.driver(2).flush();
     while net.step(2, |_| Fate::Arrives) {}
-    // The second one waits for the first one, which goes on.
+    // The second one, which has read what it writes, gives way to the first one, which goes on.
     net.driver(3).commit();
     for _ in 0..3 {
         net.step(3, |_| Fate::Arrives);
     }
-    assert_eq!(net.answered(3), 2);
+    assert_eq!(net.answered(3), 3);
     assert!(matches!(net.commit(2), Answer::Committed { .. }));
     net.run(|net| net.clients.values().all(|client| client.is_over));
     let Some(Answer::Failed(TxnError::Conflict(conflict))) = net.clients[&3].answers.last() else {
