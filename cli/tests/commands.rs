@@ -390,6 +390,7 @@ fn transactions_are_measured_and_keep_the_total() {
         "two-range-beside-scan 4 tasks",
         "transfer-uniform 4 tasks",
         "transfer-zipf 4 tasks",
+        "add-hot 4 tasks",
     ];
     assert_eq!(names, expected);
     for run in series

@@ -32,13 +32,18 @@ pub(crate) enum Work {
     Uniform,
     /// The same, few accounts getting most of the transfers.
     Zipf,
+    /// Outside of transactions, adds to a number that all tasks share, which must not become negative.
+    Add,
 }
+
+/// The number that all add to. No record and no account has this key.
+const HOT: &str = "hot";
 
 impl Work {
     pub(crate) fn is_transfer(self) -> bool {
         match self {
             Self::Uniform | Self::Zipf => true,
-            Self::Put | Self::OneWrite | Self::OneRange | Self::TwoRange => false,
+            Self::Put | Self::OneWrite | Self::OneRange | Self::TwoRange | Self::Add => false,
         }
     }
 }
@@ -172,6 +177,10 @@ impl Worker {
             Work::Put => {
                 let (key, value) = self.pair(record);
                 self.db.put(key, value).await.map(|_| ())
+            }
+            Work::Add => {
+                let delta = if record.is_multiple_of(2) { 2 } else { -1 };
+                self.db.add_within(HOT, delta, 0..=i64::MAX).await.map(|_| ())
             }
             Work::OneWrite => {
                 let pairs = [self.pair(record)];

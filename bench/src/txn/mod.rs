@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   put ─ txn-1-write ─ txn-one-range ─ txn-two-range ─ transfer-uniform                      one task: latency
-//!   put ─ … ─ transfer-uniform ─ transfer-zipf ─ two-range-beside-scan                        many tasks: throughput, CPU
+//!   put ─ … ─ transfer-uniform ─ transfer-zipf ─ two-range-beside-scan ─ add-hot              many tasks: throughput, CPU
 //! ```
 //!
 //! Invariant: the accounts have after each series of transfers what they had before it, together, or the bench ends with an error.
@@ -38,9 +38,19 @@ pub(crate) const TWO_RANGE: &str = "txn-two-range";
 pub(crate) const UNIFORM: &str = "transfer-uniform";
 pub(crate) const ZIPF: &str = "transfer-zipf";
 pub(crate) const BESIDE_SCAN: &str = "two-range-beside-scan";
+pub(crate) const ADD_HOT: &str = "add-hot";
 
 /// All series.
-pub(crate) const NAMES: [&str; 7] = [PUT, ONE_WRITE, ONE_RANGE, TWO_RANGE, UNIFORM, ZIPF, BESIDE_SCAN];
+pub(crate) const NAMES: [&str; 8] = [
+    PUT,
+    ONE_WRITE,
+    ONE_RANGE,
+    TWO_RANGE,
+    UNIFORM,
+    ZIPF,
+    BESIDE_SCAN,
+    ADD_HOT,
+];
 
 /// Between two scans beside writers: the scanner is a reader that looks at everything now and then, not a second load.
 const SCAN_PAUSE: Duration = Duration::from_millis(100);
@@ -85,6 +95,7 @@ fn steps(tasks: u32) -> Vec<Step> {
         // What is compared runs one after the other.
         steps.insert(beside + 1, many);
     }
+    steps.push(step((ADD_HOT, Work::Add), tasks));
     steps
 }
 
@@ -313,7 +324,16 @@ mod tests {
             .collect();
         assert_eq!(
             names,
-            [PUT, ONE_WRITE, ONE_RANGE, TWO_RANGE, BESIDE_SCAN, UNIFORM, ZIPF]
+            [
+                PUT,
+                ONE_WRITE,
+                ONE_RANGE,
+                TWO_RANGE,
+                BESIDE_SCAN,
+                UNIFORM,
+                ZIPF,
+                ADD_HOT
+            ]
         );
         assert!(
             steps(8)
