@@ -26,8 +26,8 @@
 //!   takes a write after Subsume.
 //! - Timestamps of the left range after Absorb lie above all that the right one has shown or closed.
 //! - While a merge is under way both ranges have the members, and on each node the shard, that they had when they were gathered.
-//! - A replica that its group had removed, and that has not heard of it when the range is absorbed, asks and goes: see
-//!   `ask_for_learners`. A voter asks by what it says to its group.
+//! - A replica that its group had removed, and that has not heard of it when the range is absorbed, asks all nodes and goes: see
+//!   `ask_for_lost`.
 //! - A range that was absorbed never comes back: its grave on every node that had it is that of its last life, for ever. Whoever speaks
 //!   of it there is told that it was removed; a note of damage to it is settled.
 //!
@@ -65,8 +65,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(30);
 const FROZEN_MAX: Duration = Duration::from_secs(3);
 /// How often is looked what became of merges, and other nodes are asked.
 const FATE_AGAIN: Duration = Duration::from_millis(100);
-/// How often other nodes are asked what became of a range that has a learner here.
-const LEARNERS_AGAIN: Duration = Duration::from_secs(2);
+/// How often other nodes are asked what became of ranges whose replicas here may have been removed, and of how many at a time.
+const LOST_AGAIN: Duration = Duration::from_secs(2);
+const LOST_MAX: usize = 64;
 /// How long a merge is tried to begin: what nodes have begun to bring to disk by then they finish, and the next try finds it.
 const BEGIN_MAX: Duration = Duration::from_secs(2);
 /// How long a range that is gathered waits for what works on it.
@@ -89,8 +90,10 @@ pub(crate) struct Merges {
     gathering: BTreeSet<RangeId>,
     /// Merges of frozen ranges that were refused, as other nodes say.
     refused: BTreeSet<(RangeId, Index)>,
-    /// When other nodes are asked again what became of ranges that have learners here.
-    learners_at: Instant,
+    /// When other nodes are asked again what became of ranges whose replicas here may have been removed.
+    lost_at: Instant,
+    /// Which of these was asked for last: there may be more than are asked for at a time.
+    lost: RangeId,
     /// When other nodes are asked again what became of merges.
     ask_at: Instant,
 }
@@ -564,9 +567,9 @@ impl<E: Env, B> State<E, B> {
     /// Looks after the merges that ranges here take part in, now and then.
     pub(crate) fn mind_merges(&mut self) {
         let now = self.env.clock().now();
-        if now >= self.merges.learners_at {
-            self.merges.learners_at = now + LEARNERS_AGAIN;
-            self.ask_for_learners();
+        if now >= self.merges.lost_at {
+            self.merges.lost_at = now + LOST_AGAIN;
+            self.ask_for_lost();
         }
         if self.merges.open.is_empty() {
             return;
@@ -613,37 +616,53 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    /// Asks the other nodes what became of ranges that have learners here, for there are few at a time. One that its group has removed
-    /// need not have heard of it, and says nothing by itself; a group that was absorbed since tells it no more, and its keys would
-    /// be kept from whoever has them now.
-    fn ask_for_learners(&mut self) {
+    /// Asks all other nodes what became of ranges that have learners here, or replicas that know of no leader. One that its group has
+    /// removed need not have heard of it: a learner says nothing by itself, and all whom a voter knows may have been removed, too. A
+    /// group that was absorbed since tells it no more, and its keys would be kept from whoever has them now.
+    fn ask_for_lost(&mut self) {
         let Some(neighbours) = &self.neighbours else {
             return;
         };
         let nodes: Vec<NodeId> = neighbours.others().map(|member| member.node).collect();
-        let is_learner = |local: &&Local<E>| {
-            let voters = local.replica.group().applied.membership.voters();
-            !local.seat.leaving && !voters.contains(&local.seat.raft.id())
+        let is_lost = |local: &&Local<E>| {
+            let raft = &local.seat.raft;
+            let votes = local
+                .replica
+                .group()
+                .applied
+                .membership
+                .voters()
+                .contains(&raft.id());
+            !local.seat.leaving && (!votes || raft.leader().is_none())
         };
         let live = self.slots.iter().filter_map(crate::state::Slot::live);
-        let learners = live.filter(is_learner);
-        let asked: Vec<_> = learners
+        let lost: BTreeMap<RangeId, ReplicaId> = live
+            .filter(is_lost)
             .map(|local| (local.range, local.seat.raft.id()))
             .collect();
+        // Each in its turn.
+        let next = RangeId(self.merges.lost.0 + 1);
+        let asked: Vec<_> = lost
+            .range(next..)
+            .chain(lost.range(..next))
+            .take(LOST_MAX)
+            .collect();
         for (range, me) in asked {
+            self.merges.lost = *range;
             for node in &nodes {
                 let (right, merge) = (range.0, 0);
                 let step = TransferStep::AskFate { right, merge };
-                self.say_at((range, me, replica_on(*node, 0)), NO_MARK, step);
+                self.say_at((*range, *me, replica_on(*node, 0)), NO_MARK, step);
             }
         }
     }
 
-    /// A replica of a range that is frozen asks what became of the merge; or a learner, whether its range is there still and has it.
+    /// A replica of a range that is frozen asks what became of the merge; or one that may be lost, whether its range is there still and
+    /// has it.
     fn on_ask_fate(&mut self, left: RangeId, from: ReplicaId, right: RangeId, merge: Index) {
         if let Some(local) = self.local(right).filter(|_| left == right) {
             if !local.seat.leaving && local.replica.group().has_removed(from) {
-                base::sometimes!("node: a learner asks that its group has removed");
+                base::sometimes!("node: a replica asks that its group has removed");
                 let slot = self.here[&right];
                 self.say_removed(slot, from);
             }

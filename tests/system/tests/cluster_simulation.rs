@@ -80,6 +80,10 @@ const MOVES: &[(u64, &str)] = &[(
 /// The same, of ranges that merge.
 const MERGES: &[(u64, &str)] = &[
     (
+        732_023,
+        "a voter did not hear that it was removed before its range was absorbed, and all whom it knew had been removed, too",
+    ),
+    (
         730_032,
         "a replica let go of the right range when the left one's state was offered, and then could not absorb it",
     ),
