@@ -206,7 +206,7 @@ impl Batch {
     /// - What a transaction asks has a header.
     /// - Each key is changed by one request, for none sees what the others of its batch do; and so is each record. What finishes a
     ///   transaction changes the keys of its intents.
-    /// - Beside an end there are writes and queries only.
+    /// - Beside an end there are writes and queries only; beside what finishes transactions nothing that asks for one that goes on.
     #[must_use]
     pub fn flaw(&self) -> Option<(Item, &'static str)> {
         let named = self.header.is_some();
@@ -237,6 +237,11 @@ impl Batch {
         let is_finished = |request: &Request| matches!(request, Request::Resolve { txn, .. } if finished.binary_search(txn).is_ok());
         if let (Some(item), _) = find(&is_finished) {
             return Some((item, "its batch finishes the transaction"));
+        }
+        if !finished.is_empty()
+            && let (Some(item), _) = find(&|request| !request.goes_with_finish())
+        {
+            return Some((item, "its batch finishes transactions"));
         }
         if let (Some(_), _) = find(&|request| matches!(request, Request::End { .. }))
             && let (Some(item), _) = find(&|request| !request.goes_with_end())
@@ -345,6 +350,13 @@ impl Request {
             Self::Recover { who, .. } | Self::Forget { who } | Self::Finish { who, .. } => Some(who.id),
             _ => None,
         }
+    }
+
+    fn goes_with_finish(&self) -> bool {
+        matches!(
+            self,
+            Self::Finish { .. } | Self::Resolve { .. } | Self::Forget { .. }
+        )
     }
 
     fn goes_with_end(&self) -> bool {

@@ -9,6 +9,7 @@ use corelane_txn::pusher::{self, Pusher};
 use corelane_txn::record::Promise;
 use corelane_txn::request::{End, Ended, Item, Push, Pushed, Reply, Request, Verdict};
 use corelane_txn::txn::{Seq, Who};
+use corelane_txn::view::Mutation;
 use corelane_txn::{Batch, Epoch, Header, Isolation, Keys, Outcome, Priority, Refusal, TxnId};
 use fixtures::{Range, bytes, ts};
 use std::sync::Arc;
@@ -124,6 +125,15 @@ fn a_batch_that_changes_something_twice_is_refused() {
     };
     let span = |from, to| Keys::Span(bytes(from), Some(bytes(to)));
     let get = || Request::Get { key: bytes("c") };
+    let finish = |seq| Request::Finish {
+        who: Arc::new(Who {
+            id: TxnId { seq, ..id() },
+            ..(*who()).clone()
+        }),
+        epoch: Epoch(0),
+        ts: ts(10),
+        locks: Arc::new([]),
+    };
     let good = [
         vec![write("b"), write("a"), end()],
         vec![resolve(span("a", "c")), resolve(Keys::One(bytes("c")))],
@@ -136,6 +146,10 @@ fn a_batch_that_changes_something_twice_is_refused() {
         vec![end(), write("a"), end()],
         vec![Request::Beat, Request::Forget { who: who() }],
         vec![end(), get()],
+        vec![finish(8), finish(8)],
+        vec![finish(id().seq), resolve(Keys::One(bytes("a")))],
+        vec![write("a"), finish(8)],
+        vec![end(), finish(8)],
     ];
     for (requests, is_good) in good
         .into_iter()
@@ -161,6 +175,46 @@ fn a_batch_that_changes_something_twice_is_refused() {
         assert_ne!(is_refused, is_good, "{batch:?} {answer:?}");
         assert!(is_good || changes.is_empty());
     }
+}
+
+/// The entry with twice the same key would stop every replica that applies it.
+#[test]
+fn a_lock_that_is_named_twice_is_let_go_of_once() {
+    let mut range = Range::new("", None);
+    let context = range.context(ts(20), 1000);
+    let batch = |request| Batch {
+        header: Some(Header {
+            who: who(),
+            epoch: Epoch(0),
+            read_ts: ts(10),
+            write_ts: ts(10),
+            limit: ts(10),
+            blind: true,
+            ignored: Arc::new([]),
+        }),
+        requests: vec![(0, request)],
+    };
+    let write = Request::Write {
+        key: bytes("a"),
+        seq: Seq(1),
+        value: None,
+        pipelined: false,
+    };
+    let (answer, laid) = range.evaluate(&context, &batch(write));
+    assert_eq!((answer.is_ok(), laid.len()), (true, 1), "{answer:?}");
+    for mutation in laid {
+        range.tables.apply(mutation);
+    }
+    let end = Request::End {
+        end: End::Rollback,
+        locks: [Keys::One(bytes("a")), Keys::One(bytes("a"))].into(),
+    };
+    let (answer, changes) = range.evaluate(&context, &batch(end));
+    let dropped = changes
+        .iter()
+        .filter(|change| matches!(change, Mutation::Drop { .. }))
+        .count();
+    assert_eq!((answer.is_ok(), dropped), (true, 1), "{changes:?}");
 }
 
 fn asked(effects: Vec<Effect>) -> Vec<(Item, Request)> {

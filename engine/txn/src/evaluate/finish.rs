@@ -7,6 +7,7 @@ use crate::request::{End, Ended, Reply, Verdict};
 use crate::txn::{Bytes, Epoch, Keys, TxnId, Who};
 use crate::view::{Memory, Mutation, View};
 use base::{Timestamp, limits};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Intents that one request resolves: one entry of the log.
@@ -242,8 +243,11 @@ impl<V: View> Evaluation<'_, V> {
             for (key, intent) in &laid {
                 changes.extend(resolved(key, intent, verdict));
             }
+            // A peer may name a key twice; its intent becomes something once.
+            let mut seen = BTreeSet::new();
             for lock in record.locks.iter() {
                 match lock {
+                    Keys::One(key) if !seen.insert(key) => {}
                     Keys::One(key) if self.view.contains(key) => {
                         let intent = self.view.intent(key).map_err(Stop::Io)?;
                         let known = laid.iter().any(|(laid, _)| *laid == key);
