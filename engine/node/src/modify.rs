@@ -17,6 +17,7 @@ use crate::refusal::{Refusal, check_key, check_value};
 use crate::shard::Shard;
 use crate::state::{Job, Message, State, Then};
 use base::api::{Condition, WriteId, WriteOp};
+use base::key::Escaped;
 use base::{Index, Modification, Timestamp, Unmodified};
 use env::{Env, Mailbox};
 use replica::{Admission, Begin};
@@ -25,11 +26,32 @@ use wire::reply::{ConditionFailed, ModifyReply};
 use wire::request::ArchivedModify;
 use wire::{Code, RequestRef, decode_request};
 
+/// Bytes of a key and of a value that a message shows.
+const SHOWN_MAX: usize = 64;
+
 /// A key keeps its value.
 pub(crate) struct Unchanged {
     why: Unmodified,
     key: Vec<u8>,
+    /// All of it when it is out of bounds; as much as is shown when it is not a number.
     found: Option<Vec<u8>>,
+}
+
+/// What `key` has by a modification that had `found`, or that it keeps that.
+fn work_out(by: &Modification<'_>, key: &[u8], found: Option<&[u8]>) -> Result<Vec<u8>, Unchanged> {
+    by.apply(found).map_err(|why| {
+        let key = key.to_vec();
+        let found = match why {
+            Unmodified::OutOfBounds => found,
+            Unmodified::NotANumber => found.map(shown),
+        };
+        let found = found.map(<[u8]>::to_vec);
+        Unchanged { why, key, found }
+    })
+}
+
+fn shown(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(SHOWN_MAX)]
 }
 
 impl<E: Env, B> State<E, B> {
@@ -65,22 +87,21 @@ impl<E: Env, B> State<E, B> {
             other => return self.not_admitted(slot, other, &id, raw),
         }
         let local = self.live_mut(slot);
-        let found = match local.replica.begin(key) {
+        let result = match local.replica.begin(key) {
             Begin::With(value) => {
                 base::sometimes!("node: a modification begins with one that is not applied");
-                Ok((by.apply(Some(value)), Some(value.to_vec())))
+                Ok(work_out(&by, key, Some(value)))
             }
             Begin::Wait => {
                 base::sometimes!("node: a modification waits for a write in flight");
                 return local.replica.park(raw.to_owned());
             }
             Begin::Applied => local.tablet.get_cached(key, Timestamp::MAX, |found| {
-                let found = found.map(|(_, value)| value);
-                (by.apply(found), found.map(<[u8]>::to_vec))
+                work_out(&by, key, found.map(|(_, value)| value))
             }),
         };
-        match found {
-            Ok((result, found)) => self.finish_modification(slot, &id, key, (result, found), raw),
+        match result {
+            Ok(result) => self.finish_modification(slot, &id, key, result, raw),
             Err(NeedsIo) => {
                 base::sometimes!("node: a modification reads from disk");
                 local.replica.reserve(core::iter::once(Condition::Absent { key }));
@@ -101,14 +122,12 @@ impl<E: Env, B> State<E, B> {
         slot: u32,
         id: &WriteId,
         key: &[u8],
-        (result, found): (Result<Vec<u8>, Unmodified>, Option<Vec<u8>>),
+        result: Result<Vec<u8>, Unchanged>,
         raw: RawRequest<'_>,
     ) {
         let value = match result {
             Ok(value) => value,
-            Err(why) => {
-                let key = key.to_vec();
-                let unchanged = Unchanged { why, key, found };
+            Err(unchanged) => {
                 let local = self.live_mut(slot);
                 return match local.proposed.back() {
                     Some(&(last, _)) => {
@@ -163,12 +182,12 @@ impl<E: Env, B> State<E, B> {
                 self.reply(origin, &failed);
             }
             Unmodified::NotANumber => {
-                let found = base::key::Escaped(unchanged.found.as_deref().unwrap_or_default());
-                let message = format!("the value {found} is not a number");
-                let shown: String = message.chars().take(120).collect();
+                let (key, found) = (shown(&unchanged.key), unchanged.found.as_deref());
+                let (key, found) = (Escaped(key), Escaped(found.unwrap_or_default()));
+                let message = format!("the value of `{key}` is not a number: `{found}`");
                 self.refuse(
                     origin,
-                    &Refusal::fatal(Code::NotANumber, shown).about_key(&unchanged.key),
+                    &Refusal::fatal(Code::NotANumber, message).about_key(&unchanged.key),
                 );
             }
         }
@@ -207,10 +226,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     state.on_owned(&request);
                 }
                 Ok(found) => {
-                    let found = found.map(|(_, value)| value);
-                    let result = Modification::from(&modify.by).apply(found.as_deref());
+                    let found = found.as_ref().map(|(_, value)| &value[..]);
+                    let result = work_out(&Modification::from(&modify.by), key, found);
                     let id = modify.id.write_id();
-                    state.finish_modification(slot, &id, key, (result, found), request.as_raw());
+                    state.finish_modification(slot, &id, key, result, request.as_raw());
                 }
             }
             state.run_parked(slot);

@@ -11,20 +11,25 @@ use base::key::Span;
 
 /// How many keys are kept, beside those whose last modification is not applied.
 const KEYS_MAX: usize = 256;
+/// How many bytes of keys and values, in the same way.
+const BYTES_MAX: usize = 1 << 20;
 
 /// The newest values of some keys.
 #[derive(Debug)]
 pub(crate) struct Newest {
     by_key: FastMap<Box<[u8]>, (Index, Vec<u8>)>,
-    /// With so many keys, those that are applied are forgotten.
-    full: usize,
+    /// Of keys and values.
+    bytes: usize,
+    /// With more keys, or more bytes, those that are applied are forgotten.
+    full: (usize, usize),
 }
 
 impl Default for Newest {
     fn default() -> Self {
         Self {
             by_key: FastMap::default(),
-            full: KEYS_MAX,
+            bytes: 0,
+            full: (KEYS_MAX, BYTES_MAX),
         }
     }
 }
@@ -37,16 +42,29 @@ impl Newest {
 
     /// A modification of `key` was proposed at `index`; everything up to `applied` is applied.
     pub(crate) fn set(&mut self, key: &[u8], value: Vec<u8>, index: Index, applied: Index) {
+        let len = value.len();
         if let Some(known) = self.by_key.get_mut(key) {
+            self.bytes -= known.1.len();
             *known = (index, value);
-            return;
+        } else {
+            self.bytes += key.len();
+            self.by_key.insert(key.into(), (index, value));
         }
-        if self.by_key.len() >= self.full {
-            self.by_key.retain(|_, (index, _)| *index > applied);
+        self.bytes += len;
+        let (keys, bytes) = self.full;
+        if self.by_key.len() > keys || self.bytes > bytes {
+            self.retain(|_, of| of > applied);
             // Twice what is left, so that going through all of them is rare.
-            self.full = KEYS_MAX.max(self.by_key.len() * 2);
+            self.full = (KEYS_MAX.max(self.by_key.len() * 2), BYTES_MAX.max(self.bytes * 2));
         }
-        self.by_key.insert(key.into(), (index, value));
+    }
+
+    fn retain(&mut self, stays: impl Fn(&[u8], Index) -> bool) {
+        self.by_key.retain(|key, (index, value)| {
+            let stays = stays(key, *index);
+            self.bytes -= if stays { 0 } else { key.len() + value.len() };
+            stays
+        });
     }
 
     /// A write that is no modification was proposed.
@@ -57,11 +75,13 @@ impl Newest {
         for op in ops {
             match op {
                 WriteOp::Put { key, .. } | WriteOp::Delete { key } => {
-                    self.by_key.remove(key);
+                    if let Some((_, value)) = self.by_key.remove(key) {
+                        self.bytes -= key.len() + value.len();
+                    }
                 }
                 WriteOp::DeleteRange { start, end } => {
                     let span = Span::new(start, end);
-                    self.by_key.retain(|key, _| !span.contains(key));
+                    self.retain(|key, _| !span.contains(key));
                 }
             }
         }
@@ -87,6 +107,20 @@ mod tests {
         assert_eq!(kept, KEYS_MAX as u64 / 2 + 1, "the applied half is gone");
         assert_eq!(newest.get(&1u64.to_be_bytes()), None);
         assert_eq!(newest.get(&(KEYS_MAX as u64).to_be_bytes()), Some(&[1][..]));
+    }
+
+    #[test]
+    fn long_values_are_kept_while_they_are_not_applied() {
+        let mut newest = Newest::default();
+        let long = || vec![0; BYTES_MAX / 2];
+        for (at, key) in [b"a", b"b", b"c"].into_iter().enumerate() {
+            newest.set(key, long(), Index(at as u64 + 1), Index(0));
+        }
+        assert!(newest.get(b"a").is_some() && newest.bytes > BYTES_MAX);
+        newest.set(b"d", vec![0; 3 * BYTES_MAX], Index(4), Index(3));
+        assert_eq!((newest.by_key.len(), newest.bytes), (1, 1 + 3 * BYTES_MAX));
+        newest.forget_written([WriteOp::Delete { key: b"d" }].into_iter());
+        assert_eq!(newest.bytes, 0);
     }
 
     #[test]
