@@ -255,7 +255,14 @@ impl Db {
             } => Ok(Modified::Done { value, ts }),
             // A retry was answered: what the first try made is still there, at its timestamp.
             Reply::Modified { value: None, ts } => {
-                let value = self.get_at(key, ts).await?.unwrap_or_default();
+                let made = self.get_at(key, ts).await;
+                let unread = |error: Error| Error::Ambiguous {
+                    after: self.pool.options.deadline,
+                    cause: format!("it was done at {ts}, and what it made could not be read: {error}"),
+                };
+                let value = made.map_err(unread)?.ok_or_else(|| Error::Protocol {
+                    what: format!("a modification was done at {ts}, and nothing is there"),
+                })?;
                 Ok(Modified::Done { value, ts })
             }
             Reply::ConditionFailed { found, ts, .. } => Ok(Modified::Refused { found, ts }),

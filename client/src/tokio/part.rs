@@ -160,8 +160,12 @@ impl Pool {
                         continue;
                     }
                     Err(parts) => {
+                        // Each on its own: one that cannot be had holds up no others.
                         for (part, to) in parts {
-                            let _ = to.send(self.part(&part).await);
+                            let pool = self.clone();
+                            tokio::spawn(async move {
+                                let _ = to.send(pool.part(&part).await);
+                            });
                         }
                         continue;
                     }
