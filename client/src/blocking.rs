@@ -27,10 +27,14 @@ use core::future::Future;
 use core::ops::RangeInclusive;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
-use std::sync::Arc;
+use core::time::Duration;
+use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+/// How long the end of the last handle waits for what is left to be done for transactions that are over.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// A database: a cheap handle that all threads may clone and share.
 #[derive(Debug, Clone)]
@@ -43,6 +47,8 @@ pub struct Db {
 #[derive(Debug)]
 struct Background {
     handle: Handle,
+    /// What it runs, once that is connected.
+    db: OnceLock<shell::Db>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -69,6 +75,7 @@ impl Background {
             .map_err(failed)?;
         Ok(Self {
             handle,
+            db: OnceLock::new(),
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -97,6 +104,10 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
+        if let Some(db) = self.db.take() {
+            // What is not finished by then is finished by whoever meets it.
+            let _ = self.wait(async { tokio::time::timeout(SETTLE_MAX, db.settle()).await });
+        }
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             // Its only work is to drive the runtime: it has no result.
@@ -120,6 +131,7 @@ pub fn connect(address: &str) -> Result<Db, Error> {
 pub fn connect_with(address: &str, options: Options) -> Result<Db, Error> {
     let background = Arc::new(Background::start()?);
     let inner = background.wait(shell::connect_with(address, options))?;
+    let _ = background.db.set(inner.clone());
     Ok(Db { inner, background })
 }
 

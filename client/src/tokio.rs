@@ -3,6 +3,7 @@
 mod call;
 mod connection;
 mod db;
+mod flights;
 mod part;
 mod pool;
 mod scan;

@@ -125,6 +125,7 @@ impl Crew {
                     std::panic::resume_unwind(panic);
                 }
             }
+            client.db.settle().await;
             cpu
         });
         let recorder = Arc::into_inner(recorder).expect("its tasks have ended");

@@ -79,6 +79,12 @@ impl Db {
         self.background.wait(self.inner.outcome(txn))
     }
 
+    /// Waits until nothing is left to do for transactions that are over; see [`crate::Db::settle`]. The last handle does that when it is
+    /// dropped, for a second at most.
+    pub fn settle(&self) {
+        self.background.wait(self.inner.settle());
+    }
+
     fn txn(&self, inner: shell::Txn) -> Txn {
         Txn {
             inner,

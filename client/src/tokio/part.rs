@@ -1,19 +1,21 @@
 //! Parts of transactions on their way, and plain requests whose way is cleared.
 
 use super::call::Tries;
+use super::flights::Flights;
 use super::pool::Pool;
+use super::txn::Shared;
 use crate::Error;
 use crate::request::{Refusal, Reply, Request};
 use crate::retry::Failure;
 use base::api::{ReadAt, WriteId};
 use base::{RangeId, Timestamp};
+use core::future::poll_fn;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{mpsc, oneshot};
-use txn::driver::together::{join, may_join};
+use txn::driver::together::{Parts, join};
 use txn::driver::{self, Cleared, Clearing, Out, Ticket};
 use txn::error::Conflict;
 use txn::request::{Answer, Push};
@@ -37,14 +39,28 @@ pub(crate) enum Part {
 /// Which range has a key, as far as is known: what is not known goes by itself.
 pub(crate) type Place = Result<RangeId, Box<[u8]>>;
 
-/// What is left to be said to ranges about transactions that are decided, and who wants to hear the answers: by range, while something is
-/// on its way there.
-pub(crate) type Finishing = BTreeMap<Place, Vec<(txn::Batch, oneshot::Sender<Part>)>>;
+/// Bytes that most batches fit in.
+const BATCH_BYTES: usize = 1 << 10;
+/// How long what is to be said about decided transactions waits for more of it, unless somebody is in a hurry.
+const FINISH_PAUSE: Duration = Duration::from_millis(2);
+/// Parts that do not wait for more.
+const FINISH_PARTS_MAX: usize = 64;
+/// How long everything is finished at once after a transaction was in the way of something.
+const HURRY: Duration = Duration::from_millis(100);
+
+/// What is left to be said to ranges about transactions that are decided, and who hears the answers: by range, while something waits for
+/// it, or is on its way there.
+#[derive(Debug, Default)]
+pub(crate) struct Finishing {
+    waiting: BTreeMap<Place, Parts<(Ticket, Arc<Shared>)>>,
+    /// In the client's own time.
+    hurried_until: Duration,
+}
 
 impl Pool {
     /// Sends one part to whoever leads its range. Only what was not done goes out again.
     pub(crate) async fn part(self: &Arc<Self>, part: &txn::Batch) -> Part {
-        let mut batch = Vec::new();
+        let mut batch = Vec::with_capacity(BATCH_BYTES);
         txn::codec::encode_batch(part, &mut batch);
         let sender = part.header.as_ref().map(|header| &header.who);
         let Some((_, first)) = part.requests.first() else {
@@ -94,53 +110,58 @@ impl Pool {
         }
     }
 
-    /// Sends a part on a task of its own, and passes on what became of it.
-    pub(crate) fn send_part<E: Send + 'static>(
-        self: &Arc<Self>,
-        ticket: Ticket,
-        part: txn::Batch,
-        events: &mpsc::UnboundedSender<E>,
-        event: fn(Ticket, Part) -> E,
-    ) {
-        let (pool, events) = (self.clone(), events.clone());
-        tokio::spawn(async move {
-            let came = if may_join(&part) {
-                pool.part_together(part).await
-            } else {
-                pool.part(&part).await
-            };
-            // Whoever has asked may be gone.
-            let _ = events.send(event(ticket, came));
-        });
-    }
-
-    /// Sends a part that nobody waits for; those that come for one range while another one is on its way there go together.
-    async fn part_together(self: &Arc<Self>, part: txn::Batch) -> Part {
+    /// Sends a part that nobody waits for. What comes for one range within a short time, or while something is on its way there, goes
+    /// together.
+    pub(crate) fn finish_later(self: &Arc<Self>, part: txn::Batch, ticket: Ticket, to: Arc<Shared>) {
         let sender = part.header.as_ref().map(|header| &header.who);
         let Some((_, first)) = part.requests.first() else {
-            return Part::Answered(Ok(Vec::new()));
+            return;
         };
         let place = self.places()(first.key(sender));
-        let came = match self.finishing().entry(place.clone()) {
+        let mut finishing = self.finishing();
+        let is_full = match finishing.waiting.entry(place) {
             Entry::Occupied(mut waiting) => {
-                let (answer, came) = oneshot::channel();
-                waiting.get_mut().push((part, answer));
-                came
+                waiting.get_mut().push((part, (ticket, to)));
+                waiting.get().len() >= FINISH_PARTS_MAX
             }
             Entry::Vacant(vacant) => {
-                let (answer, came) = oneshot::channel();
-                vacant.insert(vec![(part, answer)]);
-                tokio::spawn(self.clone().send_waiting(place));
-                came
+                let place = vacant.key().clone();
+                vacant.insert(vec![(part, (ticket, to))]);
+                tokio::spawn(self.clone().finish_place(place));
+                false
             }
         };
-        came.await.unwrap_or(Part::Lost(Error::Closed))
+        drop(finishing);
+        if is_full {
+            self.finish.notify_waiters();
+        }
+    }
+
+    /// Something is in the way of something: what is decided is finished at once for a while.
+    pub(crate) fn finish_soon(&self) {
+        self.finishing().hurried_until = self.elapsed() + HURRY;
+        self.finish.notify_waiters();
+    }
+
+    /// Waits until what waits for a range is to go.
+    async fn pause_before_finish(&self, place: &Place) {
+        let hurry = self.finish.notified();
+        {
+            let finishing = self.finishing();
+            let is_full = |waiting: &Vec<_>| waiting.len() >= FINISH_PARTS_MAX;
+            if self.elapsed() < finishing.hurried_until || finishing.waiting.get(place).is_some_and(is_full) {
+                return;
+            }
+        }
+        // Either way it goes now.
+        let _ = tokio::time::timeout(FINISH_PAUSE, hurry).await;
     }
 
     /// Sends what waits for a range, until nothing does.
-    async fn send_waiting(self: Arc<Self>, place: Place) {
+    async fn finish_place(self: Arc<Self>, place: Place) {
         loop {
-            let joined = match self.finishing().entry(place.clone()) {
+            self.pause_before_finish(&place).await;
+            let joined = match self.finishing().waiting.entry(place.clone()) {
                 Entry::Occupied(mut waiting) => match join(waiting.get_mut()) {
                     Some(joined) => joined,
                     None => {
@@ -153,19 +174,16 @@ impl Pool {
             let came = match self.part(&joined.batch).await {
                 Part::Answered(answer) => match joined.answer(answer) {
                     Ok(answers) => {
-                        for (to, answer) in answers {
-                            // Whoever has asked may be gone.
-                            let _ = to.send(Part::Answered(answer));
+                        for ((ticket, to), answer) in answers {
+                            to.hear(ticket, Part::Answered(answer));
                         }
                         continue;
                     }
                     Err(parts) => {
                         // Each on its own: one that cannot be had holds up no others.
-                        for (part, to) in parts {
+                        for (part, (ticket, to)) in parts {
                             let pool = self.clone();
-                            tokio::spawn(async move {
-                                let _ = to.send(pool.part(&part).await);
-                            });
+                            tokio::spawn(async move { to.hear(ticket, pool.part(&part).await) });
                         }
                         continue;
                     }
@@ -173,12 +191,15 @@ impl Pool {
                 Part::Lost(error) => Part::Lost(error),
                 Part::Refused(error) => Part::Refused(error),
             };
-            for to in joined.tags() {
-                let _ = to.send(match &came {
-                    Part::Refused(error) => Part::Refused(error.clone()),
-                    Part::Lost(error) => Part::Lost(error.clone()),
-                    Part::Answered(_) => unreachable!("it was dealt with"),
-                });
+            for (ticket, to) in joined.tags() {
+                to.hear(
+                    ticket,
+                    match &came {
+                        Part::Refused(error) => Part::Refused(error.clone()),
+                        Part::Lost(error) => Part::Lost(error.clone()),
+                        Part::Answered(_) => unreachable!("it was dealt with"),
+                    },
+                );
             }
         }
     }
@@ -234,32 +255,30 @@ impl Pool {
 
     /// Runs a clearing to its end; the caller limits the time.
     async fn run_clearing(self: &Arc<Self>, mut clearing: Clearing) -> Result<Cleared, Error> {
-        let (sender, mut events) = mpsc::unbounded_channel::<(Ticket, Part)>();
+        let mut flights = Flights::default();
         loop {
             for out in clearing.poll(self.elapsed_ns(), self.places()) {
                 match out {
-                    Out::Send { ticket, part } => {
-                        self.send_part(ticket, part, &sender, |ticket, part| (ticket, part));
-                    }
-                    Out::Look => self.look_again().await,
+                    Out::Send { ticket, part } => flights.send(self, ticket, part),
+                    Out::Look => flights.look(self),
                     Out::Cleared(cleared) => return Ok(cleared),
                     // Those are a transaction's.
                     Out::Answer(_) | Out::Over => {}
                 }
             }
-            let event = match clearing.wake_at_ns() {
-                Some(wake_ns) => {
-                    let wake = self.instant(wake_ns);
-                    tokio::time::timeout_at(wake.into(), events.recv()).await.ok()
-                }
-                None => Some(events.recv().await),
-            };
+            let mut came = Vec::new();
+            let some = poll_fn(|context| flights.poll(context, &mut came));
+            match clearing.wake_at_ns() {
+                Some(wake_ns) => drop(tokio::time::timeout_at(self.instant(wake_ns).into(), some).await),
+                None => some.await,
+            }
             let now_ns = self.elapsed_ns();
-            match event.flatten() {
-                None => {}
-                Some((ticket, Part::Answered(answer))) => clearing.on_answer(ticket, answer, now_ns),
-                Some((ticket, Part::Lost(_))) => clearing.on_lost(ticket, now_ns),
-                Some((_, Part::Refused(error))) => return Err(error),
+            for (ticket, part) in came {
+                match part {
+                    Part::Answered(answer) => clearing.on_answer(ticket, answer, now_ns),
+                    Part::Lost(_) => clearing.on_lost(ticket, now_ns),
+                    Part::Refused(error) => return Err(error),
+                }
             }
         }
     }
@@ -296,6 +315,8 @@ impl Pool {
                 what: "a request outside of transactions was answered by an answer to one".to_owned(),
             });
         };
+        // It may be one of this client's.
+        self.finish_soon();
         let seed = self.prng().next_u64();
         let config = driver::Config::default();
         let clearing = Clearing::new(&config, seen, conflict.key.clone(), push, seed);

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// The bound of the clocks of one node's shards.
 const ALONE_BOUND: Duration = Duration::from_millis(50);
@@ -38,6 +38,10 @@ pub(crate) struct Pool {
     session_moved: Notify,
     prng: Mutex<Prng>,
     finishing: Mutex<Finishing>,
+    /// What waits to be finished goes now.
+    pub(crate) finish: Notify,
+    /// Transactions that are not over, and who is told when none is left.
+    running: watch::Sender<usize>,
     /// Where the routing's time begins.
     epoch: Instant,
     routing: RwLock<Routing>,
@@ -92,6 +96,8 @@ impl Pool {
             session_moved: Notify::new(),
             prng: Mutex::new(prng),
             finishing: Mutex::default(),
+            finish: Notify::new(),
+            running: watch::Sender::new(0),
             epoch: Instant::now(),
             routing: RwLock::new(Routing::new(addresses.as_slice())),
             refreshing: tokio::sync::Mutex::default(),
@@ -104,6 +110,20 @@ impl Pool {
 
     pub(crate) fn finishing(&self) -> MutexGuard<'_, Finishing> {
         lock(&self.finishing)
+    }
+
+    /// A transaction is under way until what is returned is dropped.
+    pub(crate) fn transaction_runs(self: &Arc<Self>) -> Running {
+        self.running.send_modify(|count| *count += 1);
+        Running(self.clone())
+    }
+
+    /// Waits until no transaction is under way.
+    pub(crate) async fn settle(&self) {
+        let mut running = self.running.subscribe();
+        self.finish_soon();
+        // The sender lives as long as the pool.
+        let _ = running.wait_for(|count| *count == 0).await;
     }
 
     pub(crate) fn prng(&self) -> MutexGuard<'_, Prng> {
@@ -389,6 +409,16 @@ impl Pool {
         let outcomes = lock(&self.outcomes);
         let found = outcomes.iter().rev().find(|(known, _)| known == txn);
         found.map(|(_, outcome)| *outcome)
+    }
+}
+
+/// A transaction that is under way.
+#[derive(Debug)]
+pub(crate) struct Running(Arc<Pool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|count| *count -= 1);
     }
 }
 

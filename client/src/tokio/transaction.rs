@@ -96,6 +96,13 @@ impl Db {
         Txn::begin(self.pool(), options, until, false).await
     }
 
+    /// Waits until nothing is left to do for transactions that are over. A commit is answered as soon as it is certain; what makes it
+    /// cheap for others to read follows in the background. A program that ends before that loses nothing, but whoever reads those keys
+    /// next has to find out what became of them. Transactions that are open are waited for, too.
+    pub async fn settle(&self) {
+        self.pool().settle().await;
+    }
+
     /// How a transaction ended whose commit was answered by [`Error::CommitUnknown`]. If it has not ended, it is aborted now.
     ///
     /// # Errors

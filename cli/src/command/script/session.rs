@@ -79,6 +79,10 @@ pub(super) async fn run(global: Rc<Global>, address: String, name: Name, mut ste
         // Should it not succeed, others clear it away.
         let _ = txn.rollback().await;
     }
+    if let Some(db) = connected {
+        // The same: what is not finished by then is finished by whoever meets it.
+        let _ = tokio::time::timeout(global.timeout, db.settle()).await;
+    }
 }
 
 impl Session {

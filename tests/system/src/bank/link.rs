@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const TRIES_MAX: u32 = 40;
 /// How long what is left of a transaction is seen to.
 const FINISH: Duration = Duration::from_secs(60);
+/// What is to be said about decided transactions waits for more of it, up to this.
+const FINISH_PAUSE_MAX_US: u64 = 4_000;
 
 /// Answers, and losses, that have come for one driver.
 #[derive(Debug)]
@@ -214,7 +216,8 @@ impl Link {
         }
     }
 
-    /// As the client library does: what nobody waits for, and comes for one range while something is on its way there, goes together.
+    /// As the client library does: what nobody waits for, and comes for one range within a short time or while something is on its way
+    /// there, goes together.
     fn send_together(self: &Rc<Self>, part: Batch, to: (Rc<Queue>, Ticket)) {
         let sender = part.header.as_ref().map(|header| &header.who);
         let Some((_, first)) = part.requests.first() else {
@@ -232,6 +235,8 @@ impl Link {
 
     async fn send_waiting(self: Rc<Self>, place: usize) {
         loop {
+            let pause = self.prng.borrow_mut().between(0, FINISH_PAUSE_MAX_US);
+            self.sleep(Duration::from_micros(pause)).await;
             let joined = {
                 let mut finishing = self.finishing.borrow_mut();
                 let Some(joined) = finishing.get_mut(&place).and_then(join) else {
