@@ -35,8 +35,9 @@ use crate::workload::{Action, Layout};
 
 /// How long answers are waited for after the measured time.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Refusals in a row, over all connections, after which loading gives up.
-const LOAD_RETRIES_MAX: u64 = 10_000;
+/// How long nothing but refusals comes, over all connections, until loading gives up: a cluster that has just been split into thousands
+/// of ranges finds leaders for them first.
+const LOAD_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest sleep in a poll, so that the end of a run is noticed.
 const POLL_MAX: Duration = Duration::from_millis(20);
 
@@ -84,7 +85,7 @@ struct Loader {
     /// Where the open loop looks first for a free slot.
     turn: usize,
     in_flight: u64,
-    retries: u64,
+    refused_since_ns: Option<u64>,
     cpu_at_start: Option<Duration>,
     cpu_at_end: Option<Duration>,
     outstanding: u32,
@@ -156,7 +157,7 @@ impl Loader {
             scratch: Scratch::default(),
             turn: 0,
             in_flight: 0,
-            retries: 0,
+            refused_since_ns: None,
             cpu_at_start: None,
             cpu_at_end: None,
             outstanding,
@@ -470,7 +471,7 @@ impl Loader {
             context: common,
             lanes,
             in_flight,
-            retries,
+            refused_since_ns,
             follow,
             ..
         } = self;
@@ -513,7 +514,7 @@ impl Loader {
                 common.recorder.answered(request.intended_ns, now_ns);
             }
             let goes_again = source.settled(request.action, refused);
-            *retries = if goes_again { *retries + 1 } else { 0 };
+            *refused_since_ns = goes_again.then(|| refused_since_ns.unwrap_or(now_ns));
         });
         *in_flight -= answers;
         common.shared.answers.fetch_add(answers, Ordering::Relaxed);
@@ -523,7 +524,9 @@ impl Loader {
         if let Some(slot) = not_asked {
             return Err(self.broken(at, format!("it answered request {slot}, which is not in flight")));
         }
-        if *retries > LOAD_RETRIES_MAX {
+        let patience_ns = LOAD_PATIENCE.as_nanos();
+        if refused_since_ns.is_some_and(|since_ns| u128::from(now_ns.saturating_sub(since_ns)) > patience_ns)
+        {
             let message = common.recorder.first_failure.take().unwrap_or_default();
             return Err(BenchError::Refused {
                 address: common.address,

@@ -183,6 +183,7 @@ impl Driver for CorelaneDriver {
                     Some(Answer::Done)
                 }
                 ReplyRef::ErrorReply(reply) => Some(refused(reply)),
+                ReplyRef::TransactReply(_) => Some(Answer::Failed(IN_THE_WAY)),
                 ReplyRef::HelloReply(_)
                 | ReplyRef::ConditionFailed(_)
                 | ReplyRef::RangeMapReply(_)
@@ -194,7 +195,6 @@ impl Driver for CorelaneDriver {
                 | ReplyRef::StandReply(_)
                 | ReplyRef::SetPolicyReply(_)
                 | ReplyRef::PoliciesReply(_)
-                | ReplyRef::TransactReply(_)
                 | ReplyRef::StatusReply(_) => {
                     return Err(DriverError::Unexpected {
                         kind: frame.kind.name(),
@@ -215,6 +215,9 @@ impl Driver for CorelaneDriver {
         }
     }
 }
+
+/// What a request is told that meets what a transaction has left: clearing it away is the client library's business.
+const IN_THE_WAY: &str = "a transaction that has not ended is in the way; `corelane scan` clears away what a killed client has left";
 
 /// A refusal: of this request for good, or here and now.
 fn refused<'a>(reply: &'a ArchivedErrorReply<'static>) -> Answer<'a> {

@@ -565,9 +565,10 @@ impl<W> Replica<W> {
             }
             Command::Change { ts, mutations } => {
                 let mut made = Vec::new();
-                for mutation in txn::codec::decode_mutations(mutations)? {
-                    made.extend(self.provisional.apply(mutation, (&mut self.sessions, ts)));
-                }
+                let (provisional, sessions) = (&mut self.provisional, &mut self.sessions);
+                txn::codec::each_mutation(mutations, |mutation| {
+                    made.extend(provisional.apply(mutation, (&mut *sessions, ts)));
+                })?;
                 Applied::Change { made, ts }
             }
             Command::Merge { step, .. } => {

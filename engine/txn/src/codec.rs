@@ -49,12 +49,15 @@ pub fn encode_mutations(mutations: &[Mutation], out: &mut Vec<u8>) {
     code::put_list::<Mutation>(mutations, out);
 }
 
-/// The mutations that `bytes` are.
+/// Hands out the mutations that `bytes` are, one by one.
 ///
 /// # Errors
-/// [`CodecError`] when `bytes` are not exactly one list of mutations.
-pub fn decode_mutations(bytes: &[u8]) -> Result<Vec<Mutation>, CodecError> {
-    whole::<Vec<Mutation>>(bytes, "Mutations", usize::MAX)
+/// [`CodecError`] when `bytes` are not exactly one list of mutations. Those before what is wrong were handed out.
+pub fn each_mutation(bytes: &[u8], each: impl FnMut(Mutation)) -> Result<(), CodecError> {
+    let what = "Mutations";
+    let mut input = Input::new(bytes, usize::MAX);
+    input.each::<Mutation>(what, each)?;
+    ends(&input, what)
 }
 
 /// Appends an intent. Several may follow each other.
@@ -118,12 +121,16 @@ fn front<C: Code>(bytes: &mut &[u8], what: &'static str, list_max: usize) -> Res
 }
 
 fn whole<C: Code>(bytes: &[u8], what: &'static str, list_max: usize) -> Result<C::Out, CodecError> {
-    let mut rest = bytes;
-    let value = front::<C>(&mut rest, what, list_max)?;
-    if rest.is_empty() {
-        return Ok(value);
+    let mut input = Input::new(bytes, list_max);
+    let value = C::take(&mut input, what)?;
+    ends(&input, what)?;
+    Ok(value)
+}
+
+fn ends(input: &Input<'_>, what: &'static str) -> Result<(), CodecError> {
+    if input.rest().is_empty() {
+        return Ok(());
     }
-    let at = bytes.len() - rest.len();
-    let why = "is followed by more bytes";
+    let (why, at) = ("is followed by more bytes", input.at());
     Err(CodecError { what, why, at })
 }

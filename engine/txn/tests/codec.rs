@@ -9,7 +9,7 @@ mod samples;
 use base::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use core::fmt::Write;
 use corelane_txn::codec::{
-    CodecError, decode_answer, decode_batch, decode_intent, decode_mutations, decode_record, encode_answer,
+    CodecError, decode_answer, decode_batch, decode_intent, decode_record, each_mutation, encode_answer,
     encode_batch, encode_intent, encode_mutations, encode_record,
 };
 use corelane_txn::request::{Item, Reply, Request};
@@ -48,7 +48,9 @@ proptest! {
     fn mutations_round_trip(mutations in generators::mutations()) {
         let bytes = encoded(encode_mutations, &mutations[..]);
         is_exact(Kind::Mutations, &bytes);
-        prop_assert_eq!(decode_mutations(&bytes), Ok(mutations));
+        let mut each = Vec::new();
+        prop_assert_eq!(each_mutation(&bytes, |mutation| each.push(mutation)), Ok(()));
+        prop_assert_eq!(each, mutations);
     }
 
     #[test]

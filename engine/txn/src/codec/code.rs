@@ -1,7 +1,7 @@
 //! How single values are written and read, and the words of the tables in `layout.rs`.
 
 use super::CodecError;
-use crate::txn::{Bytes, Epoch, Seq};
+use crate::txn::{Bytes, Epoch, Seq, Who};
 use base::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use base::{ClientId, Timestamp};
 use std::borrow::Cow;
@@ -18,12 +18,22 @@ pub(super) trait Code {
     fn take(input: &mut Input<'_>, what: &'static str) -> Result<Self::Out, CodecError>;
 }
 
+/// How many of the last keys are remembered.
+const KEYS_KNOWN: usize = 4;
+
 /// Bytes that were not read yet.
+///
+/// An entry of the log names its transaction in each intent and in the record, and each key as a key, a promise and a lock. What was
+/// read once is shared by all of them: it is what most of the work would be spent on.
 pub(super) struct Input<'a> {
     rest: &'a [u8],
     whole: usize,
     /// How long a list may be.
     list_max: usize,
+    /// The last transaction, and its bytes.
+    who: Option<(&'a [u8], Arc<Who>)>,
+    keys: [Option<Bytes>; KEYS_KNOWN],
+    next_key: usize,
 }
 
 impl<'a> Input<'a> {
@@ -32,6 +42,9 @@ impl<'a> Input<'a> {
             list_max,
             rest: bytes,
             whole: bytes.len(),
+            who: None,
+            keys: [const { None }; KEYS_KNOWN],
+            next_key: 0,
         }
     }
 
@@ -93,13 +106,26 @@ impl<'a> Input<'a> {
         Ok(head)
     }
 
+    fn key(&mut self, what: &'static str, max: usize) -> Result<Bytes, CodecError> {
+        let bytes = self.bytes(what, max)?;
+        let mut known = self.keys.iter().flatten();
+        if let Some(known) = known.find(|known| ***known == *bytes) {
+            return Ok(known.clone());
+        }
+        let key = shared(bytes);
+        self.keys[self.next_key % KEYS_KNOWN] = Some(key.clone());
+        self.next_key += 1;
+        Ok(key)
+    }
+
     fn text(&mut self, what: &'static str) -> Result<&'a str, CodecError> {
         let at = self.at();
         let why = "is no text";
         str::from_utf8(self.bytes(what, usize::MAX)?).map_err(|_| CodecError { what, why, at })
     }
 
-    fn list<C: Code>(&mut self, what: &'static str) -> Result<Vec<C::Out>, CodecError> {
+    /// How many of a list there are.
+    fn count(&mut self, what: &'static str) -> Result<usize, CodecError> {
         let at = self.at();
         let len: usize = self.small(what)?;
         let wrong = |why| Err(CodecError { what, why, at });
@@ -109,12 +135,29 @@ impl<'a> Input<'a> {
         if len > self.list_max {
             return wrong(GREAT);
         }
+        Ok(len)
+    }
+
+    fn list<C: Code>(&mut self, what: &'static str) -> Result<Vec<C::Out>, CodecError> {
+        let len = self.count(what)?;
         let room = self.rest.len() / size_of::<C::Out>().max(1);
         let mut list = Vec::with_capacity(len.min(room));
         for _ in 0..len {
             list.push(C::take(self, what)?);
         }
         Ok(list)
+    }
+
+    /// As a list, one by one.
+    pub(super) fn each<C: Code>(
+        &mut self,
+        what: &'static str,
+        mut each: impl FnMut(C::Out),
+    ) -> Result<(), CodecError> {
+        for _ in 0..self.count(what)? {
+            each(C::take(self, what)?);
+        }
+        Ok(())
     }
 }
 
@@ -149,8 +192,17 @@ pub(super) struct Bound;
 /// The bytes of a value.
 pub(super) struct Value;
 
+/// A copy. Nothing takes no memory.
+fn shared(bytes: &[u8]) -> Bytes {
+    if bytes.is_empty() {
+        Bytes::default()
+    } else {
+        bytes.into()
+    }
+}
+
 macro_rules! bytes {
-    ($($as:ident: $max:expr),+) => { $(
+    ($($as:ident: $max:expr, $take:expr);+ $(;)?) => { $(
         impl Code for $as {
             type Out = Bytes;
 
@@ -159,16 +211,20 @@ macro_rules! bytes {
             }
 
             fn take(input: &mut Input<'_>, what: &'static str) -> Result<Bytes, CodecError> {
-                Ok(input.bytes(what, $max)?.into())
+                $take(input, what, $max)
             }
         }
     )+ };
 }
 
-bytes!(Key: KEY_BYTES_MAX, Bound: KEY_BYTES_MAX + 1, Value: VALUE_BYTES_MAX);
+bytes! {
+    Key: KEY_BYTES_MAX, Input::key;
+    Bound: KEY_BYTES_MAX + 1, Input::key;
+    Value: VALUE_BYTES_MAX, |input: &mut Input<'_>, what, max| input.bytes(what, max).map(shared);
+}
 
 macro_rules! texts {
-    ($($text:ty),+) => { $(
+    ($($text:ty: $from:expr);+ $(;)?) => { $(
         impl Code for $text {
             type Out = Self;
 
@@ -177,13 +233,17 @@ macro_rules! texts {
             }
 
             fn take(input: &mut Input<'_>, what: &'static str) -> Result<Self, CodecError> {
-                Ok(input.text(what)?.to_owned().into())
+                let text = input.text(what)?;
+                Ok(if text.is_empty() { Self::default() } else { $from(text) })
             }
         }
     )+ };
 }
 
-texts!(Arc<str>, Cow<'static, str>);
+texts! {
+    Arc<str>: Arc::from;
+    Cow<'static, str>: |text: &str| Cow::Owned(text.to_owned());
+}
 
 macro_rules! numbers {
     ($($number:ty: $value:ident => $wide:expr, $back:expr);+ $(;)?) => { $(
@@ -327,19 +387,35 @@ impl<C: Code> Code for Arc<[C]> {
     }
 
     fn take(input: &mut Input<'_>, what: &'static str) -> Result<Self::Out, CodecError> {
-        input.list::<C>(what).map(Into::into)
+        let list = input.list::<C>(what)?;
+        Ok(if list.is_empty() {
+            Arc::default()
+        } else {
+            list.into()
+        })
     }
 }
 
-impl<C: Code> Code for Arc<C> {
-    type Out = Arc<C::Out>;
+impl Code for Arc<Who> {
+    type Out = Self;
 
-    fn put(value: &Self::Out, out: &mut Vec<u8>) {
-        C::put(value, out);
+    fn put(value: &Self, out: &mut Vec<u8>) {
+        Who::put(value, out);
     }
 
-    fn take(input: &mut Input<'_>, what: &'static str) -> Result<Self::Out, CodecError> {
-        C::take(input, what).map(Arc::new)
+    fn take(input: &mut Input<'_>, what: &'static str) -> Result<Self, CodecError> {
+        // A value has one encoding, and none is the beginning of another one.
+        if let Some((bytes, who)) = &input.who
+            && let Some(rest) = input.rest.strip_prefix(*bytes)
+        {
+            input.rest = rest;
+            return Ok(who.clone());
+        }
+        let from = input.rest;
+        let who = Self::new(Who::take(input, what)?);
+        let bytes = &from[..from.len() - input.rest.len()];
+        input.who = Some((bytes, who.clone()));
+        Ok(who)
     }
 }
 

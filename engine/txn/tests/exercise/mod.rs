@@ -35,10 +35,13 @@ pub(crate) fn check(kind: Kind, bytes: &[u8]) -> Result<usize, CodecError> {
     let mut out = Vec::new();
     let mut rest = bytes;
     let decoded = match kind {
-        Kind::Mutations => codec::decode_mutations(bytes).map(|value| {
-            codec::encode_mutations(&value, &mut out);
-            rest = &[];
-        }),
+        Kind::Mutations => {
+            let mut value = Vec::new();
+            codec::each_mutation(bytes, |mutation| value.push(mutation)).map(|()| {
+                codec::encode_mutations(&value, &mut out);
+                rest = &[];
+            })
+        }
         Kind::Intent => codec::decode_intent(&mut rest).map(|value| codec::encode_intent(&value, &mut out)),
         Kind::Record => codec::decode_record(&mut rest).map(|value| codec::encode_record(&value, &mut out)),
         Kind::Batch => codec::decode_batch(bytes).map(|value| {
