@@ -34,12 +34,13 @@
 //!
 //! [`Staleness`] trades freshness for speed: such reads are answered by the nearest node that has a replica.
 //!
-//! The pure part ([`range_cache`], `routing`, `session`, `retry`, `request`, `cursor`, `clock`, `transaction`) performs no I/O and reads no clock.
+//! The pure part ([`range_cache`], `routing`, `session`, `retry`, `request`, `cursor`, `clock`, `heat`, `transaction`) performs no I/O and reads no clock.
 
 mod batch;
 mod clock;
 mod cursor;
 mod error;
+mod heat;
 mod options;
 mod policy;
 pub mod range_cache;

@@ -138,6 +138,8 @@ pub enum Did {
     Write,
     /// It wrote the key and committed.
     Committed(Timestamp),
+    /// It has locked the key, or wanted to.
+    Locked,
 }
 
 /// Two transactions that met on a key.
@@ -173,6 +175,7 @@ impl Conflict {
                 error::Act::Read => Did::Read,
                 error::Act::Write => Did::Write,
                 error::Act::Committed(ts) => Did::Committed(ts),
+                error::Act::Lock => Did::Locked,
             },
         };
         Self {
@@ -208,6 +211,8 @@ pub(crate) fn failure(error: TxnError) -> Error {
 pub(crate) struct Attempts {
     left: u32,
     pause: Duration,
+    /// When the first one began: all are as old, so that one of them gets its turn.
+    pub(crate) since: Option<Timestamp>,
 }
 
 impl Attempts {
@@ -215,6 +220,7 @@ impl Attempts {
         Self {
             left: options.attempts_max.max(1),
             pause: PAUSE_MIN,
+            since: None,
         }
     }
 

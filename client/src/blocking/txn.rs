@@ -32,7 +32,7 @@ impl Db {
         loop {
             let begun = self
                 .background
-                .wait(shell::Txn::begin(pool, options, Some(until), true));
+                .wait(shell::Txn::begin_again(pool, options, until, &mut attempts));
             let txn = self.txn(begun?);
             let (why, theirs) = match run(&txn) {
                 Ok(value) => match txn.commit() {
@@ -119,6 +119,8 @@ waiting! {
     get(key: impl AsRef<[u8]>) -> Option<Vec<u8>>;
     /// The newest value of `key`, for what will be written; see [`crate::Txn::get_for_update`].
     get_for_update(key: impl AsRef<[u8]>) -> Option<Vec<u8>>;
+    /// The newest value of `key`, which others may read so, too; see [`crate::Txn::get_for_share`].
+    get_for_share(key: impl AsRef<[u8]>) -> Option<Vec<u8>>;
     /// Sets `key` to `value`.
     put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> ();
     /// Removes `key`, whether it has a value or not.
@@ -151,6 +153,28 @@ impl Txn {
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Vec<u8>>>, Error> {
         self.background.wait(self.inner.get_many(keys))
+    }
+
+    /// The newest values of several keys, for what will be written; see [`crate::Txn::get_many_for_update`].
+    ///
+    /// # Errors
+    /// As [`crate::Txn`].
+    pub fn get_many_for_update<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        self.background.wait(self.inner.get_many_for_update(keys))
+    }
+
+    /// The newest values of several keys, which others may read so, too; see [`crate::Txn::get_many_for_share`].
+    ///
+    /// # Errors
+    /// As [`crate::Txn`].
+    pub fn get_many_for_share<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        self.background.wait(self.inner.get_many_for_share(keys))
     }
 
     /// Keys and values of `span` in order, as the transaction sees them: at most `rows` of them.

@@ -3,6 +3,7 @@
 use super::connection::{Connection, unavailable};
 use super::part::Finishing;
 use crate::clock::Clock;
+use crate::heat::Heat;
 use crate::range_cache::RangeCache;
 use crate::request::{Limits, NodeInfo, Route};
 use crate::routing::{Course, Routing, ServerId, Target, Trouble, Turn};
@@ -38,6 +39,7 @@ pub(crate) struct Pool {
     session_moved: Notify,
     prng: Mutex<Prng>,
     finishing: Mutex<Finishing>,
+    heat: Mutex<Heat>,
     /// What waits to be finished goes now.
     pub(crate) finish: Notify,
     /// Transactions that are not over, and who is told when none is left.
@@ -96,6 +98,7 @@ impl Pool {
             session_moved: Notify::new(),
             prng: Mutex::new(prng),
             finishing: Mutex::default(),
+            heat: Mutex::default(),
             finish: Notify::new(),
             running: watch::Sender::new(0),
             epoch: Instant::now(),
@@ -124,6 +127,11 @@ impl Pool {
         self.finish_soon();
         // The sender lives as long as the pool.
         let _ = running.wait_for(|count| *count == 0).await;
+    }
+
+    /// Which keys others wait for.
+    pub(crate) fn heat(&self) -> MutexGuard<'_, Heat> {
+        lock(&self.heat)
     }
 
     pub(crate) fn prng(&self) -> MutexGuard<'_, Prng> {

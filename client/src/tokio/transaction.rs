@@ -54,7 +54,7 @@ impl Db {
         let until = Instant::now() + deadline;
         let mut attempts = Attempts::new(options);
         loop {
-            let txn = Txn::begin(self.pool(), options, Some(until), true).await?;
+            let txn = Txn::begin_again(self.pool(), options, until, &mut attempts).await?;
             let running = tokio::time::timeout_at(until.into(), run(txn.clone())).await;
             let (why, theirs) = match running {
                 Err(_) => return Err(E::from(self.pool().late())),
@@ -93,7 +93,7 @@ impl Db {
     /// See [`Error`].
     pub async fn begin_with(&self, options: &TxnOptions) -> Result<Txn, Error> {
         let until = options.deadline.map(|deadline| Instant::now() + deadline);
-        Txn::begin(self.pool(), options, until, false).await
+        Txn::begin(self.pool(), options, until).await
     }
 
     /// Waits until nothing is left to do for transactions that are over. A commit is answered as soon as it is certain; what makes it

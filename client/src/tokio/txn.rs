@@ -5,7 +5,7 @@ mod task;
 use super::pool::Pool;
 use crate::request::Request;
 use crate::span::checked;
-use crate::transaction::{Pairs, TxnOptions};
+use crate::transaction::{Attempts, Pairs, TxnOptions};
 use crate::{Error, KeySpan};
 use base::Timestamp;
 use base::api::{ReadAt, WriteOp};
@@ -54,12 +54,30 @@ impl Drop for Inner {
 }
 
 impl Txn {
-    /// Begins one. `until` limits all of it.
+    /// Begins one that is run again when it has failed, and then is as old as it was. `until` limits all of it.
+    pub(crate) async fn begin_again(
+        pool: &Arc<Pool>,
+        options: &TxnOptions,
+        until: Instant,
+        attempts: &mut Attempts,
+    ) -> Result<Self, Error> {
+        Self::begin_at(pool, options, Some(until), Some(attempts)).await
+    }
+
+    /// Begins one that its caller ends. `until` limits all of it.
     pub(crate) async fn begin(
         pool: &Arc<Pool>,
         options: &TxnOptions,
         until: Option<Instant>,
-        is_short: bool,
+    ) -> Result<Self, Error> {
+        Self::begin_at(pool, options, until, None).await
+    }
+
+    async fn begin_at(
+        pool: &Arc<Pool>,
+        options: &TxnOptions,
+        until: Option<Instant>,
+        attempts: Option<&mut Attempts>,
     ) -> Result<Self, Error> {
         let deadline = Instant::now() + pool.options.deadline;
         let deadline = until.map_or(deadline, |until| until.min(deadline));
@@ -67,7 +85,7 @@ impl Txn {
             pool.refresh_ranges(1, deadline).await?;
         }
         let (now, most) = pool.clock(deadline).await?;
-        let number = if is_short {
+        let number = if attempts.is_some() {
             let number = tokio::time::timeout_at(deadline.into(), pool.begin_write());
             number.await.map_err(|_| pool.late())?
         } else {
@@ -91,6 +109,8 @@ impl Txn {
             pool.elapsed_ns(),
             pool.prng().next_u64(),
         );
+        let since = attempts.map_or(now, |attempts| *attempts.since.get_or_insert(now));
+        let driver = driver.as_old_as(since);
         let shared = Shared::new(pool.clone(), driver, number, until);
         Ok(Self {
             inner: Arc::new(Inner { shared }),
@@ -148,13 +168,26 @@ impl Txn {
         self.read_one(key.as_ref(), None).await
     }
 
-    /// The newest value of `key`, for what will be written: the snapshot moves there, so that nobody was first afterwards. Where nodes
-    /// keep locks, others cannot write the key until the transaction ends; no promise rests on that.
+    /// The newest value of `key`, for what will be written: the snapshot moves there, so that nobody was first afterwards. Other
+    /// transactions that lock the key, or write it without having read anything, wait until this one ends, in the order of their
+    /// arrival. No promise rests on that: a lock may be lost when another node begins to lead the range, and then this transaction may
+    /// fail as any other. Writes outside of transactions do not wait for locks.
+    ///
+    /// Several keys are better locked by one [`Self::get_many_for_update`] than one after the other: it knows in which order.
     ///
     /// # Errors
     /// As [`Self::get`].
     pub async fn get_for_update(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
         self.read_one(key.as_ref(), Some(Strength::Exclusive)).await
+    }
+
+    /// The newest value of `key`, which others may read so, too, and nobody writes until the transaction ends; as far as
+    /// [`Self::get_for_update`] promises that.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn get_for_share(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
+        self.read_one(key.as_ref(), Some(Strength::Shared)).await
     }
 
     /// The values of several keys, in that order, all asked for at once.
@@ -169,7 +202,7 @@ impl Txn {
         self.read(keys, None).await
     }
 
-    /// As [`Self::get_many`], each for update.
+    /// As [`Self::get_many`], each for update. Keys that others wait for are locked first.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -179,6 +212,18 @@ impl Txn {
     ) -> Result<Vec<Option<Vec<u8>>>, Error> {
         let keys = keys.into_iter().map(|key| key.as_ref().into()).collect();
         self.read(keys, Some(Strength::Exclusive)).await
+    }
+
+    /// As [`Self::get_many_for_update`], each shared with others ([`Self::get_for_share`]).
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn get_many_for_share<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let keys = keys.into_iter().map(|key| key.as_ref().into()).collect();
+        self.read(keys, Some(Strength::Shared)).await
     }
 
     /// Keys and values of `span` in order, as the transaction sees them.

@@ -59,6 +59,7 @@ mod moving;
 mod neighbours;
 mod outlook;
 mod placer;
+mod queues;
 pub mod range_map;
 mod read;
 mod recover;

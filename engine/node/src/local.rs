@@ -3,6 +3,7 @@
 use crate::closed::Closed;
 use crate::message::OwnedRequest;
 use crate::placer::Load;
+use crate::queues::Queues;
 use crate::replicate::Write;
 use crate::state::Then;
 use crate::transfer::Arrived;
@@ -212,6 +213,8 @@ pub(crate) struct Local<E: Env> {
     pub(crate) absorbing: bool,
     /// A split has been applied and is not yet durable in the tables.
     pub(crate) split_open: bool,
+    /// Requests of transactions that wait for each other, while this replica leads.
+    pub(crate) queues: Queues,
     /// What it has to do.
     pub(crate) load: Load,
     /// Up to when the range is known to be closed, as of what others have said earlier.
@@ -249,6 +252,7 @@ impl<E: Env> Local<E> {
             moving: false,
             absorbing: false,
             split_open: false,
+            queues: Queues::default(),
             load: Load::default(),
             closed: Closed::default(),
             is_closing: false,

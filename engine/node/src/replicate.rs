@@ -426,6 +426,7 @@ impl<E: Env, B> State<E, B> {
         local.led = false;
         // Their receivers hear of it as nobody will send.
         local.unconfirmed.clear();
+        local.queues.clear();
         local.replica.follow();
         let range = local.range;
         for (_, then) in mem::take(&mut local.proposed) {
@@ -613,6 +614,7 @@ impl<E: Env, B> State<E, B> {
             .expect("a range stays while entries are in flight");
         let is_alone = local.is_alone();
         let campaigns = is_alone || local.seat.raft.is_leader();
+        local.queues.clear();
         let mut new = split_local(local, index, right, at, &self.groups);
         // When the log and the left half are lost, nothing else would say that it was here.
         new.seat.unmarked = !is_alone;

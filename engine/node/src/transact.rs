@@ -1,8 +1,8 @@
 //! Requests of transactions, at the leader of the range that has their keys.
 //!
 //! ```text
-//!   batch ──► admitted? ──► evaluate over tablet, intents, records ──► one entry of the log ──► applied ──► answer
-//!               │  no: latch, wait for what is in flight          │ needs the disk: read ahead, again
+//!   batch ──► its turn? ──► admitted? ──► evaluate over tablet, intents, records ──► one entry of the log ──► applied ──► answer
+//!               │  no: `queues`   │  no: latch, wait for what is in flight     │ needs the disk: read ahead, again
 //! ```
 //!
 //! Nodes keep nothing of open transactions beside their intents and records: who runs them sends each batch to the range that it is
@@ -15,15 +15,17 @@
 //! - What was read at a timestamp is noted before it is answered, or the clock passed it: no intent is laid at or below it later.
 
 use crate::message::{OwnedRequest, RawRequest};
+use crate::queues::{self, Passed, Told, Turn};
 use crate::read::ReadGuard;
 use crate::refusal::{Refusal, check_key, check_value};
 use crate::shard::Shard;
+use crate::start::{First, race};
 use crate::state::{Job, Message, Route, Slot, State, Then};
 use base::api::WriteOp;
 use base::{RangeId, Timestamp};
 use core::cell::RefCell;
 use core::time::Duration;
-use env::{Env, Instant, Mailbox};
+use env::{Clock, Env, Instant, Mailbox};
 use replica::provisional::PROVISIONAL_BYTES_MAX;
 use replica::{Met, Replica, Ticket};
 use storage::{Ahead, Need, NeedsIo, Pressure, Tablet};
@@ -48,6 +50,8 @@ pub(crate) struct Work {
     ahead: Ahead,
     /// In which range it has a latch.
     latch: Option<(RangeId, Ticket)>,
+    /// In which range it waits for its turn.
+    turn: Option<(RangeId, Turn)>,
 }
 
 /// What became of a try.
@@ -56,6 +60,8 @@ enum Tried<E: Env> {
     Done,
     /// Something in flight, or on its way here, comes first.
     Wait,
+    /// Others come first.
+    Queued,
     /// This has to be read first.
     Read(Tablet<E>, ReadGuard, Need),
 }
@@ -80,10 +86,11 @@ impl<E: Env, B> State<E, B> {
             deadline,
             ahead: Ahead::default(),
             latch: None,
+            turn: None,
         };
         match self.try_batch(&mut work) {
             Tried::Done => {}
-            Tried::Wait | Tried::Read(..) => self.jobs.push(Job::Transact(Box::new(work))),
+            Tried::Wait | Tried::Queued | Tried::Read(..) => self.jobs.push(Job::Transact(Box::new(work))),
         }
     }
 
@@ -128,6 +135,9 @@ impl<E: Env, B> State<E, B> {
                 self.refuse(origin, &refusal);
                 return Tried::Done;
             }
+        }
+        if let Some(tried) = self.take_turn(slot, work) {
+            return tried;
         }
         let local = self.live_mut(slot);
         let touched = local.replica.touched(&work.batch);
@@ -200,7 +210,7 @@ impl<E: Env, B> State<E, B> {
         let evaluated = txn::evaluate(&view, &mut cache, &context, &work.batch, &mut changes);
         let need = view.need.into_inner();
         local.replica.keep_cache(cache);
-        let answer = match evaluated {
+        let mut answer = match evaluated {
             Ok(answer) => answer,
             Err(NeedsIo) => {
                 base::sometimes!("node: a transaction's request reads from disk");
@@ -212,7 +222,13 @@ impl<E: Env, B> State<E, B> {
         };
         if let Err((_, refusal)) = &answer {
             self.contention.refused(refusal);
+            let times = (self.clock().0, work.deadline);
+            let local = self.live_mut(slot);
+            if let Some(passed) = local.queues.met(&work.batch, &answer, now, times) {
+                return self.queue(slot, work, passed).unwrap_or(Tried::Done);
+            }
         }
+        self.live_mut(slot).queues.on_answer(&work.batch, &mut answer);
         let mut bytes = Vec::new();
         codec::encode_answer(&answer, &mut bytes);
         if changes.is_empty() {
@@ -236,6 +252,54 @@ impl<E: Env, B> State<E, B> {
         // Not before: who has waited behind waits for what was proposed, too.
         self.unlatch(work);
         Tried::Done
+    }
+
+    /// What a batch wants to itself it asks for first. `None` when it may go on.
+    fn take_turn(&mut self, slot: u32, work: &mut Work) -> Option<Tried<E>> {
+        if self.live_mut(slot).queues.is_free(&work.batch) {
+            return None;
+        }
+        let (now, times) = (self.now(), (self.clock().0, work.deadline));
+        let passed = self.live_mut(slot).queues.ask(&work.batch, now, times);
+        self.queue(slot, work, passed)
+    }
+
+    /// Lets a batch wait for its turn, if it has to.
+    fn queue(&mut self, slot: u32, work: &mut Work, passed: Passed) -> Option<Tried<E>> {
+        match passed {
+            Passed::Free => None,
+            Passed::Waits(turn) => {
+                base::sometimes!("node: a transaction's request waits for its turn");
+                // What would let it go on may touch the same.
+                self.unlatch(work);
+                work.turn = Some((self.live_mut(slot).range, turn));
+                Some(Tried::Queued)
+            }
+            Passed::Refused(answer) => {
+                base::sometimes!("node: a transaction writes what another one has locked");
+                self.unlatch(work);
+                self.answer_refused_batch(work.request.origin, &answer);
+                Some(Tried::Done)
+            }
+            Passed::Full => {
+                self.unlatch(work);
+                let range = self.live_mut(slot).range;
+                let message = format!("too many transactions wait for each other in range {range}");
+                let refusal = Refusal::retry(Code::Overloaded, 50, message).about_range(range);
+                self.refuse(work.request.origin, &refusal);
+                Some(Tried::Done)
+            }
+        }
+    }
+
+    /// A batch was refused because of another transaction.
+    fn answer_refused_batch(&mut self, origin: crate::message::Origin, answer: &txn::request::Answer) {
+        if let Err((_, refusal)) = answer {
+            self.contention.refused(refusal);
+        }
+        let mut bytes = Vec::new();
+        codec::encode_answer(answer, &mut bytes);
+        self.answer_batch(origin, &bytes);
     }
 
     /// Sends the answer to a batch.
@@ -372,6 +436,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Tries a batch until it is done, or nobody waits for it any more.
     pub(crate) async fn transact(&self, mut work: Work) {
         loop {
+            if let Some((range, turn)) = work.turn.take()
+                && !self.wait_for_turn(&work, range, turn).await
+            {
+                break;
+            }
             let tried = self.step(|state| {
                 let tried = state.try_batch(&mut work);
                 if matches!(tried, Tried::Wait) {
@@ -387,6 +456,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     break;
                 }
                 Tried::Wait => self.wait_applied().await,
+                Tried::Queued => {}
                 Tried::Read(tablet, guard, need) => {
                     let read = tablet.read_ahead(&mut work.ahead, &need).await;
                     drop(guard);
@@ -401,6 +471,51 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             }
         }
         self.step(|state| state.unlatch(&mut work));
+    }
+
+    /// Waits until a batch is to be tried again. Otherwise it was answered.
+    async fn wait_for_turn(&self, work: &Work, range: RangeId, mut turn: Turn) -> bool {
+        loop {
+            let wake = self.with_state(|state| {
+                let slot = state.here.get(&range).copied()?;
+                state.slots[slot as usize].live()?.queues.wake_at(&turn)
+            });
+            // Whose place is lost was told so, or the table is gone.
+            let wake = wake.unwrap_or(Instant(0));
+            let left = Duration::from_nanos(wake.0.saturating_sub(self.now().0));
+            let told = match race(&mut turn.told, self.env.clock().sleep(left)).await {
+                First::Left(told) => told,
+                First::Right(()) if wake == Instant(0) => None,
+                First::Right(()) => {
+                    let at = self.now();
+                    self.step(|state| {
+                        let slot = state.here.get(&range).copied();
+                        if let Some(local) = slot.and_then(|slot| state.slots[slot as usize].live_mut()) {
+                            local.queues.check(&turn, at);
+                        }
+                    });
+                    continue;
+                }
+            };
+            let origin = work.request.origin;
+            match told {
+                Some(Told::Go) => return true,
+                None => {
+                    base::sometimes!("node: a request that waited for its turn tries again");
+                    return true;
+                }
+                Some(Told::Late) => {
+                    let refusal = Refusal::deadline("another transaction");
+                    self.step(|state| state.refuse(origin, &refusal));
+                }
+                Some(Told::Held(seen)) => self.step(|state| {
+                    base::sometimes!("node: a request has waited for its turn for long");
+                    let answer = queues::held(&work.batch, &turn.key, seen, state.now());
+                    state.answer_refused_batch(origin, &answer);
+                }),
+            }
+            return false;
+        }
     }
 }
 

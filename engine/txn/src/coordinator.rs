@@ -164,6 +164,10 @@ enum Reading {
     Keys {
         keys: Vec<Bytes>,
         found: BTreeMap<Bytes, Option<Bytes>>,
+        /// What is locked when these are here, the last first.
+        later: Vec<(Vec<Bytes>, Strength)>,
+        /// One key is being locked, and nothing was read: the snapshot moves to its newest version.
+        moves: bool,
     },
     Span {
         keys: Keys,
@@ -218,6 +222,8 @@ pub struct Coordinator {
     /// Something was sent twice, so a late copy of a write may lie where the first one is a version by now.
     sent_again: bool,
     observed: BTreeMap<NodeId, Timestamp>,
+    /// See [`Self::queues`].
+    queues: Vec<(Bytes, u32)>,
     effects: Vec<Effect>,
 }
 
@@ -273,6 +279,7 @@ impl Coordinator {
             answered: false,
             sent_again: false,
             observed: BTreeMap::new(),
+            queues: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -283,6 +290,14 @@ impl Coordinator {
         self.read_ts = ts;
         self.write_ts = ts;
         self.limit = ts;
+        self
+    }
+
+    /// It was begun before, at `start_ts`, and has failed: it is as old as it was then.
+    #[must_use]
+    pub fn as_old_as(mut self, start_ts: Timestamp) -> Self {
+        let who = Arc::make_mut(&mut self.who);
+        who.start_ts = who.start_ts.min(start_ts);
         self
     }
 
@@ -408,7 +423,7 @@ impl Coordinator {
     /// # Panics
     /// When the transaction is not open.
     pub fn read(&mut self, keys: Vec<Bytes>) {
-        self.read_as(keys, None);
+        self.read_as(keys.clone(), Some(keys), Vec::new());
     }
 
     /// Reads keys, and keeps others from writing them until the transaction ends: for update, or shared with others that do the same.
@@ -418,34 +433,82 @@ impl Coordinator {
     /// # Panics
     /// When the transaction is not open.
     pub fn read_locked(&mut self, keys: Vec<Bytes>, strength: Strength) {
-        self.read_as(keys, Some(strength));
+        self.read_locked_in_turn(keys, &[], strength);
     }
 
-    fn read_as(&mut self, keys: Vec<Bytes>, lock: Option<Strength>) {
+    /// As [`Self::read_locked`], but `first` are locked one after the other, in this order, and the others when these are: of keys that
+    /// many want none is held then while another one is waited for.
+    ///
+    /// # Panics
+    /// When the transaction is not open.
+    pub fn read_locked_in_turn(&mut self, keys: Vec<Bytes>, first: &[Bytes], strength: Strength) {
+        let mut rest = keys.clone();
+        rest.retain(|key| !first.contains(key));
+        let first = first.iter().filter(|key| keys.contains(key));
+        let mut later = vec![(rest, strength)];
+        later.extend(first.rev().map(|key| (vec![key.clone()], strength)));
+        self.read_as(keys, None, later);
+    }
+
+    fn read_as(&mut self, keys: Vec<Bytes>, plain: Option<Vec<Bytes>>, later: Vec<(Vec<Bytes>, Strength)>) {
         assert!(self.is_ready(), "one call after the other, until the end");
-        let mut found = BTreeMap::new();
+        let found = keys.iter().filter_map(|key| {
+            let write = self.buffer.get(key)?;
+            Some((key.clone(), write.value.clone()))
+        });
+        let found = found.collect();
+        self.reading = Some(Reading::Keys {
+            keys,
+            found,
+            later,
+            moves: false,
+        });
+        let plain = plain.unwrap_or_default().into_iter();
         let mut requests = Vec::new();
-        for key in &keys {
-            if let Some(write) = self.buffer.get(key) {
-                found.insert(key.clone(), write.value.clone());
-            } else {
-                requests.extend(self.proof(key));
-                let key = key.clone();
-                requests.push(match lock {
-                    None => Request::Get { key },
-                    Some(strength) => {
-                        // Whoever waits for it finds it by its record, and its end lets go of the lock.
-                        self.lock(Keys::One(key.clone()));
-                        Request::GetLocked { key, strength }
-                    }
-                });
-            }
+        for key in plain.filter(|key| !self.buffer.contains_key(key)) {
+            requests.extend(self.proof(&key));
+            requests.push(Request::Get { key });
         }
-        self.reading = Some(Reading::Keys { keys, found });
         if !requests.is_empty() {
             self.send(requests);
         }
         self.advance();
+    }
+
+    /// Locks what comes next, if there is anything; whether something was sent.
+    fn lock_next(&mut self) -> bool {
+        loop {
+            let Some(Reading::Keys { later, .. }) = &mut self.reading else {
+                return false;
+            };
+            let Some((keys, strength)) = later.pop() else {
+                return false;
+            };
+            let mut seen = BTreeSet::new();
+            let is_asked = |key: &Bytes| !self.buffer.contains_key(key) && seen.insert(key.clone());
+            let keys: Vec<Bytes> = keys.into_iter().filter(is_asked).collect();
+            let alone = keys.len() == 1 && !self.has_locks();
+            let is_first = alone && self.reads.is_empty();
+            if let Some(Reading::Keys { moves, .. }) = &mut self.reading {
+                *moves = is_first;
+            }
+            let mut requests = Vec::new();
+            for key in keys {
+                requests.extend(self.proof(&key));
+                // Whoever waits for it finds it by its record, and its end lets go of the lock.
+                self.lock(Keys::One(key.clone()));
+                requests.push(Request::GetLocked { key, strength, alone });
+            }
+            if !requests.is_empty() {
+                self.send(requests);
+                return true;
+            }
+        }
+    }
+
+    /// For how many keys that were locked since this was asked last others waited: each with how many.
+    pub fn queues(&mut self) -> Vec<(Bytes, u32)> {
+        core::mem::take(&mut self.queues)
     }
 
     /// Reads the part of a span that is in the range of its first key. [`Answer::Rows`] follows, with where to go on, or a failure.
@@ -569,7 +632,9 @@ impl Coordinator {
 
     /// Whether nothing was read or is being read, so that the snapshot may move.
     fn is_blind(&self) -> bool {
-        self.reads.is_empty() && self.reading.is_none()
+        let reading = self.reading.as_ref();
+        self.reads.is_empty()
+            && reading.is_none_or(|reading| matches!(reading, Reading::Keys { moves: true, .. }))
     }
 
     fn header(&self) -> Header {
@@ -740,11 +805,24 @@ impl Coordinator {
     }
 
     fn finish_reading(&mut self) {
+        if self.lock_next() {
+            return;
+        }
         let answer = match self.reading.take() {
             None => return,
-            Some(Reading::Keys { keys, mut found }) => {
+            Some(Reading::Keys {
+                keys,
+                mut found,
+                later,
+                moves,
+            }) => {
                 if keys.iter().any(|key| !found.contains_key(key)) {
-                    self.reading = Some(Reading::Keys { keys, found });
+                    self.reading = Some(Reading::Keys {
+                        keys,
+                        found,
+                        later,
+                        moves,
+                    });
                     return;
                 }
                 let last = |key| found.get(key).cloned().flatten();

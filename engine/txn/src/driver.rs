@@ -12,6 +12,9 @@
 //!                 └► it waits ──► pushed again after a pause ──► patience is over: the coordinator hears of the conflict
 //! ```
 //!
+//! What wants a lock, or to write what it need not have read, waits at the leader (`locks.rs`), which refuses it now and then: then it
+//! pushes once, and asks again, where its place is kept.
+//!
 //! [`Clearing`] is the same for a plain request that has met an intent, and for who asks how a transaction ended.
 //!
 //! Invariants:
@@ -20,6 +23,8 @@
 //! - **V2**: a part is blocked no longer than the patience: of transactions that wait for each other in a circle, one fails then.
 //! - **V3**: a transaction does not wait for an older one in order to write what it has read: when that one commits, it is too late.
 //!   So of those that read what they write, none wait in a circle.
+//! - **V4**: a transaction that may be waited for, and wants a lock, gives way to an older one that is in its way for longer than leaders
+//!   keep it waiting ([`crate::locks::Config::yield_after_ns`]) and alive: so of those that lock, none wait in a circle for long.
 
 mod clearing;
 mod post;
@@ -48,6 +53,8 @@ pub struct Config {
     /// How long a part waits for one intent after the other, about: a quarter is drawn, so that two that wait for each other do not
     /// both give up.
     pub patience_ns: u64,
+    /// The same for the only lock of a transaction: nobody waits for it, so it is in no circle.
+    pub patience_alone_ns: u64,
     /// The first pause before something is tried again.
     pub pause_min_ns: u64,
     /// The longest pause between two pushes of a transaction that goes on.
@@ -66,6 +73,7 @@ impl Default for Config {
                 ..coordinator::Config::default()
             },
             patience_ns: 1_000_000_000,
+            patience_alone_ns: 4_000_000_000,
             pause_min_ns: 1_000_000,
             push_pause_max_ns: 50_000_000,
             pause_max_ns: 250_000_000,
@@ -94,13 +102,25 @@ pub enum Out {
     Cleared(Cleared),
 }
 
-/// A part of the transaction that has met an intent.
+/// What a part does while what it has pushed goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// It is pushed again.
+    Push,
+    /// It asks the leader again, which lets it wait.
+    Ask,
+    /// It gives way.
+    Yield,
+}
+
+/// A part of the transaction that has met another one.
 #[derive(Debug)]
 struct Blocked {
     part: Batch,
     item: Item,
     refusal: Refusal,
     until_ns: u64,
+    then: Then,
     job: Job,
 }
 
@@ -112,8 +132,8 @@ pub struct Driver {
     own: Option<Recovery>,
     blocked: BTreeMap<u32, Blocked>,
     next_blocked: u32,
-    /// Since they were blocked first: until when requests wait.
-    patience: BTreeMap<Item, u64>,
+    /// Since they were blocked first: until when requests wait, and how often they were.
+    patience: BTreeMap<Item, (u64, u32)>,
     post: Post,
     /// The beginning, by the cluster's clock and by the caller's.
     began: (u64, u64),
@@ -144,6 +164,13 @@ impl Driver {
             outs: Vec::new(),
             config,
         }
+    }
+
+    /// See [`Coordinator::as_old_as`].
+    #[must_use]
+    pub fn as_old_as(mut self, start_ts: Timestamp) -> Self {
+        self.coordinator = self.coordinator.as_old_as(start_ts);
+        self
     }
 
     /// The transaction.
@@ -189,6 +216,16 @@ impl Driver {
     /// See [`Coordinator::read_locked`].
     pub fn read_locked(&mut self, keys: Vec<Bytes>, strength: Strength) {
         self.coordinator.read_locked(keys, strength);
+    }
+
+    /// See [`Coordinator::read_locked_in_turn`].
+    pub fn read_locked_in_turn(&mut self, keys: Vec<Bytes>, first: &[Bytes], strength: Strength) {
+        self.coordinator.read_locked_in_turn(keys, first, strength);
+    }
+
+    /// See [`Coordinator::queues`].
+    pub fn queues(&mut self) -> Vec<(Bytes, u32)> {
+        self.coordinator.queues()
     }
 
     /// See [`Coordinator::scan`].
@@ -245,10 +282,18 @@ impl Driver {
         };
         let due: Vec<u32> = self.blocked.iter().filter_map(due).collect();
         for number in due {
-            if let Some(blocked) = self.blocked.get_mut(&number) {
-                blocked.job.again();
+            match self.blocked.get_mut(&number) {
+                Some(blocked) if blocked.then == Then::Ask => {
+                    if let Some(Blocked { part, .. }) = self.blocked.remove(&number) {
+                        self.post.send(Sender::Txn, part);
+                    }
+                }
+                Some(blocked) => {
+                    blocked.job.again();
+                    self.run_job(number, now_ns);
+                }
+                None => {}
             }
-            self.run_job(number, now_ns);
         }
         self.post.hand_out(now_ns, place, &mut self.outs);
         core::mem::take(&mut self.outs)
@@ -357,10 +402,25 @@ impl Driver {
             Some(read_ts) if !is_write => Push::Above(read_ts),
             Some(_) | None => Push::Abort,
         };
+        let alone = match refused {
+            Some((_, Request::GetLocked { alone, .. })) => Some(*alone),
+            _ => None,
+        };
+        let is_blind = part.header.as_ref().is_some_and(|header| header.blind);
+        let then = match alone {
+            Some(false) if who.gives_way_to(&seen.who) => Then::Yield,
+            Some(_) => Then::Ask,
+            None if writes && is_blind => Then::Ask,
+            None => Then::Push,
+        };
         let keys = Some(Keys::One(conflict.key.clone()));
         let who = Some(Arc::clone(self.coordinator.who()));
-        let job = Job::new(seen.clone(), keys, who, push);
-        let until_ns = self.patience_of(&part, now_ns);
+        let patience_ns = match alone {
+            Some(true) => self.config.patience_alone_ns,
+            Some(false) | None => self.config.patience_ns,
+        };
+        let (until_ns, times) = self.patience_of(&part, patience_ns, now_ns);
+        let job = Job::new(seen.clone(), keys, who, push).after(times);
         let number = self.next_blocked;
         self.next_blocked = self.next_blocked.wrapping_add(1);
         let blocked = Blocked {
@@ -368,15 +428,15 @@ impl Driver {
             item,
             refusal,
             until_ns,
+            then,
             job,
         };
         self.blocked.insert(number, blocked);
         self.run_job(number, now_ns);
     }
 
-    /// Until when a part waits, however often it goes out and is blocked again.
-    fn patience_of(&mut self, part: &Batch, now_ns: u64) -> u64 {
-        let patience_ns = self.config.patience_ns;
+    /// Until when a part waits, however often it goes out and is blocked again, and how often it was before.
+    fn patience_of(&mut self, part: &Batch, patience_ns: u64, now_ns: u64) -> (u64, u32) {
         let drawn_ns = self
             .post
             .prng()
@@ -385,11 +445,12 @@ impl Driver {
             .requests
             .iter()
             .filter_map(|(item, _)| self.patience.get(item));
-        let until_ns = known.min().copied().unwrap_or(now_ns.saturating_add(drawn_ns));
+        let first = (now_ns.saturating_add(drawn_ns), 0);
+        let (until_ns, times) = known.min().copied().unwrap_or(first);
         for (item, _) in &part.requests {
-            self.patience.insert(*item, until_ns);
+            self.patience.insert(*item, (until_ns, times.saturating_add(1)));
         }
-        until_ns
+        (until_ns, times)
     }
 
     /// What has waited for too long is told to the coordinator, and what it does not wait for any more is dropped.
@@ -472,7 +533,11 @@ impl Driver {
         let Some(blocked) = self.blocked.get_mut(&number) else {
             return;
         };
-        let end = blocked.job.run(number, &mut self.post, &mut self.outs, now_ns);
+        let mut end = blocked.job.run(number, &mut self.post, &mut self.outs, now_ns);
+        if blocked.then == Then::Yield && blocked.job.again_at_ns().is_some() {
+            base::sometimes!("txn: a younger transaction gave way to one that has what it wants to lock");
+            end = Some(End::Yielded);
+        }
         let Some(end) = end else { return };
         let Some(Blocked {
             part, item, refusal, ..
@@ -484,7 +549,7 @@ impl Driver {
         self.post.forget(Sender::Recovery(number));
         match end {
             End::Done(_) | End::Forgotten => self.post.send(Sender::Txn, part),
-            End::Contradiction(_) => {
+            End::Yielded | End::Contradiction(_) => {
                 self.coordinator.on_answer(&items(&part), Err((item, refusal)));
                 self.run(now_ns);
             }

@@ -25,6 +25,8 @@ pub enum Act {
     Write,
     /// It wrote the key and committed at this timestamp.
     Committed(Timestamp),
+    /// It has locked the key, or waits for that before others.
+    Lock,
 }
 
 /// Two transactions that met on a key.
@@ -61,6 +63,7 @@ impl fmt::Display for Conflict {
         let wanted = match self.ours.act {
             Act::Read => "read",
             Act::Write | Act::Committed(_) => "wrote",
+            Act::Lock => "wanted to lock",
         };
         write!(
             f,
@@ -75,6 +78,7 @@ impl fmt::Display for Conflict {
                 "on which {} has an unfinished write",
                 Named(&self.theirs, self.now)
             ),
+            Act::Lock => write!(f, "which {} has locked", Named(&self.theirs, self.now)),
             Act::Committed(ts) if self.theirs.who.is_none() => {
                 // Versions do not say whose they are.
                 write!(f, "which somebody else wrote at {ts}")

@@ -310,12 +310,17 @@ impl<V: View> Evaluation<'_, V> {
                     found.map_or(Timestamp::ZERO, |version| version.ts)
                 });
                 let newest = newest.map_err(Stop::Io)?;
-                if newest > header.read_ts {
+                if newest > header.read_ts && !header.blind {
                     return Err(too_old(key, ours, newest, self.at.now).into());
                 }
+                self.forward(newest);
             }
         }
-        self.get(key)
+        let ts = self.header().read_ts;
+        match self.get(key)? {
+            Reply::Value(value) => Ok(Reply::Locked { value, ts, queue: 0 }),
+            other => Ok(other),
+        }
     }
 
     fn scan(&mut self, keys: &Keys, rows_max: usize) -> Step<Reply, V::NeedsIo> {

@@ -18,13 +18,16 @@ pub enum Request {
         /// The key.
         key: Bytes,
     },
-    /// As [`Self::Get`], and keeps others from writing until the transaction ends: the range's leader asks its lock table first. What is
-    /// read is the newest value, or it is refused as a write would be: one that is older could not be written over.
+    /// As [`Self::Get`], and keeps others from writing until the transaction ends: the range's leader asks its lock table first, where it
+    /// waits for its turn. What is read is the newest value, or it is refused as a write would be: one that is older could not be
+    /// written over.
     GetLocked {
         /// The key.
         key: Bytes,
         /// Whether others may lock it too.
         strength: Strength,
+        /// The transaction has no intent, holds no lock and asks for no other one: nobody waits for it elsewhere.
+        alone: bool,
     },
     /// The keys and values of a span, at the header's `read_ts`.
     Scan {
@@ -286,13 +289,13 @@ impl Batch {
         self.requests.iter().any(lays)
     }
 
-    /// What the batch asks the lock table for before it is evaluated, in the order of keys: the key, how strongly, and whether the lock is
-    /// kept. Deletes of spans ask for nothing; they meet intents, which locks only bring an order to.
+    /// What the batch asks the lock table for before it is evaluated, in the order of keys: the key, how strongly, and whether that is kept
+    /// where nobody else is. Deletes of spans ask for nothing; they meet intents, which locks only bring an order to.
     #[must_use]
     pub fn asks(&self) -> Vec<(Bytes, Strength, bool)> {
         let ask = |(_, request): &(Item, Request)| match request {
             Request::Write { key, .. } => Some((key.clone(), Strength::Exclusive, false)),
-            Request::GetLocked { key, strength } => Some((key.clone(), *strength, true)),
+            Request::GetLocked { key, strength, .. } => Some((key.clone(), *strength, true)),
             _ => None,
         };
         let mut asks: Vec<_> = self.requests.iter().filter_map(ask).collect();
@@ -404,7 +407,8 @@ impl Request {
     #[must_use]
     pub fn is_answered_by(&self, reply: &Reply) -> bool {
         match self {
-            Self::Get { .. } | Self::GetLocked { .. } => matches!(reply, Reply::Value(_)),
+            Self::Get { .. } => matches!(reply, Reply::Value(_)),
+            Self::GetLocked { .. } => matches!(reply, Reply::Locked { .. }),
             Self::Scan { .. } => matches!(reply, Reply::Rows { .. }),
             Self::Write { .. } => matches!(reply, Reply::Laid { .. }),
             Self::DeleteRange { .. } => matches!(reply, Reply::Deleted { .. }),
@@ -448,8 +452,17 @@ impl Request {
 /// What a request did or found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Reply {
-    /// [`Request::Get`] and [`Request::GetLocked`].
+    /// [`Request::Get`].
     Value(Option<Bytes>),
+    /// [`Request::GetLocked`].
+    Locked {
+        /// The value.
+        value: Option<Bytes>,
+        /// When it was read: the header's `read_ts`, or above in a transaction that has read nothing.
+        ts: Timestamp,
+        /// How many others wait for the key.
+        queue: u32,
+    },
     /// [`Request::Scan`].
     Rows {
         /// Keys and values in order. At most [`base::limits::SCAN_BYTES_MAX`] of them and one more; none, perhaps, when

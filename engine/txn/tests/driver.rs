@@ -424,6 +424,110 @@ fn locks_of_a_read_for_update_are_pushed_for_like_writes() {
     assert_eq!(net.value("a").as_deref(), Some("2"));
 }
 
+/// Transaction 1 has an intent on `z`; the other one has begun before or after it, and wants to lock what is there.
+fn wants_a_lock(is_older: bool, keys: &[&str]) -> Net {
+    let mut net = Net::new(&["m"]);
+    for of in if is_older { [2, 1] } else { [1, 2] } {
+        net.begin(of, Isolation::Snapshot);
+        net.world.now += MS;
+    }
+    net.write(1, "z", "1");
+    net.driver(1).flush();
+    while net.step(1, |_| Fate::Arrives) {}
+    let keys = keys.iter().map(|key| bytes(key)).collect();
+    net.driver(2).read_locked(keys, Strength::Exclusive);
+    net
+}
+
+fn has_conflict(net: &Net, of: usize) -> bool {
+    matches!(
+        net.clients[&of].answers.last(),
+        Some(Answer::Failed(TxnError::Conflict(_)))
+    )
+}
+
+#[test]
+fn a_younger_one_that_locks_more_than_one_key_gives_way() {
+    let mut net = wants_a_lock(false, &["a", "z"]);
+    let began = net.world.now;
+    net.run(|net| net.answered(2) > 0);
+    assert!(has_conflict(&net, 2), "{:?}", net.clients[&2].answers);
+    assert!(is_prompt(began, &net));
+    net.run(|net| net.clients[&2].is_over);
+    assert!(matches!(net.commit(1), Answer::Committed { .. }));
+}
+
+#[test]
+fn an_older_one_waits_for_its_turn_as_long_as_others_do() {
+    for ends in [true, false] {
+        let mut net = wants_a_lock(true, &["a", "z"]);
+        let began = net.world.now;
+        net.run(|net| net.world.now > began + 100 * MS);
+        assert_eq!(net.answered(2), 0, "it asks again");
+        if ends {
+            net.driver(1).commit();
+            net.run(|net| net.answered(2) > 0);
+            let values = [None, Some(bytes("1"))].to_vec();
+            assert_eq!(net.clients[&2].answers, [Answer::Values(values)]);
+        } else {
+            net.run(|net| net.answered(2) > 0);
+            assert!(has_conflict(&net, 2));
+            // The clients' clocks run at half the pace here.
+            let waited = net.world.now - began;
+            assert!((1_400 * MS..2_200 * MS).contains(&waited), "{waited} ns");
+        }
+    }
+}
+
+#[test]
+fn for_its_only_lock_a_transaction_waits_longer() {
+    let mut net = wants_a_lock(false, &["z"]);
+    let began = net.world.now;
+    net.run(|net| net.answered(2) > 0);
+    assert!(has_conflict(&net, 2));
+    let waited = net.world.now - began;
+    assert!((5_900 * MS..8_200 * MS).contains(&waited), "{waited} ns");
+}
+
+#[test]
+fn a_younger_one_does_not_give_way_to_one_that_is_dead() {
+    let mut net = wants_a_lock(false, &["a", "z"]);
+    net.clients.get_mut(&1).expect("it began").is_dead = true;
+    net.world.now += 800 * MS;
+    net.run(|net| net.answered(2) > 0);
+    assert_eq!(net.clients[&2].answers, [Answer::Values(vec![None, None])]);
+}
+
+#[test]
+fn what_others_wait_for_is_locked_first_and_alone() {
+    let mut net = Net::new(&["m"]);
+    net.put(1, &[("a", "1"), ("b", "2"), ("z", "3")]);
+    net.begin(2, Isolation::Snapshot);
+    // It is newer than the snapshot, which moves there without another round.
+    net.put(3, &[("z", "4")]);
+    let keys: Vec<Bytes> = ["a", "z", "b"].map(bytes).to_vec();
+    let first = [bytes("z"), bytes("b")];
+    net.driver(2)
+        .read_locked_in_turn(keys, &first, Strength::Exclusive);
+    for (asked, is_alone) in [("z", true), ("b", false), ("a", false)] {
+        let now_ns = net.local();
+        let outs = net.driver(2).poll(now_ns, |_| 0);
+        let [Out::Send { ticket, part }] = &outs[..] else {
+            panic!("{outs:?}")
+        };
+        let [(_, Request::GetLocked { key, alone, .. })] = &part.requests[..] else {
+            panic!("{part:?}")
+        };
+        assert_eq!((key, *alone), (&bytes(asked), is_alone));
+        let answer = net.evaluate(part);
+        net.driver(2).on_answer(*ticket, answer, now_ns);
+    }
+    net.run(|net| net.answered(2) > 0);
+    let values = ["1", "4", "2"].map(|value| Some(bytes(value))).to_vec();
+    assert_eq!(net.clients[&2].answers, [Answer::Values(values)]);
+    assert_eq!(&*net.driver(2).who().anchor, b"z");
+}
+
 #[test]
 fn who_gives_up_a_commit_can_ask_for_its_outcome() {
     for kept in [true, false] {

@@ -2,6 +2,7 @@
 
 use base::{ClientId, Prng, Timestamp};
 use corelane_txn::deadlock::{Edge, Found, PushQueue};
+use corelane_txn::error::Seen;
 use corelane_txn::locks::{Ask, Asked, Config, Effect, LockTable, Strength};
 use corelane_txn::request::{End, Ended, Verdict};
 use corelane_txn::txn::Seq;
@@ -29,19 +30,42 @@ fn key(text: &str) -> Bytes {
     text.as_bytes().into()
 }
 
+fn seen(of: u64, priority: Priority) -> Seen {
+    Seen {
+        who: who(of, priority),
+        epoch: Epoch(0),
+        ts: Timestamp::ZERO,
+        local_ts: Timestamp::new(of, 0),
+    }
+}
+
+fn id(of: u64) -> TxnId {
+    who(of, Priority::Normal).id
+}
+
 fn ask(waiter: u64, strength: Strength, keeps: bool) -> Ask<u64> {
     Ask {
         waiter,
-        who: Some(who(waiter, Priority::Normal)),
+        seen: seen(waiter, Priority::Normal),
         strength,
         keeps,
+        yields: false,
         deadline_ns: 1_000,
+    }
+}
+
+fn push(waiter: u64, key: &Bytes, holder: u64) -> Effect<u64> {
+    Effect::Push {
+        waiter,
+        key: key.clone(),
+        holder: seen(holder, Priority::Normal),
     }
 }
 
 fn config() -> Config {
     Config {
         push_after_ns: 100,
+        yield_after_ns: 10,
         ..Config::default()
     }
 }
@@ -57,33 +81,32 @@ fn a_hot_key_is_a_queue() {
     assert!(table.is_empty(), "who passes leaves nothing");
     // The second one is evaluated, and meets the intent of the first; others come.
     assert_eq!(table.ask(&k, ask(2, EXCLUSIVE, false), 0), Asked::Free);
-    let first = who(1, Priority::Normal);
-    assert_eq!(
-        table.met_intent(&k, &first, ask(2, EXCLUSIVE, false), 0),
-        Asked::Waits
-    );
+    let first = seen(1, Priority::Normal);
+    let met = table.met_intent(&k, &first, ask(2, EXCLUSIVE, false), 0);
+    assert_eq!(met, Asked::Waits);
     for waiter in 3..6 {
         assert_eq!(table.ask(&k, ask(waiter, EXCLUSIVE, false), 0), Asked::Waits);
     }
-    let mut holder = first;
-    for next in 2..6 {
-        table.release(&k, holder.id);
+    for (holder, waiters) in [(1, 4), (2, 3), (3, 2), (4, 1)] {
+        assert_eq!(table.queue(&k), waiters);
+        table.release(&k, id(holder));
         assert_eq!(
             table.effects(),
-            [Effect::Go(next)],
+            [Effect::Go(holder + 1)],
             "one at a time, in their order"
         );
-        assert_eq!(
-            table.ask(&k, ask(9, SHARED, false), 0),
-            if next < 5 { Asked::Waits } else { Asked::Free }
-        );
+        assert_eq!(table.ask(&k, ask(9, SHARED, false), 0), Asked::Waits);
         table.cancel(&k, 9);
-        holder = who(next, Priority::Normal);
-        table.passed(&k, Some(&holder));
+        assert_eq!(
+            table.ask(&k, ask(holder + 1, EXCLUSIVE, true), 0),
+            Asked::Free,
+            "it has it"
+        );
         table.assert_invariants();
     }
-    table.release(&k, holder.id);
+    table.release(&k, id(5));
     assert!(table.is_empty());
+    assert_eq!(table.len(), (0, 0));
 }
 
 #[test]
@@ -98,11 +121,11 @@ fn shared_locks_are_together_and_writers_are_not_starved() {
         Asked::Waits,
         "behind the writer"
     );
-    table.release_all(who(1, Priority::Normal).id);
+    table.release_all(id(1));
     assert_eq!(table.effects(), []);
-    table.release_all(who(2, Priority::Normal).id);
+    table.release_all(id(2));
     assert_eq!(table.effects(), [Effect::Go(3)]);
-    table.release_all(who(3, Priority::Normal).id);
+    table.release_all(id(3));
     assert_eq!(table.effects(), [Effect::Go(4)]);
     table.assert_invariants();
 }
@@ -115,21 +138,135 @@ fn who_waits_long_pushes_and_higher_priority_at_once() {
     assert_eq!(table.ask(&k, ask(2, EXCLUSIVE, true), 0), Asked::Waits);
     assert_eq!(table.effects(), []);
     let mut high = ask(3, EXCLUSIVE, true);
-    high.who = Some(who(3, Priority::High));
+    high.seen = seen(3, Priority::High);
     assert_eq!(table.ask(&k, high, 0), Asked::Waits);
-    let push = |waiter, holder| Effect::Push {
-        waiter,
-        key: k.clone(),
-        holder: who(holder, Priority::Normal),
-    };
-    assert_eq!(table.effects(), [push(3, 1)]);
-    table.tick(99);
+    assert_eq!(table.effects(), [push(3, &k, 1)]);
+    assert_eq!(table.wake_at_ns(&k, 2), Some(100));
+    assert_eq!(table.wake_at_ns(&k, 3), None, "it was told");
+    table.check(&k, 99);
     assert_eq!(table.effects(), []);
-    table.tick(100);
-    assert_eq!(table.effects(), [push(2, 1)]);
-    table.tick(1_000);
-    assert_eq!(table.effects(), [Effect::Late(2), Effect::Late(3)]);
+    table.check(&k, 100);
+    assert_eq!(table.effects(), [push(2, &k, 1)]);
     table.assert_invariants();
+}
+
+#[test]
+fn the_late_are_let_go_and_others_go_on() {
+    let mut table = LockTable::new(Config {
+        push_after_ns: 10_000,
+        ..config()
+    });
+    let k = key("k");
+    assert_eq!(table.ask(&k, ask(1, SHARED, true), 0), Asked::Free);
+    assert_eq!(table.ask(&k, ask(2, EXCLUSIVE, true), 0), Asked::Waits);
+    let mut patient = ask(3, SHARED, true);
+    patient.deadline_ns = 2_000;
+    assert_eq!(table.ask(&k, patient, 0), Asked::Waits);
+    assert_eq!(table.wake_at_ns(&k, 2), Some(1_000));
+    table.check(&k, 1_000);
+    assert_eq!(table.effects(), [Effect::Late(2), Effect::Go(3)]);
+    table.assert_invariants();
+}
+
+#[test]
+fn who_pushes_keeps_its_place_and_holds_up_nobody() {
+    let mut table = LockTable::new(config());
+    let k = key("k");
+    assert_eq!(table.ask(&k, ask(1, EXCLUSIVE, true), 0), Asked::Free);
+    assert_eq!(table.ask(&k, ask(2, EXCLUSIVE, true), 0), Asked::Waits);
+    assert_eq!(table.ask(&k, ask(3, EXCLUSIVE, true), 50), Asked::Waits);
+    table.check(&k, 100);
+    assert_eq!(table.effects(), [push(2, &k, 1)]);
+    // It comes back, and is before the one that came later.
+    assert_eq!(table.ask(&k, ask(2, EXCLUSIVE, true), 110), Asked::Waits);
+    assert_eq!(table.wake_at_ns(&k, 2), Some(210), "its time begins anew");
+    table.release_all(id(1));
+    assert_eq!(table.effects(), [Effect::Go(2)]);
+    table.check(&k, 150);
+    assert_eq!(table.effects(), [push(3, &k, 2)]);
+    // While it is away it is passed over.
+    assert_eq!(table.ask(&k, ask(4, EXCLUSIVE, true), 150), Asked::Waits);
+    table.release_all(id(2));
+    assert_eq!(table.effects(), [Effect::Go(4)]);
+    assert_eq!(table.ask(&k, ask(5, EXCLUSIVE, true), 160), Asked::Waits);
+    assert_eq!(
+        table.ask(&k, ask(3, EXCLUSIVE, true), 170),
+        Asked::Waits,
+        "before the one behind"
+    );
+    table.release_all(id(4));
+    assert_eq!(table.effects(), [Effect::Go(3)]);
+    table.assert_invariants();
+}
+
+#[test]
+fn who_does_not_come_back_has_lost_its_place() {
+    let mut table = LockTable::new(config());
+    let k = key("k");
+    assert_eq!(table.ask(&k, ask(1, EXCLUSIVE, true), 0), Asked::Free);
+    assert_eq!(table.ask(&k, ask(2, EXCLUSIVE, true), 0), Asked::Waits);
+    assert_eq!(table.ask(&k, ask(3, EXCLUSIVE, true), 90), Asked::Waits);
+    table.check(&k, 100);
+    assert_eq!(table.effects(), [push(2, &k, 1)]);
+    assert_eq!(table.queue(&k), 2);
+    table.check(&k, 200);
+    assert_eq!(table.effects(), [push(3, &k, 1)]);
+    assert_eq!(table.queue(&k), 1);
+    table.assert_invariants();
+    // Nobody is here who waits: the key goes with its holder.
+    table.release_all(id(1));
+    assert!(table.is_empty());
+    table.assert_invariants();
+}
+
+#[test]
+fn a_request_that_comes_again_takes_the_place_of_the_first() {
+    let mut table = LockTable::new(config());
+    let k = key("k");
+    assert_eq!(table.ask(&k, ask(1, EXCLUSIVE, true), 0), Asked::Free);
+    assert_eq!(table.ask(&k, ask(2, EXCLUSIVE, true), 0), Asked::Waits);
+    assert_eq!(table.ask(&k, ask(3, EXCLUSIVE, true), 0), Asked::Waits);
+    let mut again = ask(2, EXCLUSIVE, true);
+    again.waiter = 12;
+    assert_eq!(table.ask(&k, again, 0), Asked::Waits);
+    assert_eq!(table.effects(), [Effect::Late(2)]);
+    table.release_all(id(1));
+    assert_eq!(table.effects(), [Effect::Go(12)]);
+    table.assert_invariants();
+}
+
+#[test]
+fn who_ends_while_it_waits_is_told_and_waits_no_longer() {
+    let mut table = LockTable::new(config());
+    let k = key("k");
+    assert_eq!(table.ask(&k, ask(1, EXCLUSIVE, true), 0), Asked::Free);
+    assert_eq!(table.ask(&k, ask(2, EXCLUSIVE, true), 0), Asked::Waits);
+    assert_eq!(table.ask(&k, ask(3, EXCLUSIVE, true), 0), Asked::Waits);
+    table.release_all(id(2));
+    assert_eq!(table.effects(), [Effect::Late(2)]);
+    table.release_all(id(1));
+    assert_eq!(table.effects(), [Effect::Go(3)]);
+    table.assert_invariants();
+}
+
+#[test]
+fn who_may_be_waited_for_does_not_wait_for_an_older_one_for_long() {
+    let mut table = LockTable::new(config());
+    let k = key("k");
+    let yields = |of| Ask {
+        yields: true,
+        ..ask(of, EXCLUSIVE, true)
+    };
+    assert_eq!(table.ask(&k, ask(5, EXCLUSIVE, true), 0), Asked::Free);
+    // Older than the holder, and younger than the second waiter, which is what it is told.
+    assert_eq!(table.ask(&k, yields(2), 0), Asked::Waits);
+    assert_eq!(table.ask(&k, yields(3), 0), Asked::Waits);
+    assert_eq!(table.wake_at_ns(&k, 2), Some(100));
+    assert_eq!(table.wake_at_ns(&k, 3), Some(10));
+    table.check(&k, 10);
+    assert_eq!(table.effects(), [push(3, &k, 2)]);
+    table.check(&k, 100);
+    assert_eq!(table.effects(), [push(2, &k, 5)]);
 }
 
 #[test]
@@ -137,13 +274,19 @@ fn the_table_is_bounded() {
     let mut table = LockTable::new(Config {
         waiters_max: 2,
         locks_max: 1,
-        push_after_ns: 0,
+        ..config()
     });
-    assert_eq!(table.ask(&key("a"), ask(1, EXCLUSIVE, true), 0), Asked::Free);
-    assert_eq!(table.ask(&key("b"), ask(1, EXCLUSIVE, true), 0), Asked::Full);
+    assert_eq!(table.ask(&key("b"), ask(1, EXCLUSIVE, true), 0), Asked::Free);
+    assert_eq!(
+        table.ask(&key("a"), ask(1, EXCLUSIVE, true), 0),
+        Asked::Free,
+        "what nobody waits for is given up"
+    );
+    assert_eq!(table.len(), (0, 1));
     assert_eq!(table.ask(&key("a"), ask(2, EXCLUSIVE, true), 0), Asked::Waits);
     assert_eq!(table.ask(&key("a"), ask(3, EXCLUSIVE, true), 0), Asked::Waits);
     assert_eq!(table.ask(&key("a"), ask(4, EXCLUSIVE, true), 0), Asked::Full);
+    assert_eq!(table.ask(&key("b"), ask(1, EXCLUSIVE, true), 0), Asked::Full);
     table.assert_invariants();
 }
 
@@ -193,7 +336,7 @@ fn nobody_is_overtaken() {
                         .retain(|(waiter, _)| *waiter != of);
                 }
                 holds.remove(&of);
-                table.release_all(who(of, Priority::Normal).id);
+                table.release_all(id(of));
             }
             granted.extend(table.effects().into_iter().filter_map(|effect| match effect {
                 Effect::Go(of) => Some(of),
@@ -294,6 +437,7 @@ fn what_a_batch_asks_for_and_what_an_answer_lets_go_of() {
     let get = |text: &str| Request::GetLocked {
         key: key(text),
         strength: EXCLUSIVE,
+        alone: false,
     };
     let write = Request::Write {
         key: key("a"),
@@ -338,14 +482,14 @@ fn what_a_batch_asks_for_and_what_an_answer_lets_go_of() {
         ts: Timestamp::ZERO,
     };
     table.on_answer(&batch(vec![resolve(moved)]), &Ok(vec![(0, Reply::Done)]));
-    assert_eq!(table.held(own.id).len(), 3);
+    assert_eq!(table.keys_of(own.id).len(), 3);
     // A part of a span was told, then the rest.
     let told = batch(vec![resolve(Verdict::Aborted)]);
     table.on_answer(&told, &Ok(vec![(0, Reply::Partly { next: key("c") })]));
-    assert_eq!(table.held(own.id), [key("c"), key("d")]);
+    assert_eq!(table.keys_of(own.id), [key("c"), key("d")]);
     assert_eq!(table.effects(), []);
     table.on_answer(&told, &Ok(vec![(0, Reply::Done)]));
-    assert_eq!(table.held(own.id), [key("d")]);
+    assert_eq!(table.keys_of(own.id), [key("d")]);
     assert_eq!(table.effects(), [Effect::Go(2)]);
     // The end in this range lets go of all; one that is only staged, or refused, of nothing.
     let end = batch(vec![Request::End {
@@ -355,9 +499,9 @@ fn what_a_batch_asks_for_and_what_an_answer_lets_go_of() {
     let ts = Timestamp::ZERO;
     table.on_answer(&end, &Ok(vec![(0, Reply::Ended(Ended::Staged { ts }))]));
     table.on_answer(&end, &Err((0, Refusal::Aborted)));
-    assert_eq!(table.held(own.id), [key("d")]);
+    assert_eq!(table.keys_of(own.id), [key("d")]);
     let rest = Arc::new([]);
     table.on_answer(&end, &Ok(vec![(0, Reply::Ended(Ended::Aborted { rest }))]));
-    assert!(table.held(own.id).is_empty());
+    assert!(table.keys_of(own.id).is_empty());
     table.assert_invariants();
 }

@@ -92,7 +92,7 @@ fn name(of: corelane_txn::TxnId) -> String {
 fn request(request: &Request) -> String {
     match request {
         Request::Get { key } => format!("get {}", key.escape_ascii()),
-        Request::GetLocked { key, strength } => {
+        Request::GetLocked { key, strength, .. } => {
             format!(
                 "lock {} {}",
                 key.escape_ascii(),
@@ -163,7 +163,7 @@ fn outcome(outcome: Option<Outcome>) -> String {
 
 fn reply(reply: &Reply) -> String {
     match reply {
-        Reply::Value(value) => show(value.as_deref()),
+        Reply::Value(value) | Reply::Locked { value, .. } => show(value.as_deref()),
         Reply::Rows { rows, .. } => rows_text(rows),
         Reply::Laid { ts } => format!("laid at {}", at(*ts)),
         Reply::Deleted { keys, ts, .. } => format!("deleted {} at {}", keys_text(keys), at(*ts)),
@@ -282,7 +282,7 @@ impl Stage {
                 }
             }
             for of in self.world.txns.keys() {
-                let mut held = range.locks.held(id(*of)).to_vec();
+                let mut held = range.locks.keys_of(id(*of)).to_vec();
                 held.sort();
                 if !held.is_empty() {
                     writeln!(self.out, "r{number} locked by t{of}: {}", keys_text(&held))?;

@@ -22,6 +22,7 @@ use std::rc::Rc;
 use tills::Tills;
 use txn::coordinator::Answer;
 use txn::driver::Driver;
+use txn::locks::Strength;
 use txn::{Bytes, Isolation, Priority, TxnError, TxnId};
 use wire::request;
 
@@ -41,6 +42,8 @@ pub struct Bank {
     prng: RefCell<Prng>,
     /// That a teller dies in the middle of a transaction, at each step of it.
     death: Cell<f64>,
+    /// Tellers lock what they will write.
+    locks: Cell<bool>,
     is_open: Cell<bool>,
     stopped: Cell<bool>,
     at_work: Cell<usize>,
@@ -91,10 +94,12 @@ impl Bank {
     /// A bank at these nodes, whose clocks are off by so much at most.
     #[must_use]
     pub fn new(env: SimEnv, addresses: Vec<Address>, clock_bound_ns: u64, mut prng: Prng) -> Rc<Self> {
+        let locks = prng.chance(0.6);
         Rc::new(Self {
             link: Link::new(env, addresses, clock_bound_ns, prng.fork()),
             prng: RefCell::new(prng),
             death: Cell::new(0.004),
+            locks: Cell::new(locks),
             is_open: Cell::new(false),
             stopped: Cell::new(false),
             at_work: Cell::new(TELLERS),
@@ -218,6 +223,44 @@ impl Bank {
 
     async fn read(self: &Rc<Self>, txn: &mut Txn, keys: Vec<Bytes>) -> Result<Vec<i64>, Stop> {
         txn.driver.read(keys.clone());
+        self.values(txn, keys).await
+    }
+
+    /// Reads what will be written, with or without locks. One that fails is seen to.
+    async fn read_to_write(self: &Rc<Self>, mut txn: Txn, keys: Vec<Bytes>) -> Result<(Txn, Vec<i64>), Stop> {
+        let locks = self.locks.get() && self.prng.borrow_mut().chance(0.8);
+        if locks {
+            let prng = &mut *self.prng.borrow_mut();
+            let first = keys.iter().filter(|_| prng.chance(0.4)).cloned();
+            let first: Vec<Bytes> = first.collect();
+            // Those that share and then write want more than they have.
+            let strength = match prng.chance(0.1) {
+                true => Strength::Shared,
+                false => Strength::Exclusive,
+            };
+            txn.driver.read_locked_in_turn(keys.clone(), &first, strength);
+        } else {
+            txn.driver.read(keys.clone());
+        }
+        match self.values(&mut txn, keys).await {
+            Ok(numbers) => {
+                base::sometimes!("system: a teller has locked its accounts", locks);
+                base::sometimes!(
+                    "system: a teller has locked an account that others wait for",
+                    txn.driver.queues().iter().any(|(_, queue)| *queue > 0)
+                );
+                Ok((txn, numbers))
+            }
+            Err(stop) => {
+                if let Stop::Failed = stop {
+                    self.link.finish(txn.driver, txn.queue);
+                }
+                Err(stop)
+            }
+        }
+    }
+
+    async fn values(self: &Rc<Self>, txn: &mut Txn, keys: Vec<Bytes>) -> Result<Vec<i64>, Stop> {
         match self.run(txn).await? {
             Answer::Values(values) => {
                 let numbers: Option<Vec<i64>> = values.iter().map(|value| number(value.as_ref())).collect();
@@ -291,10 +334,10 @@ impl Bank {
             let amount = i64::try_from(prng.between(1, 30)).expect("small");
             (from, to, amount, isolation)
         };
-        let mut txn = self.begin(teller, isolation).await;
+        let txn = self.begin(teller, isolation).await;
         let keys = vec![account(from), account(to), counter(teller.number)];
         let ended = async {
-            let numbers = self.read(&mut txn, keys.clone()).await?;
+            let (mut txn, numbers) = self.read_to_write(txn, keys.clone()).await?;
             let count = u64::try_from(numbers[2]).unwrap_or(u64::MAX);
             let fits = count == teller.count || teller.maybe && count == teller.count + 1;
             if !fits {

@@ -195,6 +195,7 @@ fn met(conflict: &Conflict) -> Value {
             Did::Read => "read",
             Did::Write => "write",
             Did::Committed(_) => "committed",
+            Did::Locked => "locked",
         };
         let mut object = Object::new().set("did", did);
         if let Some(id) = &party.id {

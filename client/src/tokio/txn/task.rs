@@ -114,6 +114,8 @@ struct State {
     /// The client remembers how it ended.
     is_remembered: bool,
     is_dropped: bool,
+    /// Others wait for what it has locked: its end does not wait for others.
+    is_awaited: bool,
     is_running: bool,
     /// Something has happened that the task has not looked at.
     is_stirred: bool,
@@ -142,6 +144,7 @@ impl Shared {
             last: None,
             is_remembered: false,
             is_dropped: false,
+            is_awaited: false,
             is_running: false,
             is_stirred: false,
             waker: None,
@@ -291,7 +294,7 @@ impl Shared {
             match out {
                 Out::Send { ticket, part } => {
                     state.parts += 1;
-                    if may_join(&part) {
+                    if may_join(&part) && !state.is_awaited {
                         self.pool.finish_later(part, ticket, self.clone());
                     } else {
                         flights.send(&self.pool, ticket, part);
@@ -344,7 +347,11 @@ impl Shared {
         {
             let deadline = Instant::now() + self.pool.options.deadline;
             let deadline = self.until.map_or(deadline, |until| until.min(deadline));
-            state.begin_call(call, told, deadline);
+            let first = match &call {
+                Call::Read(keys, Some(_)) => self.pool.heat().first(keys),
+                _ => Vec::new(),
+            };
+            state.begin_call((call, &first), told, deadline);
         }
     }
 
@@ -376,7 +383,15 @@ impl Shared {
 
     fn on_answer(&self, state: &mut State, answer: Answer) {
         let value = match answer {
-            Answer::Values(values) => Value::Values(values),
+            Answer::Values(values) => {
+                let queues = state.driver.queues();
+                if !queues.is_empty() {
+                    let mut heat = self.pool.heat();
+                    queues.iter().for_each(|(key, queue)| heat.note(key, *queue));
+                    state.is_awaited |= queues.iter().any(|(_, queue)| *queue > 0);
+                }
+                Value::Values(values)
+            }
             Answer::Rows { rows, next } => Value::Rows(rows, next),
             Answer::Deleted(keys) => Value::Deleted(keys.len()),
             Answer::Committed { ts, not_before } => {
@@ -506,7 +521,8 @@ impl State {
         }
     }
 
-    fn begin_call(&mut self, call: Call, told: Told, deadline: Instant) {
+    /// Does a call, in which these keys are locked first.
+    fn begin_call(&mut self, (call, first): (Call, &[Bytes]), told: Told, deadline: Instant) {
         let call = match self.do_at_once(call) {
             Ok((value, _)) => {
                 // Who asked may have gone.
@@ -518,7 +534,10 @@ impl State {
         let (is_commit, is_rollback) = (matches!(call, Call::Commit), matches!(call, Call::RollBack));
         match call {
             Call::Read(keys, None) => self.driver.read(keys),
-            Call::Read(keys, Some(strength)) => self.driver.read_locked(keys, strength),
+            Call::Read(keys, Some(strength)) => {
+                self.is_awaited |= !first.is_empty();
+                self.driver.read_locked_in_turn(keys, first, strength);
+            }
             Call::Scan(span, rows_max) => self.driver.scan(keys_of(span), rows_max),
             Call::DeleteRange(span) => self.driver.delete_range(keys_of(span)),
             Call::Commit => self.driver.commit(),

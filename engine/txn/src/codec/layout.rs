@@ -148,7 +148,7 @@ variants!(Verdict {
 
 variants!(Request {
     1 => Get { key: Key },
-    2 => GetLocked { key: Key, strength: Strength },
+    2 => GetLocked { key: Key, strength: Strength, alone: bool },
     3 => Scan { keys: Keys, rows_max: usize },
     4 => Write { key: Key, seq: Seq, value: Option<Value>, pipelined: bool },
     5 => DeleteRange { keys: Keys, seq: Seq },
@@ -196,12 +196,14 @@ variants!(Reply {
     11 => Recovered(outcome: Option<Outcome>),
     12 => Partly { next: Bound },
     13 => Done,
+    14 => Locked { value: Option<Value>, ts: Timestamp, queue: u32 },
 });
 
 variants!(Act {
     1 => Read,
     2 => Write,
     3 => Committed(ts: Timestamp),
+    4 => Lock,
 });
 
 fields!(Party {

@@ -60,13 +60,18 @@ impl Coordinator {
     pub(super) fn on_reply(&mut self, request: Request, reply: Reply, blind: bool) {
         match reply {
             Reply::Value(value) => {
-                if let (
-                    Request::Get { key } | Request::GetLocked { key, .. },
-                    Some(Reading::Keys { found, .. }),
-                ) = (request, &mut self.reading)
-                {
-                    found.insert(key.clone(), value);
-                    self.note_read(Keys::One(key));
+                if let Request::Get { key } = request {
+                    self.on_value(key, value);
+                }
+            }
+            Reply::Locked { value, ts, queue } => {
+                if let Request::GetLocked { key, .. } = request {
+                    self.queues.push((key.clone(), queue));
+                    if blind && self.is_blind() {
+                        self.read_ts = self.read_ts.max(ts);
+                        self.write_ts = self.write_ts.max(ts);
+                    }
+                    self.on_value(key, value);
                 }
             }
             Reply::Rows { rows, next } => {
@@ -128,6 +133,13 @@ impl Coordinator {
             }
             // It asks for none of the last three, and a reply is of the kind that was asked for.
             Reply::Refreshed | Reply::Done | Reply::Pushed(_) | Reply::Record(_) | Reply::Recovered(_) => {}
+        }
+    }
+
+    fn on_value(&mut self, key: Bytes, value: Option<Bytes>) {
+        if let Some(Reading::Keys { found, .. }) = &mut self.reading {
+            found.insert(key.clone(), value);
+            self.note_read(Keys::One(key));
         }
     }
 

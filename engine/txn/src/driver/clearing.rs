@@ -18,6 +18,8 @@ pub(super) enum End {
     Done(Verdict),
     /// Nobody remembers it, and it has left nothing.
     Forgotten,
+    /// It goes on, and who pushes it does not wait for that.
+    Yielded,
     /// Its recovery found what cannot be.
     Contradiction(Refusal),
 }
@@ -39,6 +41,12 @@ impl Job {
             again_at_ns: None,
             waits: 0,
         }
+    }
+
+    /// It is one of several, of which so many waited before.
+    pub(super) fn after(mut self, waits: u32) -> Self {
+        self.waits = waits;
+        self
     }
 
     pub(super) fn again_at_ns(&self) -> Option<u64> {
@@ -233,6 +241,7 @@ impl Clearing {
             End::Done(Verdict::Moved { .. }) => Cleared::Done(None),
             End::Forgotten => Cleared::Forgotten,
             End::Contradiction(refusal) => Cleared::Contradiction(refusal),
+            End::Yielded => unreachable!("only transactions give way"),
         }));
     }
 }

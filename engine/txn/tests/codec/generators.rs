@@ -202,7 +202,11 @@ fn request() -> impl Strategy<Value = Request> {
     ];
     prop_oneof![
         bytes().prop_map(|key| Request::Get { key }),
-        (bytes(), strength).prop_map(|(key, strength)| Request::GetLocked { key, strength }),
+        (bytes(), strength, any::<bool>()).prop_map(|(key, strength, alone)| Request::GetLocked {
+            key,
+            strength,
+            alone
+        }),
         (keys(), any::<usize>()).prop_map(|(keys, rows_max)| Request::Scan { keys, rows_max }),
         (bytes(), seq(), option::of(bytes()), any::<bool>()).prop_map(|(key, seq, value, pipelined)| {
             Request::Write {
@@ -267,6 +271,11 @@ fn reply() -> impl Strategy<Value = Reply> {
     ];
     prop_oneof![
         option::of(bytes()).prop_map(Reply::Value),
+        (option::of(bytes()), ts(), any::<u32>()).prop_map(|(value, ts, queue)| Reply::Locked {
+            value,
+            ts,
+            queue
+        }),
         (vec((bytes(), bytes()), 0..3), option::of(bytes()))
             .prop_map(|(rows, next)| Reply::Rows { rows, next }),
         ts().prop_map(|ts| Reply::Laid { ts }),
@@ -288,7 +297,12 @@ fn reply() -> impl Strategy<Value = Reply> {
 }
 
 fn conflict() -> impl Strategy<Value = Box<Conflict>> + Clone {
-    let act = prop_oneof![Just(Act::Read), Just(Act::Write), ts().prop_map(Act::Committed)];
+    let act = prop_oneof![
+        Just(Act::Read),
+        Just(Act::Write),
+        Just(Act::Lock),
+        ts().prop_map(Act::Committed)
+    ];
     let party = (option::of(who()), act).prop_map(|(who, act)| Party { who, act });
     (bytes(), party.clone(), party, ts()).prop_map(|(key, ours, theirs, now)| {
         Box::new(Conflict {

@@ -205,10 +205,12 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::GetLocked {
             key: key(),
             strength: Strength::Shared,
+            alone: true,
         },
         Request::GetLocked {
             key: key(),
             strength: Strength::Exclusive,
+            alone: false,
         },
         Request::Scan {
             keys: span(),
@@ -274,6 +276,11 @@ pub(crate) fn replies() -> Vec<Reply> {
     vec![
         Reply::Value(Some(bytes("value"))),
         Reply::Value(None),
+        Reply::Locked {
+            value: Some(bytes("value")),
+            ts: ts(4),
+            queue: 3,
+        },
         Reply::Rows {
             rows: vec![(bytes("a"), bytes("one")), (bytes("b"), bytes(""))],
             next: next(),
@@ -347,7 +354,7 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         },
         Refusal::Refresh { to: ts(1) },
         Refusal::Changed {
-            conflict: conflict(Act::Read),
+            conflict: conflict(Act::Lock),
         },
         Refusal::WriteMissing { key: key() },
         Refusal::Aborted,

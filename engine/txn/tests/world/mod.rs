@@ -307,9 +307,15 @@ impl World {
             // All are shared, for nobody waits here.
             let ask = Ask {
                 waiter: 0,
-                who: who.clone(),
+                seen: Seen {
+                    who: who.clone().expect("a transaction asks"),
+                    epoch: corelane_txn::Epoch(0),
+                    ts: ts(0),
+                    local_ts: ts(self.now),
+                },
                 strength: Strength::Shared,
                 keeps,
+                yields: false,
                 deadline_ns: 0,
             };
             assert_eq!(locks.ask(&key, ask, 0), Asked::Free);

@@ -170,13 +170,16 @@ impl Bank {
         teller: &mut Teller,
         (at, delta): (usize, i64),
     ) -> Option<What> {
-        let mut txn = self.begin(teller, Isolation::Serializable).await;
-        let Ok(found) = self.read(&mut txn, vec![till(at)]).await else {
-            return None;
+        let txn = self.begin(teller, Isolation::Serializable).await;
+        let (mut txn, found) = match self.read_to_write(txn, vec![till(at)]).await {
+            Ok(read) => read,
+            Err(_) => return None,
         };
         let sum = found[0] + delta;
         if !(0..=MOST).contains(&sum) {
             // What it has read is of the past, perhaps: that is checked of those who read all accounts.
+            txn.driver.abandon();
+            self.link.finish(txn.driver, txn.queue);
             return None;
         }
         txn.driver.write(till(at), text(sum));
