@@ -171,9 +171,8 @@ impl Bank {
         (at, delta): (usize, i64),
     ) -> Option<What> {
         let txn = self.begin(teller, Isolation::Serializable).await;
-        let (mut txn, found) = match self.read_to_write(txn, vec![till(at)]).await {
-            Ok(read) => read,
-            Err(_) => return None,
+        let Ok((mut txn, found)) = self.read_to_write(txn, vec![till(at)]).await else {
+            return None;
         };
         let sum = found[0] + delta;
         if !(0..=MOST).contains(&sum) {
