@@ -559,11 +559,11 @@ impl Coordinator {
         self.refresh_to = None;
     }
 
-    /// When [`Self::tick`] is to be called next; `None` while nobody can have met the transaction.
+    /// When [`Self::tick`] is to be called next; `None` while nobody has to hear that the transaction is alive.
     #[must_use]
     pub fn beat_due_ns(&self) -> Option<u64> {
-        let is_met = self.has_locks() && self.phase != Phase::Over;
-        is_met.then(|| self.beat_at_ns.saturating_add(self.config.heartbeat_ns))
+        self.is_met()
+            .then(|| self.beat_at_ns.saturating_add(self.config.heartbeat_ns))
     }
 
     /// Whether an end that may commit was sent: from then on only the record can say that the transaction is not committed.
@@ -581,8 +581,7 @@ impl Coordinator {
 
     /// Time passes: a heartbeat is sent when one is due and others may have met the transaction.
     pub fn tick(&mut self, now_ns: u64) {
-        let is_met = self.has_locks() && self.phase != Phase::Over;
-        if is_met && now_ns.saturating_sub(self.beat_at_ns) >= self.config.heartbeat_ns {
+        if self.is_met() && now_ns.saturating_sub(self.beat_at_ns) >= self.config.heartbeat_ns {
             self.beat_at_ns = now_ns;
             if let Some(lost) = self.beat.take() {
                 self.outstanding.remove(&lost);
@@ -590,6 +589,12 @@ impl Coordinator {
             self.beat = Some(self.next_item);
             self.send(vec![Request::Beat]);
         }
+    }
+
+    /// Whether others may have met it. Whoever waits for its first lock has nothing yet.
+    fn is_met(&self) -> bool {
+        let waits = matches!(self.reading, Some(Reading::Keys { moves: true, .. }));
+        self.has_locks() && !waits && self.phase != Phase::Over
     }
 
     /// A query for a write of a key that was sent, which a read of it is preceded by.

@@ -45,6 +45,9 @@ use post::{Post, Sender};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Pauses before a leader is asked again double so often.
+const ASKS_MAX: u32 = 3;
+
 /// How drivers behave. Times in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
@@ -420,6 +423,11 @@ impl Driver {
             Some(false) | None => self.config.patience_ns,
         };
         let (until_ns, times) = self.patience_of(&part, patience_ns, now_ns);
+        // A leader lets it wait, so there is no need to come back more and more seldom.
+        let times = match then {
+            Then::Ask => times.min(ASKS_MAX),
+            Then::Push | Then::Yield => times,
+        };
         let job = Job::new(seen.clone(), keys, who, push).after(times);
         let number = self.next_blocked;
         self.next_blocked = self.next_blocked.wrapping_add(1);

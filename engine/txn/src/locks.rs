@@ -44,6 +44,9 @@ impl Strength {
     }
 }
 
+/// Waiters behind the first that are told to push later than those before.
+pub const BEHIND_MAX: usize = 10;
+
 /// Bounds of a lock table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
@@ -51,8 +54,8 @@ pub struct Config {
     pub waiters_max: usize,
     /// Holders of all keys.
     pub locks_max: usize,
-    /// A waiter pushes whoever is in its way after so long, in nanoseconds; one of higher priority at once. Whoever does not come back
-    /// from that for as long has lost its place.
+    /// The first waiter pushes whoever is in its way after so long, in nanoseconds; one of higher priority at once, and each one behind it
+    /// a twentieth later, up to [`BEHIND_MAX`]. Whoever does not come back from that for as long has lost its place.
     pub push_after_ns: u64,
     /// One that holds something else and has an older one before it pushes that one after so long.
     pub yield_after_ns: u64,
@@ -391,7 +394,10 @@ impl<W: Copy + PartialEq> LockTable<W> {
         let patience_ns = match (wins, is_due) {
             (true, _) => 0,
             (false, true) => self.config.yield_after_ns,
-            (false, false) => self.config.push_after_ns,
+            (false, false) => {
+                let behind = u64::try_from(at.min(BEHIND_MAX)).unwrap_or(0);
+                self.config.push_after_ns + behind * (self.config.push_after_ns / 20)
+            }
         };
         let id = ask.id();
         let waiter = Waiter {

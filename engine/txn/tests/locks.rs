@@ -182,7 +182,9 @@ fn who_pushes_keeps_its_place_and_holds_up_nobody() {
     assert_eq!(table.wake_at_ns(&k, 2), Some(210), "its time begins anew");
     table.release_all(id(1));
     assert_eq!(table.effects(), [Effect::Go(2)]);
-    table.check(&k, 150);
+    table.check(&k, 154);
+    assert_eq!(table.effects(), [], "one behind another pushes later");
+    table.check(&k, 155);
     assert_eq!(table.effects(), [push(3, &k, 2)]);
     // While it is away it is passed over.
     assert_eq!(table.ask(&k, ask(4, EXCLUSIVE, true), 150), Asked::Waits);
