@@ -204,6 +204,8 @@ pub struct Coordinator {
     outstanding: BTreeMap<Item, Sent>,
     beat: Option<Item>,
     beat_at_ns: u64,
+    /// It has waited for its first lock since.
+    has_waited: bool,
     next_item: Item,
     /// Refused, and to be sent again when nothing is outstanding.
     undone: Vec<Request>,
@@ -266,6 +268,7 @@ impl Coordinator {
             outstanding: BTreeMap::new(),
             beat: None,
             beat_at_ns: now.wall_ns,
+            has_waited: false,
             next_item: 0,
             undone: Vec::new(),
             refresh_to: None,
@@ -581,6 +584,12 @@ impl Coordinator {
 
     /// Time passes: a heartbeat is sent when one is due and others may have met the transaction.
     pub fn tick(&mut self, now_ns: u64) {
+        if self.waits_for_first_lock() {
+            self.has_waited = true;
+        } else if core::mem::take(&mut self.has_waited) {
+            // The leader heard of it when it asked.
+            self.beat_at_ns = now_ns;
+        }
         if self.is_met() && now_ns.saturating_sub(self.beat_at_ns) >= self.config.heartbeat_ns {
             self.beat_at_ns = now_ns;
             if let Some(lost) = self.beat.take() {
@@ -593,8 +602,11 @@ impl Coordinator {
 
     /// Whether others may have met it. Whoever waits for its first lock has nothing yet.
     fn is_met(&self) -> bool {
-        let waits = matches!(self.reading, Some(Reading::Keys { moves: true, .. }));
-        self.has_locks() && !waits && self.phase != Phase::Over
+        self.has_locks() && !self.waits_for_first_lock() && self.phase != Phase::Over
+    }
+
+    fn waits_for_first_lock(&self) -> bool {
+        matches!(self.reading, Some(Reading::Keys { moves: true, .. }))
     }
 
     /// A query for a write of a key that was sent, which a read of it is preceded by.
