@@ -55,7 +55,9 @@ pub(crate) fn now_ns() -> u64 {
     };
     // SAFETY: a valid pointer; the monotonic clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
-    ts.tv_sec.cast_unsigned() * 1_000_000_000 + ts.tv_nsec.cast_unsigned()
+    // Where a library sets this process's clocks, for tests, it may set this one to before the thread began.
+    let seconds = u64::try_from(ts.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000) + ts.tv_nsec.cast_unsigned()
 }
 
 impl Heartbeat {
@@ -127,7 +129,9 @@ fn processor_ns(thread: i32) -> u64 {
     };
     // SAFETY: a valid pointer; an unknown thread is an error that leaves zero.
     unsafe { libc::clock_gettime(clock, &raw mut ts) };
-    ts.tv_sec.cast_unsigned() * 1_000_000_000 + ts.tv_nsec.cast_unsigned()
+    // Where a library sets this process's clocks, for tests, it may set this one to before the thread began.
+    let seconds = u64::try_from(ts.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000) + ts.tv_nsec.cast_unsigned()
 }
 
 /// A shard with what the watcher saw of it last.

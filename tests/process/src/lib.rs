@@ -15,10 +15,11 @@
 //! - `writer` carries out what its ledger proposes.
 //! - [`campaign`] is the loop above.
 //!
-//! *Rounds* do other things to a cluster of three: they kill, pause and cut nodes under a load that writes a history of what
-//! clients were told, and check the history.
+//! *Rounds* do other things to a cluster of three: they kill, pause and cut nodes, and set their clocks, under a load that writes
+//! a history of what clients were told, and check the history.
 //!
 //! - [`history`] is pure: the histories of `corelane bench register|append|bank`, and checkers of them.
+//! - [`faketime`] sets the clocks of nodes.
 //! - [`network`] keeps nodes apart, by network namespaces or by relays.
 //! - [`rounds`] draws faults, brings them about, and has the checkers look.
 //!
@@ -26,6 +27,7 @@
 //! simulator's part. It does test recovery as a whole, on the real log, through the real client's retries.
 
 pub mod campaign;
+pub mod faketime;
 pub mod history;
 pub mod ledger;
 pub mod network;

@@ -1,15 +1,17 @@
 //! Rounds: a cluster under a load that writes a history, one fault, and a checker.
 //!
 //! ```text
-//!   bench register|append ──────────────────────────────────────────► history ─► checker
-//!   start ── quiet ── fault: kill, pause, cut or kill two ── heal ── load goes on, then ends
+//!   bench register|append|bank ─────────────────────────────────────► history ─► checker
+//!   start ── quiet ── fault: kill, pause, cut, clock ─────── heal ── load goes on, then ends
 //! ```
 //!
 //! A round is drawn from the seed and its number alone, so that one can be run again; what the machine's timing does to it is
 //! not drawn. The nodes keep their data from round to round; each round has keys of its own.
 //!
-//! A fault counts when it was seen: the process ended by signal 9, was stopped, or did not reach the other node.
+//! A fault counts when it was seen: the process ended by signal 9, was stopped, or did not reach the other node; another program
+//! saw the clock jump, or the node stopped itself because of it.
 
+use crate::faketime::FakeTime;
 use crate::history::{Anomaly, append, bank, operation, register};
 use crate::network::Network;
 use crate::process::Program;
@@ -32,6 +34,31 @@ const OPERATION_MAX: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Keys of a round, or accounts.
 const KEYS: usize = 4;
+/// Rounds after which keys, and the ranges that were split off for them, are used again.
+const PREFIXES: u64 = 16;
+/// The farthest jump of a clock within the bound of 250 ms, against the clocks of the others, which agree.
+const JUMP_MS_MAX: u64 = 240;
+/// Jumps beyond the bound.
+const BEYOND_MS: (u64, u64) = (320, 2500);
+/// What a node says when its clock is out of the bound.
+const WRONG_CLOCK: &str = "the clock of this node differs";
+/// What transactions are promised, as `corelane bench` calls it.
+const ISOLATIONS: [&str; 4] = ["strict", "mixed", "serializable", "snapshot"];
+
+/// What may go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Trouble {
+    /// One node or two are killed
+    Kill,
+    /// One is stopped for a while
+    Pause,
+    /// One, or a pair, is cut off
+    Cut,
+    /// The clock of one jumps within the bound, and back
+    Clock,
+    /// The clock of one jumps beyond the bound: it must stop itself
+    ClockBeyond,
+}
 
 /// What is done to nodes, which are numbered from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +68,9 @@ enum Fault {
     Pause(usize),
     CutOne(usize),
     CutPair(usize, usize),
+    /// Whose clock, and by how many milliseconds.
+    Clock(usize, i64),
+    ClockBeyond(usize, i64),
 }
 
 impl Fault {
@@ -51,19 +81,29 @@ impl Fault {
             Self::Pause(_) => "pause",
             Self::CutOne(_) => "cut one",
             Self::CutPair(..) => "cut pair",
+            Self::Clock(..) => "clock",
+            Self::ClockBeyond(..) => "clock beyond",
         }
     }
 
     fn nodes(self) -> Vec<usize> {
         match self {
-            Self::Kill(node) | Self::Pause(node) | Self::CutOne(node) => vec![node],
+            Self::Kill(node)
+            | Self::Pause(node)
+            | Self::CutOne(node)
+            | Self::Clock(node, _)
+            | Self::ClockBeyond(node, _) => vec![node],
             Self::KillTwo(one, other) | Self::CutPair(one, other) => vec![one, other],
         }
     }
 
     fn cuts(self) -> Vec<(usize, usize)> {
         match self {
-            Self::Kill(_) | Self::KillTwo(..) | Self::Pause(_) => Vec::new(),
+            Self::Kill(_)
+            | Self::KillTwo(..)
+            | Self::Pause(_)
+            | Self::Clock(..)
+            | Self::ClockBeyond(..) => Vec::new(),
             Self::CutOne(node) => (1..=NODES)
                 .filter(|other| *other != node)
                 .map(|other| (node, other))
@@ -77,6 +117,7 @@ impl Fault {
 #[derive(Debug, Clone)]
 struct Plan {
     workload: String,
+    isolation: &'static str,
     fault: Fault,
     before: Duration,
     held: Duration,
@@ -84,24 +125,38 @@ struct Plan {
 }
 
 impl Plan {
-    fn draw(seed: u64, round: u64, workloads: &[String]) -> Self {
+    fn draw(seed: u64, round: u64, workloads: &[String], troubles: &[Trouble]) -> Self {
         // Neighbouring seeds and rounds must have nothing in common: one draw lies between them and the generator.
         let first = Prng::new(seed).next_u64();
         let mut prng = Prng::new(Prng::new(first.wrapping_add(round)).next_u64());
         let mut nodes: Vec<usize> = (1..=NODES).collect();
         prng.shuffle(&mut nodes);
         let (one, other) = (nodes[0], nodes[1]);
-        let fault = match prng.below(5) {
-            0 => Fault::Kill(one),
-            1 => Fault::KillTwo(one, other),
-            2 => Fault::Pause(one),
-            3 => Fault::CutOne(one),
-            _ => Fault::CutPair(one, other),
+        let kinds = [
+            (Trouble::Kill, Fault::Kill(one)),
+            (Trouble::Kill, Fault::KillTwo(one, other)),
+            (Trouble::Pause, Fault::Pause(one)),
+            (Trouble::Cut, Fault::CutOne(one)),
+            (Trouble::Cut, Fault::CutPair(one, other)),
+            (Trouble::Clock, Fault::Clock(one, 0)),
+            (Trouble::ClockBeyond, Fault::ClockBeyond(one, 0)),
+        ];
+        let kinds = kinds.iter().filter(|(trouble, _)| troubles.contains(trouble));
+        let kinds: Vec<Fault> = kinds.map(|(_, fault)| *fault).collect();
+        let fault = kinds[prng.index(kinds.len())];
+        let mut jump = |low, high| {
+            let ms = i64::try_from(prng.between(low, high)).expect("some seconds");
+            if prng.chance(0.5) { ms } else { -ms }
+        };
+        let fault = match fault {
+            Fault::Clock(node, _) => Fault::Clock(node, jump(JUMP_MS_MAX / 4, JUMP_MS_MAX)),
+            Fault::ClockBeyond(node, _) => Fault::ClockBeyond(node, jump(BEYOND_MS.0, BEYOND_MS.1)),
+            other => other,
         };
         let held_ms = match fault {
-            Fault::Kill(_) | Fault::KillTwo(..) => (0, 1000),
+            Fault::Kill(_) | Fault::KillTwo(..) | Fault::ClockBeyond(..) => (0, 1000),
             Fault::Pause(_) => (200, 3000),
-            Fault::CutOne(_) | Fault::CutPair(..) => (500, 3000),
+            Fault::CutOne(_) | Fault::CutPair(..) | Fault::Clock(..) => (500, 3000),
         };
         let turn = usize::try_from(round % workloads.len() as u64).expect("below a usize");
         Self {
@@ -110,6 +165,7 @@ impl Plan {
             before: Duration::from_millis(prng.between(300, 800)),
             held: Duration::from_millis(prng.between(held_ms.0, held_ms.1)),
             seed: prng.next_u64() >> 1,
+            isolation: ISOLATIONS[prng.index(ISOLATIONS.len())],
         }
     }
 }
@@ -129,8 +185,16 @@ pub struct Rounds {
     pub first: u64,
     /// How many.
     pub rounds: u64,
+    /// Begin no round when so much time is over.
+    pub until: Option<Duration>,
     /// `register`, `append` and `bank`, in turn.
     pub workloads: Vec<String>,
+    /// What may go wrong.
+    pub troubles: Vec<Trouble>,
+    /// How to set the clocks of nodes, where troubles need it.
+    pub clocks: Option<FakeTime>,
+    /// Where histories are kept, for other checkers. They are removed otherwise, unless there is an anomaly.
+    pub histories: Option<PathBuf>,
 }
 
 /// What was seen.
@@ -144,6 +208,8 @@ pub struct Summary {
     pub outcomes: [u64; 3],
     /// The longest time without a success, by kind of fault.
     pub gap_ms_max: BTreeMap<&'static str, u64>,
+    /// The longest time for which a node went on whose clock was beyond the bound.
+    pub wrong_clock_ms_max: u64,
     /// The numbers of the rounds with anomalies.
     pub failed: Vec<u64>,
 }
@@ -155,6 +221,7 @@ impl Summary {
         serde_json::json!({
             "verdict": if self.failed.is_empty() { "ok" } else { "anomalies" },
             "rounds": self.rounds, "faults": self.faults, "gap_ms_max": self.gap_ms_max, "failed_rounds": self.failed,
+            "wrong_clock_ms_max": self.wrong_clock_ms_max,
             "ok": self.outcomes[0], "fail": self.outcomes[1], "info": self.outcomes[2],
         })
     }
@@ -164,6 +231,8 @@ impl Summary {
 struct Member {
     command: Command,
     stderr: PathBuf,
+    /// What sets its clock, and the file that it reads.
+    clock: Option<(FakeTime, PathBuf)>,
     child: Option<Child>,
 }
 
@@ -238,6 +307,32 @@ impl Member {
             .is_some_and(|rest| rest.trim_start().starts_with('T')))
     }
 
+    /// Sets its clock, if it can be set, and makes sure that it is.
+    fn set_clock(&self, offset_ms: i64) -> anyhow::Result<()> {
+        let (fake, file) = self.clock.as_ref().context("its clock cannot be set")?;
+        fake.set(file, offset_ms)
+    }
+
+    /// Waits until it has ended by itself because of its clock, after it said `before`. How long that took.
+    fn stops_for_its_clock(&mut self, before: usize) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        let child = self.child()?;
+        let mut status = None;
+        wait_for(|| {
+            status = child.try_wait()?;
+            Ok(status.is_some())
+        })
+        .context("a node does not stop whose clock is wrong")?;
+        self.child = None;
+        let said = self.said();
+        ensure!(
+            status.is_some_and(|status| status.code().is_some_and(|code| code != 0))
+                && said[before..].contains(WRONG_CLOCK),
+            "a node ended, and not for its clock: {status:?}\n{said}"
+        );
+        Ok(began.elapsed())
+    }
+
     /// It must not end by itself.
     fn check(&mut self) -> anyhow::Result<()> {
         let ended = self.child()?.try_wait()?;
@@ -270,15 +365,28 @@ impl Rounds {
     /// a fault.
     pub fn run(&self, begins: impl Fn(u64), progress: impl Fn(&str)) -> anyhow::Result<Summary> {
         ensure!(!self.workloads.is_empty(), "a workload is needed");
+        let needs_clocks = |trouble: &Trouble| matches!(trouble, Trouble::Clock | Trouble::ClockBeyond);
+        ensure!(
+            self.clocks.is_some() || !self.troubles.iter().any(needs_clocks),
+            "clocks cannot be set here"
+        );
+        ensure!(!self.troubles.is_empty(), "a kind of fault is needed");
         begins(self.first);
+        let start = Instant::now();
         let mut members: Vec<Member> = (1..=NODES).map(|node| self.member(node)).collect();
+        for member in members.iter().filter(|member| member.clock.is_some()) {
+            member.set_clock(0)?;
+        }
         members.iter_mut().try_for_each(Member::spawn)?;
         members.iter_mut().try_for_each(Member::ready)?;
         let mut summary = Summary::default();
         for round in self.first..self.first + self.rounds {
+            if self.until.is_some_and(|until| start.elapsed() >= until) {
+                break;
+            }
             begins(round);
             self.serves().with_context(|| format!("before round {round}"))?;
-            let plan = Plan::draw(self.seed, round, &self.workloads);
+            let plan = Plan::draw(self.seed, round, &self.workloads, &self.troubles);
             let anomalies = self
                 .round(round, &plan, &mut members, &mut summary, &progress)
                 .with_context(|| format!("round {round}, {plan:?}"))?;
@@ -325,9 +433,16 @@ impl Rounds {
             listen: self.network.listen(node),
             options: options.into_iter().map(str::to_owned).collect(),
         };
+        let mut command = self.network.placed(node, &program.command());
+        let clock = self.clocks.clone().map(|fake| {
+            let file = self.scratch.join(format!("node-{node}.clock"));
+            fake.wrap(&mut command, &file);
+            (fake, file)
+        });
         Member {
-            command: self.network.placed(node, &program.command()),
+            command,
             stderr: self.scratch.join(format!("node-{node}.stderr")),
+            clock,
             child: None,
         }
     }
@@ -373,7 +488,9 @@ impl Rounds {
         wait_for(|| Ok(std::fs::metadata(&history).is_ok_and(|file| file.len() > 0)))
             .context("the load does not begin")?;
         std::thread::sleep(plan.before);
-        self.fault(plan, members)?;
+        let wrong = self.fault(plan, members)?;
+        let wrong_ms = u64::try_from(wrong.as_millis()).unwrap_or(u64::MAX);
+        summary.wrong_clock_ms_max = summary.wrong_clock_ms_max.max(wrong_ms);
         *summary.faults.entry(plan.fault.kind()).or_default() += 1;
         let mut status = None;
         wait_for(|| {
@@ -414,16 +531,25 @@ impl Rounds {
         let longest = summary.gap_ms_max.entry(plan.fault.kind()).or_default();
         *longest = gap.max(*longest);
         let nodes = plan.fault.nodes();
+        let what = match plan.fault {
+            Fault::Clock(_, ms) => format!("clock by {ms} ms"),
+            Fault::ClockBeyond(_, ms) => format!("clock by {ms} ms, stopped after {wrong_ms} ms"),
+            other => other.kind().to_owned(),
+        };
         progress(&format!(
-            "round {round}: {}, {} {nodes:?} for {} ms: {} ok, {} fail, {} info, longest gap {gap} ms, {} anomalies",
+            "round {round}: {} {}, {what} {nodes:?} for {} ms: {} ok, {} fail, {} info, longest gap {gap} ms, {} anomalies",
             plan.workload,
-            plan.fault.kind(),
+            plan.isolation,
             plan.held.as_millis(),
             counts[0],
             counts[1],
             counts[2],
             anomalies.len(),
         ));
+        if let Some(kept) = &self.histories {
+            let name = format!("{}-{}-{round}.edn", plan.workload, self.seed);
+            std::fs::copy(&history, kept.join(name)).context("cannot keep the history")?;
+        }
         if anomalies.is_empty() {
             std::fs::remove_file(&history)?;
         }
@@ -432,7 +558,7 @@ impl Rounds {
 
     fn load(&self, round: u64, plan: &Plan, duration: Duration, history: &Path) -> anyhow::Result<Load> {
         let mut bench = Command::new(&self.binary);
-        let (keys, seed, prefix) = (KEYS.to_string(), plan.seed.to_string(), format!("round-{round}/"));
+        let (keys, seed, prefix) = (KEYS.to_string(), plan.seed.to_string(), format!("round-{}/", round % PREFIXES));
         let duration = format!("{}ms", duration.as_millis());
         let timeout = format!("{}ms", OPERATION_MAX.as_millis());
         bench.args([
@@ -444,6 +570,8 @@ impl Rounds {
             "150",
             "--keys",
             &keys,
+            "--isolation",
+            plan.isolation,
         ]);
         bench.args([
             "--seed",
@@ -463,8 +591,8 @@ impl Rounds {
         Ok(Load(bench.spawn().context("cannot run the load")?))
     }
 
-    /// Does what the plan says, makes sure that it had its effect, and undoes it.
-    fn fault(&self, plan: &Plan, members: &mut [Member]) -> anyhow::Result<()> {
+    /// Does what the plan says, makes sure that it had its effect, and undoes it. How long a node went on whose clock was wrong.
+    fn fault(&self, plan: &Plan, members: &mut [Member]) -> anyhow::Result<Duration> {
         let began = Instant::now();
         let hold = || std::thread::sleep(plan.held.saturating_sub(began.elapsed()));
         match plan.fault {
@@ -504,8 +632,32 @@ impl Rounds {
                 }
                 ensure!(reached.is_none(), "{reached:?} are cut and reach each other");
             }
+            Fault::Clock(node, offset_ms) => {
+                members[node - 1].set_clock(offset_ms)?;
+                hold();
+                members[node - 1].set_clock(0)?;
+            }
+            Fault::ClockBeyond(node, offset_ms) => {
+                let member = &mut members[node - 1];
+                let mut longest = Duration::ZERO;
+                // It stops itself, and again when it is started with the same clock.
+                for starts in [false, true] {
+                    let before = member.said().len();
+                    if starts {
+                        member.spawn()?;
+                    } else {
+                        member.set_clock(offset_ms)?;
+                    }
+                    longest = longest.max(member.stops_for_its_clock(before)?);
+                }
+                hold();
+                member.set_clock(0)?;
+                member.spawn()?;
+                member.ready()?;
+                return Ok(longest);
+            }
         }
-        Ok(())
+        Ok(Duration::ZERO)
     }
 
     /// Whether a connection from where one node is gets an answer from another, within 150 ms.
@@ -551,7 +703,14 @@ mod tests {
     #[test]
     fn rounds_are_drawn_from_seed_and_number() {
         let workloads = ["register".to_owned(), "append".to_owned()];
-        let draw = |seed, round| Plan::draw(seed, round, &workloads);
+        let all = [
+            Trouble::Kill,
+            Trouble::Pause,
+            Trouble::Cut,
+            Trouble::Clock,
+            Trouble::ClockBeyond,
+        ];
+        let draw = |seed, round| Plan::draw(seed, round, &workloads, &all);
         assert_eq!(format!("{:?}", draw(1, 7)), format!("{:?}", draw(1, 7)));
         assert_ne!(format!("{:?}", draw(1, 7)), format!("{:?}", draw(2, 7)));
         assert_eq!(
@@ -561,7 +720,16 @@ mod tests {
         let mut kinds: Vec<_> = (0..100).map(|round| draw(1, round).fault.kind()).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 5);
+        assert_eq!(kinds.len(), 7);
+        for round in 0..100 {
+            let fault = Plan::draw(1, round, &workloads, &[Trouble::Pause]).fault;
+            assert_eq!(fault.kind(), "pause");
+            match draw(1, round).fault {
+                Fault::Clock(_, ms) => assert!((60..=240).contains(&ms.abs()), "{ms}"),
+                Fault::ClockBeyond(_, ms) => assert!((320..=2500).contains(&ms.abs()), "{ms}"),
+                _ => {}
+            }
+        }
         assert_eq!(Fault::CutOne(2).cuts(), [(2, 1), (2, 3)]);
     }
 }

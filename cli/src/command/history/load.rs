@@ -1,15 +1,17 @@
 //! The clients: they pick operations, carry them out, and write down what they were told.
 
-use super::line::{Counts, End, Found, Op, Recorder};
-use super::{HistoryArgs, Workload};
+use super::line::{By, Counts, End, Format, Found, Micro, Op, Recorder};
+use super::{HistoryArgs, Promise, Workload};
 use crate::args::Global;
 use crate::error::CliError;
 use crate::session::{explain, options};
 use base::Prng;
-use corelane::{Batch, Db, Error, Swap, prefix};
+use corelane::{Db, Error, Isolation, Swap, Txn, TxnOptions, prefix};
 use std::cell::{Cell, RefCell};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, LineWriter};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -18,8 +20,10 @@ use tokio::time::{Instant, sleep_until};
 const BALANCE: u64 = 100;
 /// The most that one transfer moves.
 const AMOUNT_MAX: u64 = 5;
-/// Times that an append reads the list anew because somebody wrote in between.
-const APPEND_TRIES: u32 = 16;
+/// Steps of a transaction of lists, at most.
+const STEPS_MAX: u64 = 4;
+/// How many of them are one of a pair that shows write skew.
+const SKEW: f64 = 0.25;
 
 /// What all clients share.
 struct Shared {
@@ -43,6 +47,8 @@ struct Client {
     shared: Rc<Shared>,
     prng: Prng,
     process: u64,
+    /// Of its transactions.
+    isolation: Isolation,
     /// Added to the process number after an unknown outcome: numbers are not used again.
     step: u64,
 }
@@ -70,21 +76,26 @@ pub(super) async fn run(global: &Global, workload: Workload, args: &HistoryArgs)
         left: Cell::new(args.ops.unwrap_or(u64::MAX)),
         next_value: Cell::new(1),
         seen: RefCell::new(vec![0; args.keys as usize]),
-        recorder: RefCell::new(Recorder::new(LineWriter::new(file))),
+        recorder: RefCell::new(Recorder::new(LineWriter::new(file), format(&args.history))),
     });
     let mut prng = Prng::new(args.seed);
     let pause = Duration::from_secs(1) * args.clients / args.rate;
+    // Clients have the numbers below `last`, which is the last reader's.
+    let last = u64::from(args.clients);
+    let mut client = |process, db, isolation| Client {
+        db,
+        shared: shared.clone(),
+        prng: prng.fork(),
+        process,
+        isolation,
+        step: last + 1,
+    };
+    let mut reader = client(last, dbs[0].clone(), Isolation::StrictSerializable);
     let tasks: Vec<_> = (0..)
         .zip(dbs)
         .map(|(process, db)| {
-            let client = Client {
-                db,
-                shared: shared.clone(),
-                prng: prng.fork(),
-                process,
-                step: u64::from(args.clients),
-            };
-            tokio::task::spawn_local(client.run(pause))
+            let isolation = args.isolation.of(process);
+            tokio::task::spawn_local(client(process, db, isolation).run(pause))
         })
         .collect();
     for task in tasks {
@@ -94,8 +105,21 @@ pub(super) async fn run(global: &Global, workload: Workload, args: &HistoryArgs)
             .unwrap_or_else(|error| Err(io::Error::other(error.to_string())));
         ended.map_err(|error| file_error(&error))?;
     }
+    if workload == Workload::Append {
+        // What was appended last, and seen by nobody yet, is seen now.
+        let all = Op::Txn((0..args.keys).map(|key| Micro::Read { key }).collect());
+        reader.perform(&all).await.map_err(|error| file_error(&error))?;
+    }
     let counts = shared.recorder.borrow_mut().finish();
     counts.map_err(|error| file_error(&error))
+}
+
+/// By what the file is called.
+fn format(file: &Path) -> Format {
+    match file.extension().and_then(OsStr::to_str) {
+        Some("json" | "jsonl") => Format::Json,
+        Some(_) | None => Format::Edn,
+    }
 }
 
 /// The addresses with another one first, so that clients begin at different nodes.
@@ -107,15 +131,24 @@ fn rotated(addresses: &str, by: usize) -> String {
     parts.join(",")
 }
 
-/// Removes what the keys held, and opens the accounts.
+/// Removes what the keys held, spreads them over ranges, and opens the accounts.
 async fn prepare(db: &Db, workload: Workload, args: &HistoryArgs) -> Result<(), Error> {
     db.delete_range(prefix(&args.prefix)).await?;
+    let ranges = args.ranges.min(args.keys);
+    for range in 1..ranges {
+        let first = u64::from(range) * u64::from(args.keys) / u64::from(ranges);
+        let first = u32::try_from(first).expect("below the number of keys");
+        db.split(key_of(&args.prefix, first)).await?;
+    }
     if workload == Workload::Bank {
-        let mut batch = Batch::new();
-        for account in 0..args.keys {
-            batch.put(key_of(&args.prefix, account), BALANCE.to_string());
-        }
-        db.write_batch(&batch).await?;
+        let opened = db.transaction(|txn| async move {
+            for account in 0..args.keys {
+                txn.put(key_of(&args.prefix, account), BALANCE.to_string())
+                    .await?;
+            }
+            Ok::<_, Error>(())
+        });
+        opened.await?;
     }
     Ok(())
 }
@@ -135,22 +168,27 @@ impl Client {
             }
             shared.left.set(shared.left.get() - 1);
             let op = self.pick();
-            let process = self.process;
-            shared
-                .recorder
-                .borrow_mut()
-                .invoke(process, &op, shared.now_ns())?;
-            let end = self.carry_out(&op).await;
-            shared
-                .recorder
-                .borrow_mut()
-                .end(process, &op, &end, shared.now_ns())?;
-            if matches!(end, End::Info(_)) {
-                self.process += self.step;
-            }
+            self.perform(&op).await?;
             // A slow operation is not made up for: the rate is a bound.
             next = (next + pause.mul_f64(0.5 + self.prng.unit())).max(Instant::now());
         }
+    }
+
+    /// Carries an operation out, and writes down how it began and ended.
+    async fn perform(&mut self, op: &Op) -> io::Result<()> {
+        let is_txn = self.shared.workload != Workload::Register;
+        let by = By {
+            process: self.process,
+            isolation: is_txn.then_some(Promise::name(self.isolation)),
+        };
+        let begun = self.shared.recorder.borrow_mut().invoke(by, op, self.shared.now_ns());
+        begun?;
+        let end = self.carry_out(op).await;
+        if matches!(end, End::Info(_)) {
+            self.process += self.step;
+        }
+        let now_ns = self.shared.now_ns();
+        self.shared.recorder.borrow_mut().end(by, op, &end, now_ns)
     }
 
     fn pick(&mut self) -> Op {
@@ -172,17 +210,7 @@ impl Client {
                     },
                 }
             }
-            Workload::Append => {
-                let key = key(&mut self.prng);
-                if self.prng.chance(0.5) {
-                    Op::ReadList { key }
-                } else {
-                    Op::Append {
-                        key,
-                        element: self.shared.value(),
-                    }
-                }
-            }
+            Workload::Append => Op::Txn(self.pick_steps()),
             Workload::Bank => {
                 if self.prng.chance(0.5) {
                     return Op::ReadAll;
@@ -198,6 +226,38 @@ impl Client {
         }
     }
 
+    fn pick_steps(&mut self) -> Vec<Micro> {
+        let keys = u64::from(self.shared.keys);
+        let key = |number: u64| u32::try_from(number % keys).expect("below a u32");
+        let first = self.prng.below(keys);
+        if keys > 1 && self.prng.chance(SKEW) {
+            // Two of these, the other way round at the same time: each misses what the other writes, unless that is forbidden.
+            let other = first + 1 + self.prng.below(keys - 1);
+            let element = self.shared.value();
+            return vec![
+                Micro::Read { key: key(first) },
+                Micro::Read { key: key(other) },
+                Micro::Append {
+                    key: key(first),
+                    element,
+                },
+            ];
+        }
+        (0..self.prng.between(1, STEPS_MAX))
+            .map(|_| {
+                let key = key(self.prng.below(keys));
+                if self.prng.chance(0.5) {
+                    Micro::Read { key }
+                } else {
+                    Micro::Append {
+                        key,
+                        element: self.shared.value(),
+                    }
+                }
+            })
+            .collect()
+    }
+
     async fn carry_out(&self, op: &Op) -> End {
         let done = match *op {
             Op::Read { key } => self.read(key).await,
@@ -206,8 +266,7 @@ impl Client {
                 put.map(|_| self.shared.set_seen(key, value))
             }
             Op::Cas { key, old, new } => self.cas(key, old, new).await,
-            Op::ReadList { key } => self.list(key).await.map(|(found, _)| End::Ok(Found::List(found))),
-            Op::Append { key, element } => self.append(key, element).await,
+            Op::Txn(ref micros) => self.lists(micros).await,
             Op::ReadAll => self.balances().await,
             Op::Transfer { from, to, amount } => self.transfer(from, to, amount).await,
         };
@@ -242,61 +301,73 @@ impl Client {
         })
     }
 
-    /// The elements of a list, and its bytes as they stand.
-    async fn list(&self, key: u32) -> Result<(Vec<u64>, Option<Vec<u8>>), Error> {
-        let bytes = self.db.get(self.key(key)).await?;
-        let parts = bytes.as_deref().unwrap_or_default().split(|byte| *byte == b' ');
-        let elements = parts
-            .filter(|part| !part.is_empty())
-            .map(number)
-            .collect::<Result<_, _>>()?;
-        Ok((elements, bytes))
+    fn options(&self) -> TxnOptions {
+        TxnOptions::named(self.shared.workload.name()).isolation(self.isolation)
     }
 
-    async fn append(&self, key: u32, element: u64) -> Result<End, Error> {
-        for _ in 0..APPEND_TRIES {
-            let (_, before) = self.list(key).await?;
-            let swap = match &before {
-                None => self.db.put_if_absent(self.key(key), element.to_string()).await?,
-                Some(before) => {
-                    let after = [before, format!(" {element}").as_bytes()].concat();
-                    self.db.compare_and_put(self.key(key), before, after).await?
+    async fn lists(&self, micros: &[Micro]) -> Result<End, Error> {
+        let run = |txn: Txn| async move {
+            let mut lists = Vec::new();
+            for micro in micros {
+                match *micro {
+                    Micro::Read { key } => lists.push(elements(txn.get(self.key(key)).await?.as_deref())?),
+                    Micro::Append { key, element } => {
+                        let key = self.key(key);
+                        // Both ways to read what will be written.
+                        let before = match element % 2 {
+                            0 => txn.get(&key).await?,
+                            _ => txn.get_for_update(&key).await?,
+                        };
+                        let after = match before {
+                            None => element.to_string().into_bytes(),
+                            Some(before) => [&before[..], format!(" {element}").as_bytes()].concat(),
+                        };
+                        txn.put(&key, after).await?;
+                    }
                 }
-            };
-            if matches!(swap, Swap::Written(_)) {
-                return Ok(End::Ok(Found::Nothing));
             }
-        }
-        Ok(End::Fail("others wrote in between every time".to_owned()))
+            Ok::<_, Error>(lists)
+        };
+        let lists = self.db.transaction_with(&self.options(), run).await?;
+        Ok(End::Ok(Found::Lists(lists)))
     }
 
     async fn balances(&self) -> Result<End, Error> {
-        let rows = self.db.scan(prefix(&self.shared.prefix)).rows().collect().await?;
+        let run = |txn: Txn| async move { txn.scan(prefix(&self.shared.prefix)).collect().await };
+        let rows = self.db.transaction_with(&self.options(), run).await?;
         let mut balances = Vec::new();
-        for row in rows {
-            let name = row.key.get(self.shared.prefix.len()..).unwrap_or_default();
+        for (key, value) in rows {
+            let name = key.get(self.shared.prefix.len()..).unwrap_or_default();
             let account = u32::try_from(number(name)?).map_err(|_| foreign(name))?;
-            balances.push((account, number(&row.value)?));
+            balances.push((account, number(&value)?));
         }
         Ok(End::Ok(Found::Balances(balances)))
     }
 
     async fn transfer(&self, from: u32, to: u32, amount: u64) -> Result<End, Error> {
-        let (Some(payer), Some(payee)) = (self.number(from).await?, self.number(to).await?) else {
-            return Ok(End::Fail("there is no such account".to_owned()));
-        };
-        let Some(rest) = payer.checked_sub(amount) else {
-            return Ok(End::Fail("not enough money".to_owned()));
-        };
         let (from, to) = (self.key(from), self.key(to));
-        let mut batch = Batch::new();
-        batch
-            .require(&from, payer.to_string())
-            .require(&to, payee.to_string())
-            .put(&from, rest.to_string())
-            .put(&to, (payee + amount).to_string());
-        self.db.write_batch(&batch).await?;
-        Ok(End::Ok(Found::Nothing))
+        let run = |txn: Txn| {
+            let accounts = [from.clone(), to.clone()];
+            async move {
+                let found = match amount % 2 {
+                    0 => txn.get_many(&accounts).await?,
+                    _ => txn.get_many_for_update(&accounts).await?,
+                };
+                let [Some(payer), Some(payee)] = &found[..] else {
+                    return Ok(Some("there is no such account"));
+                };
+                let (payer, payee) = (number(payer)?, number(payee)?);
+                let Some(rest) = payer.checked_sub(amount) else {
+                    return Ok(Some("not enough money"));
+                };
+                let [from, to] = accounts;
+                txn.put(from, rest.to_string()).await?;
+                txn.put(to, (payee + amount).to_string()).await?;
+                Ok::<_, Error>(None)
+            }
+        };
+        let refused = self.db.transaction_with(&self.options(), run).await?;
+        Ok(refused.map_or(End::Ok(Found::Nothing), |why| End::Fail(why.to_owned())))
     }
 }
 
@@ -320,16 +391,21 @@ impl Shared {
 /// What an error says about an operation.
 fn ended(op: &Op, error: &Error) -> End {
     let text = error.to_string();
-    let is_read = matches!(op, Op::Read { .. } | Op::ReadList { .. } | Op::ReadAll);
     let in_doubt = matches!(
         error,
-        Error::Ambiguous { .. } | Error::Protocol { .. } | Error::Closed
+        Error::Ambiguous { .. } | Error::CommitUnknown { .. } | Error::Protocol { .. } | Error::Closed
     );
-    if in_doubt && !is_read {
+    if in_doubt && !op.is_read() {
         End::Info(text)
     } else {
         End::Fail(text)
     }
+}
+
+/// The elements of a list as it stands.
+fn elements(bytes: Option<&[u8]>) -> Result<Vec<u64>, Error> {
+    let parts = bytes.unwrap_or_default().split(|byte| *byte == b' ');
+    parts.filter(|part| !part.is_empty()).map(number).collect()
 }
 
 fn number(bytes: &[u8]) -> Result<u64, Error> {
@@ -350,6 +426,7 @@ fn foreign(bytes: &[u8]) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use corelane::TxnRef;
 
     #[test]
     fn clients_begin_at_different_nodes() {
@@ -371,5 +448,20 @@ mod tests {
         assert!(matches!(ended(&write, &lost), End::Info(_)));
         assert!(matches!(ended(&write, &late), End::Fail(_)));
         assert!(matches!(ended(&Op::Read { key: 1 }, &lost), End::Fail(_)));
+        let unknown = Error::CommitUnknown {
+            txn: TxnRef {
+                client: 1,
+                number: 1,
+                anchor: Vec::new(),
+            },
+            cause: "lost".to_owned(),
+        };
+        let read = Micro::Read { key: 1 };
+        let append = Micro::Append { key: 1, element: 1 };
+        assert!(matches!(
+            ended(&Op::Txn(vec![read, append]), &unknown),
+            End::Info(_)
+        ));
+        assert!(matches!(ended(&Op::Txn(vec![read]), &unknown), End::Fail(_)));
     }
 }

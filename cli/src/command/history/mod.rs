@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   client 0 ─┐                        ┌─ register: read, write, compare-and-set of one key
-//!   client 1 ─┼─► pick ─► invoke line ─┼─ append:   append to or read of one list            ─► ok, fail or info line
-//!   …         ┘                        └─ bank:     transfer, or one scan of all accounts
+//!   client 1 ─┼─► pick ─► invoke line ─┼─ append:   transaction of reads of and appends to lists ─► ok, fail or info line
+//!   …         ┘                        └─ bank:     transaction that transfers, or reads all accounts
 //! ```
 //!
-//! - `line` lays out operations and their ends as Jepsen operation maps, in EDN. Pure.
+//! - `line` lays out operations and their ends as Jepsen operation maps, in EDN or JSON. Pure.
 //! - `load` picks operations, carries them out and writes them down.
 //!
 //! Not a measurement: `corelane bench put` and the others are.
@@ -18,12 +18,15 @@ use crate::args::{Global, With, parse_duration};
 use crate::error::{CliError, Exit, Outcome};
 use crate::output::print;
 use crate::session;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use corelane::Isolation;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Keys or accounts, at most: the bank reads and writes them as one batch.
+/// Keys or accounts, at most: one transaction opens all accounts.
 const KEYS_MAX: u32 = 1000;
+/// Ranges that are split off, at most.
+const RANGES_MAX: u32 = 100;
 /// Clients, at most: each has connections of its own.
 const CLIENTS_MAX: u32 = 1000;
 
@@ -32,19 +35,20 @@ Examples:
   corelane bench register --history register.edn
   corelane bench append --connect 127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403 --timeout 2s --history append.edn
 
-The file has one Jepsen operation map a line, in EDN; :time is nanoseconds since the start. :fail is an operation that did
-definitely not happen, :info one of unknown outcome, whose :process number is not used again. What the keys under --prefix
-held is removed before the first operation.";
+The file has one Jepsen operation map a line: JSON when it is called .jsonl or .json, else EDN; :time is nanoseconds since
+the start. :fail is an operation that did definitely not happen, :info one of unknown outcome, whose :process number is not
+used again. What the keys under --prefix held is removed before the first operation, and ranges are split off for them.";
 
 const REGISTER: &str = "\
-Operations: :read, :write and :cas of independent keys, with :value [KEY VALUE], [KEY VALUE] and [KEY [OLD NEW]].";
+Operations: :read, :write and :cas of independent keys, with :value [KEY VALUE], [KEY VALUE] and [KEY [OLD NEW]]. They are no
+transactions, so --isolation is not asked for.";
 const APPEND: &str = "\
-Operations: :txn with one micro-operation, [[:append KEY ELEMENT]] or [[:r KEY LIST]]. There are no transactions of several
-keys yet: each is an append to one list, which is a read and a write on condition that nobody wrote in between, or a read of
-one list.";
+Operations: :txn, transactions with one to four micro-operations, [:append KEY ELEMENT] and [:r KEY LIST], over several lists;
+:isolation says what each is promised. One of four reads two lists and appends to one of them, which shows write skew. The
+last operation reads all lists.";
 const BANK: &str = "\
-Operations: :transfer {:from A :to B :amount N}, a batch on condition that neither balance has changed, and :read of all
-balances by one scan at one time. All accounts lie in one range unless it is split meanwhile, which makes transfers fail.";
+Operations: :transfer {:from A :to B :amount N} and :read of all balances, transactions both; :isolation says what each is
+promised.";
 
 /// The workloads that write histories.
 #[derive(Debug, Subcommand)]
@@ -52,7 +56,7 @@ pub(crate) enum HistoryCommand {
     /// Write a history of registers, for checkers of linearizability
     #[command(after_help = format!("{HELP}\n{REGISTER}"))]
     Register(With<HistoryArgs>),
-    /// Write a history of lists that only grow, for checkers of the order of versions
+    /// Write a history of transactions over lists that only grow, for checkers of cycles of dependencies
     #[command(after_help = format!("{HELP}\n{APPEND}"))]
     Append(With<HistoryArgs>),
     /// Write a history of transfers between accounts, whose sum must not change
@@ -78,6 +82,37 @@ impl Workload {
     }
 }
 
+/// What transactions are promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Promise {
+    Snapshot,
+    Serializable,
+    /// Strict serializable
+    Strict,
+    /// Another one for each client, in turn
+    Mixed,
+}
+
+impl Promise {
+    /// What the transactions of one client are promised.
+    fn of(self, client: u64) -> Isolation {
+        match (self, client % 3) {
+            (Self::Snapshot, _) | (Self::Mixed, 1) => Isolation::Snapshot,
+            (Self::Serializable, _) | (Self::Mixed, 2) => Isolation::Serializable,
+            (Self::Strict | Self::Mixed, _) => Isolation::StrictSerializable,
+        }
+    }
+
+    /// What histories call it, as the command line does.
+    fn name(isolation: Isolation) -> &'static str {
+        match isolation {
+            Isolation::Snapshot => "snapshot",
+            Isolation::Serializable => "serializable",
+            Isolation::StrictSerializable => "strict",
+        }
+    }
+}
+
 /// Options of the workloads that write histories.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HistoryArgs {
@@ -90,11 +125,17 @@ pub(crate) struct HistoryArgs {
     /// Keys, or accounts; at least 2 accounts
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(KEYS_MAX)))]
     keys: u32,
+    /// What transactions are promised
+    #[arg(long, value_enum, default_value = "strict")]
+    isolation: Promise,
+    /// Ranges over which the keys are spread; at most one for each key
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(RANGES_MAX)))]
+    ranges: u32,
     /// How long operations are begun; the last ones may take --timeout longer
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     duration: Duration,
     /// Begin no more operations than this
-    #[arg(long, value_name = "N")]
+    #[arg(long, visible_alias = "txns", value_name = "N")]
     ops: Option<u64>,
     /// Operations begun per second, at most, by all clients together
     #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

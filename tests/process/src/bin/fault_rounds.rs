@@ -6,8 +6,9 @@
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
+use corelane_process::faketime::FakeTime;
 use corelane_process::network::{Network, can_have_namespaces};
-use corelane_process::rounds::Rounds;
+use corelane_process::rounds::{Rounds, Trouble};
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,8 @@ use std::time::{Duration, Instant};
 /// No round takes so long: something hangs, and everything is killed.
 const ROUND_MAX: Duration = Duration::from_secs(180);
 
-/// Run a cluster of three nodes under load; kill, pause or cut nodes; check what clients were told; again and again.
+/// Run a cluster of three nodes under load; kill, pause or cut nodes, or set their clocks; check what clients were told; again and
+/// again.
 ///
 /// Leaves 0 when no history shows an anomaly, 1 otherwise; then data and history stay.
 #[derive(Debug, Parser)]
@@ -36,9 +38,18 @@ struct Args {
     /// How many rounds
     #[arg(long, default_value_t = 100)]
     rounds: u64,
+    /// Begin no round after so many minutes
+    #[arg(long)]
+    minutes: Option<u64>,
     /// The workloads, in turn: register, append, bank
-    #[arg(long, value_delimiter = ',', default_value = "register,append")]
+    #[arg(long, value_delimiter = ',', default_value = "register,append,bank")]
     workloads: Vec<String>,
+    /// What may go wrong; clocks need libfaketime
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "kill,pause,cut")]
+    faults: Vec<Trouble>,
+    /// A directory in which all histories are kept, for other checkers
+    #[arg(long)]
+    histories: Option<PathBuf>,
     /// How nodes are kept apart; by default namespaces where this user can have them
     #[arg(long, value_enum)]
     network: Option<Kind>,
@@ -140,6 +151,16 @@ fn guard(scratch: &Path, began_ms: &Arc<AtomicU64>, start: Instant) {
     });
 }
 
+/// What sets clocks, when that is asked for.
+fn sets_clocks(faults: &[Trouble]) -> anyhow::Result<Option<FakeTime>> {
+    let asked = faults
+        .iter()
+        .any(|fault| matches!(fault, Trouble::Clock | Trouble::ClockBeyond));
+    asked
+        .then(|| FakeTime::find().context("libfaketime is not installed here: do without clock faults"))
+        .transpose()
+}
+
 fn inner(args: Args) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let (began_ms, round) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(args.first));
@@ -163,8 +184,14 @@ fn inner(args: Args) -> anyhow::Result<ExitCode> {
         seed: args.seed,
         first: args.first,
         rounds: args.rounds,
+        until: args.minutes.map(|minutes| Duration::from_secs(minutes * 60)),
         workloads: args.workloads.clone(),
+        troubles: args.faults.clone(),
+        clocks: sets_clocks(&args.faults)?,
+        histories: args.histories,
     };
+    let names = args.faults.iter().filter_map(ValueEnum::to_possible_value);
+    let names: Vec<_> = names.map(|name| name.get_name().to_owned()).collect();
     let begins = |number| {
         round.store(number, Ordering::SeqCst);
         let now = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -174,11 +201,12 @@ fn inner(args: Args) -> anyhow::Result<ExitCode> {
     let well = outcome.as_ref().is_ok_and(|summary| summary.failed.is_empty());
     if !well {
         eprintln!(
-            "data and history stay in {}; to run the round again:\n  fault-rounds --seed {} --first {} --rounds 1 --workloads {} --network {}",
+            "data and history stay in {}; to run the round again:\n  fault-rounds --seed {} --first {} --rounds 1 --workloads {} --faults {} --network {}",
             scratch.keep().display(),
             args.seed,
             round.load(Ordering::SeqCst),
             args.workloads.join(","),
+            names.join(","),
             rounds.network.name(),
         );
     }

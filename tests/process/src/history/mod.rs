@@ -3,6 +3,7 @@
 //! ```text
 //!   text ─► edn (values) ─► operation (invocation and end, paired) ─┬─► register: is each key linearizable?
 //!                                                                   ├─► append:   do lists only grow, in one order, in time?
+//!                                                                   │   cycles:   is there an order of transactions?
 //!                                                                   └─► bank:     is the sum always the same?
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 pub mod append;
 pub mod bank;
+pub mod cycles;
 pub mod edn;
 pub mod operation;
 pub mod register;

@@ -34,6 +34,8 @@ pub struct Operation {
     pub ended_ns: Option<i64>,
     /// How.
     pub outcome: Outcome,
+    /// What it is promised, if it is a transaction that says so; without the colon.
+    pub isolation: Option<String>,
 }
 
 /// Reads a history. An operation without an end counts as one of unknown outcome.
@@ -74,6 +76,7 @@ pub fn read(text: &str) -> anyhow::Result<Vec<Operation>> {
                         ended: usize::MAX,
                         ended_ns: None,
                         outcome: Outcome::Info,
+                        isolation: map.field("isolation").and_then(Edn::keyword).map(str::to_owned),
                     });
                     return Ok(());
                 }
