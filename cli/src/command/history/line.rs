@@ -271,7 +271,9 @@ impl<W: Write> Recorder<W> {
             ("value", op.value(found)),
             ("time", Value::Int(time_ns)),
         ];
-        let isolation = by.isolation.map(|isolation| ("isolation", Value::Word(isolation)));
+        let isolation = by
+            .isolation
+            .map(|isolation| ("isolation", Value::Word(isolation)));
         let error = error.map(|error| ("error", Value::Text(error.to_owned())));
         fields.extend(isolation.into_iter().chain(error));
         let mut line = String::new();

@@ -181,7 +181,11 @@ impl Client {
             process: self.process,
             isolation: is_txn.then_some(Promise::name(self.isolation)),
         };
-        let begun = self.shared.recorder.borrow_mut().invoke(by, op, self.shared.now_ns());
+        let begun = self
+            .shared
+            .recorder
+            .borrow_mut()
+            .invoke(by, op, self.shared.now_ns());
         begun?;
         let end = self.carry_out(op).await;
         if matches!(end, End::Info(_)) {
