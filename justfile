@@ -29,7 +29,8 @@ sim-swarm MINUTES:
 sim-cluster MINUTES:
     cargo run --profile sim -p corelane-system --bin sim -- --cluster --seeds $(date +%s)..4000000000 --minutes {{MINUTES}}
 
-# Kills, pauses and cuts on a cluster of real processes, one a round; the histories of its clients are checked
+# Kills, pauses and cuts on a cluster of real processes, one a round; the histories of its clients are checked. Clocks that jump need
+# libfaketime: --faults kill,pause,cut,clock,clock-beyond
 fault-rounds ROUNDS SEED="1":
     cargo build -p corelane-cli -p corelane-process
     target/debug/fault-rounds --rounds {{ROUNDS}} --seed {{SEED}}

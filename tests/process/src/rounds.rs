@@ -99,11 +99,9 @@ impl Fault {
 
     fn cuts(self) -> Vec<(usize, usize)> {
         match self {
-            Self::Kill(_)
-            | Self::KillTwo(..)
-            | Self::Pause(_)
-            | Self::Clock(..)
-            | Self::ClockBeyond(..) => Vec::new(),
+            Self::Kill(_) | Self::KillTwo(..) | Self::Pause(_) | Self::Clock(..) | Self::ClockBeyond(..) => {
+                Vec::new()
+            }
             Self::CutOne(node) => (1..=NODES)
                 .filter(|other| *other != node)
                 .map(|other| (node, other))
@@ -558,7 +556,11 @@ impl Rounds {
 
     fn load(&self, round: u64, plan: &Plan, duration: Duration, history: &Path) -> anyhow::Result<Load> {
         let mut bench = Command::new(&self.binary);
-        let (keys, seed, prefix) = (KEYS.to_string(), plan.seed.to_string(), format!("round-{}/", round % PREFIXES));
+        let (keys, seed, prefix) = (
+            KEYS.to_string(),
+            plan.seed.to_string(),
+            format!("round-{}/", round % PREFIXES),
+        );
         let duration = format!("{}ms", duration.as_millis());
         let timeout = format!("{}ms", OPERATION_MAX.as_millis());
         bench.args([

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use corelane_process::faketime::FakeTime;
 use serde_json::Value;
 use std::process::Command;
 
@@ -45,4 +46,18 @@ fn relays_do_where_there_are_no_namespaces() {
         (&summary["verdict"], &summary["rounds"]),
         (&"ok".into(), &1.into())
     );
+}
+
+#[test]
+fn a_node_whose_clock_is_wrong_stops_itself() {
+    if FakeTime::find().is_none() {
+        println!("libfaketime is not installed here");
+        return;
+    }
+    let append = ["--seed", "1", "--rounds", "1", "--workloads", "append"];
+    for (faults, kind) in [("clock", "clock"), ("clock-beyond", "clock beyond")] {
+        let summary = rounds(&[&append[..], &["--faults", faults]].concat());
+        assert_eq!(summary["verdict"], "ok", "{summary}");
+        assert_eq!(summary["faults"], serde_json::json!({ kind: 1 }), "each was seen");
+    }
 }

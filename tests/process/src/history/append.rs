@@ -265,7 +265,10 @@ fn check_time(findings: &mut Findings, key: i64, state: &Key, txns: &[Txn]) {
         let (appended, read) = &at_begin[number];
         let line = txns[*number].began + 1;
         if let Some(list) = &part.seen {
-            let told = format!("key {key}: the read from line {line} on has {} elements", list.len());
+            let told = format!(
+                "key {key}: the read from line {line} on has {} elements",
+                list.len()
+            );
             if list.len() < appended.elements {
                 findings.add("append not seen", format!("{told}; before, {}", appended.why));
             }
@@ -297,8 +300,15 @@ fn depend(graph: &mut Graph, key: i64, state: &Key, happened: &[bool], writers: 
         }
     }
     // What was appended and never read comes after all that was, in an order that nobody knows.
-    let is_unread = |part: &Part| part.appended.iter().any(|element| !state.places.contains_key(element));
-    let unread = state.parts.iter().filter(|(number, part)| happened[**number] && is_unread(part));
+    let is_unread = |part: &Part| {
+        part.appended
+            .iter()
+            .any(|element| !state.places.contains_key(element))
+    };
+    let unread = state
+        .parts
+        .iter()
+        .filter(|(number, part)| happened[**number] && is_unread(part));
     let unread: Vec<usize> = unread.map(|(number, _)| *number).collect();
     if let Some(last) = state.order.last()
         && let Some(before) = writer(last)
@@ -312,7 +322,9 @@ fn depend(graph: &mut Graph, key: i64, state: &Key, happened: &[bool], writers: 
     for (number, part) in state.parts.iter().filter(|(number, _)| happened[**number]) {
         let Some(list) = &part.seen else { continue };
         if let Some(from) = list.last().and_then(writer) {
-            graph.add(from, *number, Kind::Wr, || format!("key {key}: it read up to {:?}", list.last()));
+            graph.add(from, *number, Kind::Wr, || {
+                format!("key {key}: it read up to {:?}", list.last())
+            });
         }
         // One's own appends follow what one read, and others follow them.
         let rest = state.order.get(list.len()..).unwrap_or_default();

@@ -297,10 +297,7 @@ impl Moments {
                     continue;
                 }
                 if low[at] == order[at] {
-                    let from = path
-                        .iter()
-                        .rposition(|on| *on == at)
-                        .expect("it is on the path");
+                    let from = path.iter().rposition(|on| *on == at).expect("it is on the path");
                     let component = path.split_off(from);
                     for moment in &component {
                         on_path[*moment] = false;

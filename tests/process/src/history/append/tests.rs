@@ -155,7 +155,8 @@ fn each_cycle_is_found_where_it_is_forbidden() {
 fn interleaved(script: &str, order: &str) -> String {
     let text = history(script);
     let lines: Vec<&str> = text.lines().collect();
-    let pick = |word: &str| lines[word[1..].parse::<usize>().unwrap() * 2 + usize::from(word.starts_with('e'))];
+    let pick =
+        |word: &str| lines[word[1..].parse::<usize>().unwrap() * 2 + usize::from(word.starts_with('e'))];
     order.split(' ').map(pick).collect::<Vec<_>>().join("\n")
 }
 
@@ -163,7 +164,11 @@ fn interleaved(script: &str, order: &str) -> String {
 fn cycles_through_time_are_found_among_strict_ones() {
     for (bad, order, kind) in [
         // The second append follows the first, and a read has the second only.
-        ("1a1;2a1;1r[],2r[1];1r[1],2r[1]", "b2 b0 e0 b1 e1 e2 b3 e3", "G-single against time"),
+        (
+            "1a1;2a1;1r[],2r[1];1r[1],2r[1]",
+            "b2 b0 e0 b1 e1 e2 b3 e3",
+            "G-single against time",
+        ),
         ("1r[],2r[],1a1;2a2;2r[2],1r[1]", "b1 b0 e0 e1 b2 e2", ""),
         ("1a1;2r[];2a2,1r[]", "b2 b0 e0 b1 e1 e2", "G2-item against time"),
     ] {
