@@ -11,6 +11,8 @@
 #[path = "schedules/checker.rs"]
 mod checker;
 mod fixtures;
+#[path = "schedules/view.rs"]
+mod view;
 mod world;
 
 use base::Prng;
@@ -22,6 +24,7 @@ use corelane_txn::request::{Push, Request};
 use corelane_txn::{Batch, Bytes, Isolation, Keys, Outcome, Priority, Status};
 use fixtures::{bytes, ts};
 use std::collections::{BTreeMap, BTreeSet};
+use view::View;
 use world::{Actor, Event, Packet, World, id};
 
 const LISTS: [&str; 6] = ["a1", "a2", "h1", "h2", "s1", "s2"];
@@ -58,6 +61,8 @@ struct Client {
     asked: Vec<&'static str>,
     /// The span that is being deleted.
     deletes: Option<Keys>,
+    /// It has deleted one, which reads it.
+    has_deleted: bool,
     reads: Vec<(String, String)>,
     writes: BTreeMap<String, String>,
     saved: Option<(Savepoint, BTreeMap<String, String>)>,
@@ -86,6 +91,7 @@ struct Run {
     isolation: Option<Isolation>,
     counts: Counts,
     faults: f64,
+    view: View,
     /// Everything is printed.
     is_told: bool,
 }
@@ -141,6 +147,7 @@ impl Run {
             isolation,
             counts: Counts::default(),
             faults,
+            view: View::default(),
             is_told: std::env::var("TRACE").is_ok(),
         }
     }
@@ -242,6 +249,7 @@ impl Run {
             waits: false,
             asked: Vec::new(),
             deletes: None,
+            has_deleted: false,
             reads: Vec::new(),
             writes: BTreeMap::new(),
             saved: None,
@@ -309,6 +317,7 @@ impl Run {
             Op::Restart => {
                 client.reads.clear();
                 client.writes.clear();
+                client.has_deleted = false;
                 client.saved = None;
                 let now = ts(self.world.now);
                 self.world.call(number, |txn| txn.restart(now));
@@ -376,6 +385,7 @@ impl Run {
         let client = self.clients.get_mut(&number).expect("it began");
         client.waits = false;
         let span = client.deletes.take().expect("it deletes");
+        client.has_deleted = true;
         for key in REGISTERS.iter().chain(&LISTS).chain(&ACCOUNTS) {
             if !span.contain(key.as_bytes()) {
                 continue;
@@ -583,6 +593,29 @@ impl Run {
             return;
         }
         self.world.deliver(packet);
+        self.look();
+    }
+
+    fn look(&mut self) {
+        if let Err(what) = self.view.look(&self.world) {
+            panic!("{what}");
+        }
+    }
+
+    /// Delivers all messages, in order, until nothing is under way.
+    fn drain(&mut self) {
+        for _ in 0..100_000 {
+            if self.world.net.is_empty() {
+                self.world.unblock();
+            }
+            if self.world.net.is_empty() {
+                return;
+            }
+            let packet = self.world.net.remove(0);
+            self.world.deliver(packet);
+            self.look();
+        }
+        panic!("messages without an end");
     }
 
     fn trouble(&mut self) {
@@ -609,6 +642,7 @@ impl Run {
                 let closed = ts(self.world.now.saturating_sub(30));
                 let range = &mut self.world.ranges[range];
                 range.closed = range.closed.max(closed);
+                self.view.read_past(range);
             }
             7 if self.world.ranges.len() < 6 => {
                 let key = ["a2", "c", "e", "h2", "j", "s2"][self.prng.index(6)];
@@ -648,11 +682,11 @@ impl Run {
     /// Nothing goes wrong any more: everything ends.
     fn calm(&mut self) {
         for round in 0..400 {
-            self.world.run();
+            self.drain();
             self.events();
             self.ask_around();
             self.events();
-            self.world.run();
+            self.drain();
             self.events();
             let numbers: Vec<usize> = self.clients.keys().copied().collect();
             let mut is_idle = self.world.net.is_empty() && self.world.blocked.is_empty();
@@ -803,12 +837,19 @@ impl Run {
             history.push(Committed {
                 id: *number,
                 isolation: client.isolation,
-                read_ts: self.world.txns[number].coordinator.read_ts(),
+                // Without a read there is no snapshot.
+                read_ts: if client.reads.is_empty() && !client.has_deleted {
+                    commit_ts
+                } else {
+                    self.world.txns[number].coordinator.read_ts()
+                },
                 commit_ts,
                 reads: client.reads.clone(),
                 writes: client.writes.clone(),
             });
         }
+        self.view.check_outcomes(|number| self.truth(number))?;
+        self.view.check_past(&versions)?;
         check_timestamps(&history, &versions)?;
         check_cycles(&history, &last)
     }
