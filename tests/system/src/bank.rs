@@ -7,6 +7,7 @@
 //! - What they add to tills, by modifications and by transactions, adds up (`tills`).
 //! - In calm weather everything ends, whatever tellers that died have left.
 
+pub mod deaths;
 mod link;
 mod tills;
 

@@ -670,8 +670,10 @@ impl Runner {
             placement.map(|placement| nodes.min(usize::try_from(placement.replicas).unwrap_or(nodes)));
         // One that may have begun before the last damage, and one after it.
         let scrubs = if self.hits.is_empty() { 0 } else { 2 };
-        let comparison = replicas::compare(env, addresses.collect(), wanted, self.scenario.finish, scrubs);
-        let limit = self.sim.now() + self.scenario.finish * 2;
+        // Each table that is checked costs a pause, and where partitions are made short on purpose there are hundreds.
+        let patience = self.scenario.finish * (1 + 2 * u32::try_from(scrubs).expect("few"));
+        let comparison = replicas::compare(env, addresses.collect(), wanted, patience, scrubs);
+        let limit = self.sim.now() + patience + self.scenario.finish;
         match self.sim.block_on_until(limit, comparison) {
             Ok(wrong) => {
                 self.wrong.extend(wrong);

@@ -175,8 +175,8 @@ impl Link {
         ranges.partition_point(|(start, _)| **start <= *key).max(1) - 1
     }
 
-    /// Hands a driver what has come, and does what it wants; its answer, when there is one.
-    pub(super) fn step(self: &Rc<Self>, driver: &mut Driver, queue: &Rc<Queue>) -> Option<Answer> {
+    /// Hands a driver what has come; what it wants then.
+    pub(super) fn poll(&self, driver: &mut Driver, queue: &Queue) -> Vec<Out> {
         loop {
             let come = queue.come.borrow_mut().pop_front();
             let Some((ticket, answer)) = come else { break };
@@ -185,7 +185,12 @@ impl Link {
                 None => driver.on_lost(ticket, self.now_ns()),
             }
         }
-        let outs = driver.poll(self.now_ns(), |key| self.place(key));
+        driver.poll(self.now_ns(), |key| self.place(key))
+    }
+
+    /// Hands a driver what has come, and does what it wants; its answer, when there is one.
+    pub(super) fn step(self: &Rc<Self>, driver: &mut Driver, queue: &Rc<Queue>) -> Option<Answer> {
+        let outs = self.poll(driver, queue);
         let mut answered = None;
         for out in outs {
             match out {
@@ -196,7 +201,7 @@ impl Link {
         answered
     }
 
-    fn carry_out(self: &Rc<Self>, out: Out, queue: &Rc<Queue>) {
+    pub(super) fn carry_out(self: &Rc<Self>, out: Out, queue: &Rc<Queue>) {
         match out {
             Out::Send { ticket, part } if may_join(&part) => {
                 self.send_together(part, (queue.clone(), ticket));
