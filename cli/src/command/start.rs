@@ -240,7 +240,7 @@ fn serve(global: &Global, config: &RuntimeConfig, node: &NodeConfig) -> Outcome 
             runtime::shutdown_requested(),
         );
         async move {
-            let ended = shard.await;
+            let ended = Box::pin(shard).await;
             if let Err(error) = &ended {
                 failed
                     .lock()
