@@ -1,14 +1,15 @@
 //! A coordinator dies at every step of a transfer. Nobody else waits for longer than a second, with the settings that nodes have by
 //! default, and everybody sees the same outcome.
 //!
-//! `cargo test -p corelane-system --test dead_coordinators -- --nocapture` prints the table.
+//! `cargo test -p corelane-system --test dead_coordinators -- --nocapture` prints the table; `CORELANE_DEATHS` draws another one.
 
 use core::time::Duration;
 use corelane_system::bank::deaths;
+use corelane_system::swarm::number;
 
 #[test]
 fn others_wait_for_a_second_at_most() {
-    let deaths = deaths::measure(number("CORELANE_SEED", 1));
+    let deaths = deaths::measure(number("CORELANE_DEATHS", 1));
     for death in &deaths {
         println!("{death}");
     }
