@@ -504,8 +504,15 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                     base::sometimes!("node: a request that waited for its turn tries again");
                     return true;
                 }
-                Some(Told::Late) => {
+                Some(Told::Late) if self.now() >= work.deadline => {
                     let refusal = Refusal::deadline("another transaction");
+                    self.step(|state| state.refuse(origin, &refusal));
+                }
+                Some(Told::Late) => {
+                    base::sometimes!("node: the transaction of a request that waited for its turn has ended");
+                    // Whoever still wants to know finds out how: another copy of the request may have been answered.
+                    let message = "the transaction has ended, or has asked again, while this request waited for another one";
+                    let refusal = Refusal::retry(Code::Ambiguous, 0, message).about_range(range);
                     self.step(|state| state.refuse(origin, &refusal));
                 }
                 Some(Told::Held(seen)) => self.step(|state| {
