@@ -13,8 +13,10 @@
 //! A thread of its own runs the connections; calls of any thread are passed to it and waited for. They must not be made
 //! from inside an asynchronous task, which would stop that task's thread.
 
+mod snapshot;
 mod txn;
 
+pub use self::snapshot::Snapshot;
 pub use self::txn::Txn;
 
 use crate::tokio as shell;

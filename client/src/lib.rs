@@ -32,6 +32,8 @@
 //! transaction was in the way, or by [`Db::begin`] and [`Txn::commit`]. The protocol runs in the client: nodes only evaluate
 //! (`docs/decisions/0012-coordinator-in-the-client.md`).
 //!
+//! A transaction that only reads, at a moment of the past, is a [`Snapshot`].
+//!
 //! [`Staleness`] trades freshness for speed: such reads are answered by the nearest node that has a replica.
 //!
 //! The pure part ([`range_cache`], `routing`, `session`, `retry`, `request`, `cursor`, `clock`, `heat`, `transaction`) performs no I/O and reads no clock.
@@ -55,7 +57,7 @@ mod transaction;
 pub mod blocking;
 mod tokio;
 
-pub use crate::tokio::{Db, Rows, Savepoint, Scan, Txn, TxnScan, connect, connect_with};
+pub use crate::tokio::{Db, Rows, Savepoint, Scan, Snapshot, Txn, TxnScan, connect, connect_with};
 pub use base::{Modification, NodeId, RangeId, ShardId, Timestamp};
 pub use batch::Batch;
 pub use cursor::{Page, Row};

@@ -494,3 +494,30 @@ fn the_blocking_client_does_the_same() {
     assert_eq!(db.scan(prefix("t")).reverse().limit(3).rows().count(), 3);
     drop(db);
 }
+
+#[tokio::test]
+async fn a_snapshot_shows_all_keys_as_of_one_moment() {
+    let (_server, db) = pair().await;
+    db.put("a", "1").await.unwrap();
+    let then = db.put("b", "1").await.unwrap();
+    db.put("a", "2").await.unwrap();
+    db.put("c", "2").await.unwrap();
+    let past = db.begin_read_at(then);
+    assert_eq!(past.ts(), then);
+    assert_eq!(past.get("a").await.unwrap().as_deref(), Some(&b"1"[..]));
+    let one = || Some(b"1".to_vec());
+    let keys: Vec<&str> = ["a", "b", "c"].into_iter().cycle().take(200).collect();
+    let values = past.get_many(&keys).await.unwrap();
+    let expected: Vec<_> = [one(), one(), None].into_iter().cycle().take(200).collect();
+    assert_eq!(values, expected);
+    assert!(past.get_many::<&str>([]).await.unwrap().is_empty());
+    let mut rows = past.scan("a".."z").rows();
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().await.unwrap() {
+        found.push((row.key.to_vec(), row.value.to_vec()));
+    }
+    assert_eq!(
+        found,
+        [(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), b"1".to_vec())]
+    );
+}
