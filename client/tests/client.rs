@@ -115,9 +115,16 @@ async fn only_a_write_whose_outcome_is_unknown_is_ambiguous() {
         (error.code(), error.is_retryable()),
         (Code::DeadlineExceeded, true)
     );
-    server.fail_next(&[Fault::Refuse(Code::Overloaded, true); 500]);
-    assert_eq!(db.put("a", "1").await.unwrap_err().code(), Code::Overloaded);
-    server.with(|world| world.faults.clear());
+    // The deadline may come while a try is under way, on a machine that is slow: that one is of unknown outcome.
+    let mut codes = Vec::new();
+    while codes.last() != Some(&Code::Overloaded) && codes.len() < 50 {
+        server.fail_next(&[Fault::Refuse(Code::Overloaded, true); 500]);
+        codes.push(db.put("a", "1").await.unwrap_err().code());
+        server.with(|world| world.faults.clear());
+    }
+    let (last, others) = codes.split_last().unwrap();
+    assert_eq!(*last, Code::Overloaded);
+    assert!(others.iter().all(|code| *code == Code::Ambiguous), "{codes:?}");
     server.fail_next(&[Fault::Refuse(Code::DiskFailed, false)]);
     assert_eq!(db.put("a", "1").await.unwrap_err().code(), Code::DiskFailed);
     assert_eq!(server.with(|world| world.writes_applied), 0);
