@@ -198,11 +198,12 @@ impl Queues {
         }
         self.table.on_answer(batch, answer);
         self.tell();
+        let mut requests = batch.requests.iter();
         for (item, reply) in answer.iter_mut().flatten() {
             let Reply::Locked { queue, .. } = reply else {
                 continue;
             };
-            let asked = batch.requests.iter().find(|(known, _)| known == item);
+            let asked = requests.find(|(known, _)| known == item);
             if let Some((_, Request::GetLocked { key, .. })) = asked {
                 *queue = u32::try_from(self.table.queue(key)).unwrap_or(u32::MAX);
             }

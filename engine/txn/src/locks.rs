@@ -27,7 +27,7 @@ use crate::error::Seen;
 use crate::request::{Answer, Batch, Ended, Pushed, Reply, Request, Verdict};
 use crate::txn::{Bytes, Keys, TxnId, Who};
 use base::collections::FastMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// How much a lock excludes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -207,7 +207,7 @@ pub struct LockTable<W> {
     config: Config,
     keys: FastMap<Bytes, Queue<W>>,
     /// Where a transaction holds or waits.
-    of: FastMap<TxnId, Vec<Bytes>>,
+    of: FastMap<TxnId, BTreeSet<Bytes>>,
     waiters: usize,
     holders: usize,
     effects: Vec<Effect<W>>,
@@ -436,25 +436,25 @@ impl<W: Copy + PartialEq> LockTable<W> {
 
     /// A transaction has ended: all its locks here are gone.
     pub fn release_all(&mut self, txn: TxnId) {
-        let mut keys = self.of.get(&txn).cloned().unwrap_or_default();
-        keys.sort_unstable();
-        for key in keys {
+        for key in self.keys_of(txn) {
             self.release(&key, txn);
         }
     }
 
-    /// The keys that a transaction holds or waits for, in no order.
+    /// The keys that a transaction holds or waits for, in order.
     #[must_use]
-    pub fn keys_of(&self, txn: TxnId) -> &[Bytes] {
-        self.of.get(&txn).map_or(&[], Vec::as_slice)
+    pub fn keys_of(&self, txn: TxnId) -> Vec<Bytes> {
+        self.of.get(&txn).into_iter().flatten().cloned().collect()
     }
 
     /// A batch was evaluated, and what came of it is proposed: a transaction that has ended here holds nothing of this range, and one
     /// whose intents were told what became of it holds none of those keys. Whoever goes on then waits until that is applied.
     pub fn on_answer(&mut self, batch: &Batch, answer: &Answer) {
         let Ok(replies) = answer else { return };
+        // Replies come in the order of the requests: a batch has many.
+        let mut requests = batch.requests.iter();
         for (item, reply) in replies {
-            let Some((_, request)) = batch.requests.iter().find(|(known, _)| known == item) else {
+            let Some((_, request)) = requests.find(|(known, _)| known == item) else {
                 continue;
             };
             match (request, reply) {
@@ -487,9 +487,11 @@ impl<W: Copy + PartialEq> LockTable<W> {
     }
 
     fn release_in(&mut self, keys: &Keys, txn: TxnId) {
-        let all = self.keys_of(txn).iter();
-        let mut here: Vec<Bytes> = all.filter(|key| keys.contain(key)).cloned().collect();
-        here.sort_unstable();
+        let Some(of) = self.of.get(&txn) else { return };
+        let here: Vec<Bytes> = match keys {
+            Keys::One(key) => of.get(key).into_iter().cloned().collect(),
+            Keys::Span(..) => of.iter().filter(|key| keys.contain(key)).cloned().collect(),
+        };
         for key in here {
             self.release(&key, txn);
         }
@@ -597,10 +599,7 @@ impl<W: Copy + PartialEq> LockTable<W> {
 
     /// A transaction holds a key, or waits there.
     fn note(&mut self, key: &Bytes, txn: TxnId) {
-        let keys = self.of.entry(txn).or_default();
-        if !keys.contains(key) {
-            keys.push(key.clone());
-        }
+        self.of.entry(txn).or_default().insert(key.clone());
     }
 
     /// A transaction may neither hold a key nor wait there any more.
@@ -609,7 +608,7 @@ impl<W: Copy + PartialEq> LockTable<W> {
             queue.is_held_by(txn) || queue.waiters.iter().any(|waiter| waiter.ask.id() == txn)
         });
         if !stays && let Some(keys) = self.of.get_mut(&txn) {
-            keys.retain(|known| known != key);
+            keys.remove(key);
             if keys.is_empty() {
                 self.of.remove(&txn);
             }
@@ -637,11 +636,14 @@ impl<W: Copy + PartialEq> LockTable<W> {
             ids.extend(queue.waiters.iter().map(|waiter| waiter.ask.id()));
             ids.sort_unstable();
             ids.dedup();
-            assert!(ids.iter().all(|id| self.keys_of(*id).contains(key)));
+            assert!(
+                ids.iter()
+                    .all(|id| self.of.get(id).is_some_and(|keys| keys.contains(key)))
+            );
             noted += ids.len();
         }
         assert_eq!((waiters, holders), (self.waiters, self.holders));
-        assert_eq!(noted, self.of.values().map(Vec::len).sum::<usize>());
+        assert_eq!(noted, self.of.values().map(BTreeSet::len).sum::<usize>());
         assert!(waiters <= self.config.waiters_max && holders <= self.config.locks_max);
     }
 }

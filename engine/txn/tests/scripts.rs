@@ -282,8 +282,7 @@ impl Stage {
                 }
             }
             for of in self.world.txns.keys() {
-                let mut held = range.locks.keys_of(id(*of)).to_vec();
-                held.sort();
+                let held = range.locks.keys_of(id(*of));
                 if !held.is_empty() {
                     writeln!(self.out, "r{number} locked by t{of}: {}", keys_text(&held))?;
                 }
