@@ -48,6 +48,13 @@ pub(crate) struct Heartbeat {
     thread: AtomicI32,
 }
 
+/// What a clock shows, in nanoseconds. Where a library sets this process's clocks, for tests, one may show a time before its thread began:
+/// that is zero.
+fn nanos(ts: &libc::timespec) -> u64 {
+    let seconds = u64::try_from(ts.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000) + ts.tv_nsec.cast_unsigned()
+}
+
 pub(crate) fn now_ns() -> u64 {
     let mut ts = libc::timespec {
         tv_sec: 0,
@@ -55,9 +62,7 @@ pub(crate) fn now_ns() -> u64 {
     };
     // SAFETY: a valid pointer; the monotonic clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
-    // Where a library sets this process's clocks, for tests, it may set this one to before the thread began.
-    let seconds = u64::try_from(ts.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000) + ts.tv_nsec.cast_unsigned()
+    nanos(&ts)
 }
 
 impl Heartbeat {
@@ -129,9 +134,7 @@ fn processor_ns(thread: i32) -> u64 {
     };
     // SAFETY: a valid pointer; an unknown thread is an error that leaves zero.
     unsafe { libc::clock_gettime(clock, &raw mut ts) };
-    // Where a library sets this process's clocks, for tests, it may set this one to before the thread began.
-    let seconds = u64::try_from(ts.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000) + ts.tv_nsec.cast_unsigned()
+    nanos(&ts)
 }
 
 /// A shard with what the watcher saw of it last.
