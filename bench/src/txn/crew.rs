@@ -80,6 +80,9 @@ pub(crate) fn client(step: &'static str) -> impl Fn(Error) -> BenchError {
     move |source| BenchError::Client { step, source }
 }
 
+/// How long the end of a run waits for what is left to be done for its transactions.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
 /// The tasks of one thread.
 pub(crate) struct Crew {
     pub(crate) client: Client,
@@ -125,7 +128,8 @@ impl Crew {
                     std::panic::resume_unwind(panic);
                 }
             }
-            client.db.settle().await;
+            // With nodes that do not answer any more it would take as long as they are asked.
+            let _ = tokio::time::timeout(SETTLE_MAX, client.db.settle()).await;
             cpu
         });
         let recorder = Arc::into_inner(recorder).expect("its tasks have ended");
