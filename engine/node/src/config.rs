@@ -23,6 +23,9 @@ pub struct NodeConfig {
     pub log_bytes_max: u64,
     /// How far back reads at a past timestamp reach. Default 10 min; hostile: 1 s.
     pub retention: Duration,
+    /// Bytes of transactions' unfinished writes that a range keeps in memory; what is written beyond is on disk. Default 4 MiB; hostile:
+    /// 0.
+    pub spill_bytes: usize,
     /// How far a client's timestamp may be ahead of this node's clock. Default 500 ms.
     pub clock_offset_max: Duration,
     /// How far ahead of the clock the durable bound on issued timestamps is kept. Default 3 s.
@@ -58,6 +61,7 @@ impl Default for NodeConfig {
             storage: StorageConfig::default(),
             log_bytes_max: 256 << 20,
             retention: Duration::from_secs(600),
+            spill_bytes: 4 << 20,
             clock_offset_max: Duration::from_millis(500),
             clock_horizon: Duration::from_secs(3),
             frame_timeout: Duration::from_secs(10),

@@ -72,6 +72,7 @@ mod scan;
 mod scan_clock;
 mod scrub;
 mod shard;
+mod spilled;
 mod split;
 pub mod start;
 mod state;

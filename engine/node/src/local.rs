@@ -5,6 +5,7 @@ use crate::message::OwnedRequest;
 use crate::placer::Load;
 use crate::queues::Queues;
 use crate::replicate::Write;
+use crate::spilled::{self, OpenError};
 use crate::state::Then;
 use crate::transfer::Arrived;
 use base::{Index, NodeId, Prng, RangeId, ReplicaId, Seqno, ShardId};
@@ -15,7 +16,6 @@ use liveness::Peer;
 use raft::{Entry, HardState, Membership, Raft, ReadToken, Restored};
 use replica::Replica;
 use replica::group::node_of;
-use replica::replica::StateError;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -262,12 +262,16 @@ impl<E: Env> Local<E> {
     }
 
     /// The replica of a tablet, as of its flushed index.
-    pub(crate) fn open(tablet: Tablet<E>, groups: &Groups) -> Result<Self, StateError> {
-        let replica = Replica::open(
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub(crate) async fn open(tablet: Tablet<E>, groups: &Groups) -> Result<Self, OpenError> {
+        let mut replica = Replica::open(
             (tablet.range(), tablet.span()),
             tablet.flushed_index(),
             &tablet.app_state(),
         )?;
+        spilled::restore(&tablet, &mut replica).await?;
         Ok(Self::new(replica, tablet, groups))
     }
 
@@ -297,7 +301,8 @@ impl<E: Env> Local<E> {
         let applied = &self.replica.group().applied;
         self.frozen.push_back((applied.last.index, applied.chain));
         let state = self.replica.encode_state();
-        self.tablet.freeze(state);
+        let has_spilled = self.replica.provisional().has_spilled();
+        self.tablet.freeze(state, has_spilled);
     }
 
     /// Tables hold everything up to `flushed`: the group lets go of it.

@@ -25,6 +25,7 @@ use crate::range_map::RangeEntry;
 use crate::refusal::Refusal;
 use crate::replicate::append;
 use crate::shard::Shard;
+use crate::spilled::OpenError;
 use crate::state::{Arrival, Job, Message, Slot, State};
 use base::{Index, RangeId, ReplicaId, Seqno, ShardId, Timestamp};
 use core::mem;
@@ -546,19 +547,24 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         moved: Moved,
     ) -> Result<Local<E>, Unopened> {
         let (storage, groups) = self.with_state(|state| (state.storage.clone(), state.groups.clone()));
+        let unopened = |error: StorageError| match error {
+            StorageError::Corruption(_) => Unopened::Damaged(error.to_string()),
+            other => Unopened::Failed(other.to_string()),
+        };
         let tablet = Tablet::open(&storage, entry.descriptor.range)
             .await
-            .map_err(|error| match error {
-                StorageError::Corruption(_) => Unopened::Damaged(error.to_string()),
-                other => Unopened::Failed(other.to_string()),
-            })?;
+            .map_err(unopened)?;
         let found = tablet.flushed_index();
         if found != flushed {
             return Err(Unopened::Failed(format!(
                 "its tables end at entry {found}, they were handed over at entry {flushed}"
             )));
         }
-        let mut local = Local::open(tablet, &groups).map_err(|error| Unopened::Failed(error.to_string()))?;
+        let opened = Local::open(tablet, &groups).await;
+        let mut local = opened.map_err(|error| match error {
+            OpenError::Storage(error) => unopened(error),
+            OpenError::State(_) | OpenError::Spilled(_) => Unopened::Failed(error.to_string()),
+        })?;
         local.moves = entry.moves;
         local.take_over(moved, &groups);
         Ok(local)

@@ -12,6 +12,7 @@ use crate::merge;
 use crate::moving::entries_beyond;
 use crate::range_map::{RangeEntry, RangeMap};
 use crate::replicate::append;
+use crate::spilled::OpenError;
 use crate::split::split_local;
 use base::{Index, RangeId, ReplicaId, Seqno, ShardId, Term, Timestamp};
 use core::time::Duration;
@@ -19,11 +20,15 @@ use env::{Disk, DiskError, Env};
 use log::{EntryKind, Log, LogConfig, LogError, Position, Record};
 use raft::{Content, Entry, HardState, Mark};
 use replica::group::{decode_members, life_of};
-use replica::replica::{At, StateError};
-use replica::{Applied, CommandError, Made, command};
+use replica::replica::At;
+use replica::{Applied, Made, SpillOp, command};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use storage::{Shared, StorageError, Tablet};
+
+mod error;
+
+pub use error::RecoverError;
 
 /// What a data directory holds for one shard.
 pub(crate) struct Found<E: Env> {
@@ -79,94 +84,6 @@ impl Replayed {
         let rate = u128::from(self.bytes) / self.took.as_micros().max(1);
         u64::try_from(rate).unwrap_or(u64::MAX)
     }
-}
-
-/// The data directory could not be recovered. Nothing was changed beyond what recovery may change.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RecoverError {
-    /// The log is damaged or could not be read.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// A tablet is damaged or could not be read.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// The disk failed.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// A replica's state is of another version.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// An entry is of another version.
-    #[error("entry {index} of range {range} at {position:?}: {error}")]
-    Command {
-        /// The range.
-        range: RangeId,
-        /// The entry.
-        index: Index,
-        /// Where it stands in the log.
-        position: Position,
-        /// What is wrong with it.
-        error: CommandError,
-    },
-    /// A range has replicas elsewhere, and the node was started as one that is alone.
-    #[error("range {range} has replicas on other nodes: start this node with the nodes of its cluster")]
-    NotAlone {
-        /// The range.
-        range: RangeId,
-    },
-    /// A replica that is damaged is on a shard that is gone: its end is up to that shard.
-    #[error(
-        "the replica of range {range} on shard {shard} is damaged, and the shard is gone: start with as many shards as before, \
-         until its group has given this node another one"
-    )]
-    Stays {
-        /// The range.
-        range: RangeId,
-        /// The shard.
-        shard: ShardId,
-    },
-    /// Who takes part is written in another version.
-    #[error(
-        "entry {index} of range {range} at {position:?} names members that this version of corelane does not know"
-    )]
-    Members {
-        /// The range.
-        range: RangeId,
-        /// The entry.
-        index: Index,
-        /// Where it stands in the log.
-        position: Position,
-    },
-    /// An entry does not follow on the one before it, although its record is whole.
-    #[error("entry {index} of range {range} at {position:?} does not follow the entry before it")]
-    Chain {
-        /// The range.
-        range: RangeId,
-        /// The entry.
-        index: Index,
-        /// Where it stands in the log.
-        position: Position,
-    },
-    /// Entries between what the tables hold and what the log holds are missing.
-    #[error(
-        "range {range} is at entry {applied}, and the log goes on with entry {found}: entries are missing"
-    )]
-    Gap {
-        /// The range.
-        range: RangeId,
-        /// The last entry that the range has.
-        applied: Index,
-        /// The next one in the log.
-        found: Index,
-    },
-    /// A range is marked as this shard's and has neither a tablet nor a split that makes one, yet the log has entries of it.
-    #[error("range {range} has entries in the log of shard {shard} and no tablet")]
-    NoTablet {
-        /// The range.
-        range: RangeId,
-        /// The shard.
-        shard: ShardId,
-    },
 }
 
 impl<E: Env> Found<E> {
@@ -273,7 +190,15 @@ pub(crate) async fn recover_dir<E: Env>(
             }
             Err(error) => return Err(error.into()),
         };
-        let local = Local::open(tablet, groups)?;
+        let local = match Local::open(tablet, groups).await {
+            Ok(local) => local,
+            Err(OpenError::Storage(error @ StorageError::Corruption(_))) if config.cluster.is_some() => {
+                base::sometimes!("node: a start met damaged spilled intents");
+                failed.insert(range, error);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         if config.cluster.is_none() && !local.is_alone() {
             return Err(RecoverError::NotAlone { range: local.range });
         }
@@ -861,9 +786,12 @@ impl<E: Env> Replaying<E> {
             })?;
         match applied {
             Applied::Write { ts, ops } => local.tablet.apply(index, ts, ops.iter()),
-            Applied::Change { made, .. } => {
+            Applied::Change { done, ts } => {
                 base::sometimes!("node: change of a transaction replayed from the log");
-                local.tablet.apply_versions(index, made.iter().map(Made::op));
+                local
+                    .tablet
+                    .apply_spilled(ts, done.spilled.iter().map(SpillOp::op));
+                local.tablet.apply_versions(index, done.made.iter().map(Made::op));
             }
             Applied::Merge(_) => local.tablet.apply_nothing(index),
             Applied::Split { right, at } => {

@@ -28,7 +28,7 @@ use env::{Clock, Env, Mailbox};
 use log::Record;
 use raft::{Body, Content, Entry, Event, Fetch, HardState, Payload, PersistMark, ProposeError};
 use replica::replica::At;
-use replica::{Applied, Made, command};
+use replica::{Applied, Made, SpillOp, command};
 use std::sync::Arc;
 use wire::Code;
 use wire::reply::{ModifyReply, WriteReply};
@@ -564,9 +564,12 @@ impl<E: Env, B> State<E, B> {
                     Some(_) => unreachable!("a command is answered as what it was proposed"),
                 }
             }
-            Applied::Change { made, ts } => {
+            Applied::Change { done, ts } => {
                 local.load.wrote();
-                let versions = made.iter().map(Made::op);
+                let versions = done.made.iter().map(Made::op);
+                local
+                    .tablet
+                    .apply_spilled(ts, done.spilled.iter().map(SpillOp::op));
                 local.tablet.apply_versions(entry.index, versions);
                 self.wake_maintenance |= local.tablet.wants_freeze();
                 match then {

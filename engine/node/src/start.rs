@@ -511,7 +511,7 @@ async fn create_first<E: Env>(
     let begins_at = group.applied.last.index;
     let tablet = Tablet::create(storage, FIRST_RANGE, Span::all(), begins_at, initial).await?;
     marker::create(env, me, FIRST_RANGE).await?;
-    Ok(Local::open(tablet, groups).map_err(RecoverError::from)?)
+    Ok(Local::open(tablet, groups).await.map_err(RecoverError::from)?)
 }
 
 async fn send<M: Send + 'static, B: Mailbox<M>>(mailbox: &B, to: ShardId, message: M) {

@@ -19,6 +19,7 @@ use crate::queues::{self, Passed, Told, Turn};
 use crate::read::ReadGuard;
 use crate::refusal::{Refusal, check_key, check_value};
 use crate::shard::Shard;
+use crate::spilled::{self, ReadAhead};
 use crate::start::{First, race};
 use crate::state::{Job, Message, Route, Slot, State, Then};
 use base::api::WriteOp;
@@ -26,8 +27,8 @@ use base::{RangeId, Timestamp};
 use core::cell::RefCell;
 use core::time::Duration;
 use env::{Clock, Env, Instant, Mailbox};
-use replica::provisional::PROVISIONAL_BYTES_MAX;
-use replica::{Met, Replica, Ticket};
+use replica::provisional::{PROVISIONAL_BYTES_MAX, SPILLED_BYTES_MAX};
+use replica::{Held, Met, Replica, Ticket};
 use storage::{Ahead, Need, NeedsIo, Pressure, Tablet};
 use txn::error::{Act, Conflict, Party};
 use txn::view::Version;
@@ -48,6 +49,7 @@ pub(crate) struct Work {
     request: OwnedRequest,
     deadline: Instant,
     ahead: Ahead,
+    spilled: ReadAhead,
     /// In which range it has a latch.
     latch: Option<(RangeId, Ticket)>,
     /// In which range it waits for its turn.
@@ -63,7 +65,15 @@ enum Tried<E: Env> {
     /// Others come first.
     Queued,
     /// This has to be read first.
-    Read(Tablet<E>, ReadGuard, Need),
+    Read(Tablet<E>, ReadGuard, Lack),
+}
+
+/// What an evaluation lacks.
+enum Lack {
+    /// Something of the tables.
+    Tables(Need),
+    /// Spilled intents from this key on.
+    Spilled(Bytes),
 }
 
 impl<E: Env, B> State<E, B> {
@@ -85,6 +95,7 @@ impl<E: Env, B> State<E, B> {
             request: raw.to_owned(),
             deadline,
             ahead: Ahead::default(),
+            spilled: ReadAhead::default(),
             latch: None,
             turn: None,
         };
@@ -146,10 +157,12 @@ impl<E: Env, B> State<E, B> {
             base::sometimes!("node: a transaction's request waits for what is in flight");
             return Tried::Wait;
         }
-        if local.replica.provisional().bytes() > PROVISIONAL_BYTES_MAX && work.batch.lays() {
+        let provisional = local.replica.provisional();
+        let is_full = provisional.bytes() > PROVISIONAL_BYTES_MAX;
+        if (is_full || provisional.spilled_bytes() > SPILLED_BYTES_MAX) && work.batch.lays() {
             let message = format!(
-                "transactions have {} MiB of unfinished writes in range {}, which is all that fits; wait until some have ended",
-                local.replica.provisional().bytes() >> 20,
+                "transactions have {} unfinished writes in range {}, which is all that fits; wait until some have ended",
+                provisional.len().0,
                 local.range
             );
             let refusal = Refusal::retry(Code::Overloaded, 50, message).about_range(local.range);
@@ -205,19 +218,20 @@ impl<E: Env, B> State<E, B> {
             replica: &local.replica,
             tablet: &local.tablet,
             ahead: &work.ahead,
-            need: RefCell::new(None),
+            spilled: &work.spilled,
+            lack: RefCell::new(None),
         };
         let evaluated = txn::evaluate(&view, &mut cache, &context, &work.batch, &mut changes);
-        let need = view.need.into_inner();
+        let lack = view.lack.into_inner();
         local.replica.keep_cache(cache);
         let mut answer = match evaluated {
             Ok(answer) => answer,
             Err(NeedsIo) => {
                 base::sometimes!("node: a transaction's request reads from disk");
-                let need = need.expect("a view says what it needs");
+                let lack = lack.expect("a view says what it lacks");
                 let tablet = local.tablet.clone();
                 let guard = ReadGuard::new(&local.reads);
-                return Tried::Read(tablet, guard, need);
+                return Tried::Read(tablet, guard, lack);
             }
         };
         if let Err((_, refusal)) = &answer {
@@ -241,9 +255,12 @@ impl<E: Env, B> State<E, B> {
         } else {
             let ts = self.write_ts();
             let start = self.batch.bytes.len();
+            let spill_bytes = self.config.spill_bytes;
             let local = self.slots[slot as usize]
                 .live_mut()
                 .expect("it was evaluated there");
+            let provisional = local.replica.provisional();
+            let changes = spilled::put_in_terms(changes, provisional, &work.spilled, spill_bytes);
             assert!(local.leads(), "{} proposes only where it leads", local.range);
             let index = local.replica.propose_change(ts, &changes, &mut self.batch.bytes);
             self.counts.changes += 1;
@@ -369,8 +386,9 @@ struct Tables<'a, E: Env> {
     replica: &'a Replica<OwnedRequest>,
     tablet: &'a Tablet<E>,
     ahead: &'a Ahead,
+    spilled: &'a ReadAhead,
     /// What has to be read first.
-    need: RefCell<Option<Need>>,
+    lack: RefCell<Option<Lack>>,
 }
 
 impl<E: Env> View for Tables<'_, E> {
@@ -398,7 +416,8 @@ impl<E: Env> View for Tables<'_, E> {
             }))
         });
         if found.is_err() {
-            self.need.replace(Some(Need::Version(key.to_vec(), at)));
+            self.lack
+                .replace(Some(Lack::Tables(Need::Version(key.to_vec(), at))));
         }
         found
     }
@@ -406,21 +425,30 @@ impl<E: Env> View for Tables<'_, E> {
     fn next_key(&self, from: &[u8], end: Option<&[u8]>) -> Result<Option<Bytes>, NeedsIo> {
         let Ok(key) = self.tablet.next_key_cached(self.ahead, from, end) else {
             let end = end.map(<[u8]>::to_vec);
-            self.need.replace(Some(Need::Keys(from.to_vec(), end)));
+            let need = Need::Keys(from.to_vec(), end);
+            self.lack.replace(Some(Lack::Tables(need)));
             return Err(NeedsIo);
         };
-        let intent = self.replica.provisional().next_intent(from, end);
-        let intent = intent.map(|(key, _)| key.clone());
+        let intent = self.replica.provisional().next_key(from, end).cloned();
         Ok([key.map(Bytes::from), intent].into_iter().flatten().min())
     }
 
     fn intent(&self, key: &[u8]) -> Result<Option<&Intent>, NeedsIo> {
-        Ok(self.replica.provisional().intent(key))
+        match self.replica.provisional().held(key) {
+            None => Ok(None),
+            Some(Held::Here(intent)) => Ok(Some(intent)),
+            Some(Held::Spilled(spilled)) => match self.spilled.get(key, spilled.at) {
+                Some(intent) => Ok(Some(intent)),
+                None => {
+                    self.lack.replace(Some(Lack::Spilled(key.into())));
+                    Err(NeedsIo)
+                }
+            },
+        }
     }
 
     fn next_intent(&self, from: &[u8], end: Option<&[u8]>) -> Result<Option<Bytes>, NeedsIo> {
-        let next = self.replica.provisional().next_intent(from, end);
-        Ok(next.map(|(key, _)| key.clone()))
+        Ok(self.replica.provisional().next_key(from, end).cloned())
     }
 
     fn record(&self, id: TxnId) -> Result<Option<&Record>, NeedsIo> {
@@ -457,8 +485,11 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 }
                 Tried::Wait => self.wait_applied().await,
                 Tried::Queued => {}
-                Tried::Read(tablet, guard, need) => {
-                    let read = tablet.read_ahead(&mut work.ahead, &need).await;
+                Tried::Read(tablet, guard, lack) => {
+                    let read = match lack {
+                        Lack::Tables(need) => tablet.read_ahead(&mut work.ahead, &need).await,
+                        Lack::Spilled(from) => work.spilled.read(&tablet, &from).await,
+                    };
                     drop(guard);
                     if let Err(error) = read {
                         self.step(|state| {

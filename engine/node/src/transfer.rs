@@ -14,9 +14,11 @@
 
 use crate::local::Local;
 use crate::marker;
+use crate::message::OwnedRequest;
 use crate::neighbours::Neighbours;
 use crate::range_map::RangeEntry;
 use crate::shard::Shard;
+use crate::spilled::{self, OpenError};
 use crate::state::{Job, Message, Slot, State};
 use base::key::Span;
 use base::{Index, RangeId, ReplicaId, Seqno, ShardId, Term};
@@ -485,12 +487,9 @@ impl<E: Env, B> State<E, B> {
         &mut self,
         slot: u32,
         mark: PersistMark,
-        tablet: Tablet<E>,
+        (mut replica, tablet): (Replica<OwnedRequest>, Tablet<E>),
         index: Index,
-        state: &[u8],
-    ) -> Result<(), String> {
-        let descriptor_of = (tablet.range(), tablet.span());
-        let mut replica = Replica::open(descriptor_of, index, state).map_err(|error| error.to_string())?;
+    ) {
         let absorbed = self.absorbed_in(tablet.range(), &tablet.span(), replica.ended());
         match mem::replace(&mut self.slots[slot as usize], Slot::Free) {
             Slot::Live(mut local) => {
@@ -535,7 +534,6 @@ impl<E: Env, B> State<E, B> {
         for write in held {
             self.end_write(write);
         }
-        Ok(())
     }
 }
 
@@ -831,10 +829,19 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 return self.fail(format!("state of range {range} could not be installed: {error}"));
             }
         };
-        let ended = self.step(|s| s.end_install(slot, mark, tablet, index, &state));
-        if let Err(error) = ended {
-            return self.fail(format!("range {range} after it got its state: {error}"));
-        }
+        let opened = match Replica::open((tablet.range(), tablet.span()), index, &state) {
+            Ok(mut replica) => spilled::restore(&tablet, &mut replica).await.map(|()| replica),
+            Err(error) => Err(error.into()),
+        };
+        let replica = match opened {
+            Ok(replica) => replica,
+            Err(OpenError::Storage(error @ StorageError::Corruption(_))) => {
+                base::sometimes!("node: damage was met in spilled intents that were installed");
+                return self.step(|state| state.on_failed_install(slot, error.to_string()));
+            }
+            Err(error) => return self.fail(format!("range {range} after it got its state: {error}")),
+        };
+        self.step(|state| state.end_install(slot, mark, (replica, tablet), index));
         let entry = self.with_state(|state| state.entry_of(slot));
         // Without an answer the node is stopping.
         if self.edit_map(vec![entry]).await.is_ok() {

@@ -110,6 +110,7 @@ impl Latches {
     pub(crate) fn changed(&self, mutation: &Mutation) -> u64 {
         match mutation {
             Mutation::Lay { key, .. }
+            | Mutation::Spill { key, .. }
             | Mutation::Move { key, .. }
             | Mutation::Commit { key, .. }
             | Mutation::Drop { key }

@@ -34,6 +34,6 @@ pub use command::{Command, CommandError};
 pub use descriptor::Descriptor;
 pub use group::Group;
 pub use latches::{Ticket, Touched};
-pub use provisional::{Made, Provisional};
+pub use provisional::{Done, Held, Made, Provisional, SpillError, SpillOp, Spilled};
 pub use replica::{Admission, Applied, Barred, Begin, Met, Replica};
 pub use session::{Sessions, Standing};

@@ -4,7 +4,7 @@ use crate::command::{self, Command, MergeStep};
 use crate::conflict::{InFlight, Reservations};
 use crate::latches::Latches;
 use crate::newest::Newest;
-use crate::provisional::{Made, Provisional};
+use crate::provisional::{Done, Provisional, SpillError};
 use crate::session::{self, Sessions, Standing};
 use crate::{CommandError, Descriptor, Group};
 use base::api::{Condition, WriteId, WriteOp};
@@ -16,8 +16,9 @@ use std::sync::Arc;
 use txn::error::Seen;
 use txn::{Bytes, TimestampCache};
 
-/// Version of the bytes of [`Replica::encode_state`].
+/// Versions of the bytes of [`Replica::encode_state`]: without spilled intents, and with.
 const STATE_VERSION: u8 = 5;
+const STATE_VERSION_SPILLED: u8 = 6;
 /// Keys of which each generation of a timestamp cache knows when they were read.
 const CACHE_POINTS_MAX: usize = 4096;
 
@@ -92,10 +93,10 @@ pub enum Applied<'a> {
         /// Its first key.
         at: &'a [u8],
     },
-    /// Requests of transactions are done: these versions belong into the tablet.
+    /// Requests of transactions are done: this belongs into the tablet.
     Change {
-        /// Of distinct keys.
-        made: Vec<Made>,
+        /// Versions, and spilled intents.
+        done: Done,
         /// When it was proposed.
         ts: Timestamp,
     },
@@ -231,6 +232,23 @@ impl<W> Replica<W> {
             &self.group,
             (&self.sessions, &self.provisional),
         )
+    }
+
+    /// Takes in a spilled intent that the tablet has, at the timestamp of its entry, until none [is lacking](Provisional::lacks_spilled):
+    /// after a replica was opened, and before it does anything else.
+    ///
+    /// # Errors
+    /// [`SpillError`]: the tablet has others than the state says.
+    pub fn restore_spilled(&mut self, key: &[u8], at: Timestamp, bytes: &[u8]) -> Result<(), SpillError> {
+        self.provisional.restore(key, at, bytes)
+    }
+
+    /// Whether all that is spilled was restored.
+    ///
+    /// # Errors
+    /// [`SpillError`]: the tablet has less than the state says.
+    pub fn check_spilled(&self) -> Result<(), SpillError> {
+        self.provisional.check()
     }
 
     /// A checksum of the results of sessions, and of intents and records. Replicas that have applied the same entries have the same,
@@ -564,12 +582,12 @@ impl<W> Replica<W> {
                 Applied::Split { right, at }
             }
             Command::Change { ts, mutations } => {
-                let mut made = Vec::new();
+                let mut done = Done::default();
                 let (provisional, sessions) = (&mut self.provisional, &mut self.sessions);
                 txn::codec::each_mutation(mutations, |mutation| {
-                    made.extend(provisional.apply(mutation, (&mut *sessions, ts)));
+                    provisional.apply(mutation, (&mut *sessions, ts), &mut done);
                 })?;
-                Applied::Change { made, ts }
+                Applied::Change { done, ts }
             }
             Command::Merge { step, .. } => {
                 self.take_step(at.mark.index, step);
@@ -729,16 +747,18 @@ impl State {
         let mut input = state;
         let decoded = (|| {
             let [version] = session::take::<1>(&mut input)?;
-            if version != STATE_VERSION {
-                return None;
-            }
+            let has_spilled = match version {
+                STATE_VERSION => false,
+                STATE_VERSION_SPILLED => true,
+                _ => return None,
+            };
             let generation = session::take_u64(&mut input)?;
             let last_ts = session::take_ts(&mut input)?;
             let merging = Merging::decode(&mut input)?;
             let ended = Ended::decode(&mut input)?;
             let group = Group::decode(&mut input).filter(|group| group.applied.last.index == applied)?;
             let sessions = Sessions::decode(&mut input)?;
-            let provisional = Provisional::decode(&mut input)?;
+            let provisional = Provisional::decode(&mut input, has_spilled)?;
             input.is_empty().then_some(Self {
                 generation,
                 last_ts,
@@ -761,7 +781,11 @@ fn encode_state(
     group: &Group,
     (sessions, provisional): (&Sessions, &Provisional),
 ) -> Vec<u8> {
-    let mut out = vec![STATE_VERSION];
+    let mut out = vec![if provisional.has_spilled() {
+        STATE_VERSION_SPILLED
+    } else {
+        STATE_VERSION
+    }];
     out.extend_from_slice(&generation.to_le_bytes());
     session::put_ts(&mut out, last_ts);
     merging.encode(&mut out);

@@ -128,7 +128,7 @@ fn main() {
     timed("scan of the memtable, a row", count, || {
         scan(&machine, &tablet, false, count);
     });
-    tablet.freeze(Vec::new());
+    tablet.freeze(Vec::new(), false);
     timed("flush, a row", count, || {
         _ = machine.block_on(tablet.flush()).expect("room");
     });

@@ -26,7 +26,7 @@ impl<E: Env> Tablet<E> {
 
     fn untidy_table(&self) -> Option<Rc<Table<E>>> {
         let version = self.0.state.borrow().version.clone();
-        let mut tables = version.tables.iter();
+        let mut tables = version.all();
         tables.find(|table| table.reaches_outside(&version.span)).cloned()
     }
 
@@ -48,7 +48,7 @@ impl<E: Env> Tablet<E> {
             // This merge took it away, or another one before it did: so this ends.
             let version = self.0.state.borrow().version.clone();
             assert!(
-                version.tables.iter().all(|table| table.meta().number != number),
+                version.all().all(|table| table.meta().number != number),
                 "table {number} of {} was merged and is still there",
                 self.0.range
             );
@@ -112,7 +112,8 @@ impl<E: Env> Tablet<E> {
         let disk = self.0.shared.env().disk();
         let mut metas = Vec::new();
         // The oldest gets the lowest number.
-        for table in theirs.tables.iter().rev() {
+        let theirs_all: Vec<&Rc<Table<E>>> = theirs.all().collect();
+        for table in theirs_all.into_iter().rev() {
             let meta = TableMeta {
                 number: self.next_table(),
                 ..table.meta()

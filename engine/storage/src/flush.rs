@@ -4,7 +4,7 @@ use crate::manifest::edit::VersionEdit;
 use crate::memtable::{From, Memtable, Node};
 use crate::mvcc::tombstone::RangeTombstones;
 use crate::shared::MemtableCell;
-use crate::sstable::reader::{Table, TableMeta};
+use crate::sstable::reader::{Family, Table, TableMeta};
 use crate::sstable::writer::TableWriter;
 use crate::tablet::Frozen;
 use crate::{StorageError, Tablet};
@@ -72,10 +72,23 @@ impl<E: Env> Tablet<E> {
             state.frozen.iter().take_while(ours).cloned().collect()
         };
         let Some(last) = frozen.last() else { return Ok(()) };
-        let opened = self.write_frozen(&frozen).await?;
+        // Where nothing is spilled any more, what was is not written, and what is in tables goes as a whole; unless somebody merges
+        // tables just now, and then the deletes are written as ever.
+        let over = frozen.iter().rposition(|frozen| !frozen.has_spilled);
+        let merging = over.and_then(|_| self.0.merging.try_lock());
+        let spilled = self.0.state.borrow().version.intents.clone();
+        let over = over.filter(|_| spilled.is_none() || merging.is_some());
+        let opened = self.write_frozen(&frozen, over).await?;
+        let spilled = spilled.filter(|_| over.is_some());
+        base::sometimes!(
+            "storage: spilled intents went with their tables",
+            spilled.is_some()
+        );
+        let spilled = spilled.iter().flat_map(|spilled| &spilled.tables);
         let edit = VersionEdit {
             flushed: Some((last.index, last.app_state.clone())),
             added: opened.iter().map(|table| table.meta()).collect(),
+            removed: spilled.map(|table| table.meta().number).collect(),
             ..VersionEdit::default()
         };
         let count = frozen.len();
@@ -87,26 +100,40 @@ impl<E: Env> Tablet<E> {
         .await
     }
 
-    /// Writes each memtable to a table of its own, oldest first; the tables, newest first.
+    /// Writes each memtable to a table of its own, oldest first; the tables, newest first. Up to the one at `over` nothing that is
+    /// spilled there counts any more.
     pub(crate) async fn write_frozen(
         &self,
         frozen: &[Rc<Frozen>],
+        over: Option<usize>,
     ) -> Result<Vec<Rc<Table<E>>>, StorageError> {
         let mut opened = Vec::new();
-        for frozen in frozen {
-            if let Some(meta) = self.write_memtable(&frozen.cell).await? {
-                opened.push(self.open_table(meta).await?);
+        for (at, frozen) in frozen.iter().enumerate() {
+            let spilled = frozen
+                .spilled
+                .as_ref()
+                .filter(|_| over.is_none_or(|over| over < at));
+            let versions = core::iter::once((Family::Versions, &frozen.cell));
+            for (family, cell) in versions.chain(spilled.map(|cell| (Family::Intents, cell))) {
+                if let Some(meta) = self.write_memtable(family, cell).await? {
+                    opened.push(self.open_table(meta).await?);
+                }
             }
         }
         opened.reverse();
         Ok(opened)
     }
 
-    async fn write_memtable(&self, cell: &MemtableCell) -> Result<Option<TableMeta>, StorageError> {
+    async fn write_memtable(
+        &self,
+        family: Family,
+        cell: &MemtableCell,
+    ) -> Result<Option<TableMeta>, StorageError> {
         if cell.memtable.borrow().is_empty() {
             return Ok(None);
         }
-        let mut writer = TableWriter::create(&self.0.shared, &self.0.dir, self.next_table()).await?;
+        let mut writer =
+            TableWriter::create(&self.0.shared, &self.0.dir, (family, self.next_table())).await?;
         let tasks = self.0.shared.env().tasks();
         let (mut nodes, mut last): (Vec<Node>, Option<Vec<u8>>) = (Vec::new(), None);
         loop {

@@ -71,7 +71,8 @@ impl<E: Env> Tablet<E> {
         let left_span = Span::new(&span.start, Some(&split.at));
         let right_span = Span::new(&split.at, span.end.as_deref());
         state.span = left_span.clone();
-        state.freeze(&self.0.shared, split.left_state.clone().into());
+        // What is spilled on either side is in what both share.
+        state.freeze(&self.0.shared, split.left_state.clone().into(), true);
         let description = Description {
             span: right_span.clone(),
             flushed_index: split.right_at,
@@ -152,10 +153,10 @@ impl<E: Env> Tablet<E> {
                 .cloned()
                 .collect()
         };
-        let added = self.write_frozen(&frozen).await?;
+        let added = self.write_frozen(&frozen, None).await?;
         // Every linked table is held here until the links are durable, so that a merge does not remove it meanwhile.
         let version = self.0.state.borrow().version.clone();
-        let tables: Vec<&Rc<Table<E>>> = added.iter().chain(&version.tables).collect();
+        let tables: Vec<&Rc<Table<E>>> = added.iter().chain(version.all()).collect();
         let (manifest, linked) = right
             .make_directory(self, &version, split, right_span, &tables)
             .await?;
@@ -206,6 +207,8 @@ impl<E: Env> Tablet<E> {
             next_table += 1;
         }
         metas.reverse();
+        // One family after the other; each keeps its order.
+        metas.sort_by_key(|meta| meta.family);
         disk.sync_dir(&self.0.dir).await?;
         let description = Description {
             span: span.clone(),

@@ -39,6 +39,11 @@ impl Lock {
         }
         Guard(self)
     }
+
+    /// Takes it unless somebody has it.
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_>> {
+        (!self.locked.replace(true)).then(|| Guard(self))
+    }
 }
 
 impl Drop for Guard<'_> {

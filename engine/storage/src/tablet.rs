@@ -17,6 +17,7 @@
 use crate::interleave::{alone, pause};
 use crate::manifest::edit::{Description, VersionEdit};
 use crate::manifest::file::Manifest;
+use crate::memtable::Limit;
 use crate::read::get::{self, Seen};
 use crate::read::scan::{self, Snapshot};
 use crate::shared::MemtableCell;
@@ -74,6 +75,8 @@ pub(crate) struct State<E: Env> {
     pub(crate) app_state: Rc<[u8]>,
     pub(crate) split_from: Option<(RangeId, Index)>,
     pub(crate) active: Rc<MemtableCell>,
+    /// Of the family of spilled intents, when something was spilled since the last freeze.
+    pub(crate) spilled: Option<Rc<MemtableCell>>,
     /// Oldest first.
     pub(crate) frozen: VecDeque<Rc<Frozen>>,
     pub(crate) version: Rc<Version<E>>,
@@ -86,10 +89,24 @@ pub(crate) struct State<E: Env> {
 /// A memtable that takes no more writes.
 pub(crate) struct Frozen {
     pub(crate) cell: Rc<MemtableCell>,
+    /// Of the family of spilled intents.
+    pub(crate) spilled: Option<Rc<MemtableCell>>,
+    /// Whether anything is spilled as of `index`.
+    pub(crate) has_spilled: bool,
     /// The last entry applied to it.
     pub(crate) index: Index,
     /// The replica's opaque state as of `index`.
     pub(crate) app_state: Rc<[u8]>,
+}
+
+impl Frozen {
+    fn bytes(&self) -> usize {
+        self.cell.bytes() + bytes_of(self.spilled.as_ref())
+    }
+}
+
+fn bytes_of(cell: Option<&Rc<MemtableCell>>) -> usize {
+    cell.map_or(0, |cell| cell.bytes())
 }
 
 /// Sizes of a tablet.
@@ -194,11 +211,11 @@ impl<E: Env> Tablet<E> {
     pub fn stats(&self) -> TabletStats {
         let state = self.0.state.borrow();
         TabletStats {
-            active_bytes: state.active.bytes(),
-            frozen_bytes: state.frozen.iter().map(|frozen| frozen.cell.bytes()).sum(),
+            active_bytes: state.active_bytes(),
+            frozen_bytes: state.frozen.iter().map(|frozen| frozen.bytes()).sum(),
             frozen: state.frozen.len(),
-            tables: state.version.tables.len(),
-            table_bytes: state.version.tables.iter().map(|table| table.meta().bytes).sum(),
+            tables: state.version.all().count(),
+            table_bytes: state.version.all().map(|table| table.meta().bytes).sum(),
             flushes: state.flushes,
             merges: state.merges,
             splits_pending: state.splits.len(),
@@ -209,8 +226,8 @@ impl<E: Env> Tablet<E> {
     #[must_use]
     pub fn memtable_bytes(&self) -> usize {
         let state = self.0.state.borrow();
-        let frozen = state.frozen.iter().map(|frozen| frozen.cell.bytes());
-        state.active.bytes() + frozen.sum::<usize>()
+        let frozen = state.frozen.iter().map(|frozen| frozen.bytes());
+        state.active_bytes() + frozen.sum::<usize>()
     }
 
     /// Whether a memtable is frozen and not flushed.
@@ -222,7 +239,7 @@ impl<E: Env> Tablet<E> {
     /// Whether the active memtable has reached its size and should be frozen.
     #[must_use]
     pub fn wants_freeze(&self) -> bool {
-        let full = self.0.state.borrow().active.bytes() >= self.0.shared.config().memtable_bytes_max;
+        let full = self.0.state.borrow().active_bytes() >= self.0.shared.config().memtable_bytes_max;
         full || base::misbehave!("storage: early freeze")
     }
 
@@ -262,6 +279,30 @@ impl<E: Env> Tablet<E> {
             memtable.borrow_mut().apply(ts, one, hash, span.end.as_deref());
         }
         state.active.charge();
+    }
+
+    /// Sets and removes spilled intents by the entry at `ts`, which [`Self::apply_versions`] applies in the same step: puts and deletes
+    /// of single keys.
+    ///
+    /// # Panics
+    /// When a key lies outside the span, or the timestamp is not above those of earlier entries.
+    pub fn apply_spilled<'a>(&self, ts: Timestamp, ops: impl Iterator<Item = WriteOp<'a>>) {
+        let state = &mut *self.0.state.borrow_mut();
+        let span = &state.span;
+        let hash = |key: &[u8]| self.0.shared.hash(key);
+        let mut ops = ops
+            .inspect(|op| assert!(span.contains(op.key()), "{op:?} lies outside {span:?}"))
+            .peekable();
+        if ops.peek().is_none() {
+            return;
+        }
+        let cell = state
+            .spilled
+            .get_or_insert_with(|| self.0.shared.new_memtable(shared_prefix(span)));
+        cell.memtable
+            .borrow_mut()
+            .apply(ts, ops, hash, span.end.as_deref());
+        cell.charge();
     }
 
     /// Applies an entry that writes nothing.
@@ -439,7 +480,6 @@ impl<E: Env> Tablet<E> {
             let Some(span) = state.span.intersect(&page.span.start, page.span.end.as_deref()) else {
                 return Ok(Rows::default());
             };
-            let with_limit = |cell: &Rc<MemtableCell>| (cell.clone(), cell.memtable.borrow().limit());
             let memtables = state.memtables().map(with_limit).collect();
             (
                 Snapshot {
@@ -452,10 +492,41 @@ impl<E: Env> Tablet<E> {
         scan::scan_page(&self.0.shared, snapshot, span, page).await
     }
 
+    /// Reads one page of the spilled intents, as of the moment of the call: their bytes, each at the timestamp of its entry.
+    ///
+    /// # Errors
+    /// What reading the disk met.
+    ///
+    /// # Panics
+    /// When the page may have no rows.
+    ///
+    /// # Cancellation
+    /// Safe.
+    pub async fn spilled_page(&self, page: &ScanPage) -> Result<Rows, StorageError> {
+        let (snapshot, span) = {
+            let state = self.0.state.borrow();
+            let Some(span) = state.span.intersect(&page.span.start, page.span.end.as_deref()) else {
+                return Ok(Rows::default());
+            };
+            let frozen = state
+                .frozen
+                .iter()
+                .rev()
+                .filter_map(|frozen| frozen.spilled.as_ref());
+            let cells = state.spilled.iter().chain(frozen);
+            let memtables = cells.map(with_limit).collect();
+            let none = || Rc::new(Version::empty(&state.version));
+            let version = state.version.intents.clone().unwrap_or_else(none);
+            (Snapshot { memtables, version }, span)
+        };
+        scan::scan_page(&self.0.shared, snapshot, span, page).await
+    }
+
     /// Turns the active memtable into an immutable one that waits for [`Self::flush`], together with the replica's
-    /// opaque state as of [`Self::applied_index`]. Does nothing when everything is flushed.
-    pub fn freeze(&self, app_state: Vec<u8>) {
-        self.0.state.borrow_mut().freeze(&self.0.shared, app_state.into());
+    /// opaque state as of [`Self::applied_index`], and whether it has anything spilled then. Does nothing when everything is flushed.
+    pub fn freeze(&self, app_state: Vec<u8>, has_spilled: bool) {
+        let mut state = self.0.state.borrow_mut();
+        state.freeze(&self.0.shared, app_state.into(), has_spilled);
     }
 
     /// Makes an edit durable, then installs the version it leads to. `opened` has the tables that the edit adds.
@@ -474,15 +545,15 @@ impl<E: Env> Tablet<E> {
         manifest.append(edit).await?;
         let mut state = self.0.state.borrow_mut();
         let old = state.version.clone();
+        let known: Vec<Rc<Table<E>>> = old.all().cloned().collect();
         state.version = Rc::new(Version::new(
             &self.0.shared,
             manifest.description(),
-            &old.tables,
+            &known,
             opened,
         ));
         for table in old
-            .tables
-            .iter()
+            .all()
             .filter(|table| edit.removed.contains(&table.meta().number))
         {
             table.retire();
@@ -517,7 +588,7 @@ impl<E: Env> Tablet<E> {
             "{} was applied to a tablet at {applied} that was being replaced",
             state.applied_index
         );
-        for table in &state.version.tables {
+        for table in state.version.all() {
             table.retire();
         }
         *state = State {
@@ -556,6 +627,11 @@ impl<E: Env> Tablet<E> {
     }
 }
 
+/// A memtable as it is now.
+fn with_limit(cell: &Rc<MemtableCell>) -> (Rc<MemtableCell>, Limit) {
+    (cell.clone(), cell.memtable.borrow().limit())
+}
+
 pub(crate) fn check_gc_threshold<E: Env>(
     version: &Version<E>,
     read_ts: Timestamp,
@@ -581,12 +657,17 @@ impl<E: Env> State<E> {
             app_state: description.app_state.clone(),
             split_from: description.split_from,
             active: shared.new_memtable(shared_prefix(&description.span)),
+            spilled: None,
             frozen: VecDeque::new(),
             version: Rc::new(Version::new(shared, description, tables, &[])),
             splits: VecDeque::new(),
             flushes: 0,
             merges: 0,
         }
+    }
+
+    fn active_bytes(&self) -> usize {
+        self.active.bytes() + bytes_of(self.spilled.as_ref())
     }
 
     /// Newest first.
@@ -616,12 +697,13 @@ impl<E: Env> State<E> {
     pub(crate) fn widen(&mut self, shared: &Shared<E>, span: Span, index: Index, app_state: Rc<[u8]>) {
         // Its keys may share less.
         self.active = shared.new_memtable(shared_prefix(&span));
+        self.spilled = None;
         self.span = span;
         (self.applied_index, self.flushed_index) = (index, index);
         self.app_state = app_state;
     }
 
-    pub(crate) fn freeze(&mut self, shared: &Shared<E>, app_state: Rc<[u8]>) {
+    pub(crate) fn freeze(&mut self, shared: &Shared<E>, app_state: Rc<[u8]>, has_spilled: bool) {
         // A flush that would change nothing writes nothing.
         if self.frozen.is_empty() && self.applied_index == self.flushed_index {
             return;
@@ -630,6 +712,8 @@ impl<E: Env> State<E> {
         let cell = core::mem::replace(&mut self.active, next);
         self.frozen.push_back(Rc::new(Frozen {
             cell,
+            spilled: self.spilled.take(),
+            has_spilled,
             index: self.applied_index,
             app_state,
         }));

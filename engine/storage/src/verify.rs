@@ -91,7 +91,7 @@ impl<E: Env> Scrub<E> {
         // Held until it is open: a file that nobody holds may go.
         let next = {
             let state = tablet.0.state.borrow();
-            let tables = || state.version.tables.iter();
+            let tables = || state.version.all();
             let newest = || tables().map(|table| table.meta().number).max();
             let ScrubPlace { after, last } = place.unwrap_or_else(|| ScrubPlace {
                 after: 0,
@@ -199,7 +199,7 @@ impl<E: Env> TableCheck<E> {
     pub fn is_of(&self, tablet: &Tablet<E>) -> bool {
         let state = tablet.0.state.borrow();
         let uid = self.table.meta().uid;
-        state.version.tables.iter().any(|table| table.meta().uid == uid)
+        state.version.all().any(|table| table.meta().uid == uid)
     }
 
     /// Checks the next `bytes_min` bytes, or as many as are left, and what more its partition has: how many these were.

@@ -5,7 +5,7 @@
 
 use crate::Shared;
 use crate::manifest::edit::Description;
-use crate::sstable::reader::Table;
+use crate::sstable::reader::{Family, Table};
 use base::Timestamp;
 use base::key::Span;
 use env::Env;
@@ -21,6 +21,8 @@ pub(crate) struct Version<E: Env> {
     pub(crate) gc_threshold: Timestamp,
     /// Newest first: of one key, every version in a table is newer than every version in the tables after it.
     pub(crate) tables: Vec<Rc<Table<E>>>,
+    /// The tables of the other family, when this is the family of versions and there are any: of them no version is too old to read.
+    pub(crate) intents: Option<Rc<Self>>,
 }
 
 impl<E: Env> Version<E> {
@@ -41,12 +43,39 @@ impl<E: Env> Version<E> {
                 .find(|table| table.meta().number == number);
             found.expect("every table of the description is open").clone()
         };
-        let tables = description.tables.iter().map(|meta| find(meta.number)).collect();
-        Self {
+        let tables = |family| {
+            let metas = description
+                .tables
+                .iter()
+                .filter(move |meta| meta.family == family);
+            metas.map(|meta| find(meta.number)).collect::<Vec<_>>()
+        };
+        let of = |tables, gc_threshold, intents| Self {
             number: shared.number_version(),
             span: description.span.clone(),
-            gc_threshold: description.gc_threshold,
+            gc_threshold,
             tables,
+            intents,
+        };
+        let intents = tables(Family::Intents);
+        let intents = (!intents.is_empty()).then(|| Rc::new(of(intents, Timestamp::ZERO, None)));
+        of(tables(Family::Versions), description.gc_threshold, intents)
+    }
+
+    /// A family without tables, beside `version`.
+    pub(crate) fn empty(version: &Self) -> Self {
+        Self {
+            number: version.number,
+            span: version.span.clone(),
+            gc_threshold: Timestamp::ZERO,
+            tables: Vec::new(),
+            intents: None,
         }
+    }
+
+    /// The tables of both families.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Rc<Table<E>>> {
+        let intents = self.intents.iter().flat_map(|intents| &intents.tables);
+        self.tables.iter().chain(intents)
     }
 }

@@ -15,7 +15,7 @@ mod fixtures;
 use base::key::Span;
 use base::{Index, Prng, RangeId};
 use corelane_storage::Tablet;
-use fixtures::{Op, ROOT, World, draw_ops, small, state};
+use fixtures::{Op, ROOT, World, draw_key, draw_ops, draw_spilled, small, state};
 use sim::{DiskImage, ImageEnv, ImageMachine};
 use std::collections::BTreeMap;
 
@@ -133,7 +133,61 @@ fn restart(world: &mut World<ImageEnv>, image: &DiskImage, durable: Option<&Flus
     }
     machine.block_on(world.replay());
     machine.block_on(world.check_scan(&Span::all(), world.ts, false, 10_000, usize::MAX));
+    machine.block_on(world.check_spilled(1_000));
     world.tablets.clear();
+}
+
+#[test]
+fn a_crash_while_intents_are_spilled_loses_none() {
+    let mut prng = Prng::new(7);
+    let mut recording = Recording::start();
+    let spill = |recording: &mut Recording, prng: &mut Prng, count: usize| {
+        for _ in 0..count {
+            let key = draw_key(prng);
+            let span = recording.world.tablet_of(&key).span();
+            let mut ops = draw_spilled(prng, &span);
+            ops.push(Op::Put(key, vec![7; 50]));
+            recording.world.spill(ops);
+        }
+    };
+    for _ in 0..3 {
+        spill(&mut recording, &mut prng, 6);
+        recording.writes(&mut prng, 4);
+        recording.flush(ROOT);
+    }
+    let tablet = recording.world.tablets[&ROOT].clone();
+    // Deletes are written while tables are merged: the merge of both families, and what goes with it.
+    while let Some(plan) = tablet.pick_merge() {
+        recording.machine.block_on(tablet.merge(plan)).unwrap();
+        recording.mark();
+    }
+    let right = recording.split(b"a\xff");
+    spill(&mut recording, &mut prng, 4);
+    recording.flush(right);
+    let gone: Vec<Op> = recording.world.spilled.keys().cloned().map(Op::Delete).collect();
+    let of = |range: &RangeId| {
+        let span = recording.world.tablets[range].span();
+        let inside = |op: &&Op| span.contains(op.borrow().key());
+        gone.iter().filter(inside).cloned().collect::<Vec<_>>()
+    };
+    for ops in [of(&ROOT), of(&right)] {
+        recording.world.spill(ops);
+    }
+    let bytes = |range: &RangeId| recording.world.tablets[range].stats().table_bytes;
+    let before = [bytes(&ROOT), bytes(&right)];
+    drop(tablet);
+    recording.flush(ROOT);
+    recording.flush(right);
+    let bytes = |range: &RangeId| recording.world.tablets[range].stats().table_bytes;
+    assert!(
+        bytes(&ROOT) < before[0] && bytes(&right) < before[1],
+        "their tables went as a whole"
+    );
+    spill(&mut recording, &mut prng, 3);
+    recording.flush(ROOT);
+    let images = recording.crash_everywhere();
+    assert!(images > 500, "only {images} images");
+    println!("{images} images");
 }
 
 #[test]

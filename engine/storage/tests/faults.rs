@@ -65,7 +65,7 @@ fn fail(op: DiskOp, after: u64, kind: ErrorKind) -> bool {
     // The fault is over, but what it left behind is unknown: no write is tried again.
     machine.record();
     for tablet in world.tablets.values() {
-        tablet.freeze(Vec::new());
+        tablet.freeze(Vec::new(), false);
     }
     let refused = machine.block_on(world.tablets[&range].flush());
     assert_eq!(

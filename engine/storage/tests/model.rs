@@ -6,7 +6,7 @@ mod fixtures;
 
 use base::key::Span;
 use base::{Prng, RangeId, Timestamp};
-use fixtures::{ROOT, World, draw_key, draw_ops, small};
+use fixtures::{Op, ROOT, World, draw_key, draw_ops, draw_spilled, small};
 use sim::{DiskImage, ImageEnv, ImageMachine};
 
 fn draw_range(prng: &mut Prng, world: &World<ImageEnv>) -> RangeId {
@@ -69,7 +69,23 @@ async fn act(prng: &mut Prng, world: &mut World<ImageEnv>) {
     }
 }
 
-fn run(seed: u64, steps: usize) {
+/// Intents are spilled, and go one by one or all together.
+async fn act_on_spilled(prng: &mut Prng, world: &mut World<ImageEnv>) {
+    let range = draw_range(prng, world);
+    let span = world.tablets[&range].span();
+    let ops = if prng.chance(0.1) {
+        let keys = world.spilled.keys().filter(|key| span.contains(key));
+        keys.cloned().map(Op::Delete).collect()
+    } else {
+        draw_spilled(prng, &span)
+    };
+    if !ops.is_empty() {
+        world.spill(ops);
+    }
+    world.check_spilled(1 + prng.index(9)).await;
+}
+
+fn run(seed: u64, steps: usize, spilled: f64) {
     let mut prng = Prng::new(seed);
     base::probe::begin(prng.fork(), 0.5, 0.1);
     let mut machine = ImageMachine::new(&DiskImage::new());
@@ -81,6 +97,8 @@ fn run(seed: u64, steps: usize) {
             machine = ImageMachine::new(&machine.image());
             machine.block_on(world.restart(machine.env())).unwrap();
             machine.block_on(world.check_all());
+        } else if spilled > 0.0 && prng.chance(spilled) {
+            machine.block_on(act_on_spilled(&mut prng, &mut world));
         } else {
             machine.block_on(act(&mut prng, &mut world));
         }
@@ -96,6 +114,14 @@ fn run(seed: u64, steps: usize) {
 fn random_histories_agree_with_a_map() {
     for seed in 0..60 {
         println!("seed {seed}");
-        run(seed, 400);
+        run(seed, 400, 0.0);
+    }
+}
+
+#[test]
+fn random_histories_with_spilled_intents_agree_with_two_maps() {
+    for seed in 1000..1040 {
+        println!("seed {seed}");
+        run(seed, 400, 0.3);
     }
 }

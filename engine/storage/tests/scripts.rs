@@ -164,7 +164,7 @@ impl goldenscript::Runner for Runner {
             "write" => return self.write(&mut args),
             "get" => return self.get(&tablet, &mut args),
             "scan" => return self.scan(&tablet, &mut args),
-            "freeze" => tablet.freeze(state(range, tablet.applied_index())),
+            "freeze" => tablet.freeze(state(range, tablet.applied_index()), false),
             "flush" => drop(self.machine.block_on(tablet.flush())?.to_string()),
             "merge" => match tablet.pick_merge() {
                 Some(plan) => self.machine.block_on(tablet.merge(plan))?,

@@ -14,7 +14,7 @@ use fixtures::transfer::{
     check_every_ts, described, flush, follower, names, one_range, receive, root_snapshot, send, sender,
     writes,
 };
-use fixtures::{Op, ROOT, World, draw_key, state};
+use fixtures::{Op, ROOT, World, draw_key, draw_spilled, state};
 use sim::{DiskImage, ImageEnv, ImageMachine};
 use std::task::{Context, Poll, Waker};
 
@@ -24,6 +24,13 @@ fn history(prng: &mut Prng) -> (ImageMachine, World<ImageEnv>) {
     for _ in 0..1 + prng.index(6) {
         let count = prng.index(25);
         writes(&mut world, prng, count);
+        if prng.chance(0.5) {
+            let key = draw_key(prng);
+            let span = world.tablet_of(&key).span();
+            let mut ops = draw_spilled(prng, &span);
+            ops.push(Op::Put(key, b"an intent".to_vec()));
+            world.spill(ops);
+        }
         let ranges: Vec<RangeId> = world.tablets.keys().copied().collect();
         let range = ranges[prng.index(ranges.len())];
         let tablet = world.tablets[&range].clone();

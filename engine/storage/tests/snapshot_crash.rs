@@ -79,6 +79,7 @@ fn open(machine: &ImageMachine, like: &World<ImageEnv>) -> World<ImageEnv> {
         tablets: Default::default(),
         log: like.log.clone(),
         model: like.model.clone(),
+        spilled: like.spilled.clone(),
         ts: like.ts,
         gc_threshold: like.gc_threshold,
     };

@@ -20,6 +20,7 @@
 //! Not there: limits on the buffer that spill by themselves ([`Coordinator::flush`] spills when told to).
 
 mod commit;
+mod lock_list;
 mod ranged;
 
 use crate::error::{Refusal, TxnError};
@@ -28,6 +29,7 @@ use crate::record::{Promise, Record};
 use crate::request::{self, Batch, Item, Request};
 use crate::txn::{Bytes, Epoch, Header, Isolation, Keys, Priority, Seq, SeqSpan, TxnId, Who};
 use base::{NodeId, Timestamp};
+use lock_list::LockList;
 use ranged::Deleting;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -193,9 +195,7 @@ pub struct Coordinator {
     buffer: BTreeMap<Bytes, Buffered>,
     written: BTreeMap<Bytes, Written>,
     /// Where intents may be, of all epochs, and what was locked.
-    locks: BTreeSet<Bytes>,
-    /// And spans of keys, apart from each other and from those above.
-    lock_spans: Vec<Keys>,
+    locks: LockList,
     /// Since the first savepoint: for each write, what the buffer had before.
     undo: Option<Vec<(Seq, Bytes, Option<Buffered>)>>,
     ignored: Vec<SeqSpan>,
@@ -259,8 +259,7 @@ impl Coordinator {
             seq: Seq::default(),
             buffer: BTreeMap::new(),
             written: BTreeMap::new(),
-            locks: BTreeSet::new(),
-            lock_spans: Vec::new(),
+            locks: LockList::default(),
             undo: None,
             ignored: Vec::new(),
             reads: Vec::new(),
@@ -415,7 +414,9 @@ impl Coordinator {
     /// When the transaction is not open.
     pub fn flush(&mut self) {
         assert!(self.is_ready(), "one call after the other, until the end");
-        let requests = self.take_buffer(true);
+        // What is not proven when the transaction commits has to be asked for, or promised: of a large one that is too much.
+        let pipelined = self.written.len() + self.buffer.len() <= self.config.promises_max;
+        let requests = self.take_buffer(pipelined);
         if !requests.is_empty() {
             self.send(requests);
         }

@@ -13,7 +13,7 @@ mod finish;
 mod push;
 mod ranged;
 
-pub use finish::RESOLVES_MAX;
+pub use finish::{RESOLVE_BYTES_MAX, RESOLVES_MAX};
 pub use ranged::DELETES_MAX;
 
 use crate::error::{Act, Conflict, Party, Refusal, Seen};

@@ -90,7 +90,14 @@ pub enum Mutation {
         /// Its intent from now on.
         intent: Intent,
     },
-    /// Moves the intent of a key up in time.
+    /// As [`Self::Lay`], but the intent is kept on disk. Evaluation never asks for that: whoever proposes what it changes may.
+    Spill {
+        /// The key.
+        key: Bytes,
+        /// Its intent from now on.
+        intent: Intent,
+    },
+    /// Moves the intent of a key up in time. Not one that is spilled.
     Move {
         /// The key.
         key: Bytes,
@@ -98,7 +105,7 @@ pub enum Mutation {
         ts: Timestamp,
     },
     /// Makes the value that write `seq` left in a key's intent a version at `ts`, with the intent's `local_ts`, and removes the
-    /// intent.
+    /// intent. Not one that is spilled.
     Commit {
         /// The key.
         key: Bytes,

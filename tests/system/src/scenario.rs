@@ -165,7 +165,10 @@ impl Scenario {
         Self {
             seed,
             mode,
-            node: node_config(prng),
+            node: NodeConfig {
+                spill_bytes: spill_bytes(seed),
+                ..node_config(prng)
+            },
             sim,
             nodes: 1,
             founders: 1,
@@ -481,6 +484,13 @@ fn node_config(prng: &mut Prng) -> NodeConfig {
     };
     config.storage.rows_bytes_max = config.storage.cache_bytes_max;
     config
+}
+
+/// How much of unfinished writes stays in memory: drawn by itself, so that what else a seed means is what it was before there was this.
+/// A key of the simulator and its value take about 300 bytes.
+fn spill_bytes(seed: u64) -> usize {
+    let mut prng = Prng::new(seed ^ 0x5911);
+    pick(&mut prng, &[0, 0, 500, 2 << 10, 4 << 20, 4 << 20])
 }
 
 impl Mix {

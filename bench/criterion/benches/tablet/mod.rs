@@ -44,7 +44,7 @@ impl Filled {
     /// Moves the records to a table, and its blocks into the cache.
     #[allow(dead_code, reason = "each bench that includes this file uses a part of it")]
     pub(crate) fn flush(&self) {
-        self.tablet.freeze(Vec::new());
+        self.tablet.freeze(Vec::new(), false);
         self.machine
             .block_on(self.tablet.flush())
             .expect("the disk has room");

@@ -3,13 +3,11 @@
 use super::{Barred, CACHE_POINTS_MAX, Met, Replica};
 use crate::command;
 use crate::latches::{Ticket, Touched};
-use crate::provisional::Provisional;
+use crate::provisional::{Held, Provisional};
 use crate::session::Standing;
 use base::api::{Condition, WriteId, WriteOp};
 use base::key::Span;
 use base::{Index, Timestamp};
-use std::sync::Arc;
-use txn::error::Seen;
 use txn::{Batch, Bytes, Memory, Mutation, Outcome, TimestampCache, TxnId};
 
 impl<W> Replica<W> {
@@ -60,14 +58,13 @@ impl<W> Replica<W> {
     }
 
     fn met_on(&self, key: &[u8], ts: Timestamp) -> Option<Met> {
-        let intent = self.provisional.intent(key).filter(|intent| intent.ts <= ts)?;
-        Some(met(&key.into(), intent))
+        let held = self.provisional.held(key).filter(|held| held.ts() <= ts)?;
+        Some(met(&key.into(), held))
     }
 
     fn met_within(&self, start: &[u8], end: Option<&[u8]>, ts: Timestamp) -> Option<Met> {
-        let mut within = self.provisional.within(start, end);
-        let (key, intent) = within.find(|(_, intent)| intent.ts <= ts)?;
-        Some(met(key, intent))
+        let (key, held) = self.provisional.first_at(start, end, ts)?;
+        Some(met(key, held))
     }
 
     /// A read of the newest version of a key, when it is served: the intent that is in its way. What is not applied was not
@@ -206,15 +203,10 @@ impl<W> Replica<W> {
     }
 }
 
-fn met(key: &Bytes, intent: &txn::Intent) -> Met {
+fn met(key: &Bytes, held: Held<'_>) -> Met {
     Met {
         key: key.clone(),
-        seen: Seen {
-            who: Arc::clone(&intent.who),
-            epoch: intent.epoch,
-            ts: intent.ts,
-            local_ts: intent.local_ts,
-        },
+        seen: held.seen(),
     }
 }
 
@@ -223,6 +215,7 @@ fn written(mutation: &Mutation) -> Option<WriteOp<'_>> {
     match mutation {
         Mutation::Commit { key, .. } | Mutation::Put { key, .. } => Some(WriteOp::Delete { key }),
         Mutation::Lay { .. }
+        | Mutation::Spill { .. }
         | Mutation::Move { .. }
         | Mutation::Drop { .. }
         | Mutation::Record(_)
@@ -233,7 +226,7 @@ fn written(mutation: &Mutation) -> Option<WriteOp<'_>> {
 /// The timestamp of what a mutation makes visible.
 fn made_at(mutation: &Mutation) -> Option<Timestamp> {
     match mutation {
-        Mutation::Lay { intent, .. } => Some(intent.ts),
+        Mutation::Lay { intent, .. } | Mutation::Spill { intent, .. } => Some(intent.ts),
         Mutation::Move { ts, .. } | Mutation::Commit { ts, .. } | Mutation::Put { ts, .. } => Some(*ts),
         Mutation::Drop { .. } | Mutation::Record(_) | Mutation::Remember { .. } => None,
     }

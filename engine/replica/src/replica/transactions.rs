@@ -2,7 +2,9 @@
 
 use super::tests::{START, at, fresh, id, propose, put, ts};
 use super::*;
+use crate::provisional::Made;
 use base::ClientId;
+use std::collections::BTreeMap;
 use txn::request::Request;
 use txn::{
     Batch, Epoch, Header, Intent, Isolation, Memory, Mutation, Outcome, Priority, Record, Seq, TxnId, Who,
@@ -55,7 +57,7 @@ fn change(replica: &mut Replica<&'static str>, at: u64, mutations: &[Mutation]) 
 
 fn apply(replica: &mut Replica<&'static str>, (index, bytes): &(Index, Vec<u8>)) -> Vec<Made> {
     match replica.apply(at(*index), bytes) {
-        Ok(Applied::Change { made, .. }) => made,
+        Ok(Applied::Change { done, .. }) => done.made,
         other => panic!("not a change: {other:?}"),
     }
 }
@@ -240,7 +242,7 @@ fn intents_records_and_outcomes_are_written_with_the_state_and_split_with_the_ra
     let right = replica.split_off(RangeId(9), b"k");
     assert_eq!(replica.provisional.len(), (1, 0));
     assert_eq!(right.provisional.len(), (1, 1), "the anchor is k");
-    assert!(replica.provisional.intent(b"a").is_some() && right.provisional.intent(b"m").is_some());
+    assert!(replica.provisional.held(b"a").is_some() && right.provisional.held(b"m").is_some());
     assert_eq!(
         right.memory(who(4).id),
         Memory::Ended(Outcome::Aborted),
@@ -264,4 +266,119 @@ fn the_number_of_an_aborted_transaction_is_not_a_writes() {
     let changed = change(&mut replica, 10, &[aborted]);
     apply(&mut replica, &changed);
     assert_eq!(admit(&replica, 7, b"a"), Admission::Aborted);
+}
+
+fn spill(seq: u64, key: &[u8], at: u64, value: &[u8]) -> Mutation {
+    let Mutation::Lay { key, mut intent } = lay(seq, key, at) else {
+        unreachable!("it lays")
+    };
+    intent.value = Some(Bytes::from(value));
+    Mutation::Spill { key, intent }
+}
+
+/// Applies what is proposed; the family of spilled intents as a tablet would have it.
+fn apply_spilled(
+    replica: &mut Replica<&'static str>,
+    tablet: &mut BTreeMap<Vec<u8>, (Timestamp, Vec<u8>)>,
+    at_ts: u64,
+    mutations: &[Mutation],
+) -> Vec<Made> {
+    let (index, bytes) = change(replica, at_ts, mutations);
+    let done = match replica.apply(at(index), &bytes) {
+        Ok(Applied::Change { done, .. }) => done,
+        other => panic!("not a change: {other:?}"),
+    };
+    for op in &done.spilled {
+        match op.op() {
+            WriteOp::Put { key, value } => drop(tablet.insert(key.to_vec(), (ts(at_ts), value.to_vec()))),
+            WriteOp::Delete { key } => drop(tablet.remove(key)),
+            WriteOp::DeleteRange { .. } => unreachable!("intents go one by one"),
+        }
+    }
+    replica.assert_invariants();
+    done.made
+}
+
+#[test]
+fn spilled_intents_are_met_as_others_and_are_in_the_tablet() {
+    let (mut replica, mut tablet) = (fresh(), BTreeMap::new());
+    let spilled = [
+        spill(1, b"a", 8, b"one"),
+        lay(1, b"b", 8),
+        spill(2, b"m", 9, b"two"),
+    ];
+    assert_eq!(apply_spilled(&mut replica, &mut tablet, 10, &spilled), []);
+    assert_eq!(tablet.keys().collect::<Vec<_>>(), [&b"a"[..], b"m"]);
+    assert_eq!(replica.provisional.spilled_len(), 2);
+    assert!(matches!(admit(&replica, 1, b"m"), Admission::Meets(met) if met.seen.ts == ts(9)));
+    assert_eq!(replica.read_at(b"c", Some(b"z"), ts(8)), Ok(()));
+    let met = replica.read_at(b"a", Some(b"z"), ts(8));
+    assert!(matches!(met, Err(Barred::Meets(met)) if &*met.key == b"a"));
+    // Over one that is spilled, over one that is not, and back.
+    let again = [
+        spill(1, b"a", 12, b"three"),
+        spill(1, b"b", 12, b"four"),
+        lay(2, b"m", 12),
+    ];
+    apply_spilled(&mut replica, &mut tablet, 13, &again);
+    assert_eq!(tablet.keys().collect::<Vec<_>>(), [&b"a"[..], b"b"]);
+    assert_eq!(tablet[&b"a"[..]].0, ts(13));
+    let value = Some(Bytes::from(&b"three"[..]));
+    let put = Mutation::Put {
+        key: b"a"[..].into(),
+        ts: ts(12),
+        local_ts: ts(12),
+        value,
+    };
+    let gone = |key: &[u8]| Mutation::Drop { key: key.into() };
+    let made = apply_spilled(&mut replica, &mut tablet, 20, &[put, gone(b"a"), gone(b"b")]);
+    assert_eq!((made.len(), made[0].ts, &*made[0].key), (1, ts(12), &b"a"[..]));
+    assert!(tablet.is_empty() && !replica.provisional.has_spilled());
+    assert_eq!(replica.provisional.len(), (1, 0));
+}
+
+#[test]
+fn what_is_spilled_is_read_back_and_held_against_the_state() {
+    let (mut replica, mut tablet) = (fresh(), BTreeMap::new());
+    for key in 0..20u8 {
+        apply_spilled(
+            &mut replica,
+            &mut tablet,
+            10 + u64::from(key),
+            &[spill(1, &[key], 9, &[key; 9])],
+        );
+    }
+    let state = replica.encode_state();
+    let open = || {
+        Replica::<()>::open((RangeId(2), Span::all()), replica.applied_index(), &state).expect("its state")
+    };
+    let mut again = open();
+    assert!(again.provisional.lacks_spilled() && again.check_spilled().is_err());
+    for (key, (at, bytes)) in &tablet {
+        again
+            .restore_spilled(key, *at, bytes)
+            .expect("it is what was spilled");
+    }
+    again.check_spilled().expect("all of it");
+    assert_eq!(again.provisional, replica.provisional);
+    let (key, (at, bytes)) = tablet.first_key_value().expect("some are");
+    assert!(again.restore_spilled(b"one more", *at, bytes).is_err());
+    // One of another entry.
+    let mut other = open();
+    let restored = tablet.iter().map(|(other_key, (at, bytes))| {
+        let at = if other_key == key { at.next() } else { *at };
+        other.restore_spilled(other_key, at, bytes)
+    });
+    assert!(restored.collect::<Vec<_>>().last().is_some_and(Result::is_err));
+    for bytes in [&b""[..], b"not an intent"] {
+        assert!(open().restore_spilled(key, *at, bytes).is_err());
+    }
+    // Halves have what is theirs, and together they are the same.
+    let right = replica.split_off(RangeId(9), &[7]);
+    assert_eq!(
+        (replica.provisional.spilled_len(), right.provisional.spilled_len()),
+        (7, 13)
+    );
+    assert_eq!(replica.provisional.with(&right.provisional), again.provisional);
+    right.assert_invariants();
 }

@@ -8,7 +8,7 @@ use crate::manifest::edit::VersionEdit;
 use crate::mvcc::gc::Collector;
 use crate::mvcc::key;
 use crate::mvcc::tombstone::RangeTombstones;
-use crate::sstable::reader::{Table, TableMeta};
+use crate::sstable::reader::{Family, Table, TableMeta};
 use crate::sstable::stream::{Item, TableCursor};
 use crate::sstable::writer::TableWriter;
 use crate::version::Version;
@@ -54,19 +54,23 @@ impl<E: Env> Tablet<E> {
             bytes: table.meta().bytes,
             exceeds_span: table.exceeds(&version.span),
         };
-        let candidates: Vec<Candidate> = version.tables.iter().map(candidate).collect();
+        let intents = version.intents.as_ref().map(|intents| &intents.tables);
         let config = self.0.shared.config();
         let limits = Limits {
             merge_min: config.tables_merge_min,
             tables_max: config.tables_max,
         };
-        let run = picker::pick(&candidates, limits).or_else(|| {
-            (candidates.len() >= 2 && base::misbehave!("storage: early merge")).then_some(0..2)
-        })?;
-        Some(MergePlan::of(&version.tables[run]))
+        let pick = |tables: &Vec<Rc<Table<E>>>| {
+            let candidates: Vec<Candidate> = tables.iter().map(candidate).collect();
+            let run = picker::pick(&candidates, limits).or_else(|| {
+                (candidates.len() >= 2 && base::misbehave!("storage: early merge")).then_some(0..2)
+            })?;
+            Some(MergePlan::of(&tables[run]))
+        };
+        pick(&version.tables).or_else(|| intents.and_then(pick))
     }
 
-    /// Every table, for a merge that leaves one.
+    /// Every table of versions, for a merge that leaves one.
     #[must_use]
     pub fn plan_full_merge(&self) -> Option<MergePlan> {
         let state = self.0.state.borrow();
@@ -87,10 +91,12 @@ impl<E: Env> Tablet<E> {
         self.check_poisoned()?;
         let version = self.0.state.borrow().version.clone();
         let starts_at = |table: &Rc<Table<E>>| Some(table.meta().number) == plan.tables.first().copied();
-        let Some(start) = version.tables.iter().position(starts_at) else {
+        let mut families = core::iter::once(&*version).chain(version.intents.as_deref());
+        let found = families.find_map(|family| Some((family, family.tables.iter().position(starts_at)?)));
+        let Some((family, start)) = found else {
             return Ok(());
         };
-        let Some(inputs) = version.tables.get(start..start + plan.tables.len()) else {
+        let Some(inputs) = family.tables.get(start..start + plan.tables.len()) else {
             return Ok(());
         };
         if !inputs
@@ -100,7 +106,7 @@ impl<E: Env> Tablet<E> {
         {
             return Ok(());
         }
-        let bottom = start + inputs.len() == version.tables.len();
+        let bottom = start + inputs.len() == family.tables.len();
         let result = self.merge_tables(&version, inputs, bottom).await;
         self.poison_on_error(result)?;
         drop(version);
@@ -114,19 +120,27 @@ impl<E: Env> Tablet<E> {
         inputs: &[Rc<Table<E>>],
         bottom: bool,
     ) -> Result<(), StorageError> {
-        let gc_threshold = version.gc_threshold.max(self.0.shared.gc_threshold());
+        let family = inputs
+            .first()
+            .map_or(Family::Versions, |table| table.meta().family);
+        let gc_threshold = match family {
+            Family::Versions => version.gc_threshold.max(self.0.shared.gc_threshold()),
+            // Nobody asks what an intent was.
+            Family::Intents => Timestamp::MAX,
+        };
         let collector = Collector::new(gc_threshold, bottom);
         // What a completed split has cut off is dropped. The span in memory may be narrower already, but a crash would
         // bring the wider one back.
         let written = self
-            .write_merged(inputs, &version.span, collector, gc_threshold)
+            .write_merged(family, inputs, &version.span, (collector, gc_threshold))
             .await?;
         let mut opened = Vec::new();
         if let Some(meta) = written {
             opened.push(self.open_table(meta).await?);
         }
         let edit = VersionEdit {
-            gc_threshold: (gc_threshold > version.gc_threshold).then_some(gc_threshold),
+            gc_threshold: (family == Family::Versions && gc_threshold > version.gc_threshold)
+                .then_some(gc_threshold),
             added: opened.iter().map(|table| table.meta()).collect(),
             removed: inputs.iter().map(|table| table.meta().number).collect(),
             ..VersionEdit::default()
@@ -137,10 +151,10 @@ impl<E: Env> Tablet<E> {
     /// Writes what the inputs have together to one table; `None` when nothing is left.
     async fn write_merged(
         &self,
+        family: Family,
         inputs: &[Rc<Table<E>>],
         span: &Span,
-        collector: Collector,
-        gc_threshold: Timestamp,
+        (collector, gc_threshold): (Collector, Timestamp),
     ) -> Result<Option<TableMeta>, StorageError> {
         let mut all = RangeTombstones::default();
         for table in inputs {
@@ -152,7 +166,7 @@ impl<E: Env> Tablet<E> {
                 kept.insert(fragment.start, fragment.end, ts);
             }
         }
-        let writer = TableWriter::create(&self.0.shared, &self.0.dir, self.next_table()).await?;
+        let writer = TableWriter::create(&self.0.shared, &self.0.dir, (family, self.next_table())).await?;
         let (escaped, user) = (Vec::new(), Vec::new());
         let mut output = Output {
             writer,

@@ -1,7 +1,7 @@
 //! Version edits: what a flush, a merge or a split changes, and their bytes.
 
 use crate::sstable::codec::{Decoder, put_bytes, put_optional_bytes, put_timestamp, put_varint};
-use crate::sstable::reader::TableMeta;
+use crate::sstable::reader::{Family, TableMeta};
 use base::key::Span;
 use base::{Index, RangeId, Timestamp};
 use std::rc::Rc;
@@ -17,7 +17,7 @@ pub(crate) struct Description {
     /// No read below it is served.
     pub(crate) gc_threshold: Timestamp,
     pub(crate) split_from: Option<(RangeId, Index)>,
-    /// Newest first.
+    /// One family after the other, newest first.
     pub(crate) tables: Vec<TableMeta>,
     /// The number of the next table; also above those of unfinished ones.
     pub(crate) next_table: u64,
@@ -31,7 +31,7 @@ pub(crate) struct VersionEdit {
     pub(crate) flushed: Option<(Index, Rc<[u8]>)>,
     pub(crate) gc_threshold: Option<Timestamp>,
     pub(crate) split_from: Option<(RangeId, Index)>,
-    /// Newest first. They take the place of the newest removed table, or come in front of all.
+    /// Newest first. They take the place of the newest removed table of their family, or come in front of all of it.
     pub(crate) added: Vec<TableMeta>,
     /// Numbers of tables; each must be there.
     pub(crate) removed: Vec<u64>,
@@ -43,6 +43,7 @@ const TAG_GC_THRESHOLD: u8 = 3;
 const TAG_SPLIT_FROM: u8 = 4;
 const TAG_ADDED: u8 = 5;
 const TAG_REMOVED: u8 = 6;
+const TAG_ADDED_INTENTS: u8 = 7;
 
 impl VersionEdit {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -75,7 +76,11 @@ impl VersionEdit {
             });
         }
         for table in &self.added {
-            field(TAG_ADDED, &|body| {
+            let tag = match table.family {
+                Family::Versions => TAG_ADDED,
+                Family::Intents => TAG_ADDED_INTENTS,
+            };
+            field(tag, &|body| {
                 put_varint(body, table.number);
                 body.extend_from_slice(&table.uid.to_le_bytes());
                 put_varint(body, table.bytes);
@@ -99,9 +104,17 @@ impl VersionEdit {
                 TAG_FLUSHED => edit.flushed = Some((Index(body.varint()?), body.bytes()?.into())),
                 TAG_GC_THRESHOLD => edit.gc_threshold = Some(body.timestamp()?),
                 TAG_SPLIT_FROM => edit.split_from = Some((RangeId(body.varint()?), Index(body.varint()?))),
-                TAG_ADDED => {
+                TAG_ADDED | TAG_ADDED_INTENTS => {
                     let (number, uid, bytes) = (body.varint()?, body.u64()?, body.varint()?);
-                    edit.added.push(TableMeta { number, uid, bytes });
+                    edit.added.push(TableMeta {
+                        number,
+                        uid,
+                        bytes,
+                        family: match tag {
+                            TAG_ADDED => Family::Versions,
+                            _ => Family::Intents,
+                        },
+                    });
                 }
                 TAG_REMOVED => edit.removed.push(body.varint()?),
                 _ => return None,
@@ -154,9 +167,15 @@ impl Description {
         if removed != edit.removed.len() || edit.added.iter().any(known) || goes_back {
             return false;
         }
-        let at = self.tables.iter().position(is_removed).unwrap_or(0);
-        self.tables.retain(|table| !is_removed(table));
-        self.tables.splice(at..at, edit.added.iter().copied());
+        let tables = core::mem::take(&mut self.tables);
+        for family in [Family::Versions, Family::Intents] {
+            let of = |table: &&TableMeta| table.family == family;
+            let mut tables: Vec<TableMeta> = tables.iter().filter(of).copied().collect();
+            let at = tables.iter().position(is_removed).unwrap_or(0);
+            tables.retain(|table| !is_removed(table));
+            tables.splice(at..at, edit.added.iter().filter(of).copied());
+            self.tables.append(&mut tables);
+        }
         let next = edit
             .added
             .iter()
@@ -185,6 +204,14 @@ mod tests {
             number,
             uid: number * 77,
             bytes: 4096 * number,
+            family: Family::Versions,
+        }
+    }
+
+    fn intents(number: u64) -> TableMeta {
+        TableMeta {
+            family: Family::Intents,
+            ..table(number)
         }
     }
 
@@ -220,6 +247,29 @@ mod tests {
     }
 
     #[test]
+    fn families_have_an_order_each() {
+        let mut description = start();
+        let numbers =
+            |description: &Description| description.tables.iter().map(|t| t.number).collect::<Vec<_>>();
+        let flush = |added, removed| VersionEdit {
+            added,
+            removed,
+            ..VersionEdit::default()
+        };
+        assert!(description.apply(&flush(vec![intents(4), table(5)], vec![])));
+        assert!(description.apply(&flush(vec![intents(6), table(7)], vec![])));
+        assert_eq!(numbers(&description), [7, 5, 3, 2, 1, 6, 4]);
+        assert!(
+            description.apply(&flush(vec![table(8)], vec![4, 6])),
+            "nothing is spilled any more"
+        );
+        assert_eq!(numbers(&description), [8, 7, 5, 3, 2, 1]);
+        assert!(description.apply(&flush(vec![intents(9)], vec![])));
+        let again = VersionEdit::decode(&description.snapshot().encode()).expect("just encoded");
+        assert_eq!(Description::begin(&again), Some(description));
+    }
+
+    #[test]
     fn an_edit_that_does_not_fit_changes_nothing() {
         let mut description = start();
         let flushed = Some((Index(6), Rc::from(*b"")));
@@ -252,7 +302,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hostile_bytes_do_not_panic(bytes in proptest::collection::vec(prop_oneof![0u8..8, any::<u8>()], 0..60)) {
+        fn hostile_bytes_do_not_panic(bytes in proptest::collection::vec(prop_oneof![0u8..9, any::<u8>()], 0..60)) {
             if let Some(edit) = VersionEdit::decode(&bytes) {
                 let _ = Description::begin(&edit);
             }
@@ -268,7 +318,10 @@ mod tests {
                 flushed: Some((Index(index), start.into())),
                 gc_threshold: Some(Timestamp::new(wall, 3)),
                 split_from: None,
-                added: numbers.iter().map(|&number| TableMeta { number, uid: !number, bytes: number }).collect(),
+                added: numbers.iter().map(|&number| {
+                    let family = if number % 2 == 0 { Family::Versions } else { Family::Intents };
+                    TableMeta { number, uid: !number, bytes: number, family }
+                }).collect(),
                 removed: numbers,
             };
             prop_assert_eq!(VersionEdit::decode(&edit.encode()), Some(edit));

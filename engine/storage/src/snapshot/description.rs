@@ -162,6 +162,7 @@ fn check_tables(tables: &[TableMeta]) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sstable::reader::Family;
     use proptest::prelude::*;
     use std::rc::Rc;
 
@@ -170,6 +171,7 @@ mod tests {
             number: 90 - number,
             uid: number * 7919,
             bytes: 4096 * (number + 1),
+            family: Family::Versions,
         };
         let state = Description {
             span: Span::new(b"a", Some(b"m")),
@@ -248,7 +250,12 @@ mod tests {
     #[test]
     fn what_no_tablet_has_is_refused_and_named() {
         let sound = description(2).state.snapshot();
-        let table = |number, uid, bytes| TableMeta { number, uid, bytes };
+        let table = |number, uid, bytes| TableMeta {
+            number,
+            uid,
+            bytes,
+            family: Family::Versions,
+        };
         let cases = [
             (
                 "kinds of fields",

@@ -42,7 +42,7 @@ impl<E: Env> Tablet<E> {
             app_state: state.app_state.clone(),
             gc_threshold: version.gc_threshold,
             split_from: None,
-            tables: version.tables.iter().map(|table| table.meta()).collect(),
+            tables: version.all().map(|table| table.meta()).collect(),
             next_table: 1,
         };
         let description = SnapshotDescription::new(range, durable);
@@ -73,7 +73,7 @@ impl<E: Env> TabletSnapshot<E> {
     ) -> Result<<E::Disk as Disk>::Buf, SnapshotError> {
         let unexpected = SnapshotError::UnexpectedBytes { file, offset };
         let is_file = |table: &&Rc<Table<E>>| table.meta().uid == file;
-        let table = self.version.tables.iter().find(is_file);
+        let table = self.version.all().find(is_file);
         let Some(table) = table.filter(|table| offset < table.meta().bytes) else {
             return Err(unexpected);
         };

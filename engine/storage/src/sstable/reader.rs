@@ -22,6 +22,15 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 /// What is read first of a table: its end, in most cases with all that stays in memory.
 const TAIL_BYTES: u64 = 32 << 10;
 
+/// What a table has. A tablet's families have nothing to do with each other but for the manifest and the entries that they are as of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    /// Committed versions.
+    Versions,
+    /// Spilled intents, as opaque bytes: of a key only the newest version counts.
+    Intents,
+}
+
 /// What the manifest knows of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TableMeta {
@@ -31,6 +40,8 @@ pub(crate) struct TableMeta {
     pub(crate) uid: u64,
     /// The file's length.
     pub(crate) bytes: u64,
+    /// Which of the tablet's families it belongs to.
+    pub(crate) family: Family,
 }
 
 impl TableMeta {

@@ -4,7 +4,7 @@
 //! names the table in a manifest does so afterwards.
 
 use super::builder::TableBuilder;
-use super::reader::TableMeta;
+use super::reader::{Family, TableMeta};
 use crate::mvcc::tombstone::RangeTombstones;
 use crate::{Shared, StorageError};
 use base::Timestamp;
@@ -27,6 +27,7 @@ pub(crate) struct TableWriter<E: Env> {
     shared: Rc<Shared<E>>,
     dir: String,
     number: u64,
+    family: Family,
     uid: u64,
     builder: TableBuilder,
     file: Rc<<E::Disk as Disk>::File>,
@@ -35,7 +36,12 @@ pub(crate) struct TableWriter<E: Env> {
 }
 
 impl<E: Env> TableWriter<E> {
-    pub(crate) async fn create(shared: &Rc<Shared<E>>, dir: &str, number: u64) -> Result<Self, StorageError> {
+    /// The table of a number, of a family.
+    pub(crate) async fn create(
+        shared: &Rc<Shared<E>>,
+        dir: &str,
+        (family, number): (Family, u64),
+    ) -> Result<Self, StorageError> {
         let config = shared.config();
         let uid = shared.draw_uid(dir, number);
         let builder = TableBuilder::new(uid, config.block_bytes, config.compression);
@@ -51,6 +57,7 @@ impl<E: Env> TableWriter<E> {
             shared,
             dir,
             number,
+            family,
             uid,
             builder,
             file,
@@ -129,6 +136,7 @@ impl<E: Env> TableWriter<E> {
             number: self.number,
             uid: self.uid,
             bytes,
+            family: self.family,
         };
         let disk = self.shared.env().disk();
         disk.rename(&temporary(&self.dir, self.number), &meta.path(&self.dir))

@@ -52,7 +52,7 @@ fn sound() -> DiskImage {
                 end: Some(b"key0024"),
             };
             tablet.apply(index, Timestamp::new(index.0, 3), core::iter::once(gone));
-            tablet.freeze(b"state".to_vec());
+            tablet.freeze(b"state".to_vec(), false);
             tablet.flush().await.expect("the disk does not fail");
         }
     });

@@ -102,6 +102,7 @@ variants!(Mutation {
     5 => Put { key: Key, ts: Timestamp, local_ts: Timestamp, value: Option<Value> },
     6 => Record(record: Record),
     7 => Remember { id: TxnId, outcome: Outcome },
+    8 => Spill { key: Key, intent: Intent },
 });
 
 // What ranges are asked.

@@ -125,42 +125,16 @@ impl Coordinator {
         if self.who.anchor.is_empty() && !self.has_locks() {
             Arc::make_mut(&mut self.who).anchor = keys.start().clone();
         }
-        match keys {
-            Keys::One(key) => {
-                if !self.lock_spans.iter().any(|span| span.contain(&key)) {
-                    self.locks.insert(key);
-                }
-            }
-            Keys::Span(mut start, mut end) => {
-                // Spans that touch become one: no two requests of a batch are about one key.
-                let is_apart = |span: &Keys| {
-                    let Keys::Span(from, to) = span else { return true };
-                    let is_before = to.as_ref().is_some_and(|to| *to < start);
-                    let is_behind = end.as_ref().is_some_and(|end| end < from);
-                    is_before || is_behind
-                };
-                let touching: Vec<Keys> = self.lock_spans.extract_if(.., |span| !is_apart(span)).collect();
-                for span in touching {
-                    if let Keys::Span(from, to) = span {
-                        start = start.min(from);
-                        end = end.and_then(|end| Some(end.max(to?)));
-                    }
-                }
-                let span = Keys::Span(start, end);
-                self.locks.retain(|key| !span.contain(key));
-                self.lock_spans.push(span);
-            }
-        }
+        self.locks.insert(keys);
     }
 
     pub(super) fn has_locks(&self) -> bool {
-        !(self.locks.is_empty() && self.lock_spans.is_empty())
+        !self.locks.is_empty()
     }
 
     /// Where intents may be, of all epochs: no key twice.
     pub(super) fn lock_keys(&self) -> Arc<[Keys]> {
-        let keys = self.locks.iter().cloned().map(Keys::One);
-        keys.chain(self.lock_spans.iter().cloned()).collect()
+        self.locks.list()
     }
 }
 

@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// Intents that one request resolves: one entry of the log.
 pub const RESOLVES_MAX: usize = 1024;
 
+/// Bytes of the values of intents that one request resolves, but for the last one: where intents are spilled, the entry has them.
+pub const RESOLVE_BYTES_MAX: usize = 4 << 20;
+
 /// How a transaction ended, and where its record says that intents may be.
 type HasEnded = (Outcome, Arc<[Keys]>);
 
@@ -244,14 +247,15 @@ impl<V: View> Evaluation<'_, V> {
                 changes.extend(resolved(key, intent, verdict));
             }
             // A peer may name a key twice; its intent becomes something once.
-            let mut seen = BTreeSet::new();
+            let (mut seen, mut bytes) = (BTreeSet::new(), 0);
             for lock in record.locks.iter() {
                 match lock {
                     Keys::One(key) if !seen.insert(key) => {}
-                    Keys::One(key) if self.view.contains(key) => {
+                    Keys::One(key) if self.view.contains(key) && bytes < RESOLVE_BYTES_MAX => {
                         let intent = self.view.intent(key).map_err(Stop::Io)?;
                         let known = laid.iter().any(|(laid, _)| *laid == key);
                         if let Some(intent) = intent.filter(|intent| intent.who.id == id && !known) {
+                            bytes += value_bytes(intent);
                             changes.extend(resolved(key, intent, verdict));
                         }
                     }
@@ -272,14 +276,16 @@ impl<V: View> Evaluation<'_, V> {
 
     pub(super) fn resolve(&mut self, keys: &Keys, txn: TxnId, verdict: &Verdict) -> Step<Reply, V::NeedsIo> {
         let (mut from, end) = self.bounds(keys)?;
-        let (before, mut looks) = (self.out.len(), 0);
+        let (before, mut looks, mut bytes) = (self.out.len(), 0, 0);
         while let Some(key) = self.view.next_intent(&from, end.as_deref()).map_err(Stop::Io)? {
             looks += 1;
-            if self.out.len() - before >= RESOLVES_MAX || looks > limits::SCAN_ROWS_MAX {
+            let is_much = self.out.len() - before >= RESOLVES_MAX || bytes >= RESOLVE_BYTES_MAX;
+            if is_much || looks > limits::SCAN_ROWS_MAX {
                 return Ok(Reply::Partly { next: key });
             }
             let intent = self.view.intent(&key).map_err(Stop::Io)?;
             if let Some(intent) = intent.filter(|intent| intent.who.id == txn) {
+                bytes += value_bytes(intent);
                 self.out.extend(resolved(&key, intent, verdict));
             }
             from = super::after(&key);
@@ -295,6 +301,11 @@ impl<V: View> Evaluation<'_, V> {
         }
         Ok(Reply::Done)
     }
+}
+
+/// Bytes of the newest value of an intent.
+fn value_bytes(intent: &Intent) -> usize {
+    intent.value.as_ref().map_or(0, |value| value.len())
 }
 
 /// What becomes of an intent of the transaction that `verdict` is about.

@@ -143,6 +143,7 @@ pub(crate) fn intent() -> impl Strategy<Value = Intent> + Clone {
 fn mutation() -> impl Strategy<Value = Mutation> {
     prop_oneof![
         (bytes(), intent()).prop_map(|(key, intent)| Mutation::Lay { key, intent }),
+        (bytes(), intent()).prop_map(|(key, intent)| Mutation::Spill { key, intent }),
         (bytes(), ts()).prop_map(|(key, ts)| Mutation::Move { key, ts }),
         (bytes(), ts(), seq()).prop_map(|(key, ts, seq)| Mutation::Commit { key, ts, seq }),
         bytes().prop_map(|key| Mutation::Drop { key }),

@@ -159,6 +159,10 @@ pub(crate) fn mutations() -> Vec<Mutation> {
             id: id(),
             outcome: Outcome::Aborted,
         },
+        Mutation::Spill {
+            key: key(),
+            intent: intent(),
+        },
     ]
 }
 
