@@ -143,6 +143,7 @@ fn of_recover(error: &RecoverError) -> CliError {
         | RecoverError::Command { .. }
         | RecoverError::Gap { .. }
         | RecoverError::Chain { .. }
+        | RecoverError::Spilled(_)
         | RecoverError::NoTablet { .. } => damaged(error.to_string()),
     }
 }

@@ -109,6 +109,10 @@ pub struct RangesStatus {
     pub leaderless: u64,
     /// Ranges heard of whose state has not come yet; not among the replicas.
     pub awaited: u64,
+    /// Unfinished writes of transactions.
+    pub intents: u64,
+    /// Those of them that are spilled to disk.
+    pub spilled: u64,
 }
 
 /// The disk of a node's data directory.
@@ -511,6 +515,8 @@ impl<E: Env, B> State<E, B> {
             led.replicas += 1;
             led.leads += u64::from(self.leads_now(local, wall_ns));
             led.leaderless += u64::from(!self.is_led(local, wall_ns));
+            led.intents += local.replica.provisional().len().0 as u64;
+            led.spilled += local.replica.provisional().spilled_len();
         }
         led
     }
@@ -570,6 +576,8 @@ impl<E: Env, B> State<E, B> {
             ranges.leads += shard.led.leads;
             ranges.leaderless += shard.led.leaderless;
             ranges.awaited += shard.led.awaited;
+            ranges.intents += shard.led.intents;
+            ranges.spilled += shard.led.spilled;
             for seen in &shard.nodes {
                 match nodes.iter_mut().find(|known| known.node == seen.node) {
                     Some(known) => known.add(seen.clone()),
