@@ -24,6 +24,8 @@ pub(crate) use task::Shared;
 const PAGE_ROWS: usize = 4096;
 /// Bytes of a name that are kept.
 const NAME_BYTES_MAX: usize = 256;
+/// Answers to one request that may be lost.
+const RESENDS_MAX: u8 = 200;
 
 /// A place to which writes can be taken back: [`Txn::rollback_to`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +101,9 @@ impl Txn {
         let mut config = Config::default();
         let bound = pool.clock_bound();
         config.coordinator.clock_bound_ns = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        // A node that holds writes back until it has flushed some is silent for longer than it takes to lose a few answers; how long that
+        // may last is up to the deadlines of calls and of the transaction.
+        config.coordinator.resends_max = RESENDS_MAX;
         let limit = most.plus_ns(config.coordinator.clock_bound_ns);
         let name = &options.name[..options.name.floor_char_boundary(NAME_BYTES_MAX)];
         let driver = Driver::begin(

@@ -153,7 +153,9 @@ pub(crate) fn put_in_terms(
                         key: key.clone(),
                         ts,
                         local_ts: intent.local_ts,
-                        value: value.cloned(),
+                        value: value
+                            .cloned()
+                            .filter(|_| !base::planted_bug!("node-spilled-intent-loses-its-value")),
                     });
                     put.push(Mutation::Drop { key });
                 }

@@ -74,7 +74,10 @@ impl<E: Env> Tablet<E> {
         let Some(last) = frozen.last() else { return Ok(()) };
         // Where nothing is spilled any more, what was is not written, and what is in tables goes as a whole; unless somebody merges
         // tables just now, and then the deletes are written as ever.
-        let over = frozen.iter().rposition(|frozen| !frozen.has_spilled);
+        let is_over = |frozen: &Rc<Frozen>| {
+            !frozen.has_spilled || base::planted_bug!("storage-spilled-intents-go-early")
+        };
+        let over = frozen.iter().rposition(is_over);
         let merging = over.and_then(|_| self.0.merging.try_lock());
         let spilled = self.0.state.borrow().version.intents.clone();
         let over = over.filter(|_| spilled.is_none() || merging.is_some());

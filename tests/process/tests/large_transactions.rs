@@ -98,12 +98,20 @@ fn what_does_not_fit_into_memory_is_spilled() {
     for number in 0..count / 2 {
         txn.put(key(number), value(number, value_bytes)).unwrap();
     }
-    assert_eq!(txn.get(key(3)).unwrap(), Some(value(3, value_bytes)), "it reads what it has written");
+    assert_eq!(
+        txn.get(key(3)).unwrap(),
+        Some(value(3, value_bytes)),
+        "it reads what it has written"
+    );
     assert!(spilled(&db) > 0, "something is spilled");
     txn.rollback().unwrap();
     db.settle();
     assert_eq!(db.scan(prefix("large/")).rows().count(), 1);
-    println!("{} MiB written and taken back in {:?}", (bytes / 2) >> 20, began.elapsed());
+    println!(
+        "{} MiB written and taken back in {:?}",
+        (bytes / 2) >> 20,
+        began.elapsed()
+    );
 
     // One that commits, while a node is killed.
     let began = Instant::now();
@@ -136,7 +144,11 @@ fn what_does_not_fit_into_memory_is_spilled() {
     let check = |db: &Db| -> Result<(), Error> {
         for number in (0..count).step_by(if count > 20_000 { 97 } else { 1 }) {
             let (found, ts) = db.get_versioned(key(number))?;
-            assert!(found == Some(value(number, value_bytes)) && ts == committed, "{}", key(number));
+            assert!(
+                found == Some(value(number, value_bytes)) && ts == committed,
+                "{}",
+                key(number)
+            );
         }
         Ok(())
     };

@@ -58,7 +58,11 @@ impl<W> Replica<W> {
     }
 
     fn met_on(&self, key: &[u8], ts: Timestamp) -> Option<Met> {
-        let held = self.provisional.held(key).filter(|held| held.ts() <= ts)?;
+        let is_met = |held: &Held<'_>| match held {
+            Held::Spilled(_) if base::planted_bug!("replica-spilled-intent-not-met") => false,
+            held => held.ts() <= ts,
+        };
+        let held = self.provisional.held(key).filter(is_met)?;
         Some(met(&key.into(), held))
     }
 
