@@ -38,7 +38,7 @@ pub enum Modification<'a> {
 }
 
 /// Why a key keeps its value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unmodified {
     /// The result would lie outside of the bounds that the caller gave, or of a number's or a value's own.
     OutOfBounds,

@@ -6,6 +6,7 @@
 //! flag              0 or 1
 //! timestamp         wall_ns u64 │ logical u32, little-endian
 //! client            u128, little-endian
+//! signed            i64, little-endian
 //! bytes, text       length (number) │ as many bytes; text is UTF-8
 //! optional          0, or 1 │ what it is
 //! list              how many (number) │ each

@@ -16,19 +16,24 @@
 //! - **C3**: exactly one answer to a commit or rollback.
 //! - **C4**: what was promised is sent, and leaves an intent each: nothing is dropped because it would not change anything.
 //! - **C5**: reads see the transaction's own writes; of those laid already, a lost one fails the read.
+//! - **C6**: a condition goes with a promised write, or was answered before anything is promised; and of keys that are not written it is a
+//!   read like others from the beginning on.
 //!
 //! Not there: limits on the buffer that spill by themselves ([`Coordinator::flush`] spills when told to).
 
+mod change;
 mod commit;
 mod lock_list;
 mod ranged;
 
+use crate::change::Unmet;
 use crate::error::{Refusal, TxnError};
 use crate::locks::Strength;
 use crate::record::{Promise, Record};
 use crate::request::{self, Batch, Item, Request};
 use crate::txn::{Bytes, Epoch, Header, Isolation, Keys, Priority, Seq, SeqSpan, TxnId, Who};
 use base::{NodeId, Timestamp};
+use change::{Changed, Changing};
 use lock_list::LockList;
 use ranged::Deleting;
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,6 +103,10 @@ pub enum Answer {
     },
     /// The keys that [`Coordinator::delete_range`] deleted, in order: those that had a value.
     Deleted(Vec<Bytes>),
+    /// What [`Coordinator::change`] made of the value.
+    Changed(Option<Bytes>),
+    /// Why [`Coordinator::change`] changed nothing. The transaction goes on.
+    Unmet(Box<Unmet>),
     /// Committed at `ts`.
     Committed {
         /// The commit timestamp.
@@ -178,6 +187,16 @@ enum Reading {
         found: Option<Page>,
     },
     Deletion(Deleting),
+    Change {
+        /// What the key has now.
+        found: Option<Option<Bytes>>,
+        /// Nothing was read or written before.
+        is_first: bool,
+    },
+    /// What is read before the commit of a one-shot transaction.
+    Conditions {
+        left: usize,
+    },
 }
 
 /// One transaction.
@@ -194,6 +213,12 @@ pub struct Coordinator {
     /// Writes that were not sent.
     buffer: BTreeMap<Bytes, Buffered>,
     written: BTreeMap<Bytes, Written>,
+    /// Changes of a one-shot transaction that were not sent.
+    changes: BTreeMap<Bytes, Changing>,
+    /// What those made of keys.
+    changed: Changed,
+    /// All of a one-shot transaction is in one range, as far as is known.
+    whole: bool,
     /// Where intents may be, of all epochs, and what was locked.
     locks: LockList,
     /// Since the first savepoint: for each write, what the buffer had before.
@@ -259,6 +284,9 @@ impl Coordinator {
             seq: Seq::default(),
             buffer: BTreeMap::new(),
             written: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            changed: Changed::new(),
+            whole: false,
             locks: LockList::default(),
             undo: None,
             ignored: Vec::new(),
@@ -607,7 +635,10 @@ impl Coordinator {
     }
 
     fn waits_for_first_lock(&self) -> bool {
-        matches!(self.reading, Some(Reading::Keys { moves: true, .. }))
+        matches!(
+            self.reading,
+            Some(Reading::Keys { moves: true, .. } | Reading::Change { is_first: true, .. })
+        )
     }
 
     /// A query for a write of a key that was sent, which a read of it is preceded by.
@@ -652,7 +683,9 @@ impl Coordinator {
     fn is_blind(&self) -> bool {
         let reading = self.reading.as_ref();
         self.reads.is_empty()
-            && reading.is_none_or(|reading| matches!(reading, Reading::Keys { moves: true, .. }))
+            && reading.is_none_or(|reading| {
+                matches!(reading, Reading::Keys { moves: true, .. } | Reading::Change { .. })
+            })
     }
 
     fn header(&self) -> Header {
@@ -728,7 +761,7 @@ impl Coordinator {
                         Some(false) => lost.push(item),
                         Some(true) => {
                             if let Some(Sent { request, blind, .. }) = self.outstanding.remove(&item) {
-                                self.on_reply(request, reply, blind);
+                                self.on_reply(request, reply, blind, items);
                             }
                         }
                     }
@@ -756,7 +789,9 @@ impl Coordinator {
                         part.push((request, lookups));
                     }
                 }
-                if matches!(refusal, Refusal::WrongRange { .. }) {
+                if matches!(refusal, Refusal::WrongRange { .. })
+                    && !refused_request.as_ref().is_some_and(|request| self.is_cut_off(request, &refusal))
+                {
                     self.send_elsewhere(part);
                 } else {
                     self.undone.extend(part.into_iter().map(|(request, _)| request));
@@ -872,6 +907,14 @@ impl Coordinator {
                 Answer::Rows { rows, next }
             }
             Some(Reading::Deletion(deleting)) => return self.go_on_deleting(deleting),
+            Some(Reading::Change {
+                found: Some(value), ..
+            }) => Answer::Changed(value),
+            Some(Reading::Conditions { left: 0 }) => return self.commit(),
+            Some(reading @ (Reading::Change { .. } | Reading::Conditions { .. })) => {
+                self.reading = Some(reading);
+                return;
+            }
         };
         self.tell(answer);
     }

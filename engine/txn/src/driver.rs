@@ -33,6 +33,7 @@ pub mod together;
 pub use clearing::{Cleared, Clearing};
 pub use post::Ticket;
 
+use crate::change::{Change, OneShot};
 use crate::coordinator::{self, Answer, Coordinator, Effect, Savepoint};
 use crate::error::Refusal;
 use crate::locks::Strength;
@@ -241,6 +242,21 @@ impl Driver {
         self.coordinator.delete_range(keys);
     }
 
+    /// See [`Coordinator::change`].
+    pub fn change(&mut self, key: Bytes, change: &Change) {
+        self.coordinator.change(key, change);
+    }
+
+    /// See [`Coordinator::one_shot`].
+    pub fn one_shot(&mut self, shot: OneShot, is_near: impl Fn(&[u8], &[u8]) -> bool) {
+        self.coordinator.one_shot(shot, is_near);
+    }
+
+    /// See [`Coordinator::changed`].
+    pub fn changed(&mut self) -> BTreeMap<Bytes, Option<Bytes>> {
+        self.coordinator.changed()
+    }
+
     /// See [`Coordinator::savepoint`].
     pub fn savepoint(&mut self) -> Savepoint {
         self.coordinator.savepoint()
@@ -387,11 +403,11 @@ impl Driver {
         base::sometimes!("txn: a driver's part is blocked");
         let refused = part.requests.iter().find(|(known, _)| *known == item);
         // What is read for update is read as it will be written.
-        let is_write = refused.is_some_and(|(_, request)| {
-            matches!(
-                request,
-                Request::Write { .. } | Request::DeleteRange { .. } | Request::GetLocked { .. }
-            )
+        let is_write = refused.is_some_and(|(_, request)| match request {
+            Request::Write { .. } | Request::DeleteRange { .. } | Request::GetLocked { .. } => true,
+            // Or another key is in the way, of which something has to hold.
+            Request::Change { key, .. } => *key == conflict.key,
+            _ => false,
         });
         let who = self.coordinator.who();
         let writes = matches!(refused, Some((_, Request::Write { .. })));
@@ -406,7 +422,9 @@ impl Driver {
             Some(_) | None => Push::Abort,
         };
         let alone = match refused {
-            Some((_, Request::GetLocked { alone, .. })) => Some(*alone),
+            Some((_, Request::GetLocked { alone, .. } | Request::Change { alone, .. })) if is_write => {
+                Some(*alone)
+            }
             _ => None,
         };
         let is_blind = part.header.as_ref().is_some_and(|header| header.blind);

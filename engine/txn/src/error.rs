@@ -1,5 +1,6 @@
 //! Why a request was not done, and how a transaction failed.
 
+use crate::change::Unmet;
 use crate::record::Record;
 use crate::txn::{Bytes, Keys, Who};
 use base::Timestamp;
@@ -171,6 +172,12 @@ pub enum Refusal {
         /// The key.
         key: Bytes,
     },
+    /// What a change needs, or a condition, does not hold. It was noted as a read.
+    #[error("{unmet}")]
+    Unmet {
+        /// What does not hold.
+        unmet: Box<Unmet>,
+    },
     /// The batch is none that this crate sends ([`crate::request::Batch::flaw`]): sending it again does not mend it.
     #[error("the request is malformed: {what}")]
     Malformed {
@@ -232,6 +239,9 @@ pub enum TxnError {
         /// The key.
         key: Bytes,
     },
+    /// A condition of a one-shot transaction does not hold, or one of its changes is out of its bounds.
+    #[error("{0}")]
+    Unmet(Box<Unmet>),
     /// The caller took it back.
     #[error("the transaction was rolled back")]
     RolledBack,
@@ -253,7 +263,7 @@ impl TxnError {
             | Self::Aborted
             | Self::CannotRefresh { .. }
             | Self::Unreachable { .. } => true,
-            Self::TooManyWrites { .. } | Self::RolledBack => false,
+            Self::TooManyWrites { .. } | Self::RolledBack | Self::Unmet(_) => false,
         }
     }
 }

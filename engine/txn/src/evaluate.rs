@@ -8,7 +8,13 @@
 //! - **T6**: first committer wins: no intent is laid over a version above `read_ts`, unless the transaction has read nothing.
 //! - **T7**: a read that was answered is noted; it met no intent of others at or below `read_ts` and no value that may be from
 //!   before the transaction. What this leader's clock says of that counts for what was written under its own lease only.
+//! - **T10**: a condition is evaluated with the write that needs it: that lays no intent unless it holds, at the write's own key in the
+//!   newest value, which the intent keeps, and elsewhere at `read_ts`, which is noted. Only where a transaction is one batch, whole, may
+//!   its conditions be looked at later than that: at its commit timestamp.
+//! - **T11**: a change is worked out once: a replay gets what the intent has. What a batch finds that would have ended the transaction
+//!   by itself, and does not hold, ends it for good.
 
+mod change;
 mod finish;
 mod push;
 mod ranged;
@@ -16,6 +22,7 @@ mod ranged;
 pub use finish::{RESOLVE_BYTES_MAX, RESOLVES_MAX};
 pub use ranged::DELETES_MAX;
 
+use crate::change::Condition;
 use crate::error::{Act, Conflict, Party, Refusal, Seen};
 use crate::record::Intent;
 use crate::request::{Answer, Batch, End, Reply, Request};
@@ -126,7 +133,9 @@ pub fn evaluate<V: View>(
         header: batch.header.clone(),
         out,
         begin,
+        whole: None,
     };
+    evaluation.begin_whole(batch);
     let mut replies = Vec::with_capacity(batch.requests.len());
     for (item, request) in &batch.requests {
         // What has ended has ended: writes beside a late copy of its end are late copies themselves.
@@ -146,6 +155,7 @@ pub fn evaluate<V: View>(
                 evaluation.out.truncate(begin);
                 return match stop {
                     Stop::Io(needs) => Err(needs),
+                    Stop::Refused(Refusal::Unmet { unmet }) => evaluation.refuse_unmet(batch, *item, unmet),
                     Stop::Refused(refusal) => Ok(Err((*item, refusal))),
                 };
             }
@@ -227,6 +237,8 @@ struct Evaluation<'a, V> {
     out: &'a mut Vec<Mutation>,
     /// Where this batch's mutations begin.
     begin: usize,
+    /// What a batch that is a whole transaction needs of keys that it does not change.
+    whole: Option<Vec<Condition>>,
 }
 
 impl<V: View> Evaluation<'_, V> {
@@ -244,6 +256,14 @@ impl<V: View> Evaluation<'_, V> {
                 let ts = self.lay(key, *seq, value.as_ref())?;
                 Ok(Reply::Laid { ts })
             }
+            Request::Change {
+                key,
+                seq,
+                change,
+                given,
+                ..
+            } => self.change(key, *seq, change, given),
+            Request::Check { condition } => self.check(condition).map(|()| Reply::Done),
             Request::DeleteRange { keys, seq } => self.delete_range(keys, *seq),
             Request::Refresh { keys, from } => self.refresh(keys, *from),
             Request::Query {
@@ -257,6 +277,10 @@ impl<V: View> Evaluation<'_, V> {
                 end: End::Commit { promises, fresh },
                 locks,
             } => self.commit(promises, *fresh, locks),
+            Request::End {
+                end: End::Whole { promises, .. },
+                locks,
+            } => self.commit(promises, true, locks),
             Request::End {
                 end: End::Rollback,
                 locks,

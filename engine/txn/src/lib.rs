@@ -16,6 +16,7 @@
 //! |---|---|
 //! | names, headers, intents, records, **the commit condition** | [`txn`], [`record`] |
 //! | what ranges are asked and answer | [`request`], [`error`] |
+//! | writes that depend on what they find, conditions | [`change`] |
 //! | what a range does | [`mod@evaluate`], over [`view`] and [`timestamp_cache`] |
 //! | what a client's side does | [`coordinator`] |
 //! | what a caller does around that: ranges, pauses, what is in the way | [`driver`] |
@@ -34,6 +35,7 @@
 //!   ([`evaluate::Context::lease_start`]).
 //! - The results of finished transactions are remembered with those of plain writes, under the client's session.
 
+pub mod change;
 pub mod codec;
 pub mod coordinator;
 pub mod deadlock;

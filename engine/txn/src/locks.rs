@@ -458,7 +458,9 @@ impl<W: Copy + PartialEq> LockTable<W> {
                 continue;
             };
             match (request, reply) {
-                (Request::End { .. }, Reply::Ended(Ended::Committed { .. } | Ended::Aborted { .. })) => {
+                (Request::End { .. }, Reply::Ended(ended))
+                    if !matches!(ended, Ended::Staged { .. }) =>
+                {
                     if let Some(header) = &batch.header {
                         self.release_all(header.who.id);
                     }

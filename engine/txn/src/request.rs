@@ -1,5 +1,6 @@
 //! What ranges are asked, and what they answer.
 
+use crate::change::{Change, Condition, Given, Unmet};
 use crate::error::{Refusal, Seen};
 use crate::locks::Strength;
 use crate::record::{Outcome, Promise, Record};
@@ -46,6 +47,27 @@ pub enum Request {
         value: Option<Bytes>,
         /// The answer is not to wait until the intent is durable: it says where it will be, if it will. A query proves it later.
         pipelined: bool,
+    },
+    /// Lays an intent whose value is worked out from what the key has: from the transaction's own intent, or else from the newest
+    /// version, which it must be able to write over. The intent keeps that as it is until the transaction ends, so that is no read to be
+    /// validated. Others are waited for as by [`Self::GetLocked`].
+    Change {
+        /// The key.
+        key: Bytes,
+        /// Its place among the transaction's writes.
+        seq: Seq,
+        /// What becomes of the value.
+        change: Change,
+        /// What has to hold, of this key or of others in the same range; otherwise it is refused ([`Refusal::Unmet`]). What holds of
+        /// others is a read at the header's `read_ts`.
+        given: Given,
+        /// As in [`Self::GetLocked`].
+        alone: bool,
+    },
+    /// A read at the header's `read_ts` that is refused ([`Refusal::Unmet`]) when something does not hold there.
+    Check {
+        /// What has to hold.
+        condition: Condition,
     },
     /// Lays an intent that deletes on every key of a span, within one range, that the transaction sees a value of. The snapshot
     /// decides: what others insert afterwards stays, and a serializable transaction notices it when its reads are validated.
@@ -151,6 +173,14 @@ pub enum End {
     },
     /// It is taken back.
     Rollback,
+    /// As a fresh [`Self::Commit`]; and when its batch has so many requests, all that the transaction has read and written is in it. Then
+    /// its conditions are looked at where it commits, rather than at the header's `read_ts`.
+    Whole {
+        /// As in [`Self::Commit`].
+        promises: Arc<[Promise]>,
+        /// How many requests the transaction has sent, this one included.
+        requests: u32,
+    },
 }
 
 /// How far a push goes.
@@ -209,7 +239,7 @@ impl Batch {
     /// - What a transaction asks has a header.
     /// - Each key is changed by one request, for none sees what the others of its batch do; and so is each record. What finishes a
     ///   transaction changes the keys of its intents.
-    /// - Beside an end there are writes and queries only; beside what finishes transactions nothing that asks for one that goes on.
+    /// - Beside an end there are writes, changes and queries only; beside what finishes transactions nothing that asks for one that goes on.
     #[must_use]
     pub fn flaw(&self) -> Option<(Item, &'static str)> {
         let named = self.header.is_some();
@@ -284,7 +314,10 @@ impl Batch {
     #[must_use]
     pub fn lays(&self) -> bool {
         let lays = |(_, request): &(Item, Request)| {
-            matches!(request, Request::Write { .. } | Request::DeleteRange { .. })
+            matches!(
+                request,
+                Request::Write { .. } | Request::Change { .. } | Request::DeleteRange { .. }
+            )
         };
         self.requests.iter().any(lays)
     }
@@ -294,7 +327,9 @@ impl Batch {
     #[must_use]
     pub fn asks(&self) -> Vec<(Bytes, Strength, bool)> {
         let ask = |(_, request): &(Item, Request)| match request {
-            Request::Write { key, .. } => Some((key.clone(), Strength::Exclusive, false)),
+            Request::Write { key, .. } | Request::Change { key, .. } => {
+                Some((key.clone(), Strength::Exclusive, false))
+            }
             Request::GetLocked { key, strength, .. } => Some((key.clone(), *strength, true)),
             _ => None,
         };
@@ -331,6 +366,8 @@ impl Request {
             | Self::GetLocked { .. }
             | Self::Scan { .. }
             | Self::Write { .. }
+            | Self::Change { .. }
+            | Self::Check { .. }
             | Self::DeleteRange { .. }
             | Self::Refresh { .. }
             | Self::End { .. }
@@ -363,7 +400,10 @@ impl Request {
     }
 
     fn goes_with_end(&self) -> bool {
-        matches!(self, Self::End { .. } | Self::Write { .. } | Self::Query { .. })
+        matches!(
+            self,
+            Self::End { .. } | Self::Write { .. } | Self::Change { .. } | Self::Query { .. }
+        )
     }
 
     /// A range ends at `at`: it is about what is before from now on. Returns the same for what is behind, if it was about that too.
@@ -396,7 +436,7 @@ impl Request {
     /// The keys whose intents it may change, save for an end, which changes them all.
     fn changed(&self) -> Option<Keys> {
         match self {
-            Self::Write { key, .. } => Some(Keys::One(key.clone())),
+            Self::Write { key, .. } | Self::Change { key, .. } => Some(Keys::One(key.clone())),
             Self::DeleteRange { keys, .. } | Self::Resolve { keys, .. } => Some(keys.clone()),
             _ => None,
         }
@@ -411,16 +451,23 @@ impl Request {
             Self::GetLocked { .. } => matches!(reply, Reply::Locked { .. }),
             Self::Scan { .. } => matches!(reply, Reply::Rows { .. }),
             Self::Write { .. } => matches!(reply, Reply::Laid { .. }),
+            Self::Change { .. } => matches!(reply, Reply::Changed { .. }),
             Self::DeleteRange { .. } => matches!(reply, Reply::Deleted { .. }),
             Self::Refresh { .. } => matches!(reply, Reply::Refreshed),
             Self::Query { .. } => matches!(reply, Reply::Queried(_)),
-            Self::End { .. } | Self::Finish { .. } => matches!(reply, Reply::Ended(_)),
+            Self::End {
+                end: End::Commit { .. } | End::Whole { .. },
+                ..
+            } => matches!(reply, Reply::Ended(_)),
+            Self::End { .. } | Self::Finish { .. } => {
+                matches!(reply, Reply::Ended(ended) if !matches!(ended, Ended::Unmet { .. }))
+            }
             Self::Beat => matches!(reply, Reply::Beaten { .. }),
             Self::Push { .. } => matches!(reply, Reply::Pushed(_)),
             Self::QueryTxn { .. } => matches!(reply, Reply::Record(_)),
             Self::Recover { .. } => matches!(reply, Reply::Recovered(_)),
             Self::Resolve { .. } => matches!(reply, Reply::Done | Reply::Partly { .. }),
-            Self::Forget { .. } => matches!(reply, Reply::Done),
+            Self::Forget { .. } | Self::Check { .. } => matches!(reply, Reply::Done),
         }
     }
 
@@ -434,7 +481,9 @@ impl Request {
             Self::Get { key }
             | Self::GetLocked { key, .. }
             | Self::Write { key, .. }
+            | Self::Change { key, .. }
             | Self::Query { key, .. } => key,
+            Self::Check { condition } => &condition.key,
             Self::Scan { keys, .. }
             | Self::DeleteRange { keys, .. }
             | Self::Refresh { keys, .. }
@@ -476,6 +525,13 @@ pub enum Reply {
         /// At least the header's `write_ts`.
         ts: Timestamp,
     },
+    /// [`Request::Change`]. A replay gets the same one, unless the intent has been moved.
+    Changed {
+        /// What the key has now; `None`, too, when it was set to something.
+        value: Option<Bytes>,
+        /// The intent's timestamp: at least the header's `write_ts`.
+        ts: Timestamp,
+    },
     /// [`Request::DeleteRange`].
     Deleted {
         /// The keys that have an intent of it, in order; a replay gets the same ones.
@@ -509,7 +565,7 @@ pub enum Reply {
         /// Where to go on.
         next: Bytes,
     },
-    /// [`Request::Resolve`] and [`Request::Forget`].
+    /// [`Request::Resolve`], [`Request::Forget`] and [`Request::Check`].
     Done,
 }
 
@@ -532,6 +588,12 @@ pub enum Ended {
     Aborted {
         /// Where its intents may still be.
         rest: Arc<[Keys]>,
+    },
+    /// Something that a write of the same batch needs does not hold: the transaction is taken back, for good, and nothing of the batch was
+    /// done.
+    Unmet {
+        /// What does not hold.
+        unmet: Box<Unmet>,
     },
 }
 

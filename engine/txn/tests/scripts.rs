@@ -10,6 +10,8 @@
 //! | `set K=V… [at=1]` | committed values |
 //! | `T: begin [ISOLATION] [PRIORITY] [name=]` | a transaction that reads at the clock; ISOLATION is `snapshot`, `serializable`, `strict` |
 //! | `T: put K=V…`, `del K`, `delrange FROM TO`, `get K…`, `lock K…`, `share K…`, `scan FROM TO`, `flush`, `commit`, `rollback`, `savepoint`, `return`, `restart`, `beat` | its client's calls |
+//! | `T: add K=N… [floor=N]`, `T: append K=V… [most=N]` | a change of a key's value, with a bound |
+//! | `T: shot [put.K=V] [add.K=N] [append.K=V] [del.K] [floor=N] [is.K=V] [from.K=N] [within.K=N..N] [absent.K] [present.K]…` | a one-shot transaction: changes, and conditions, which count from 0 as they stand |
 //! | `T: observe RANGE` | it comes to the node of that range, and notes its clock |
 //! | `T: stop`, `lost` | its coordinator stops for ever; no answer to what it asked will come |
 //! | `hold`, `net`, `run` | messages are kept from now on; are listed; all arrive, and so do others from now on |
@@ -27,6 +29,7 @@ mod fixtures;
 mod world;
 
 use base::NodeId;
+use corelane_txn::change::{Change, Condition, Must, OneShot};
 use corelane_txn::coordinator::{Answer, Savepoint};
 use corelane_txn::error::Seen;
 use corelane_txn::evaluate::Reader;
@@ -103,6 +106,22 @@ fn request(request: &Request) -> String {
         Request::Write { key, seq, value, .. } => {
             format!("{}#{}={}", key.escape_ascii(), seq.0, show(value.as_deref()))
         }
+        Request::Change {
+            key,
+            seq,
+            change,
+            given,
+            ..
+        } => {
+            let given = given.iter().map(condition);
+            let given: Vec<String> = given.collect();
+            let given = match &given[..] {
+                [] => String::new(),
+                given => format!(" if {}", given.join(" and ")),
+            };
+            format!("{}#{}{}{given}", key.escape_ascii(), seq.0, changes(change))
+        }
+        Request::Check { condition: of } => format!("check {}", condition(of)),
         Request::DeleteRange { keys, seq } => format!("delete {keys:?}#{}", seq.0),
         Request::Refresh { keys, from } => format!("refresh {keys:?} from {}", at(*from)),
         Request::Query { key, seq, ts, .. } => {
@@ -112,7 +131,7 @@ fn request(request: &Request) -> String {
             end: End::Rollback, ..
         } => "roll back".to_owned(),
         Request::End {
-            end: End::Commit { promises, .. },
+            end: End::Commit { promises, .. } | End::Whole { promises, .. },
             ..
         } => {
             let promise = |promise: &corelane_txn::record::Promise| {
@@ -144,6 +163,27 @@ fn request(request: &Request) -> String {
     }
 }
 
+fn changes(change: &Change) -> String {
+    match change {
+        Change::Set(value) => format!("={}", show(value.as_deref())),
+        Change::Add { delta, .. } => format!("+={delta}"),
+        Change::Min(value) => format!("=min {value}"),
+        Change::Max(value) => format!("=max {value}"),
+        Change::Append { bytes, .. } => format!("+={}", bytes.escape_ascii()),
+    }
+}
+
+fn condition(Condition { key, must, .. }: &Condition) -> String {
+    let key = key.escape_ascii();
+    match must {
+        Must::Absent => format!("{key} absent"),
+        Must::Present => format!("{key} present"),
+        Must::Equal(value) => format!("{key}={}", value.escape_ascii()),
+        Must::Version(ts) => format!("{key} from {}", at(*ts)),
+        Must::Within { min, max } => format!("{key} in {min}..{max}"),
+    }
+}
+
 fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Committed { ts, .. } => format!("committed at {}", at(*ts)),
@@ -166,6 +206,8 @@ fn reply(reply: &Reply) -> String {
         Reply::Value(value) | Reply::Locked { value, .. } => show(value.as_deref()),
         Reply::Rows { rows, .. } => rows_text(rows),
         Reply::Laid { ts } => format!("laid at {}", at(*ts)),
+        Reply::Changed { value: None, ts } => format!("laid at {}", at(*ts)),
+        Reply::Changed { value, ts } => format!("now {}, laid at {}", show(value.as_deref()), at(*ts)),
         Reply::Deleted { keys, ts, .. } => format!("deleted {} at {}", keys_text(keys), at(*ts)),
         Reply::Partly { next } => format!("done before {}", next.escape_ascii()),
         Reply::Refreshed => "refreshed".to_owned(),
@@ -176,6 +218,7 @@ fn reply(reply: &Reply) -> String {
         Reply::Ended(Ended::Committed { ts, .. }) => format!("committed at {}", at(*ts)),
         Reply::Ended(Ended::Staged { ts }) => format!("staged at {}", at(*ts)),
         Reply::Ended(Ended::Aborted { .. }) => "aborted".to_owned(),
+        Reply::Ended(Ended::Unmet { unmet: of }) => format!("aborted: {}", unmet(of)),
         Reply::Beaten { outcome: of, .. } => outcome(*of),
         Reply::Pushed(Pushed::Ended { verdict: of, .. } | Pushed::Moved(of)) => verdict(of),
         Reply::Record(None) => "no record".to_owned(),
@@ -183,6 +226,10 @@ fn reply(reply: &Reply) -> String {
         Reply::Recovered(of) => outcome(*of),
         Reply::Done => "done".to_owned(),
     }
+}
+
+fn unmet(unmet: &corelane_txn::change::Unmet) -> String {
+    format!("{unmet}, it is {}", show(unmet.found.as_deref()))
 }
 
 fn keys_text(keys: &[Bytes]) -> String {
@@ -199,6 +246,7 @@ fn refusal(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Refresh { to } => format!("refused: reads are to be valid at {}", at(*to)),
         Refusal::WriteTooOld { ts, .. } => format!("refused: written after the snapshot, go to {}", at(*ts)),
+        Refusal::Unmet { unmet: of } => format!("refused: {}", unmet(of)),
         Refusal::Uncertain { ts, .. } => format!("refused: {} may be from before", at(*ts)),
         other => format!("refused: {other}"),
     }
@@ -239,6 +287,8 @@ impl Stage {
                         let values: Vec<_> = values.iter().map(|value| show(value.as_deref())).collect();
                         writeln!(out, "t{of} reads {}", values.join(" "))?;
                     }
+                    Answer::Changed(value) => writeln!(out, "t{of} made it {}", show(value.as_deref()))?,
+                    Answer::Unmet(what) => writeln!(out, "t{of} changed nothing: {}", unmet(&what))?,
                     Answer::Deleted(keys) => writeln!(out, "t{of} deleted {}", keys_text(&keys))?,
                     Answer::Rows { rows, .. } => writeln!(out, "t{of} reads {}", rows_text(&rows))?,
                     Answer::Committed { ts, not_before } => {
@@ -535,6 +585,18 @@ impl Stage {
                 let keys = Keys::Span(bytes(start), Some(bytes(end)));
                 world.call(of, |txn| txn.delete_range(keys));
             }
+            "add" | "append" => {
+                for (key, value) in pairs.iter().filter(|(key, _)| !matches!(*key, "floor" | "most")) {
+                    let change = change(command, value, pairs)?;
+                    world.call(of, |txn| txn.change(bytes(key), &change));
+                }
+            }
+            "shot" => {
+                let shot = one_shot(words, pairs)?;
+                let ranges: Vec<_> = world.ranges.iter().map(|range| range.tables.start.clone()).collect();
+                let place = |key: &[u8]| ranges.iter().filter(|start| ***start <= *key).count();
+                world.call(of, |txn| txn.one_shot(shot, |one, other| place(one) == place(other)));
+            }
             "flush" => world.call(of, corelane_txn::Coordinator::flush),
             "commit" => world.call(of, corelane_txn::Coordinator::commit),
             "rollback" => world.call(of, corelane_txn::Coordinator::roll_back),
@@ -560,6 +622,58 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+fn change(how: &str, value: &str, pairs: &[(&str, &str)]) -> Result<Change, Box<dyn Error>> {
+    let bound = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+    Ok(match how {
+        "put" => Change::Set(Some(bytes(value))),
+        "add" => Change::Add {
+            delta: value.parse()?,
+            min: bound("floor").map_or(Ok(i64::MIN), str::parse)?,
+            max: i64::MAX,
+        },
+        "append" => Change::Append {
+            bytes: bytes(value),
+            len_max: bound("most").map_or(Ok(u32::MAX), str::parse)?,
+        },
+        other => return Err(format!("how does one {other}?").into()),
+    })
+}
+
+fn one_shot(words: &[&str], pairs: &[(&str, &str)]) -> Result<OneShot, Box<dyn Error>> {
+    let (mut conditions, mut changes) = (Vec::new(), Vec::new());
+    let mut must = |key: &str, must| {
+        conditions.push(Condition {
+            number: u32::try_from(conditions.len()).expect("few"),
+            key: bytes(key),
+            must,
+        });
+    };
+    for (what, value) in pairs {
+        let Some((how, key)) = what.split_once('.') else {
+            continue;
+        };
+        match how {
+            "is" => must(key, Must::Equal(bytes(value))),
+            "from" => must(key, Must::Version(ts(value.parse()?))),
+            "within" => {
+                let (min, max) = value.split_once("..").ok_or("N..N")?;
+                let (min, max) = (min.parse()?, max.parse()?);
+                must(key, Must::Within { min, max });
+            }
+            how => changes.push((bytes(key), change(how, value, pairs)?)),
+        }
+    }
+    for word in words {
+        match word.split_once('.') {
+            Some(("absent", key)) => must(key, Must::Absent),
+            Some(("present", key)) => must(key, Must::Present),
+            Some(("del", key)) => changes.push((bytes(key), Change::Set(None))),
+            _ => return Err(format!("what is {word}?").into()),
+        }
+    }
+    Ok(OneShot { conditions, changes })
 }
 
 impl goldenscript::Runner for Stage {

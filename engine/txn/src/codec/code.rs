@@ -300,6 +300,18 @@ impl Code for Timestamp {
     }
 }
 
+impl Code for i64 {
+    type Out = Self;
+
+    fn put(value: &Self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn take(input: &mut Input<'_>, what: &'static str) -> Result<Self, CodecError> {
+        input.array(what).map(Self::from_le_bytes)
+    }
+}
+
 impl Code for ClientId {
     type Out = Self;
 

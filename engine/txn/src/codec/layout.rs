@@ -3,6 +3,7 @@
 
 use super::CodecError;
 use super::code::{Bound, Code, Input, Key, TAG, Value, fields, variants};
+use crate::change::{Change, Condition, Missed, Must, Unmet};
 use crate::error::{Act, Conflict, Party, Refusal, Seen};
 use crate::locks::Strength;
 use crate::record::{Earlier, Intent, Outcome, Promise, Record, Status};
@@ -122,9 +123,32 @@ variants!(Strength {
     2 => Exclusive,
 });
 
+variants!(Change {
+    1 => Set(value: Option<Value>),
+    2 => Add { delta: i64, min: i64, max: i64 },
+    3 => Min(value: i64),
+    4 => Max(value: i64),
+    5 => Append { bytes: Value, len_max: u32 },
+});
+
+variants!(Must {
+    1 => Absent,
+    2 => Present,
+    3 => Equal(value: Value),
+    4 => Version(ts: Timestamp),
+    5 => Within { min: i64, max: i64 },
+});
+
+fields!(Condition {
+    number: u32,
+    key: Key,
+    must: Must,
+});
+
 variants!(End {
     1 => Commit { promises: Arc<[Promise]>, fresh: bool },
     2 => Rollback,
+    3 => Whole { promises: Arc<[Promise]>, requests: u32 },
 });
 
 fields!(Seen {
@@ -163,6 +187,8 @@ variants!(Request {
     13 => Resolve { keys: Keys, txn: TxnId, verdict: Verdict },
     14 => Forget { who: Arc<Who> },
     15 => Finish { who: Arc<Who>, epoch: Epoch, ts: Timestamp, locks: Arc<[Keys]> },
+    16 => Change { key: Key, seq: Seq, change: Change, given: Arc<[Condition]>, alone: bool },
+    17 => Check { condition: Condition },
 });
 
 fields!(Batch {
@@ -172,10 +198,24 @@ fields!(Batch {
 
 // What they answer: `Answer` is `Ok` 1, a list of items and replies, or `Err` 2, an item and a refusal.
 
+variants!(Missed {
+    1 => Condition(number: u32),
+    2 => Bounds,
+    3 => Number,
+});
+
+fields!(Unmet {
+    key: Key,
+    missed: Missed,
+    found: Option<Value>,
+    ts: Timestamp,
+});
+
 variants!(Ended {
     1 => Committed { ts: Timestamp, rest: Arc<[Keys]> },
     2 => Staged { ts: Timestamp },
     3 => Aborted { rest: Arc<[Keys]> },
+    4 => Unmet { unmet: Box<Unmet> },
 });
 
 variants!(Pushed {
@@ -198,6 +238,7 @@ variants!(Reply {
     12 => Partly { next: Bound },
     13 => Done,
     14 => Locked { value: Option<Value>, ts: Timestamp, queue: u32 },
+    15 => Changed { value: Option<Value>, ts: Timestamp },
 });
 
 variants!(Act {
@@ -236,4 +277,5 @@ variants!(Refusal {
     14 => TooManyWrites { key: Bound },
     15 => Malformed { what: Cow<'static, str> },
     16 => Contradiction { what: Cow<'static, str>, record: Box<Record> },
+    17 => Unmet { unmet: Box<Unmet> },
 });

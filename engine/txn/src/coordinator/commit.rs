@@ -3,7 +3,7 @@
 use super::{Answer, Coordinator, Effect, Phase, Reading, Resume, Written};
 use crate::error::{Refusal, TxnError};
 use crate::record::{Outcome, Promise};
-use crate::request::{End, Ended, Reply, Request, Verdict};
+use crate::request::{End, Ended, Item, Reply, Request, Verdict};
 use crate::txn::{Bytes, Isolation, Keys};
 use base::Timestamp;
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ impl Coordinator {
     pub fn commit(&mut self) {
         assert!(self.is_ready(), "one call after the other, until the end");
         self.phase = Phase::Committing;
-        if self.fatal.is_none() && self.buffer.is_empty() && !self.has_locks() {
+        if self.fatal.is_none() && self.buffer.is_empty() && self.changes.is_empty() && !self.has_locks() {
             let ts = self.read_ts;
             self.answer(self.committed_answer(ts));
             return self.over();
@@ -57,7 +57,8 @@ impl Coordinator {
         is_serializable && ts > self.read_ts && !base::planted_bug!("txn-skipped-refresh")
     }
 
-    pub(super) fn on_reply(&mut self, request: Request, reply: Reply, blind: bool) {
+    /// The reply to a request of a part that had `items`.
+    pub(super) fn on_reply(&mut self, request: Request, reply: Reply, blind: bool, items: &[Item]) {
         match reply {
             Reply::Value(value) => {
                 if let Request::Get { key } = request {
@@ -99,16 +100,18 @@ impl Coordinator {
                     key, seq, pipelined, ..
                 } = request
                 {
-                    if blind && !self.is_blind() && ts > self.read_ts {
-                        // It may have been laid over a version that the snapshot does not see, and there is a snapshot by now.
-                        self.refresh_to = self.refresh_to.max(Some(ts));
-                    }
-                    self.rise(ts);
+                    self.on_laid(ts, blind);
                     if let Some(written) = self.written.get_mut(&key)
                         && written.seq == seq
                     {
                         written.is_proven |= !pipelined;
                     }
+                }
+            }
+            Reply::Changed { value, ts } => {
+                if let Request::Change { key, seq, .. } = request {
+                    self.on_laid(ts, blind);
+                    self.on_changed(key, seq, value, ts);
                 }
             }
             Reply::Queried(found) => {
@@ -119,7 +122,8 @@ impl Coordinator {
                     self.rise(ts);
                 }
             }
-            Reply::Ended(ended) => self.on_ended(ended),
+            Reply::Ended(ended) => self.on_ended(ended, items),
+            Reply::Done if matches!(request, Request::Check { .. }) => self.on_checked(),
             Reply::Beaten { outcome, ts } => {
                 self.beat = None;
                 match (self.phase, outcome) {
@@ -143,6 +147,15 @@ impl Coordinator {
         }
     }
 
+    /// An intent lies at `ts`; its range may have been told that nothing was read.
+    fn on_laid(&mut self, ts: Timestamp, blind: bool) {
+        if blind && !self.is_blind() && ts > self.read_ts {
+            // It may have been laid over a version that the snapshot does not see, and there is a snapshot by now.
+            self.refresh_to = self.refresh_to.max(Some(ts));
+        }
+        self.rise(ts);
+    }
+
     /// Something of the transaction lies at `ts`.
     pub(super) fn rise(&mut self, ts: Timestamp) {
         if matches!(self.phase, Phase::Open | Phase::Refreshing(_) | Phase::Committing) {
@@ -153,7 +166,7 @@ impl Coordinator {
         }
     }
 
-    fn on_ended(&mut self, ended: Ended) {
+    fn on_ended(&mut self, ended: Ended, items: &[Item]) {
         match (ended, self.phase) {
             (Ended::Committed { ts, rest }, Phase::Committing | Phase::Finishing | Phase::RollingBack) => {
                 self.on_committed(ts, &rest);
@@ -165,6 +178,10 @@ impl Coordinator {
                     self.acknowledge(ts);
                 }
             }
+            (Ended::Unmet { unmet }, Phase::Committing) => {
+                self.on_ended_unmet(unmet, items);
+                self.on_aborted();
+            }
             (Ended::Aborted { .. }, Phase::RollingBack) => self.on_aborted(),
             _ => {}
         }
@@ -172,6 +189,10 @@ impl Coordinator {
 
     pub(super) fn on_refusal(&mut self, request: &Request, refusal: Refusal) {
         match refusal {
+            Refusal::WrongRange { .. } if self.is_cut_off(request, &refusal) => {
+                base::sometimes!("txn: a condition was cut off from its write");
+                self.fatal.get_or_insert(TxnError::Aborted);
+            }
             // Its part went out again.
             Refusal::WrongRange { .. } => {}
             Refusal::Cut { at } => {
@@ -222,6 +243,7 @@ impl Coordinator {
                 });
                 self.over();
             }
+            Refusal::Unmet { unmet } => self.on_unmet(unmet),
             Refusal::TooManyWrites { key } => {
                 self.fatal.get_or_insert(TxnError::TooManyWrites { key });
             }
@@ -349,6 +371,7 @@ impl Coordinator {
         if let Some(staged) = self.staged
             && self.undone.is_empty()
             && self.buffer.is_empty()
+            && self.changes.is_empty()
         {
             if self.write_ts <= staged || base::planted_bug!("txn-acks-above-staged") {
                 self.acknowledge(staged);
@@ -366,6 +389,7 @@ impl Coordinator {
                 *pipelined = false;
                 true
             }
+            Request::Change { .. } => true,
             _ => false,
         });
         let overwrites =
@@ -377,9 +401,9 @@ impl Coordinator {
             return self.send(requests);
         }
         requests.extend(self.take_buffer(false));
+        requests.extend(self.take_changes());
         for (key, Written { seq, is_proven }) in &self.written {
-            let is_sent =
-                |request: &Request| matches!(request, Request::Write { key: sent, .. } if sent == key);
+            let is_sent = |request: &Request| matches!(request, Request::Write { key: sent, .. } | Request::Change { key: sent, .. } if sent == key);
             if !is_proven && !requests.iter().any(is_sent) {
                 requests.push(self.query(key, *seq));
             }
@@ -405,8 +429,12 @@ impl Coordinator {
             Arc::clone(&self.promises)
         };
         self.may_be_committed = true;
+        let end = match u32::try_from(requests.len() + 1) {
+            Ok(requests) if fresh && self.whole => End::Whole { promises, requests },
+            _ => End::Commit { promises, fresh },
+        };
         requests.push(Request::End {
-            end: End::Commit { promises, fresh },
+            end,
             locks: self.lock_keys(),
         });
         self.send(requests);
@@ -416,7 +444,7 @@ impl Coordinator {
     fn take_undone(&mut self) -> Vec<Request> {
         let mut keys = BTreeSet::new();
         let is_first = |undone: &mut Request| match undone {
-            Request::Write { key, .. } => keys.insert(key.clone()),
+            Request::Write { key, .. } | Request::Change { key, .. } => keys.insert(key.clone()),
             _ => true,
         };
         self.undone.extract_if(.., is_first).collect()
@@ -449,13 +477,15 @@ impl Coordinator {
     pub(super) fn fail(&mut self, error: TxnError) {
         self.reading = None;
         self.buffer.clear();
+        self.changes.clear();
         self.outstanding.clear();
         self.refresh_to = None;
         if !self.has_locks() {
             self.answer(Answer::Failed(error));
             return self.over();
         }
-        if !self.may_be_committed {
+        let is_unmet = matches!(error, TxnError::Unmet(_)) && base::planted_bug!("txn-unmet-is-final");
+        if !self.may_be_committed || is_unmet {
             self.answer(Answer::Failed(error.clone()));
         }
         self.fatal = Some(error);

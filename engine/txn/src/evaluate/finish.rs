@@ -29,7 +29,7 @@ impl<V: View> Evaluation<'_, V> {
         match (outcome, end) {
             (Outcome::Committed { ts }, _) => Ok(Some(Ended::Committed { ts, rest })),
             (Outcome::Aborted, End::Rollback) => Ok(Some(Ended::Aborted { rest })),
-            (Outcome::Aborted, End::Commit { .. }) => Err(Refusal::Aborted.into()),
+            (Outcome::Aborted, End::Commit { .. } | End::Whole { .. }) => Err(Refusal::Aborted.into()),
         }
     }
 
@@ -79,6 +79,7 @@ impl<V: View> Evaluation<'_, V> {
         if let Some(newest) = kept {
             self.forward(newest);
         }
+        self.check_whole()?;
         let header = self.header();
         let is_late = header.who.isolation.is_serializable() && header.write_ts > header.read_ts;
         if is_late && !base::planted_bug!("txn-skipped-refresh") {
