@@ -11,7 +11,8 @@
 //! - **T10**: a condition is evaluated with the write that needs it: that lays no intent unless it holds, at the write's own key in the
 //!   newest value, which the intent keeps, and elsewhere at `read_ts`, which is noted. Only where a transaction is one batch, whole, may
 //!   its conditions be looked at later than that: at its commit timestamp.
-//! - **T11**: a change is worked out once: a replay gets what the intent has. What a batch finds that would have ended the transaction
+//! - **T11**: what a change was worked out from stays so up to the commit timestamp: its intent keeps it, and where it was taken back, what
+//!   is noted when the commit removes the intent. A change is worked out once: a replay gets what the intent has. What a batch finds that would have ended the transaction
 //!   by itself, and does not hold, ends it for good.
 
 mod change;

@@ -2,7 +2,7 @@
 //! leases that move, ranges that split and merge, timestamps that close; then calm, in which everything ends; then the history is checked.
 //!
 //! Workloads: lists that are appended to, a bank whose total every audit must see, pairs for write skew, and registers that are put, and
-//! deleted by spans. Isolation is drawn for each
+//! deleted by spans; by reads and writes, by changes, and by one-shot transactions with conditions. Isolation is drawn for each
 //! transaction, or for the whole run.
 //!
 //! `SEEDS=A..B cargo test -p corelane-txn --test schedules -- --nocapture` runs others than the default seeds; with `TRACE=1` everything
@@ -11,14 +11,18 @@
 #[path = "schedules/checker.rs"]
 mod checker;
 mod fixtures;
+#[path = "schedules/shots.rs"]
+mod shots;
 #[path = "schedules/view.rs"]
 mod view;
 mod world;
 
 use base::Prng;
 use checker::{Committed, Versions, check_cycles, check_timestamps};
+use corelane_txn::change::{Change, OneShot};
 use corelane_txn::coordinator::{Answer, Savepoint};
 use corelane_txn::deadlock::{Edge, Found, PushQueue};
+use corelane_txn::error::TxnError;
 use corelane_txn::locks::Strength;
 use corelane_txn::request::{Push, Request};
 use corelane_txn::{Batch, Bytes, Isolation, Keys, Outcome, Priority, Status};
@@ -44,6 +48,8 @@ enum Op {
     Put(&'static str),
     Lock(&'static str),
     Delete(&'static str, &'static str),
+    Change(&'static str, Change),
+    Shot(OneShot),
     Flush,
     Savepoint,
     Return,
@@ -61,6 +67,10 @@ struct Client {
     asked: Vec<&'static str>,
     /// The span that is being deleted.
     deletes: Option<Keys>,
+    /// What is being changed, and by what.
+    changes: Option<(&'static str, Change)>,
+    /// It is this one-shot transaction.
+    shot: Option<OneShot>,
     /// It has deleted one, which reads it.
     has_deleted: bool,
     reads: Vec<(String, String)>,
@@ -77,6 +87,8 @@ struct Counts {
     unknown: u64,
     recoveries: u64,
     deadlocks: u64,
+    shots: u64,
+    unmet: u64,
 }
 
 struct Run {
@@ -91,6 +103,8 @@ struct Run {
     isolation: Option<Isolation>,
     counts: Counts,
     faults: f64,
+    /// What one-shot transactions and changes are drawn from.
+    shots: Prng,
     view: View,
     /// Everything is printed.
     is_told: bool,
@@ -147,6 +161,7 @@ impl Run {
             isolation,
             counts: Counts::default(),
             faults,
+            shots: Prng::new(seed ^ 0x5_0075),
             view: View::default(),
             is_told: std::env::var("TRACE").is_ok(),
         }
@@ -166,6 +181,10 @@ impl Run {
                 Isolation::StrictSerializable,
             ][self.prng.index(3)]
         });
+        if self.shots.chance(0.3) {
+            let ops = self.draw_shot(number);
+            return self.begin_with(number, (isolation, Priority::Normal), ops);
+        }
         let priority = [
             Priority::Normal,
             Priority::Normal,
@@ -242,6 +261,18 @@ impl Run {
         } else {
             Op::Commit
         });
+        self.begin_with(number, (isolation, priority), ops);
+    }
+
+    fn begin_with(&mut self, number: usize, (isolation, priority): (Isolation, Priority), mut ops: Vec<Op>) {
+        let shot = ops.iter().find_map(|op| match op {
+            Op::Shot(shot) => Some(shot.clone()),
+            _ => None,
+        });
+        let isolation = match isolation {
+            Isolation::Snapshot if shot.is_some() => Isolation::Serializable,
+            other => other,
+        };
         ops.reverse();
         let client = Client {
             isolation,
@@ -249,6 +280,8 @@ impl Run {
             waits: false,
             asked: Vec::new(),
             deletes: None,
+            changes: None,
+            shot,
             has_deleted: false,
             reads: Vec::new(),
             writes: BTreeMap::new(),
@@ -300,6 +333,15 @@ impl Run {
                 client.deletes = Some(keys.clone());
                 self.world.call(number, |txn| txn.delete_range(keys));
             }
+            Op::Change(key, Change::Append { .. }) if client.writes.contains_key(key) => {
+                // An element is in a list once.
+            }
+            Op::Change(key, change) => {
+                client.waits = true;
+                client.changes = Some((key, change.clone()));
+                self.world.call(number, |txn| txn.change(bytes(key), &change));
+            }
+            Op::Shot(shot) => self.shoot(number, shot),
             Op::Flush => self.world.call(number, corelane_txn::Coordinator::flush),
             Op::Beat => self.world.call(number, |txn| txn.tick(u64::MAX)),
             Op::Savepoint => {
@@ -414,6 +456,8 @@ impl Run {
             }
             match event {
                 Event::Answer(number, Answer::Values(values)) => self.on_values(number, &values),
+                Event::Answer(number, Answer::Changed(value)) => self.on_changed(number, value.as_ref()),
+                Event::Answer(number, Answer::Unmet(unmet)) => self.on_unmet(number, &unmet),
                 Event::Answer(number, Answer::Deleted(keys)) => self.on_deleted(number, &keys),
                 Event::Answer(number, Answer::Rows { rows, .. }) => {
                     let client = self.clients.get_mut(&number).expect("it began");
@@ -429,7 +473,11 @@ impl Run {
                     let client = self.clients.get_mut(&number).expect("it began");
                     assert!(client.answer.is_none(), "t{number} is answered twice");
                     match &answer {
-                        Answer::Committed { .. } => self.counts.committed += 1,
+                        Answer::Committed { .. } => {
+                            self.counts.committed += 1;
+                            self.counts.shots += u64::from(client.shot.is_some());
+                        }
+                        Answer::Failed(TxnError::Unmet(_)) => self.counts.unmet += 1,
                         Answer::Unknown => self.counts.unknown += 1,
                         _ => self.counts.failed += 1,
                     }
@@ -446,7 +494,10 @@ impl Run {
                     let is_write = |request: &(u32, Request)| {
                         matches!(
                             request.1,
-                            Request::Write { .. } | Request::DeleteRange { .. } | Request::GetLocked { .. }
+                            Request::Write { .. }
+                                | Request::Change { .. }
+                                | Request::DeleteRange { .. }
+                                | Request::GetLocked { .. }
                         )
                     };
                     let is_writer = batch.requests.iter().any(is_write);
@@ -822,7 +873,12 @@ impl Run {
                 {
                     Some(*ts)
                 }
-                (Some(Answer::Committed { ts, .. }), None) if client.writes.is_empty() => Some(*ts),
+                (Some(Answer::Committed { ts, .. }), None)
+                    if client.writes.is_empty()
+                        && client.shot.as_ref().is_none_or(|shot| shot.changes.is_empty()) =>
+                {
+                    Some(*ts)
+                }
                 (Some(Answer::Failed(_)), None | Some(Outcome::Aborted)) => None,
                 (Some(Answer::Unknown) | None, Some(Outcome::Committed { ts })) => Some(ts),
                 (Some(Answer::Unknown) | None, None | Some(Outcome::Aborted)) => None,
@@ -830,7 +886,15 @@ impl Run {
                     return Err(format!("t{number} was answered {answer:?}, and is {truth:?}"));
                 }
             };
+            if let (Some(_), Some(Answer::Failed(TxnError::Unmet(unmet)))) = (&client.shot, &client.answer) {
+                shots::check_unmet(*number, unmet, &versions)?;
+            }
             let Some(commit_ts) = commit_ts else { continue };
+            if let Some(shot) = &client.shot {
+                let isolation = client.isolation;
+                history.push(shots::committed((*number, isolation), shot, commit_ts, &versions)?);
+                continue;
+            }
             if let Some(total) = client.audit.filter(|total| *total != TOTAL) {
                 return Err(format!("t{number} saw a total of {total}"));
             }
@@ -882,6 +946,8 @@ fn random_schedules_keep_every_promise() {
                 sum.unknown += counts.unknown;
                 sum.recoveries += counts.recoveries;
                 sum.deadlocks += counts.deadlocks;
+                sum.shots += counts.shots;
+                sum.unmet += counts.unmet;
             }
             Err(panic) => {
                 println!("replay with SEEDS={seed}..{}", seed + 1);
@@ -893,7 +959,7 @@ fn random_schedules_keep_every_promise() {
     assert!(sum.committed > 10 * (to - from), "too little was committed");
     let many = to - from >= 100;
     assert!(
-        !many || (sum.recoveries > 0 && sum.deadlocks > 0 && sum.unknown > 0),
+        !many || (sum.recoveries > 0 && sum.deadlocks > 0 && sum.unknown > 0 && sum.unmet > 0),
         "too little went wrong: {sum:?}"
     );
 }

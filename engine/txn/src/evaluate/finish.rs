@@ -265,6 +265,7 @@ impl<V: View> Evaluation<'_, V> {
             }
         }
         let rest: Arc<[Keys]> = rest.into();
+        self.note_dropped(&changes, verdict);
         self.out.append(&mut changes);
         self.out.push(if rest.is_empty() {
             Mutation::Remember { id, outcome }
@@ -287,11 +288,28 @@ impl<V: View> Evaluation<'_, V> {
             let intent = self.view.intent(&key).map_err(Stop::Io)?;
             if let Some(intent) = intent.filter(|intent| intent.who.id == txn) {
                 bytes += value_bytes(intent);
-                self.out.extend(resolved(&key, intent, verdict));
+                let change = resolved(&key, intent, verdict);
+                self.note_dropped(change.as_slice(), verdict);
+                self.out.extend(change);
             }
             from = super::after(&key);
         }
         Ok(Reply::Done)
+    }
+
+    /// What a committed transaction had taken back leaves no version, but it may have been worked out from what its intent kept as it was:
+    /// nobody writes there at or below the commit timestamp afterwards.
+    fn note_dropped(&mut self, changes: &[Mutation], verdict: &Verdict) {
+        let Verdict::Committed { ts, .. } = verdict else {
+            return;
+        };
+        for change in changes {
+            if let Mutation::Drop { key } = change
+                && !base::planted_bug!("txn-change-taken-back-not-noted")
+            {
+                self.cache.note(key, *ts, None);
+            }
+        }
     }
 
     pub(super) fn forget(&mut self, who: &Arc<Who>) -> Step<Reply, V::NeedsIo> {
