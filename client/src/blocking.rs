@@ -21,8 +21,8 @@ pub use self::txn::Txn;
 
 use crate::tokio as shell;
 use crate::{
-    Address, Batch, Error, KeySpan, Merged, Modified, Moved, NodeInfo, NodeUse, Options, Page, Placed,
-    Policies, Policy, PolicyChange, RangeInfo, Row, Split, StaleValue, Staleness, Swap,
+    Address, Batch, Done, Error, KeySpan, Merged, Modified, Moved, NodeInfo, NodeUse, OneShot, Options, Page,
+    Placed, Policies, Policy, PolicyChange, RangeInfo, Row, Split, StaleValue, Staleness, Swap, TxnOptions,
 };
 use base::{Modification, NodeId, RangeId, ShardId, Timestamp};
 use core::future::Future;
@@ -182,6 +182,10 @@ waiting! {
     batch(fill: impl FnOnce(&mut Batch) -> &mut Batch) -> Timestamp;
     /// Performs a batch, all of it or nothing.
     write_batch(batch: &Batch) -> Timestamp;
+    /// Conditions and changes of any keys, all of which happen or none; see [`crate::Db::one_shot`].
+    one_shot(fill: impl FnOnce(&mut OneShot) -> &mut OneShot) -> Done;
+    /// As [`Self::one_shot`], with options.
+    run_one_shot(shot: &OneShot, options: &TxnOptions) -> Done;
     /// Splits the range that holds `key`, so that `key` starts a range.
     split(key: impl AsRef<[u8]>) -> Split;
     /// Moves a range to another shard of its node.

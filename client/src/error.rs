@@ -53,8 +53,8 @@ pub enum Error {
         /// A key of another range.
         other: Vec<u8>,
     },
-    /// A condition of a batch did not hold. Nothing was written.
-    #[error("condition {condition} of the batch did not hold")]
+    /// A condition of a batch, or of a one-shot transaction, did not hold. Nothing was written.
+    #[error("condition {condition} did not hold")]
     ConditionFailed {
         /// The position of the first condition that failed.
         condition: u32,
@@ -62,6 +62,37 @@ pub enum Error {
         found: Option<Vec<u8>>,
         /// The timestamp at which it was looked at.
         ts: Timestamp,
+    },
+    /// The bounds of a change do not allow it: of one in a transaction, which goes on as it was, or of a one-shot transaction, of which
+    /// nothing was written.
+    #[error("key {:?} has {}, and {bound}", Escaped(.key).to_string(), shown(.found))]
+    OutOfBounds {
+        /// The key.
+        key: Vec<u8>,
+        /// What was to be done to it, and within which bounds.
+        bound: String,
+        /// The value that it has, if any.
+        found: Option<Vec<u8>>,
+        /// The timestamp at which it was looked at.
+        ts: Timestamp,
+    },
+    /// A one-shot transaction changes a key twice. Nothing was sent.
+    #[error("the transaction changes key {:?} twice", Escaped(.key).to_string())]
+    ChangedTwice {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// A one-shot transaction is committed, and a value that it was to tell could not be read.
+    #[error("transaction {txn} is committed at {ts}, and key {:?} could not be read there: {cause}", Escaped(.key).to_string())]
+    CommittedUnread {
+        /// The transaction.
+        txn: TxnRef,
+        /// When it committed.
+        ts: Timestamp,
+        /// The key; [`crate::Db::get_at`] reads it at `ts`.
+        key: Vec<u8>,
+        /// What the read ended with.
+        cause: String,
     },
     /// No connection to the server until the deadline; nothing was sent, or it was safe to send.
     #[error("cannot reach {address}: {cause}")]
@@ -136,12 +167,36 @@ pub enum Error {
     Closed,
 }
 
+/// Bytes of a value that a message shows.
+const SHOWN_MAX: usize = 64;
+
+fn shown(found: &Option<Vec<u8>>) -> String {
+    match found {
+        None => "no value".to_owned(),
+        Some(found) if found.len() > SHOWN_MAX => format!("a value of {} bytes", found.len()),
+        Some(found) => format!("{:?}", Escaped(found).to_string()),
+    }
+}
+
 fn last_of(last: &Option<Box<Error>>) -> String {
     last.as_ref()
         .map_or_else(String::new, |last| format!(", last: {last}"))
 }
 
 impl Error {
+    /// A value is to be counted with, and is no number: as nodes say it.
+    pub(crate) fn not_a_number(key: Vec<u8>, found: Option<&[u8]>) -> Self {
+        let found = found.unwrap_or_default();
+        let found = Escaped(&found[..found.len().min(SHOWN_MAX)]);
+        Self::Server {
+            code: Code::NotANumber.number(),
+            message: format!("the value of `{}` is not a number: `{found}`", Escaped(&key)),
+            retryable: false,
+            range: None,
+            key: Some(key),
+        }
+    }
+
     /// The stable code: `corelane explain CODE` tells more.
     #[must_use]
     pub fn code(&self) -> Code {
@@ -151,7 +206,9 @@ impl Error {
             Self::EmptyKey => Code::EmptyKey,
             Self::InvalidSpan { .. } => Code::InvalidSpan,
             Self::BatchSpansRanges { .. } => Code::BatchSpansRanges,
-            Self::ConditionFailed { .. } => Code::ConditionFailed,
+            Self::ConditionFailed { .. } | Self::OutOfBounds { .. } => Code::ConditionFailed,
+            Self::ChangedTwice { .. } => Code::InvalidRequest,
+            Self::CommittedUnread { .. } => Code::Ambiguous,
             Self::Unavailable { .. } | Self::Closed => Code::Unavailable,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Ambiguous { .. } => Code::Ambiguous,
@@ -177,6 +234,9 @@ impl Error {
             | Self::InvalidSpan { .. }
             | Self::BatchSpansRanges { .. }
             | Self::ConditionFailed { .. }
+            | Self::OutOfBounds { .. }
+            | Self::ChangedTwice { .. }
+            | Self::CommittedUnread { .. }
             | Self::Ambiguous { .. }
             | Self::CommitUnknown { .. }
             | Self::TransactionOver

@@ -30,19 +30,20 @@
 //!
 //! Several keys of any ranges are read and written together by [`Db::transaction`], which runs its closure again when another
 //! transaction was in the way, or by [`Db::begin`] and [`Txn::commit`]. The protocol runs in the client: nodes only evaluate
-//! (`docs/decisions/0012-coordinator-in-the-client.md`).
+//! (`docs/decisions/0012-coordinator-in-the-client.md`). What needs no decision in between is one request: [`Db::one_shot`].
 //!
 //! A transaction that only reads, at a moment of the past, is a [`Snapshot`].
 //!
 //! [`Staleness`] trades freshness for speed: such reads are answered by the nearest node that has a replica.
 //!
-//! The pure part ([`range_cache`], `routing`, `session`, `retry`, `request`, `cursor`, `clock`, `heat`, `transaction`) performs no I/O and reads no clock.
+//! The pure part ([`range_cache`], `routing`, `session`, `retry`, `request`, `cursor`, `clock`, `heat`, `transaction`, `one_shot`) performs no I/O and reads no clock.
 
 mod batch;
 mod clock;
 mod cursor;
 mod error;
 mod heat;
+mod one_shot;
 mod options;
 mod policy;
 pub mod range_cache;
@@ -62,6 +63,7 @@ pub use base::{Modification, NodeId, RangeId, ShardId, Timestamp};
 pub use batch::Batch;
 pub use cursor::{Page, Row};
 pub use error::Error;
+pub use one_shot::{Done, OneShot};
 pub use options::{Address, Addresses, Options};
 pub use policy::{Policies, Policy, PolicyChange};
 pub use range_cache::RangeInfo;

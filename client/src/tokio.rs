@@ -4,6 +4,7 @@ mod call;
 mod connection;
 mod db;
 mod flights;
+mod one_shot;
 mod part;
 mod pool;
 mod scan;

@@ -1,6 +1,7 @@
 //! What is said about transactions: how one is to be run, how it ended, and with whom it met. Pure.
 
 use crate::Error;
+use crate::one_shot::unmet;
 use base::key::Escaped;
 use base::{ClientId, Prng, Timestamp};
 use core::fmt;
@@ -191,6 +192,7 @@ impl Conflict {
 pub(crate) fn failure(error: TxnError) -> Error {
     match error {
         TxnError::Conflict(conflict) => Error::Conflict(Box::new(Conflict::of(&conflict))),
+        TxnError::Unmet(of) => unmet(*of, None),
         TxnError::RolledBack => Error::TransactionOver,
         TxnError::Uncertain { .. }
         | TxnError::Aborted

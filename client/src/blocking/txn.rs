@@ -4,7 +4,8 @@ use super::{Background, Db};
 use crate::tokio as shell;
 use crate::transaction::{Attempts, Pairs};
 use crate::{Error, KeySpan, Savepoint, TxnOptions, TxnOutcome, TxnRef};
-use base::Timestamp;
+use base::{Modification, Timestamp};
+use core::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -125,6 +126,18 @@ waiting! {
     put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> ();
     /// Removes `key`, whether it has a value or not.
     delete(key: impl AsRef<[u8]>) -> ();
+    /// Changes the value of `key` by what it is, and says what it is now; see [`crate::Txn::modify`].
+    modify(key: impl AsRef<[u8]>, by: Modification<'_>) -> Vec<u8>;
+    /// Adds `delta` to the number that `key` has, and says the sum; see [`crate::Txn::add`].
+    add(key: impl AsRef<[u8]>, delta: i64) -> i64;
+    /// As [`Self::add`], if the sum lies within `bounds`.
+    add_within(key: impl AsRef<[u8]>, delta: i64, bounds: RangeInclusive<i64>) -> i64;
+    /// Sets `key` to the lesser of its number and `value`; see [`crate::Txn::min`].
+    min(key: impl AsRef<[u8]>, value: i64) -> i64;
+    /// Sets `key` to the greater of its number and `value`; see [`crate::Txn::max`].
+    max(key: impl AsRef<[u8]>, value: i64) -> i64;
+    /// Appends `bytes` to the value of `key`, if it has no more than `len_max` bytes then; see [`crate::Txn::append`].
+    append(key: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>, len_max: u32) -> Vec<u8>;
     /// Removes every key of `span` that the transaction sees a value of, and says how many these were.
     delete_range(span: impl KeySpan) -> usize;
     /// A place to which writes can be taken back.

@@ -2,21 +2,26 @@
 
 mod task;
 
+use super::one_shot::Changed;
 use super::pool::Pool;
+use crate::one_shot::unmet;
 use crate::request::Request;
 use crate::span::checked;
 use crate::transaction::{Attempts, Pairs, TxnOptions};
 use crate::{Error, KeySpan};
-use base::Timestamp;
 use base::api::{ReadAt, WriteOp};
 use base::key::Span;
+use base::modification::parse;
+use base::{Modification, Timestamp};
+use core::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
 use task::{Call, Value};
-use txn::Bytes;
+use txn::change::{Change, OneShot};
 use txn::coordinator;
 use txn::driver::{Config, Driver};
 use txn::locks::Strength;
+use txn::{Bytes, Who};
 
 pub(crate) use task::Shared;
 
@@ -263,6 +268,97 @@ impl Txn {
             ops: &ops,
         })?;
         self.done(Call::Write(key.into(), None)).await
+    }
+
+    /// Changes the value of `key` by what it is, and says what it is now. It is worked out from the newest value, or from what the
+    /// transaction has written itself, by the range's leader, which lays the write in the same round. Others that want to write the key,
+    /// or to lock it, wait until the transaction ends, as after [`Self::get_for_update`]; other than those of [`crate::Db::modify`],
+    /// modifications in transactions wait for each other.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`] when the bounds do not allow it, and with code `NotANumber` when the value is not a number and has to be:
+    /// nothing was changed, the value counts as read, and the transaction goes on. And as [`Self::get`].
+    pub async fn modify(&self, key: impl AsRef<[u8]>, by: Modification<'_>) -> Result<Vec<u8>, Error> {
+        let key = key.as_ref();
+        self.check(&Request::Modify { key, by })?;
+        let change = Change::from(&by);
+        match self.call(Call::Change(key.into(), change.clone())).await? {
+            Value::Changed(value) => Ok(value.map(|value| value.to_vec()).unwrap_or_default()),
+            Value::Unmet(of) => Err(unmet(*of, Some(&change))),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    async fn modify_number(&self, key: impl AsRef<[u8]>, by: Modification<'_>) -> Result<i64, Error> {
+        let value = self.modify(key, by).await?;
+        parse(&value).map_err(|_| Error::Protocol {
+            what: "a modification made something of a number that is none".to_owned(),
+        })
+    }
+
+    /// Adds `delta` to the number that `key` has, and says the sum; a key without a value counts as zero. See [`Self::modify`].
+    ///
+    /// # Errors
+    /// As [`Self::modify`].
+    pub async fn add(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64, Error> {
+        self.add_within(key, delta, i64::MIN..=i64::MAX).await
+    }
+
+    /// As [`Self::add`], if the sum lies within `bounds`.
+    ///
+    /// # Errors
+    /// As [`Self::modify`].
+    pub async fn add_within(
+        &self,
+        key: impl AsRef<[u8]>,
+        delta: i64,
+        bounds: RangeInclusive<i64>,
+    ) -> Result<i64, Error> {
+        let (min, max) = bounds.into_inner();
+        self.modify_number(key, Modification::Add { delta, min, max })
+            .await
+    }
+
+    /// Sets `key` to the lesser of its number and `value`, and says which that is. See [`Self::modify`].
+    ///
+    /// # Errors
+    /// As [`Self::modify`].
+    pub async fn min(&self, key: impl AsRef<[u8]>, value: i64) -> Result<i64, Error> {
+        self.modify_number(key, Modification::Min { value }).await
+    }
+
+    /// Sets `key` to the greater of its number and `value`, and says which that is. See [`Self::modify`].
+    ///
+    /// # Errors
+    /// As [`Self::modify`].
+    pub async fn max(&self, key: impl AsRef<[u8]>, value: i64) -> Result<i64, Error> {
+        self.modify_number(key, Modification::Max { value }).await
+    }
+
+    /// Appends `bytes` to the value of `key`, if it has no more than `len_max` bytes then, and says what it is now. See [`Self::modify`].
+    ///
+    /// # Errors
+    /// As [`Self::modify`].
+    pub async fn append(
+        &self,
+        key: impl AsRef<[u8]>,
+        bytes: impl AsRef<[u8]>,
+        len_max: u32,
+    ) -> Result<Vec<u8>, Error> {
+        let bytes = bytes.as_ref();
+        self.modify(key, Modification::Append { bytes, len_max }).await
+    }
+
+    /// All of a transaction, with its commit: when it committed, and what ranges said that they made of keys.
+    pub(super) async fn one_shot(&self, shot: OneShot) -> Result<(Timestamp, Changed), Error> {
+        match self.call(Call::OneShot(shot)).await? {
+            Value::Committed(ts) => Ok((ts, self.inner.shared.changed())),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    pub(super) fn who(&self) -> Arc<Who> {
+        self.inner.shared.who()
     }
 
     /// Removes every key of `span` that the transaction sees a value of, and says how many these were. It is a read of the span, too.

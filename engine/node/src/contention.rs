@@ -65,6 +65,7 @@ impl Contention {
             | Refusal::Stale
             | Refusal::Forgotten
             | Refusal::TooManyWrites { .. }
+            | Refusal::Unmet { .. }
             | Refusal::Malformed { .. }
             | Refusal::Contradiction { .. } => {}
         }

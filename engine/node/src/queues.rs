@@ -237,13 +237,19 @@ impl Queues {
     }
 }
 
+/// Whether a request reads what is newest, so that it is not too late after another one.
 fn locks(request: &Request) -> bool {
-    matches!(request, Request::GetLocked { .. })
+    matches!(request, Request::GetLocked { .. } | Request::Change { .. })
 }
 
 /// Whether somebody may wait elsewhere for a transaction that wants a lock.
 fn yields(batch: &Batch) -> bool {
-    let may_be_met = |(_, request): &(_, Request)| matches!(request, Request::GetLocked { alone: false, .. });
+    let may_be_met = |(_, request): &(_, Request)| {
+        matches!(
+            request,
+            Request::GetLocked { alone: false, .. } | Request::Change { alone: false, .. }
+        )
+    };
     batch.requests.iter().any(may_be_met)
 }
 
@@ -260,12 +266,12 @@ fn alive(header: &txn::Header, now: Timestamp) -> Seen {
 /// The answer to a request that has waited for long.
 pub(crate) fn held(batch: &Batch, key: &Bytes, seen: Seen, now: Timestamp) -> Answer {
     let asks = |request: &Request| match request {
-        Request::Write { key: asked, .. } => asked == key,
+        Request::Write { key: asked, .. } | Request::Change { key: asked, .. } => asked == key,
         Request::GetLocked { key: asked, .. } => asked == key,
         _ => false,
     };
     let asked = batch.requests.iter().find(|(_, request)| asks(request));
-    let is_write = asked.is_some_and(|(_, request)| matches!(request, Request::Write { .. }));
+    let is_write = asked.is_some_and(|(_, request)| !matches!(request, Request::GetLocked { .. }));
     let ours = Party {
         who: batch.header.as_ref().map(|header| Arc::clone(&header.who)),
         act: if is_write { Act::Write } else { Act::Lock },

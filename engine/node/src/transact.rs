@@ -30,6 +30,7 @@ use env::{Clock, Env, Instant, Mailbox};
 use replica::provisional::{PROVISIONAL_BYTES_MAX, SPILLED_BYTES_MAX};
 use replica::{Held, Met, Replica, Ticket};
 use storage::{Ahead, Need, NeedsIo, Pressure, Tablet};
+use txn::change::Change;
 use txn::error::{Act, Conflict, Party};
 use txn::view::Version;
 use txn::{Batch, Bytes, Context, Intent, Memory, Record, Request, TxnId, View, codec};
@@ -372,6 +373,17 @@ fn check_batch(batch: &Batch) -> Result<(), Refusal> {
                     check_value(key, value)?;
                 }
             }
+            Request::Change {
+                key, change, given, ..
+            } => {
+                check_key(key)?;
+                match change {
+                    Change::Set(Some(bytes)) | Change::Append { bytes, .. } => check_value(key, bytes)?,
+                    Change::Set(None) | Change::Add { .. } | Change::Min(_) | Change::Max(_) => {}
+                }
+                given.iter().try_for_each(|condition| check_key(&condition.key))?;
+            }
+            Request::Check { condition } => check_key(&condition.key)?,
             Request::Get { key } | Request::GetLocked { key, .. } | Request::Query { key, .. } => {
                 check_key(key)?;
             }

@@ -75,6 +75,15 @@ impl Latches {
                 Request::Scan { keys, .. } | Request::Refresh { keys, .. } => {
                     touched.reads.push((keys.clone(), read_ts));
                 }
+                Request::Check { condition } => {
+                    touched.reads.push((Keys::One(condition.key.clone()), read_ts));
+                }
+                Request::Change { key: one, given, .. } => {
+                    touched.keys.push(one.clone());
+                    // Of another key it may be the newest value that counts.
+                    let others = given.iter().filter(|condition| condition.key != *one);
+                    touched.keys.extend(others.map(|condition| condition.key.clone()));
+                }
                 Request::GetLocked { key: one, .. }
                 | Request::Write { key: one, .. }
                 | Request::Query { key: one, .. } => touched.keys.push(one.clone()),

@@ -1,8 +1,8 @@
 //! Writes whose value follows from what they find, and what has to hold for them.
 
 use crate::txn::Bytes;
-use base::modification::{Modification, Unmodified, parse};
 use base::Timestamp;
+use base::modification::{Modification, Unmodified, parse};
 use core::fmt;
 use std::sync::Arc;
 

@@ -684,7 +684,10 @@ impl Coordinator {
         let reading = self.reading.as_ref();
         self.reads.is_empty()
             && reading.is_none_or(|reading| {
-                matches!(reading, Reading::Keys { moves: true, .. } | Reading::Change { .. })
+                matches!(
+                    reading,
+                    Reading::Keys { moves: true, .. } | Reading::Change { .. }
+                )
             })
     }
 
@@ -790,7 +793,9 @@ impl Coordinator {
                     }
                 }
                 if matches!(refusal, Refusal::WrongRange { .. })
-                    && !refused_request.as_ref().is_some_and(|request| self.is_cut_off(request, &refusal))
+                    && !refused_request
+                        .as_ref()
+                        .is_some_and(|request| self.is_cut_off(request, &refusal))
                 {
                     self.send_elsewhere(part);
                 } else {

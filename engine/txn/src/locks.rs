@@ -458,9 +458,7 @@ impl<W: Copy + PartialEq> LockTable<W> {
                 continue;
             };
             match (request, reply) {
-                (Request::End { .. }, Reply::Ended(ended))
-                    if !matches!(ended, Ended::Staged { .. }) =>
-                {
+                (Request::End { .. }, Reply::Ended(ended)) if !matches!(ended, Ended::Staged { .. }) => {
                     if let Some(header) = &batch.header {
                         self.release_all(header.who.id);
                     }

@@ -892,7 +892,12 @@ impl Run {
             let Some(commit_ts) = commit_ts else { continue };
             if let Some(shot) = &client.shot {
                 let isolation = client.isolation;
-                history.push(shots::committed((*number, isolation), shot, commit_ts, &versions)?);
+                history.push(shots::committed(
+                    (*number, isolation),
+                    shot,
+                    commit_ts,
+                    &versions,
+                )?);
                 continue;
             }
             if let Some(total) = client.audit.filter(|total| *total != TOTAL) {

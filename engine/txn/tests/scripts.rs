@@ -593,9 +593,15 @@ impl Stage {
             }
             "shot" => {
                 let shot = one_shot(words, pairs)?;
-                let ranges: Vec<_> = world.ranges.iter().map(|range| range.tables.start.clone()).collect();
+                let ranges: Vec<_> = world
+                    .ranges
+                    .iter()
+                    .map(|range| range.tables.start.clone())
+                    .collect();
                 let place = |key: &[u8]| ranges.iter().filter(|start| ***start <= *key).count();
-                world.call(of, |txn| txn.one_shot(shot, |one, other| place(one) == place(other)));
+                world.call(of, |txn| {
+                    txn.one_shot(shot, |one, other| place(one) == place(other))
+                });
             }
             "flush" => world.call(of, corelane_txn::Coordinator::flush),
             "commit" => world.call(of, corelane_txn::Coordinator::commit),
@@ -625,7 +631,12 @@ impl Stage {
 }
 
 fn change(how: &str, value: &str, pairs: &[(&str, &str)]) -> Result<Change, Box<dyn Error>> {
-    let bound = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+    let bound = |name: &str| {
+        pairs
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| *value)
+    };
     Ok(match how {
         "put" => Change::Set(Some(bytes(value))),
         "add" => Change::Add {

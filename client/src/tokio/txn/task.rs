@@ -21,16 +21,17 @@ use core::future::poll_fn;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::oneshot;
+use txn::change::{Change, OneShot, Unmet};
 use txn::coordinator::Answer;
 use txn::driver::together::may_join;
 use txn::driver::{Driver, Out, Ticket};
 use txn::locks::Strength;
 use txn::request::Answer as RangeAnswer;
-use txn::{Bytes, Keys, Refusal};
+use txn::{Bytes, Keys, Refusal, Who};
 
 /// What is buffered is laid as intents from this on, in bytes and in writes.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
@@ -45,6 +46,8 @@ pub(super) enum Call {
     Read(Vec<Bytes>, Option<Strength>),
     Scan(Span, usize),
     Write(Bytes, Option<Bytes>),
+    Change(Bytes, Change),
+    OneShot(OneShot),
     DeleteRange(Span),
     Savepoint,
     ReturnTo(Savepoint),
@@ -58,6 +61,8 @@ pub(super) enum Value {
     Values(Vec<Option<Bytes>>),
     Rows(Vec<(Bytes, Bytes)>, Option<Bytes>),
     Deleted(usize),
+    Changed(Option<Bytes>),
+    Unmet(Box<Unmet>),
     Savepoint(Savepoint),
     Committed(Timestamp),
 }
@@ -162,6 +167,16 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The transaction, with its anchor as far as it has one.
+    pub(super) fn who(&self) -> Arc<Who> {
+        self.lock().driver.who().clone()
+    }
+
+    /// See [`Driver::changed`].
+    pub(super) fn changed(&self) -> BTreeMap<Bytes, Option<Bytes>> {
+        self.lock().driver.changed()
     }
 
     /// Why further calls fail, when they do.
@@ -351,7 +366,12 @@ impl Shared {
                 Call::Read(keys, Some(_)) => self.pool.heat().first(keys),
                 _ => Vec::new(),
             };
-            state.begin_call((call, &first), told, deadline);
+            let ranges = self.pool.ranges();
+            let is_near = |one: &[u8], other: &[u8]| {
+                let range = ranges.lookup(one);
+                range.is_some_and(|range| range.span.contains(other))
+            };
+            state.begin_call((call, &first), is_near, told, deadline);
         }
     }
 
@@ -394,6 +414,8 @@ impl Shared {
             }
             Answer::Rows { rows, next } => Value::Rows(rows, next),
             Answer::Deleted(keys) => Value::Deleted(keys.len()),
+            Answer::Changed(value) => Value::Changed(value),
+            Answer::Unmet(unmet) => Value::Unmet(unmet),
             Answer::Committed { ts, not_before } => {
                 self.remember(state, TxnOutcome::Committed(ts));
                 self.pool.saw(ts);
@@ -521,8 +543,14 @@ impl State {
         }
     }
 
-    /// Does a call, in which these keys are locked first.
-    fn begin_call(&mut self, (call, first): (Call, &[Bytes]), told: Told, deadline: Instant) {
+    /// Does a call, in which these keys are locked first; `is_near` says whether two keys are in one range, as far as is known.
+    fn begin_call(
+        &mut self,
+        (call, first): (Call, &[Bytes]),
+        is_near: impl Fn(&[u8], &[u8]) -> bool,
+        told: Told,
+        deadline: Instant,
+    ) {
         let call = match self.do_at_once(call) {
             Ok((value, _)) => {
                 // Who asked may have gone.
@@ -531,7 +559,8 @@ impl State {
             }
             Err(call) => call,
         };
-        let (is_commit, is_rollback) = (matches!(call, Call::Commit), matches!(call, Call::RollBack));
+        let is_commit = matches!(call, Call::Commit | Call::OneShot(_));
+        let is_rollback = matches!(call, Call::RollBack);
         match call {
             Call::Read(keys, None) => self.driver.read(keys),
             Call::Read(keys, Some(strength)) => {
@@ -540,6 +569,8 @@ impl State {
             }
             Call::Scan(span, rows_max) => self.driver.scan(keys_of(span), rows_max),
             Call::DeleteRange(span) => self.driver.delete_range(keys_of(span)),
+            Call::Change(key, change) => self.driver.change(key, &change),
+            Call::OneShot(shot) => self.driver.one_shot(shot, is_near),
             Call::Commit => self.driver.commit(),
             Call::RollBack => self.driver.roll_back(),
             Call::Write(..) | Call::Savepoint | Call::ReturnTo(_) => unreachable!("it was done at once"),

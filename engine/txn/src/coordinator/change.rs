@@ -211,7 +211,10 @@ impl Coordinator {
 
     /// The range that has the record has taken a one-shot transaction back, in place of what was asked by `items`.
     pub(super) fn on_ended_unmet(&mut self, unmet: Box<Unmet>, items: &[Item]) {
-        let is_all = self.outstanding.keys().all(|item| items.contains(item) || self.beat == Some(*item));
+        let is_all = self
+            .outstanding
+            .keys()
+            .all(|item| items.contains(item) || self.beat == Some(*item));
         if is_all && !self.sent_again {
             // That was all of it, so nothing is anywhere.
             self.locks.clear();

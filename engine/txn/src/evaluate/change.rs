@@ -31,15 +31,16 @@ impl<V: View> Evaluation<'_, V> {
         if let Some(header) = &mut self.header {
             header.blind = true;
         }
-        let conditions = batch
-            .requests
-            .iter()
-            .filter_map(|(_, request)| match request {
-                Request::Change { key, given, .. } => Some((key, given)),
-                _ => None,
-            });
-        let elsewhere = conditions
-            .flat_map(|(key, given)| given.iter().filter(move |condition| condition.key != *key).cloned());
+        let conditions = batch.requests.iter().filter_map(|(_, request)| match request {
+            Request::Change { key, given, .. } => Some((key, given)),
+            _ => None,
+        });
+        let elsewhere = conditions.flat_map(|(key, given)| {
+            given
+                .iter()
+                .filter(move |condition| condition.key != *key)
+                .cloned()
+        });
         self.whole = Some(elsewhere.collect());
     }
 

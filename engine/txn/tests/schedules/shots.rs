@@ -56,7 +56,8 @@ impl Run {
             }
             5 => {
                 // Two of these, the other way round, are write skew.
-                let (one, other) = [("a1", "s1"), ("s1", "a1"), ("a1", "a2"), ("a2", "a1")][self.shots.index(4)];
+                let (one, other) =
+                    [("a1", "s1"), ("s1", "a1"), ("a1", "a2"), ("a2", "a1")][self.shots.index(4)];
                 shot.changes.push((bytes(one), append));
                 self.must(&mut shot, other, None);
             }
@@ -77,10 +78,12 @@ impl Run {
 
     /// A condition; that a key has what it has now, unless another one is given.
     fn must(&mut self, shot: &mut OneShot, key: &str, must: Option<Must>) {
-        let newest = self.world.ranges[self.world.place(key.as_bytes())].tables.versions[key.as_bytes()]
-            .iter()
-            .next_back()
-            .map(|(ts, stored)| (*ts, stored.value.clone()));
+        let newest = self.world.ranges[self.world.place(key.as_bytes())]
+            .tables
+            .versions[key.as_bytes()]
+        .iter()
+        .next_back()
+        .map(|(ts, stored)| (*ts, stored.value.clone()));
         let holds = match newest {
             Some((ts, Some(_))) if self.shots.chance(0.3) => Must::Version(ts),
             Some((_, Some(value))) => Must::Equal(value),
@@ -117,7 +120,10 @@ impl Run {
         let value = text(value);
         let before = match change {
             Change::Add { delta, .. } => (value.parse::<i64>().expect("a number") - delta).to_string(),
-            Change::Append { bytes, .. } => value.strip_suffix(&text(Some(&bytes))).expect("it is there").to_owned(),
+            Change::Append { bytes, .. } => value
+                .strip_suffix(&text(Some(&bytes)))
+                .expect("it is there")
+                .to_owned(),
             other => panic!("{other:?} was not drawn"),
         };
         match client.writes.get(key) {
@@ -166,7 +172,9 @@ pub(crate) fn committed(
         let (_, before) = seen_at(versions, &key, commit_ts, commit_ts);
         let mut all = versions.get(&key).into_iter().flatten();
         let Some((_, value)) = all.find(|(ts, _)| *ts == commit_ts) else {
-            return Err(format!("t{id} is committed, and its change of {key} is not there"));
+            return Err(format!(
+                "t{id} is committed, and its change of {key} is not there"
+            ));
         };
         // Lists begin with an empty text.
         let found = value_of(&before).or(LISTS.contains(&key.as_str()).then_some(&[]));
@@ -188,7 +196,9 @@ pub(crate) fn committed(
         };
         let value = value_of(&found).or(LISTS.contains(&key.as_str()).then_some(&[]));
         if !must.holds(value, ts) {
-            return Err(format!("t{id} is committed, and condition {number} does not hold: {key}={found}"));
+            return Err(format!(
+                "t{id} is committed, and condition {number} does not hold: {key}={found}"
+            ));
         }
         reads.push((key, found));
     }
@@ -210,5 +220,8 @@ pub(crate) fn check_unmet(id: usize, unmet: &Unmet, versions: &Versions) -> Resu
     if was == found {
         return Ok(());
     }
-    Err(format!("t{id} found {key}={found} at {:?}, where {was} was", unmet.ts))
+    Err(format!(
+        "t{id} found {key}={found} at {:?}, where {was} was",
+        unmet.ts
+    ))
 }
