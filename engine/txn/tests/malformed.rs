@@ -3,6 +3,7 @@
 mod fixtures;
 
 use base::ClientId;
+use corelane_txn::change::{Change, Condition, Must};
 use corelane_txn::coordinator::{Config, Coordinator, Effect};
 use corelane_txn::error::Seen;
 use corelane_txn::pusher::{self, Pusher};
@@ -82,6 +83,20 @@ fn a_batch_that_names_no_transaction_is_refused() {
             value: None,
             pipelined: false,
         },
+        Request::Change {
+            key: bytes("a"),
+            seq: Seq(1),
+            change: Change::Min(1),
+            given: Arc::new([]),
+            alone: true,
+        },
+        Request::Check {
+            condition: Condition {
+                number: 0,
+                key: bytes("a"),
+                must: Must::Absent,
+            },
+        },
         Request::Refresh { keys, from: ts(1) },
         end(End::Commit {
             promises,
@@ -114,6 +129,20 @@ fn a_batch_that_changes_something_twice_is_refused() {
         value: None,
         pipelined: false,
     };
+    let change = |key| Request::Change {
+        key: bytes(key),
+        seq: Seq(1),
+        change: Change::Min(1),
+        given: Arc::new([]),
+        alone: true,
+    };
+    let check = || Request::Check {
+        condition: Condition {
+            number: 0,
+            key: bytes("c"),
+            must: Must::Absent,
+        },
+    };
     let end = || Request::End {
         end: End::Rollback,
         locks: Arc::new([]),
@@ -138,6 +167,8 @@ fn a_batch_that_changes_something_twice_is_refused() {
         vec![write("b"), write("a"), end()],
         vec![resolve(span("a", "c")), resolve(Keys::One(bytes("c")))],
         vec![write("a"), get()],
+        vec![change("b"), write("a"), end()],
+        vec![change("b"), check()],
     ];
     let bad = [
         vec![write("a"), write("b"), write("a")],
@@ -146,6 +177,10 @@ fn a_batch_that_changes_something_twice_is_refused() {
         vec![end(), write("a"), end()],
         vec![Request::Beat, Request::Forget { who: who() }],
         vec![end(), get()],
+        vec![end(), check()],
+        vec![change("a"), write("a")],
+        vec![change("a"), resolve(span("a", "c"))],
+        vec![change("a"), finish(8)],
         vec![finish(8), finish(8)],
         vec![finish(id().seq), resolve(Keys::One(bytes("a")))],
         vec![write("a"), finish(8)],

@@ -1,6 +1,7 @@
 //! Arbitrary values of everything that has bytes.
 
 use base::{ClientId, Timestamp};
+use corelane_txn::change::{Change, Condition, Missed, Must, Unmet};
 use corelane_txn::error::{Act, Conflict, Party, Seen};
 use corelane_txn::locks::Strength;
 use corelane_txn::record::{Earlier, Promise};
@@ -194,12 +195,54 @@ fn verdict() -> impl Strategy<Value = Verdict> {
     ]
 }
 
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        option::of(bytes()).prop_map(Change::Set),
+        (any::<i64>(), any::<i64>(), any::<i64>()).prop_map(|(delta, min, max)| Change::Add {
+            delta,
+            min,
+            max
+        }),
+        any::<i64>().prop_map(Change::Min),
+        any::<i64>().prop_map(Change::Max),
+        (bytes(), u32s()).prop_map(|(bytes, len_max)| Change::Append { bytes, len_max }),
+    ]
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    let must = prop_oneof![
+        Just(Must::Absent),
+        Just(Must::Present),
+        bytes().prop_map(Must::Equal),
+        ts().prop_map(Must::Version),
+        (any::<i64>(), any::<i64>()).prop_map(|(min, max)| Must::Within { min, max }),
+    ];
+    (u32s(), bytes(), must).prop_map(|(number, key, must)| Condition { number, key, must })
+}
+
+fn unmet() -> impl Strategy<Value = Box<Unmet>> {
+    let missed = prop_oneof![
+        u32s().prop_map(Missed::Condition),
+        Just(Missed::Bounds),
+        Just(Missed::Number)
+    ];
+    (bytes(), missed, option::of(bytes()), ts()).prop_map(|(key, missed, found, ts)| {
+        Box::new(Unmet {
+            key,
+            missed,
+            found,
+            ts,
+        })
+    })
+}
+
 fn request() -> impl Strategy<Value = Request> {
     let strength = prop_oneof![Just(Strength::Shared), Just(Strength::Exclusive)];
     let push = prop_oneof![ts().prop_map(Push::Above), Just(Push::Abort), Just(Push::Force)];
     let end = prop_oneof![
         Just(End::Rollback),
         (promises(), any::<bool>()).prop_map(|(promises, fresh)| End::Commit { promises, fresh }),
+        (promises(), u32s()).prop_map(|(promises, requests)| End::Whole { promises, requests }),
     ];
     prop_oneof![
         bytes().prop_map(|key| Request::Get { key }),
@@ -246,6 +289,16 @@ fn request() -> impl Strategy<Value = Request> {
             verdict
         }),
         who().prop_map(|who| Request::Forget { who }),
+        (bytes(), seq(), change(), vec(condition(), 0..3), any::<bool>()).prop_map(
+            |(key, seq, change, given, alone)| Request::Change {
+                key,
+                seq,
+                change,
+                given: given.into(),
+                alone,
+            }
+        ),
+        condition().prop_map(|condition| Request::Check { condition }),
         (who(), epoch(), ts(), vec(keys(), 0..3)).prop_map(|(who, epoch, ts, locks)| Request::Finish {
             who,
             epoch,
@@ -265,6 +318,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         (ts(), locks()).prop_map(|(ts, rest)| Ended::Committed { ts, rest }),
         ts().prop_map(|ts| Ended::Staged { ts }),
         locks().prop_map(|rest| Ended::Aborted { rest }),
+        unmet().prop_map(|unmet| Ended::Unmet { unmet }),
     ];
     let pushed = prop_oneof![
         (verdict(), locks()).prop_map(|(verdict, locks)| Pushed::Ended { verdict, locks }),
@@ -280,6 +334,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         (vec((bytes(), bytes()), 0..3), option::of(bytes()))
             .prop_map(|(rows, next)| Reply::Rows { rows, next }),
         ts().prop_map(|ts| Reply::Laid { ts }),
+        (option::of(bytes()), ts()).prop_map(|(value, ts)| Reply::Changed { value, ts }),
         (vec(bytes(), 0..3), ts(), option::of(bytes())).prop_map(|(keys, ts, next)| Reply::Deleted {
             keys,
             ts,
@@ -333,6 +388,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::Stale),
         Just(Refusal::Forgotten),
         bytes().prop_map(|key| Refusal::TooManyWrites { key }),
+        unmet().prop_map(|unmet| Refusal::Unmet { unmet }),
         what.clone().prop_map(|what| Refusal::Malformed { what }),
         (what, record()).prop_map(|(what, record)| Refusal::Contradiction { what, record }),
     ]

@@ -1,6 +1,7 @@
 //! One of each variant, in the order of the tags.
 
 use base::{ClientId, Timestamp};
+use corelane_txn::change::{Change, Condition, Missed, Must, Unmet};
 use corelane_txn::error::{Act, Conflict, Party, Seen};
 use corelane_txn::locks::Strength;
 use corelane_txn::record::{Earlier, Promise};
@@ -272,7 +273,68 @@ pub(crate) fn requests() -> Vec<Request> {
         ts: ts(1),
         locks: [Keys::One(bytes("key")), span()].into(),
     });
+    let musts = [
+        Must::Absent,
+        Must::Present,
+        Must::Equal(bytes("value")),
+        Must::Version(ts(1)),
+        Must::Within { min: -1, max: i64::MAX },
+    ];
+    let given: Vec<Condition> = (0..).zip(musts).map(|(number, must)| condition(number, must)).collect();
+    let changes = [
+        Change::Set(Some(bytes("value"))),
+        Change::Set(None),
+        Change::Add {
+            delta: -5,
+            min: 0,
+            max: i64::MAX,
+        },
+        Change::Min(i64::MIN),
+        Change::Max(7),
+        Change::Append {
+            bytes: bytes("value"),
+            len_max: 300,
+        },
+    ];
+    all.extend(changes.map(|change| Request::Change {
+        key: bytes("key"),
+        seq: Seq(5),
+        change,
+        given: [].into(),
+        alone: true,
+    }));
+    all.push(Request::Change {
+        key: bytes("key"),
+        seq: Seq(5),
+        change: Change::Set(None),
+        given: given.into(),
+        alone: false,
+    });
+    all.push(Request::Check {
+        condition: condition(300, Must::Present),
+    });
+    all.push(Request::End {
+        end: End::Whole {
+            promises: promises(),
+            requests: 3,
+        },
+        locks: locks(),
+    });
     all
+}
+
+fn condition(number: u32, must: Must) -> Condition {
+    let key = bytes("key");
+    Condition { number, key, must }
+}
+
+fn unmet(missed: Missed) -> Box<Unmet> {
+    Box::new(Unmet {
+        key: bytes("key"),
+        missed,
+        found: Some(bytes("value")),
+        ts: ts(1),
+    })
 }
 
 pub(crate) fn replies() -> Vec<Reply> {
@@ -319,6 +381,13 @@ pub(crate) fn replies() -> Vec<Reply> {
         Reply::Recovered(Some(Outcome::Committed { ts: ts(1) })),
         Reply::Partly { next: bytes("next") },
         Reply::Done,
+        Reply::Changed {
+            value: Some(bytes("value")),
+            ts: ts(1),
+        },
+        Reply::Ended(Ended::Unmet {
+            unmet: unmet(Missed::Condition(300)),
+        }),
     ]
 }
 
@@ -371,6 +440,12 @@ pub(crate) fn refusals() -> Vec<Refusal> {
         Refusal::Contradiction {
             what: "what".into(),
             record: record(),
+        },
+        Refusal::Unmet {
+            unmet: unmet(Missed::Bounds),
+        },
+        Refusal::Unmet {
+            unmet: unmet(Missed::Number),
         },
     ]
 }
