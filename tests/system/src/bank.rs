@@ -9,6 +9,7 @@
 
 pub mod deaths;
 mod link;
+mod shots;
 mod tills;
 
 use crate::client::reply::Reply;
@@ -18,6 +19,7 @@ use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use env::Address;
 use link::{Link, Queue};
+use shots::{Transfer, Way};
 use sim::SimEnv;
 use std::rc::Rc;
 use tills::Tills;
@@ -41,6 +43,8 @@ const TRANSFERS_MAX: u64 = 400;
 pub struct Bank {
     link: Rc<Link>,
     prng: RefCell<Prng>,
+    /// Which transfers are one-shot, or by changes.
+    shots: RefCell<Prng>,
     /// That a teller dies in the middle of a transaction, at each step of it.
     death: Cell<f64>,
     /// Tellers lock what they will write.
@@ -96,9 +100,12 @@ impl Bank {
     #[must_use]
     pub fn new(env: SimEnv, addresses: Vec<Address>, clock_bound_ns: u64, mut prng: Prng) -> Rc<Self> {
         let locks = prng.chance(0.6);
+        // Of its own, so that a seed draws what it did without.
+        let shots = Prng::new(prng.clone().next_u64() ^ 0x5_0075);
         Rc::new(Self {
             link: Link::new(env, addresses, clock_bound_ns, prng.fork()),
             prng: RefCell::new(prng),
+            shots: RefCell::new(shots),
             death: Cell::new(0.004),
             locks: Cell::new(locks),
             is_open: Cell::new(false),
@@ -335,48 +342,13 @@ impl Bank {
             let amount = i64::try_from(prng.between(1, 30)).expect("small");
             (from, to, amount, isolation)
         };
-        let txn = self.begin(teller, isolation).await;
-        let keys = vec![account(from), account(to), counter(teller.number)];
-        let ended = async {
-            let (mut txn, numbers) = self.read_to_write(txn, keys.clone()).await?;
-            let count = u64::try_from(numbers[2]).unwrap_or(u64::MAX);
-            let fits = count == teller.count || teller.maybe && count == teller.count + 1;
-            if !fits {
-                self.say(&format!(
-                    "teller {} has {} transfers, {} more, and finds {count} ({:?}, read at {})",
-                    teller.number,
-                    teller.count,
-                    if teller.maybe { "perhaps one" } else { "no" },
-                    txn.driver.who().id,
-                    txn.driver.read_ts(),
-                ));
-            }
-            // What may have happened may still: until something else is written over what it has read.
-            teller.maybe &= count == teller.count;
-            teller.count = count;
-            if self.prng.borrow_mut().chance(0.3) {
-                // What is laid early is there when the commit begins.
-                txn.driver.write(keys[0].clone(), text(numbers[0] - amount));
-                txn.driver.flush();
-            }
-            if self.prng.borrow_mut().chance(0.05) {
-                txn.driver.roll_back();
-                self.run(&mut txn).await?;
-                self.link.finish(txn.driver, txn.queue);
-                return Err(Stop::Failed);
-            }
-            txn.driver.write(keys[0].clone(), text(numbers[0] - amount));
-            txn.driver.write(keys[1].clone(), text(numbers[1] + amount));
-            txn.driver.write(keys[2].clone(), text(numbers[2] + 1));
-            match self.commit(txn).await {
-                Err(Stop::Died) => {
-                    teller.maybe = true;
-                    Err(Stop::Died)
-                }
-                other => other,
-            }
+        let transfer = Transfer { from, to, amount };
+        let ended = match self.way() {
+            Way::Read => self.transfer_by_reads(teller, transfer, isolation).await,
+            Way::Change => self.transfer_by_changes(teller, transfer, isolation).await,
+            Way::OneShot => self.transfer_at_once(teller, transfer, isolation).await,
         };
-        match ended.await {
+        match ended {
             Ok(_) => {
                 teller.count += 1;
                 teller.maybe = false;
@@ -388,6 +360,57 @@ impl Bank {
                 teller.client = self.session();
                 teller.seq = 0;
             }
+        }
+    }
+
+    /// A teller has seen how many of its transfers count.
+    fn count(&self, teller: &mut Teller, count: u64, txn: &Txn) {
+        let fits = count == teller.count || teller.maybe && count == teller.count + 1;
+        if !fits {
+            self.say(&format!(
+                "teller {} has {} transfers, {} more, and finds {count} ({:?}, read at {})",
+                teller.number,
+                teller.count,
+                if teller.maybe { "perhaps one" } else { "no" },
+                txn.driver.who().id,
+                txn.driver.read_ts(),
+            ));
+        }
+        // What may have happened may still: until something else is written over what it has read.
+        teller.maybe &= count == teller.count;
+        teller.count = count;
+    }
+
+    async fn transfer_by_reads(
+        self: &Rc<Self>,
+        teller: &mut Teller,
+        Transfer { from, to, amount }: Transfer,
+        isolation: Isolation,
+    ) -> Result<Timestamp, Stop> {
+        let txn = self.begin(teller, isolation).await;
+        let keys = vec![account(from), account(to), counter(teller.number)];
+        let (mut txn, numbers) = self.read_to_write(txn, keys.clone()).await?;
+        self.count(teller, u64::try_from(numbers[2]).unwrap_or(u64::MAX), &txn);
+        if self.prng.borrow_mut().chance(0.3) {
+            // What is laid early is there when the commit begins.
+            txn.driver.write(keys[0].clone(), text(numbers[0] - amount));
+            txn.driver.flush();
+        }
+        if self.prng.borrow_mut().chance(0.05) {
+            txn.driver.roll_back();
+            self.run(&mut txn).await?;
+            self.link.finish(txn.driver, txn.queue);
+            return Err(Stop::Failed);
+        }
+        txn.driver.write(keys[0].clone(), text(numbers[0] - amount));
+        txn.driver.write(keys[1].clone(), text(numbers[1] + amount));
+        txn.driver.write(keys[2].clone(), text(numbers[2] + 1));
+        match self.commit(txn).await {
+            Err(Stop::Died) => {
+                teller.maybe = true;
+                Err(Stop::Died)
+            }
+            other => other,
         }
     }
 

@@ -278,9 +278,15 @@ pub(crate) fn requests() -> Vec<Request> {
         Must::Present,
         Must::Equal(bytes("value")),
         Must::Version(ts(1)),
-        Must::Within { min: -1, max: i64::MAX },
+        Must::Within {
+            min: -1,
+            max: i64::MAX,
+        },
     ];
-    let given: Vec<Condition> = (0..).zip(musts).map(|(number, must)| condition(number, must)).collect();
+    let given: Vec<Condition> = (0..)
+        .zip(musts)
+        .map(|(number, must)| condition(number, must))
+        .collect();
     let changes = [
         Change::Set(Some(bytes("value"))),
         Change::Set(None),

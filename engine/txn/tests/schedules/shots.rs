@@ -30,7 +30,7 @@ impl Run {
         let mut shot = OneShot::default();
         match self.shots.below(8) {
             0 | 1 => shot.changes = vec![(bytes(take.0), take.1), (bytes(give.0), give.1)],
-            2 => return vec![Op::Change(take.0, take.1), Op::Change(give.0, give.1), Op::Commit],
+            2 => return self.draw_transfer((from, to), amount),
             3 => {
                 let mut ops = Vec::new();
                 for _ in 0..self.shots.between(1, 3) {
@@ -74,6 +74,19 @@ impl Run {
             }
         }
         vec![Op::Shot(shot)]
+    }
+
+    /// A transfer by changes: what is taken may be taken in two parts, or after something that is taken back.
+    fn draw_transfer(&mut self, (from, to): (&'static str, &'static str), amount: i64) -> Vec<Op> {
+        let half = amount / 2;
+        let take = |amount: i64| Op::Change(from, add(-amount, 0));
+        let mut ops = match self.shots.below(3) {
+            0 => vec![take(amount)],
+            1 => vec![take(half), take(amount - half)],
+            _ => vec![Op::Savepoint, take(half), Op::Return, take(amount)],
+        };
+        ops.extend([Op::Change(to, add(amount, i64::MIN)), Op::Commit]);
+        ops
     }
 
     /// A condition; that a key has what it has now, unless another one is given.
@@ -143,7 +156,15 @@ impl Run {
             Some(own) => assert_eq!(*own, found, "t{number} does not see its own write of {key}"),
         }
         // What is not taken is not given.
-        client.ops.retain(|op| !matches!(op, Op::Change(..)));
+        client.ops.retain(|op| !matches!(op, Op::Change(..) | Op::Commit));
+        client.ops.insert(
+            0,
+            if client.writes.is_empty() {
+                Op::Commit
+            } else {
+                Op::RollBack
+            },
+        );
     }
 }
 

@@ -170,7 +170,7 @@ impl Link {
         self.committed.set(self.committed.get().max(ts));
     }
 
-    fn place(&self, key: &[u8]) -> usize {
+    pub(super) fn place(&self, key: &[u8]) -> usize {
         let ranges = self.ranges.borrow();
         ranges.partition_point(|(start, _)| **start <= *key).max(1) - 1
     }
