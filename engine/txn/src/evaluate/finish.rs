@@ -265,7 +265,7 @@ impl<V: View> Evaluation<'_, V> {
             }
         }
         let rest: Arc<[Keys]> = rest.into();
-        self.note_dropped(&changes, verdict);
+        self.note_dropped(id, &changes, verdict);
         self.out.append(&mut changes);
         self.out.push(if rest.is_empty() {
             Mutation::Remember { id, outcome }
@@ -289,7 +289,7 @@ impl<V: View> Evaluation<'_, V> {
             if let Some(intent) = intent.filter(|intent| intent.who.id == txn) {
                 bytes += value_bytes(intent);
                 let change = resolved(&key, intent, verdict);
-                self.note_dropped(change.as_slice(), verdict);
+                self.note_dropped(txn, change.as_slice(), verdict);
                 self.out.extend(change);
             }
             from = super::after(&key);
@@ -298,8 +298,8 @@ impl<V: View> Evaluation<'_, V> {
     }
 
     /// What a committed transaction had taken back leaves no version, but it may have been worked out from what its intent kept as it was:
-    /// nobody writes there at or below the commit timestamp afterwards.
-    fn note_dropped(&mut self, changes: &[Mutation], verdict: &Verdict) {
+    /// it is a read of the transaction, and nobody else writes there at or below the commit timestamp afterwards.
+    fn note_dropped(&mut self, txn: TxnId, changes: &[Mutation], verdict: &Verdict) {
         let Verdict::Committed { ts, .. } = verdict else {
             return;
         };
@@ -307,7 +307,7 @@ impl<V: View> Evaluation<'_, V> {
             if let Mutation::Drop { key } = change
                 && !base::planted_bug!("txn-change-taken-back-not-noted")
             {
-                self.cache.note(key, *ts, None);
+                self.cache.note(key, *ts, Some(txn));
             }
         }
     }
