@@ -111,6 +111,9 @@ pub(crate) enum Command {
     /// Add to the number that a key has
     #[command(after_help = command::add::HELP)]
     Add(With<command::add::AddArgs>),
+    /// Conditions and changes that happen together, or not at all
+    #[command(after_help = command::txn::HELP)]
+    Txn(With<command::txn::TxnArgs>),
     /// Delete a key, or a span of keys
     #[command(after_help = command::del::HELP)]
     Del(With<command::del::DelArgs>),

@@ -26,6 +26,7 @@ pub(crate) mod shell;
 pub(crate) mod start;
 pub(crate) mod start_error;
 pub(crate) mod status;
+pub(crate) mod txn;
 pub(crate) mod version;
 
 use crate::args::{BenchCommand, Command, Global, With};
@@ -40,6 +41,7 @@ pub(crate) fn run(command: Command) -> (Outcome, bool) {
         Command::Get(with) => call(with, get::run),
         Command::Put(with) => call(with, put::run),
         Command::Add(with) => call(with, add::run),
+        Command::Txn(with) => call(with, txn::run),
         Command::Del(with) => call(with, del::run),
         Command::Scan(with) => call(with, scan::run),
         Command::Shell(with) => call(with, shell::run),

@@ -47,6 +47,12 @@ pub(super) async fn perform(txn: &Txn, op: Op) -> Result<Answer, Error> {
             txn.put(&key, &to).await?;
             ok(Object::new())
         }
+        Op::Add { key, delta, min, max } => match txn.add_within(&key, delta, min..=max).await {
+            Ok(sum) => ok(Object::new().set("value", sum)),
+            // It goes on.
+            Err(Error::OutOfBounds { found, .. }) => condition_failed(found.as_deref(), None),
+            Err(error) => return Err(error),
+        },
         Op::Scan {
             start, end, limit, ..
         } => {

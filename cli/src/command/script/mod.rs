@@ -37,7 +37,7 @@ Examples:
   printf '%s\\n' '{\"s\":1,\"op\":\"get\",\"key\":\"a\"}' '{\"s\":2,\"op\":\"append\",\"key\":\"a\",\"value\":2}' | corelane script
 
 Each answer has one of \"ok\" (it happened), \"fail\" (it definitely did not) and \"unknown\" (it may have).
-Operations: get, put, delete, append, cas, scan. \"s\" names a session: its operations run in order; different sessions run
+Operations: get, put, delete, append, cas, add, scan. \"s\" names a session: its operations run in order; different sessions run
 at once. \"id\" comes back with the answer, \"timeout_ms\" bounds one operation. Session i talks to the i-th --at, in turn, and
 sessions whose names are no numbers in the order in which they appear.
 

@@ -4,7 +4,7 @@ use super::protocol::{Answer, Op};
 use super::session::{append_to, condition_failed, done, member};
 use crate::output::Object;
 use base::key::Span;
-use corelane::{Db, Error, Swap};
+use corelane::{Db, Error, Modified, Swap};
 use serde_json::Value;
 
 /// Does one, alone.
@@ -31,6 +31,10 @@ pub(super) async fn perform(db: &Db, op: Op) -> Result<Answer, Error> {
             from: Some(from),
             to,
         } => swapped(db.compare_and_put(&key, &from, &to).await?, Object::new()),
+        Op::Add { key, delta, min, max } => match db.add_within(&key, delta, min..=max).await? {
+            made @ Modified::Done { ts, .. } => done(Object::new().set("value", made.number()).build(), ts),
+            Modified::Refused { found, ts } => condition_failed(found.as_deref(), Some(ts)),
+        },
         Op::Cas { key, from: None, to } => swapped(db.put_if_absent(&key, &to).await?, Object::new()),
         Op::Scan {
             start,

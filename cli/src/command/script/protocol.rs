@@ -15,6 +15,7 @@
 //! | `delete` | `key` | – |
 //! | `append` | `key`, `value` | `value` afterwards: the elements, separated by commas |
 //! | `cas` | `key`, `from` (null: absent), `to` | – |
+//! | `add` | `key`, `value`, `min`?, `max`? | `value` afterwards: a number |
 //! | `scan` | `start`?, `end`?, `prefix`?, `limit`?, `reverse`?, `at`? | `rows` |
 //! | `begin` | `iso`? (`snapshot`, `serializable`, `strict`), `name`? | – |
 //! | `commit` | – | – |
@@ -114,6 +115,12 @@ pub(crate) enum Op {
         from: Option<Vec<u8>>,
         to: Vec<u8>,
     },
+    Add {
+        key: Vec<u8>,
+        delta: i64,
+        min: i64,
+        max: i64,
+    },
     Scan {
         start: Vec<u8>,
         end: Option<Vec<u8>>,
@@ -140,6 +147,7 @@ impl Op {
             | Self::Delete { .. }
             | Self::Append { .. }
             | Self::Cas { .. }
+            | Self::Add { .. }
             | Self::Commit => true,
         }
     }
@@ -213,6 +221,12 @@ fn operation(name: &str, fields: &Map<String, Value>) -> Result<Op, String> {
             key: key()?,
             from: bytes(fields, "from")?,
             to: required(fields, "to")?,
+        },
+        "add" => Op::Add {
+            key: key()?,
+            delta: whole(fields, "value")?.ok_or("`value` is missing")?,
+            min: whole(fields, "min")?.unwrap_or(i64::MIN),
+            max: whole(fields, "max")?.unwrap_or(i64::MAX),
         },
         "scan" => scan(fields)?,
         "begin" => Op::Begin {
@@ -298,6 +312,18 @@ fn natural(fields: &Map<String, Value>, name: &str) -> Result<Option<u64>, Strin
             .map(Some)
             .ok_or_else(|| format!("`{name}` is not a natural number")),
     }
+}
+
+/// A number with a sign, or the text of one.
+fn whole(fields: &Map<String, Value>, name: &str) -> Result<Option<i64>, String> {
+    let number = match fields.get(name) {
+        None => return Ok(None),
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(value) => value.as_i64(),
+    };
+    number
+        .map(Some)
+        .ok_or_else(|| format!("`{name}` is not a number of 64 bits"))
 }
 
 fn timestamp(fields: &Map<String, Value>) -> Result<Option<Timestamp>, String> {
@@ -405,6 +431,15 @@ mod tests {
                 at: Some(Timestamp::new(5_500_000_000, 0))
             }
         );
+        assert_eq!(
+            op(r#"{"op":"add","key":"n","value":-3,"min":"0"}"#),
+            Op::Add {
+                key: b"n".to_vec(),
+                delta: -3,
+                min: 0,
+                max: i64::MAX
+            }
+        );
         let request = ask(r#"{"s":3,"id":"x9","op":"delete","key":"k","timeout_ms":250}"#);
         assert_eq!(
             (request.session, request.id, request.timeout_ms),
@@ -449,6 +484,10 @@ mod tests {
         assert_eq!(
             why(r#"{"s":[1],"op":"get","key":"a"}"#),
             "`s` is neither a number nor a text"
+        );
+        assert_eq!(
+            why(r#"{"op":"add","key":"n","value":"x"}"#),
+            "`value` is not a number of 64 bits"
         );
         assert!(why("[").starts_with("not JSON"));
         let refusal = parse(r#"{"s":4,"id":1,"op":"fly"}"#).unwrap_err();

@@ -226,6 +226,12 @@ fn number<T: std::str::FromStr>(word: &Word, prefix: &str) -> Result<T, ParseErr
 }
 
 /// Cuts a line into words at blanks; quotes hold a word together.
+/// The words of a line, quotes and escapes taken away.
+pub(crate) fn plain_words(line: &str) -> Result<Vec<Vec<u8>>, String> {
+    let words = words(line).map_err(|ParseError(why)| why)?;
+    Ok(words.into_iter().map(|word| word.bytes).collect())
+}
+
 fn words(line: &str) -> Result<Vec<Word>, ParseError> {
     let bytes = line.as_bytes();
     let mut words = Vec::new();
