@@ -122,6 +122,22 @@ impl OneShot {
         self.modify(key, Modification::Add { delta, min, max })
     }
 
+    /// Sets `key` to the lesser of its number and `value`.
+    pub fn min(&mut self, key: impl AsRef<[u8]>, value: i64) -> &mut Self {
+        self.modify(key, Modification::Min { value })
+    }
+
+    /// Sets `key` to the greater of its number and `value`.
+    pub fn max(&mut self, key: impl AsRef<[u8]>, value: i64) -> &mut Self {
+        self.modify(key, Modification::Max { value })
+    }
+
+    /// Appends `bytes` to the value of `key`. Nothing happens unless it has no more than `len_max` bytes then.
+    pub fn append(&mut self, key: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>, len_max: u32) -> &mut Self {
+        let bytes = bytes.as_ref();
+        self.modify(key, Modification::Append { bytes, len_max })
+    }
+
     /// What `key` has afterwards is to be told.
     pub fn get(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
         self.gets.push(key.as_ref().to_vec());

@@ -1,9 +1,10 @@
 //! Transactions of the client library over real nodes: transfers between accounts of two ranges, by eight threads, and sums beside them.
+//! Transfers read and write, or change what is there, or are one-shot.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use corelane::blocking::{Db, connect_with};
-use corelane::{Code, Error, Isolation, Options, TxnOptions, prefix};
+use corelane::{Code, Error, Isolation, OneShot, Options, TxnOptions, prefix};
 use corelane_process::process::{Node, Program};
 use std::net::TcpListener;
 use std::path::Path;
@@ -74,6 +75,24 @@ fn options(name: &str, round: usize) -> TxnOptions {
 }
 
 fn transfer(db: &Db, from: &str, to: &str, round: usize) -> Result<(), Error> {
+    match round % 4 {
+        0 => {
+            let mut shot = OneShot::new();
+            shot.add(from, -1)
+                .add(to, 1)
+                .require_within("bank/a0", i64::MIN..=i64::MAX);
+            let done = db.run_one_shot(&shot, &options("transfer", round))?;
+            assert_eq!(done.modified.len(), 2);
+            return Ok(());
+        }
+        1 => {
+            return db.transaction_with(&options("transfer", round), |txn| {
+                txn.add(from, -1)?;
+                txn.add(to, 1).map(drop)
+            });
+        }
+        _ => {}
+    }
     db.transaction_with(&options("transfer", round), |txn| {
         let before = number(txn.get_for_update(from)?);
         let other = number(txn.get_for_update(to)?);
@@ -216,4 +235,113 @@ fn what_a_client_left_in_the_way_is_cleared() {
     let error = impatient.put("k", "3").unwrap_err();
     assert_eq!(error.code(), Code::TxnConflict, "{error}");
     assert!(error.to_string().contains("\"left\""), "{error}");
+}
+
+#[test]
+fn one_shot_transactions_happen_or_say_why_not() {
+    let dir = scratch();
+    let nodes = cluster(dir.path());
+    let addresses: Vec<&str> = nodes.iter().map(|node| &*node.address).collect();
+    let db = connect(&addresses.join(","));
+    db.put("a", "5").unwrap();
+    db.put("c", "x").unwrap();
+    db.put("z", "1").unwrap();
+    // In one range, and then in two.
+    for rest in [3, 1] {
+        let done = db.one_shot(|shot| {
+            shot.add_within("a", -2, 0..=i64::MAX).add("z", 2);
+            shot.require("c", "x").require_absent("d").get("c").get("a")
+        });
+        let done = done.unwrap();
+        assert_eq!(done.number("a"), rest);
+        let rest = rest.to_string().into_bytes();
+        assert_eq!(done.values, [Some(b"x".to_vec()), Some(rest.clone())]);
+        assert_eq!(db.get_versioned("a").unwrap(), (Some(rest), done.ts));
+        assert_eq!(db.get_versioned("z").unwrap().1, done.ts);
+        db.split("m").unwrap();
+    }
+    let error = db
+        .one_shot(|shot| shot.add("z", 2).add_within("a", -2, 0..=i64::MAX))
+        .unwrap_err();
+    assert_eq!(error.code(), Code::ConditionFailed);
+    assert_eq!(
+        error.to_string(),
+        "key \"a\" has \"1\", and adding -2 is to leave 0..=9223372036854775807"
+    );
+    let error = db.one_shot(|shot| shot.put("a", "9").require("c", "x").require_present("y"));
+    let Err(Error::ConditionFailed {
+        condition: 1,
+        found: None,
+        ..
+    }) = error
+    else {
+        panic!("{error:?}")
+    };
+    let error = db.one_shot(|shot| shot.put("a", "9").require("z", "4"));
+    let Err(Error::ConditionFailed {
+        condition: 0,
+        found: Some(found),
+        ..
+    }) = error
+    else {
+        panic!("{error:?}")
+    };
+    assert_eq!(found, b"5");
+    assert_eq!(
+        db.one_shot(|shot| shot.add("c", 1)).unwrap_err().code(),
+        Code::NotANumber
+    );
+    assert_eq!(
+        db.get("a").unwrap().as_deref(),
+        Some(&b"1"[..]),
+        "nothing was done"
+    );
+    let (_, ts) = db.get_versioned("z").unwrap();
+    let done = db.one_shot(|shot| {
+        shot.delete("a")
+            .append("c", "y", 2)
+            .require_version("z", ts)
+            .get("b")
+    });
+    let done = done.unwrap();
+    assert_eq!(done.modified[&b"c"[..]], b"xy");
+    assert_eq!(done.values, [None]);
+    assert_eq!(db.get("a").unwrap(), None);
+    // Nothing is changed, and conditions hold at one moment.
+    let seen = db
+        .one_shot(|shot| shot.require_absent("a").require_present("z").get("c"))
+        .unwrap();
+    assert_eq!(seen.values, [Some(b"xy".to_vec())]);
+}
+
+#[test]
+fn what_a_bound_does_not_allow_leaves_a_transaction_usable() {
+    let dir = scratch();
+    let program = program(dir.path(), "data", "127.0.0.1:0".to_owned(), &["--shards", "2"]);
+    let node = program.start().unwrap();
+    let db = connect(&node.address);
+    db.put("n", "3").unwrap();
+    db.put("t", "word").unwrap();
+    let txn = db.begin().unwrap();
+    assert_eq!(txn.add_within("n", -2, 0..=10).unwrap(), 1);
+    let error = txn.add_within("n", -2, 0..=10).unwrap_err();
+    assert_eq!(error.code(), Code::ConditionFailed);
+    assert_eq!(
+        error.to_string(),
+        "key \"n\" has \"1\", and adding -2 is to leave 0..=10"
+    );
+    let error = txn.add("t", 1).unwrap_err();
+    assert_eq!(error.code(), Code::NotANumber);
+    assert_eq!(txn.failure(), None);
+    assert_eq!(txn.max("n", 7).unwrap(), 7);
+    assert_eq!(txn.min("n", 4).unwrap(), 4);
+    assert_eq!(txn.append("t", "s", 5).unwrap(), b"words");
+    let savepoint = txn.savepoint().unwrap();
+    txn.append("t", "!", 6).unwrap();
+    txn.rollback_to(savepoint).unwrap();
+    txn.put("u", "1").unwrap();
+    assert_eq!(txn.add("u", 1).unwrap(), 2, "of what is not sent yet");
+    txn.commit().unwrap();
+    let values = ["n", "t", "u"].map(|key| db.get(key).unwrap().unwrap());
+    assert_eq!(values, [b"4".to_vec(), b"words".to_vec(), b"2".to_vec()]);
 }
