@@ -131,6 +131,7 @@ pub(crate) fn exit_of(code: Code) -> Exit {
         | Code::WrongShard
         | Code::NotLeader
         | Code::RangeBusy
+        | Code::VersionInactive
         | Code::ScanLost
         | Code::ShuttingDown => Exit::Retry,
         Code::Corruption | Code::FormatUnknown => Exit::Data,
@@ -150,7 +151,8 @@ pub(crate) fn exit_of(code: Code) -> Exit {
         | Code::DataDirectoryUnwritable
         | Code::ConfigurationInvalid
         | Code::NodeRemoved
-        | Code::DirectoryReplaced => Exit::Config,
+        | Code::DirectoryReplaced
+        | Code::BuildTooOld => Exit::Config,
     }
 }
 

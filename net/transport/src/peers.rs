@@ -42,7 +42,8 @@ const DIALLING_BYTES_MAX: usize = 64 << 10;
 /// How one shard talks to shards of other nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerConfig {
-    /// The first frame of each connection, save for `to_node` and `to_shard`, which are the connection's.
+    /// The first frame of each connection, save for `to_node` and `to_shard`, which are the connection's, and for `version_min` after
+    /// [`Peers::greet_anew`].
     pub hello: PeerHello,
     /// Bytes that wait for one shard, from which on trains are dropped: at least 4 KiB. One train more may wait.
     pub unsent_bytes_max: usize,
@@ -110,6 +111,8 @@ struct Inner<E: Env> {
     prng: RefCell<Prng>,
     /// Why no node will have anything of this one any more, as one said that refused it.
     unwelcome: Cell<Option<Code>>,
+    /// What greetings say for `version_min`.
+    version_min: Cell<u16>,
     /// Whether the task that looks at time-outs runs.
     sweeping: Cell<bool>,
 }
@@ -192,6 +195,7 @@ impl<E: Env> Peers<E> {
         Self(Rc::new(Inner {
             egress: Rc::new(Egress::new(env.clone())),
             env,
+            version_min: Cell::new(config.hello.version_min),
             config,
             nodes: RefCell::default(),
             counters: RefCell::default(),
@@ -260,6 +264,14 @@ impl<E: Env> Peers<E> {
         }
     }
 
+    /// Says another `version_min` in greetings from now on. Every connection whose greeting said another one is closed, as by
+    /// [`Self::close_all`].
+    pub fn greet_anew(&self, version_min: u16) {
+        if self.0.version_min.replace(version_min) != version_min {
+            self.close_all();
+        }
+    }
+
     /// What the connections did so far.
     #[must_use]
     pub fn counters(&self) -> PeerCounters {
@@ -290,7 +302,7 @@ impl<E: Env> Peers<E> {
         })
     }
 
-    /// Why a node has refused a connection for good: [`Code::NodeRemoved`] or [`Code::DirectoryReplaced`].
+    /// Why a node has refused a connection for good: [`Code::NodeRemoved`], [`Code::DirectoryReplaced`] or [`Code::BuildTooOld`].
     #[must_use]
     pub fn unwelcome(&self) -> Option<Code> {
         self.0.unwelcome.get()
@@ -323,6 +335,7 @@ impl<E: Env> Peers<E> {
                 let hello = PeerHello {
                     to_node: route.node.0,
                     to_shard: route.shard.0,
+                    version_min: self.0.version_min.get(),
                     ..self.0.config.hello
                 };
                 let is_kept =

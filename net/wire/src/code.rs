@@ -111,6 +111,9 @@ codes! {
     NotLeader = 3008, "not the leader",
         "Another node leads the range; the message says which and where. Clients go there and retry; seen by people only when that did not end.";
 
+    VersionInactive = 3009, "not before all nodes are upgraded",
+        "It takes a later version of the protocol between nodes than is active. Upgrade the nodes that run an older build (`corelane status` says what each speaks), or remove those that are gone (`corelane node rm`): the version then rises by itself.";
+
     Corruption = 4001, "corruption",
         "Bytes on disk do not match their checksum; the message names the file and offset. Nothing damaged is served. A range with replicas on other nodes repairs itself; for others run `corelane check DIR`, then restore from a copy.";
     DiskFailed = 4002, "disk failed",
@@ -153,6 +156,8 @@ codes! {
         "The node was removed from its cluster with `corelane node rm`, and its number is not used again. Start it with an empty data directory, another number, and --join.";
     DirectoryReplaced = 6009, "data directory was replaced",
         "The other nodes know the node with another data directory: what it promised them is lost with that. Start it with the directory that it had. If that is gone: `corelane node drain N`, `corelane node rm N`, and start a node with another number and --join.";
+    BuildTooOld = 6010, "build too old for the cluster",
+        "A later version of the protocol between nodes is active in the cluster, or in the data directory, than the build speaks. Start the node with a build that speaks it (the one that the other nodes run); its data is as it was. There is no way back to an older build.";
     Internal = 6999, "internal error",
         "The server met a state that it should not be in. Please report it with the message.";
 }

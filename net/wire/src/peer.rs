@@ -41,9 +41,9 @@ pub struct PeerHello {
     pub to_node: u64,
     /// The shard that it wants there.
     pub to_shard: u16,
-    /// The lowest protocol version that the sender speaks.
+    /// The version of the protocol between nodes that is active for the sender: it says nothing to anybody who speaks less.
     pub version_min: u16,
-    /// The highest protocol version that the sender speaks.
+    /// The newest version of it that the sender speaks.
     pub version_max: u16,
     /// Where clients and other nodes reach the sender.
     pub address: NodeAddress,

@@ -109,7 +109,7 @@ fn hear<W>(route: &Route<W>, unwelcome: &Cell<Option<Code>>, frame: &Frame<'_>) 
     match decode_reply(frame) {
         Ok(ReplyRef::ErrorReply(error)) if frame.request.0 == 0 => {
             route.refusal.replace(Some(words_of(error)));
-            if let Some(code @ (Code::NodeRemoved | Code::DirectoryReplaced)) =
+            if let Some(code @ (Code::NodeRemoved | Code::DirectoryReplaced | Code::BuildTooOld)) =
                 Code::from_number(error.code.to_native())
             {
                 unwelcome.set(Some(code));

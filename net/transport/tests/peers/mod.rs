@@ -10,7 +10,7 @@ use sim::{SimConfig, SimEnv};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use transport::{CloseReason, PeerConfig, Peers, TransportConfig};
-use wire::{Code, Kind};
+use wire::{Code, FrameReader, Kind, PeerRef, decode_peer};
 
 /// The server, as a node.
 const SERVER: NodeId = NodeId(1);
@@ -242,6 +242,59 @@ fn listen<F: Future<Output = ()> + 'static>(
         }
     });
     address
+}
+
+#[test]
+fn greeting_anew_ends_connections_and_the_next_ones_demand_more() {
+    let mut world = calm();
+    let demands = Rc::new(std::cell::RefCell::new(Vec::new()));
+    let heard = demands.clone();
+    let server = listen(&world, move |env, socket| {
+        let heard = heard.clone();
+        async move {
+            let (mut reader, writer) = env.net().adopt(socket);
+            let mut buf = vec![0; 4096];
+            let bytes = env::Reader::read(&mut reader, &mut buf).await.unwrap();
+            if bytes == 0 {
+                return;
+            }
+            let mut frames = FrameReader::new(4096);
+            frames.extend(&buf[..bytes]);
+            let frame = frames.next().unwrap().unwrap();
+            let PeerRef::PeerHello(hello) = decode_peer(&frame).unwrap() else {
+                panic!("a greeting comes first");
+            };
+            heard
+                .borrow_mut()
+                .push((hello.version_min.to_native(), hello.version_max.to_native()));
+            while env::Reader::read(&mut reader, &mut buf)
+                .await
+                .is_ok_and(|bytes| bytes > 0)
+            {}
+            drop(writer);
+        }
+    });
+    let peers = peers_of(&world, peer_config());
+    peers.set_address(SERVER, Some(server));
+    let said = |world: &mut World, number| {
+        assert!(send(&peers, S0, number, 100));
+        peers.flush();
+        world.sim.run_for(ms(100));
+        demands.borrow().clone()
+    };
+    assert_eq!(said(&mut world, 1), [(1, 1)]);
+    peers.greet_anew(1);
+    assert_eq!(said(&mut world, 2), [(1, 1)], "nothing is new");
+    peers.greet_anew(2);
+    world.sim.run_for(ms(100));
+    assert_eq!(peers.counters().closed, BTreeMap::from([("local", 1)]));
+    assert_eq!(said(&mut world, 3), [(1, 1), (2, 1)]);
+    // One that is dialled meanwhile has the old greeting ready.
+    peers.close_all();
+    assert!(send(&peers, S0, 4, 100));
+    peers.greet_anew(3);
+    world.sim.run_for(ms(100));
+    assert_eq!(said(&mut world, 5), [(1, 1), (2, 1), (3, 1)]);
 }
 
 #[test]
