@@ -142,6 +142,35 @@ fn a_damaged_log_stops_the_start_and_the_check_names_the_place() {
     assert!(refused.err.contains(name), "{}", refused.err);
 }
 
+#[test]
+fn a_data_directory_of_a_newer_build() {
+    let dir = scratch();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    // As `docs/formats.md` lays it out: a later version of the protocol between nodes is active than any build of today speaks.
+    let mut identity = vec![0; 4096];
+    identity[..8].copy_from_slice(b"CLNODEID");
+    identity[8] = 2;
+    identity[32] = 1;
+    identity[40] = 1;
+    identity[42] = 7;
+    identity[50..52].copy_from_slice(&999_u16.to_le_bytes());
+    let crc = base::checksum::crc32c(&identity[16..52]);
+    identity[12..16].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(data.join("IDENTITY"), &identity).unwrap();
+    let refused = start(&data, &["--shards", "1"]);
+    told(&refused, 78, "C6010");
+    assert!(
+        refused
+            .err
+            .contains("start it with a build that speaks version 999"),
+        "{}",
+        refused.err
+    );
+    // What the build does not know it leaves alone.
+    assert_eq!(std::fs::read(data.join("IDENTITY")).unwrap(), identity);
+}
+
 fn flip(path: &Path, offset: u64) {
     let mut file = std::fs::OpenOptions::new()
         .read(true)

@@ -87,6 +87,11 @@ pub(crate) fn of_node(error: &NodeError) -> CliError {
             Code::DirectoryReplaced,
             format!("the other nodes know {node} with another data directory"),
         ),
+        NodeError::Outdated(_) => refused(
+            Code::BuildTooOld,
+            "the other nodes use a later version of the protocol between nodes than this build speaks",
+        )
+        .cause(error.to_string()),
         NodeError::Roster(error @ RosterError::Unknown) => damaged(error.to_string()),
         NodeError::Recover(error) => of_recover(error),
         NodeError::Map(error) => {
@@ -113,6 +118,11 @@ pub(crate) fn of_identity(error: &IdentityError) -> CliError {
             "choose the node's own directory with --data, or say who it is: --node, the numbers in the list of --cluster, \
              and --cluster-name",
         ),
+        IdentityError::TooNew { .. } => refused(
+            Code::BuildTooOld,
+            "the data directory is of a newer build, and there is no way back",
+        )
+        .cause(error.to_string()),
         IdentityError::Unknown => refused(Code::FormatUnknown, "this is no data directory of this corelane")
             .cause(error.to_string())
             .help("choose another directory with --data, or the version of corelane that wrote it"),
@@ -173,6 +183,7 @@ pub(crate) fn of_disk(error: &DiskError) -> CliError {
 mod tests {
     use super::*;
     use env::{DiskOp, NetError};
+    use node::Version;
 
     fn disk(kind: ErrorKind) -> CliError {
         of_disk(&DiskError {
@@ -205,6 +216,14 @@ mod tests {
                 of_node(&NodeError::Identity(IdentityError::Unknown)),
                 Code::FormatUnknown,
             ),
+            (
+                of_node(&NodeError::Identity(IdentityError::TooNew {
+                    active: Version(3),
+                    speaks: Version(2),
+                })),
+                Code::BuildTooOld,
+            ),
+            (of_node(&NodeError::Outdated(Version(1))), Code::BuildTooOld),
             (
                 of_runtime(&RuntimeError::Config("shards is 0".into())),
                 Code::ConfigurationInvalid,

@@ -101,6 +101,7 @@ fn members(rows: &[Value]) -> String {
             text("answers"),
             text("supported_by_shards"),
             text("supports_shards"),
+            text("speaks"),
             text("refusal"),
         ]
     };
@@ -110,6 +111,7 @@ fn members(rows: &[Value]) -> String {
         "answers",
         "supported by us",
         "supports us",
+        "speaks",
         "refuses",
     ];
     let text = table(&header, rows.iter().map(row)).to_string();

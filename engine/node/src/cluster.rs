@@ -4,6 +4,7 @@
 //! join later: they are told of one or more, and learn of the rest. Which nodes have replicas of a range changes, see `members`.
 
 use crate::placer::settings::Placement;
+use crate::version::Version;
 use base::{NodeId, RangeId};
 use core::time::Duration;
 use env::Address;
@@ -75,6 +76,9 @@ pub struct Cluster {
     pub closed_lag: Duration,
     /// How often nodes hear up to when ranges are closed. Default 200 ms.
     pub closed_interval: Duration,
+    /// The version of the protocol between nodes that is active where there was no data yet: later ones become so when all nodes speak
+    /// them. Default the first one; another one where no node is of an older build, and none will be.
+    pub begins: Version,
 }
 
 impl Cluster {
@@ -94,6 +98,7 @@ impl Cluster {
             locality: Locality::default(),
             closed_lag: Duration::from_secs(3),
             closed_interval: Duration::from_millis(200),
+            begins: Version::FIRST,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a node is told.
 
 use crate::cluster::Cluster;
+use crate::version::Version;
 use core::time::Duration;
 use env::Address;
 use log::LogConfig;
@@ -50,6 +51,9 @@ pub struct NodeConfig {
     pub disk_slow: Duration,
     /// How often a shard judges its disk; it asks for free bytes every fourth time. Default 250 ms; hostile: 50 ms.
     pub disk_interval: Duration,
+    /// The newest version of the protocol between nodes that this node speaks: with an older one it is what a build of that version was.
+    /// Default the newest; hostile: the first one.
+    pub speaks: Version,
 }
 
 impl Default for NodeConfig {
@@ -73,6 +77,7 @@ impl Default for NodeConfig {
             disk_reserve_bytes: 1 << 30,
             disk_slow: Duration::from_millis(200),
             disk_interval: Duration::from_millis(250),
+            speaks: Version::NEWEST,
         }
     }
 }

@@ -6,6 +6,7 @@
 use crate::message::ShardMessage;
 use crate::neighbours::Neighbours;
 use crate::state::{Job, State};
+use crate::version::words_for_old;
 use base::{NodeId, ShardId};
 use core::mem;
 use env::{Clock, Env};
@@ -74,7 +75,8 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    /// Stops this node when another one refuses it for good: because it was removed, or has another data directory.
+    /// Stops this node when another one refuses it for good: because it was removed, has another data directory, or is of a build that is
+    /// too old.
     pub(crate) fn heed_refusal(&mut self) {
         let me = self.identity.node;
         let Some(neighbours) = &mut self.neighbours else {
@@ -83,6 +85,11 @@ impl<E: Env, B> State<E, B> {
         match neighbours.links.unwelcome() {
             None => {}
             Some(Code::DirectoryReplaced) => self.unwelcome(),
+            Some(Code::BuildTooOld) => {
+                base::sometimes!("node: a node of an older build is refused");
+                self.is_outdated = true;
+                self.failed.get_or_insert(words_for_old(self.config.speaks));
+            }
             Some(_) => {
                 base::sometimes!("node: a node that was removed has come back");
                 neighbours.removed.insert(me);

@@ -16,6 +16,7 @@
 //!                           other nodes: who they are, what is said to them and to which shard, whether they live
 //!   members, removal        who has a range's replicas changes online
 //!   forget                  nodes that were removed from the cluster
+//!   version                 what nodes may say while some are of an older build
 //!   placer                  the cluster looks after its replicas by itself
 //!   transfer                state for replicas that the log does not reach any more
 //!   message                 what shards say to each other
@@ -80,6 +81,7 @@ pub mod status;
 mod strangers;
 mod transact;
 mod transfer;
+pub mod version;
 mod waiting;
 mod write;
 
@@ -99,3 +101,4 @@ pub use refusal::Refusal;
 pub use roster::RosterError;
 pub use shard::Front;
 pub use start::{NodeError, Ready, run_shard};
+pub use version::Version;

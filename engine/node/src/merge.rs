@@ -42,6 +42,7 @@ use crate::message::{Origin, RawRequest, ShardMessage};
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::state::{Job, Message, State, Then};
+use crate::version::Version;
 pub(crate) use absorb::{absorbs, bury_absorbed};
 use base::{Index, NodeId, RangeId, ReplicaId, ShardId};
 use core::time::Duration;
@@ -567,7 +568,8 @@ impl<E: Env, B> State<E, B> {
     /// Looks after the merges that ranges here take part in, now and then.
     pub(crate) fn mind_merges(&mut self) {
         let now = self.env.clock().now();
-        if now >= self.merges.lost_at {
+        // Before there were merges no range could be gone as a whole, and nobody knew the question.
+        if now >= self.merges.lost_at && self.may_use(Version::MERGES) {
             self.merges.lost_at = now + LOST_AGAIN;
             self.ask_for_lost();
         }
@@ -785,6 +787,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         right: RangeId,
         deadline: Instant,
     ) -> Result<(), Refusal> {
+        self.with_state(|state| state.require(Version::MERGES, "merges of ranges take"))?;
         let now = self.now();
         let deadline = deadline.min(now + BEGIN_MAX);
         let begins = self.with_state(|state| {

@@ -12,6 +12,7 @@ use crate::range_map::{RangeEntry, RangeMap};
 use crate::refusal::Refusal;
 use crate::scan_clock::Share;
 use crate::status::{RangeStatus, ReplicaStatus, ShardStatus};
+use crate::version::Version;
 use base::api::ReadAt;
 use base::key::Span;
 use base::{Index, NodeId, RangeId, RequestId, ShardId, Timestamp};
@@ -186,6 +187,8 @@ pub enum Ask {
     Claim(RangeId),
     /// To shard 0: the replicas of a range up to this life were removed from their group.
     Gone(RangeId, u32),
+    /// To every shard: demand this version of other nodes.
+    Demand(Version),
 }
 
 /// The answer to an [`Ask`].
@@ -221,6 +224,8 @@ pub enum Answer {
     Claim(Option<(Promised, Option<u32>)>),
     /// Shard 0 knows.
     Gone,
+    /// The version is demanded.
+    Demand,
 }
 
 /// A range on its way to another shard. What is committed is complete in its tables, what is not is in the new shard's log; nothing of
@@ -324,6 +329,10 @@ pub enum ShardMessage<S> {
     Born(NodeId, u64),
     /// Which data directories nodes have.
     Births(Births),
+    /// To shard 0: the version is active for another node.
+    Version(Version),
+    /// All shards demand the version: it is active.
+    Active(Version),
     /// Nodes were removed from the cluster: all of them.
     Forgotten(BTreeSet<NodeId>),
     /// A letter for a replica that the receiver has, or knows more of.

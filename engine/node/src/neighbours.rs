@@ -30,6 +30,7 @@ use crate::scan_clock::Shares;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Route, State};
 use crate::transfer::{Receiving, Sending};
+use crate::version::{Greeting, Version};
 use base::collections::FastMap;
 use base::{Index, NodeId, RangeId, ReplicaId, ShardId, Timestamp};
 use core::mem;
@@ -235,7 +236,9 @@ impl<E: Env, B> State<E, B> {
         let cluster = u128::from_le_bytes(hello.cluster);
         let (from, to) = (NodeId(hello.node.to_native()), NodeId(hello.to_node.to_native()));
         let shards = (hello.shard.to_native(), hello.to_shard.to_native());
-        let versions = hello.version_min.to_native()..=hello.version_max.to_native();
+        let speaks = Version(hello.version_max.to_native());
+        let active = Version(hello.version_min.to_native());
+        let unfit = self.unfit(from, active, speaks);
         let birth = hello.birth.to_native();
         let me = self.identity.node;
         let mut code = Code::InvalidRequest;
@@ -259,12 +262,10 @@ impl<E: Env, B> State<E, B> {
                 code = Code::DirectoryReplaced;
                 Some(births::words_for(from))
             }
-            Some(_) if !versions.contains(&u16::from(wire::frame::VERSION)) => Some(format!(
-                "this node speaks version {}, the other one {} to {}",
-                wire::frame::VERSION,
-                versions.start(),
-                versions.end()
-            )),
+            Some(_) if unfit.is_some() => unfit.map(|(which, words)| {
+                code = which;
+                words
+            }),
             Some(_) if shards.1 >= self.shards => Some(format!(
                 "the node has {} shards; there is no shard {}",
                 self.shards, shards.1
@@ -292,10 +293,16 @@ impl<E: Env, B> State<E, B> {
             self.meet_birth(from, birth);
             return HelloAnswer::Refuse;
         }
+        if self.versions.judge(active, speaks) == Greeting::News {
+            base::sometimes!("node: another node waits until what is active there is active here");
+            self.on_version(active);
+            return HelloAnswer::Refuse;
+        }
         let caller = Peer {
             node: from,
             shard: ShardId(shards.0),
         };
+        self.versions.hear(id, from, speaks);
         if let Some(neighbours) = &mut self.neighbours {
             neighbours.callers.insert(id, caller);
         }
@@ -342,6 +349,7 @@ impl<E: Env, B> State<E, B> {
 
     /// A connection is gone.
     pub(crate) fn on_caller_gone(&mut self, id: ConnectionId) {
+        self.versions.on_gone(id);
         if let Some(neighbours) = &mut self.neighbours {
             neighbours.callers.remove(&id);
         }
@@ -356,7 +364,11 @@ impl<E: Env, B> State<E, B> {
             kind: frame.kind,
             bytes: frame.payload.len(),
         };
-        let train = match decode_peer(frame)? {
+        let message = decode_peer(frame)?;
+        if !self.knows(&message) {
+            return Err(malformed);
+        }
+        let train = match message {
             PeerRef::PeerHello(_) => return Err(malformed),
             PeerRef::Roster(roster) => {
                 let member = |entry: &ArchivedRosterEntry| {

@@ -33,6 +33,7 @@ use crate::message::{Answer, Ask, RawRequest};
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Route, State};
+use crate::version::Version;
 use base::{Index, NodeId, RangeId, ReplicaId, ShardId};
 use core::mem;
 use core::time::Duration;
@@ -418,9 +419,11 @@ impl<E: Env, B> State<E, B> {
         if !self.has_all_words() {
             return;
         }
+        let may_merge = self.may_use(Version::MERGES);
         let Some(overview) = self.placer.as_mut().and_then(|placer| placer.overview.as_mut()) else {
             return;
         };
+        overview.permit_merges(may_merge);
         let (term, orders) = (overview.term(), overview.plan(now_ns));
         for (to, order) in orders {
             if to == me {
@@ -528,7 +531,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     }
 
     /// The term in which this node leads the first range.
-    async fn leads_first(&self) -> Option<u64> {
+    pub(crate) async fn leads_first(&self) -> Option<u64> {
         let asked = self.step(|state| match state.routes[state.map.position(b"")] {
             Route::There(shard) => Ok(state.ask(shard, Ask::First)),
             Route::Here(_) | Route::Nowhere => Err(state.leads_first()),

@@ -330,6 +330,8 @@ impl<E: Env, B> State<E, B> {
             ShardMessage::Learned { members, word } => self.learn(members, word),
             ShardMessage::Born(node, birth) => self.on_born(from, node, birth),
             ShardMessage::Births(births) => self.on_births(&births),
+            ShardMessage::Version(version) => self.on_version(version),
+            ShardMessage::Active(version) => self.activate_version(version),
             ShardMessage::Forgotten(removed) => self.forget_nodes(&removed),
             ShardMessage::Letter { letter, caller, hops } => self.on_handed_letter(*letter, caller, hops),
             ShardMessage::Transfer(transfer) => self.on_handed_transfer(&transfer),
@@ -365,6 +367,10 @@ impl<E: Env, B> State<E, B> {
             Ask::Gone(range, life) => {
                 self.on_gone(range, life);
                 Answer::Gone
+            }
+            Ask::Demand(version) => {
+                self.demand_version(version);
+                Answer::Demand
             }
             Ask::Prepare(prepare) => {
                 let seqno = self.prepare(&prepare);
@@ -689,6 +695,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             } => self.place(origin, &wish, deadline).await,
             Job::Roster => self.store_roster().await,
             Job::Births => self.store_births().await,
+            Job::Version => self.store_version().await,
             Job::Survey {
                 from,
                 term,

@@ -13,7 +13,6 @@
 use crate::ailing;
 use crate::births::{self, BirthsError};
 use crate::claims::latest;
-use crate::cluster::Cluster;
 use crate::config::NodeConfig;
 use crate::contention::Contention;
 use crate::damage::Injured;
@@ -36,6 +35,7 @@ use crate::replicate::Batch;
 use crate::roster::{self, RosterError, address_to_bytes};
 use crate::shard::{Front, FrontShard, Shard};
 use crate::state::{Counts, Message, Slot, State};
+use crate::version::{Version, Versions, words_for_old};
 use base::collections::FastMap;
 use base::key::Span;
 use base::{Hlc, NodeId, RangeId, ShardId, Timestamp};
@@ -76,6 +76,9 @@ pub enum NodeError {
     /// The node was removed from its cluster.
     #[error("{}", words_for(*.0))]
     Removed(NodeId),
+    /// A version is active in the cluster that the node, which speaks up to this one, does not speak.
+    #[error("{}", words_for_old(*.0))]
+    Outdated(Version),
     /// What the shard promised other nodes is not known.
     #[error(transparent)]
     Incarnation(#[from] IncarnationError),
@@ -183,7 +186,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     if let Some(cluster) = &config.cluster {
         cluster.check().map_err(NodeError::Config)?;
     }
-    let identity = share_identity(&env, &mailbox, config.cluster.as_deref()).await?;
+    let identity = share_identity(&env, &mailbox, &config).await?;
     let config = Rc::new(config);
     let storage = Shared::new(env.clone(), config.storage.clone());
 
@@ -260,6 +263,9 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_timer()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_time()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_placer()));
+    if me == ShardId(0) && identity.active < shard.with_state(|state| state.config.speaks) {
+        spawn(TaskClass::Background, Box::pin(shard.clone().run_versions()));
+    }
     shard.step(|state| {
         state.start_groups();
         state.keep_seeds();
@@ -316,6 +322,9 @@ async fn serve_until<E: Env, B: Mailbox<Message<E>>>(
         Some(_) if shard.with_state(|state| state.is_replaced) => {
             Err(NodeError::Replaced(shard.with_state(|state| state.identity.node)))
         }
+        Some(_) if shard.with_state(|state| state.is_outdated) => {
+            Err(NodeError::Outdated(shard.with_state(|state| state.config.speaks)))
+        }
         Some(reason) => Err(NodeError::Failed(reason)),
         None => {
             assert!(asked, "a shard ends because it was asked to or has failed");
@@ -335,10 +344,11 @@ fn listen<E: Env>(env: &E, address: env::Address) -> Result<<E::Net as Net>::Lis
 async fn share_identity<E: Env, B: Mailbox<Message<E>>>(
     env: &E,
     mailbox: &B,
-    cluster: Option<&Cluster>,
+    config: &NodeConfig,
 ) -> Result<Identity, NodeError> {
     if mailbox.shard() == ShardId(0) {
-        let identity = Identity::open(env, mailbox.shards(), cluster).await?;
+        let cluster = config.cluster.as_deref();
+        let identity = Identity::open(env, mailbox.shards(), cluster, config.speaks).await?;
         sweep_graves(env, identity.shards.max(mailbox.shards())).await?;
         for shard in 1..mailbox.shards() {
             send(mailbox, ShardId(shard), ShardMessage::Identity(identity)).await;
@@ -571,8 +581,8 @@ async fn meet_neighbours<E: Env>(
         shard: me.0,
         to_node: 0,
         to_shard: 0,
-        version_min: wire::frame::VERSION.into(),
-        version_max: wire::frame::VERSION.into(),
+        version_min: identity.active.0,
+        version_max: config.speaks.0,
         address: wire::peer::NodeAddress { ip, port },
         birth: identity.birth,
     };
@@ -661,6 +671,8 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         removing: BTreeSet::new(),
         roster_storing: false,
         is_replaced: false,
+        is_outdated: false,
+        versions: Versions::new(config.speaks, identity.active),
         placing: BTreeSet::new(),
         placer: make_placer(env, config, shards),
         joint: Vec::new(),

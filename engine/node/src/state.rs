@@ -20,6 +20,7 @@ use crate::recover::Replayed;
 use crate::replicate::{Batch, Write};
 use crate::transact::Work;
 use crate::transfer::{Arrived, Offered, Wanted};
+use crate::version::Versions;
 use crate::{Front, message::Origin};
 use base::api::ReadAt;
 use base::collections::FastMap;
@@ -227,6 +228,8 @@ pub(crate) enum Job<E: Env> {
     Mend(RangeId),
     /// A replica is heard of whose life is not written yet.
     NameLife(Letter, Peer),
+    /// A later version is to be active.
+    Version,
     /// `status`, perhaps with every replica.
     Status { origin: Origin, replicas: bool },
     /// The replicas of this shard, for the status that another one was asked for.
@@ -329,6 +332,10 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) roster_storing: bool,
     /// Other nodes know this one with another data directory.
     pub(crate) is_replaced: bool,
+    /// A version is active in the cluster that this node does not speak.
+    pub(crate) is_outdated: bool,
+    /// Which versions of the protocol are spoken and active.
+    pub(crate) versions: Versions,
     /// Looks after replicas; none on a node that is alone, or is not to.
     pub(crate) placer: Option<Box<Placer>>,
     /// Ranges whose replicas are being placed by hand.

@@ -41,6 +41,8 @@ pub struct NodeStatus {
     pub range_map_version: u64,
     /// Who leads the ranges that this node has replicas of.
     pub ranges: RangesStatus,
+    /// Which versions of the protocol between nodes count.
+    pub protocol: ProtocolStatus,
     /// How the disk of its data directory is.
     pub disk: DiskStatus,
     /// The failure domains of the node, if it was told any.
@@ -115,6 +117,15 @@ pub struct RangesStatus {
     pub spilled: u64,
 }
 
+/// Versions of the protocol between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ProtocolStatus {
+    /// The newest that the node speaks.
+    pub speaks: u16,
+    /// The one that is active: it rises when all nodes of the cluster speak a later one, and never falls.
+    pub active: u16,
+}
+
 /// The disk of a node's data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct DiskStatus {
@@ -183,6 +194,8 @@ pub struct MemberStatus {
     pub supported_by_shards: u64,
     /// Shards of this node that it supports: they may lead as far as it is concerned.
     pub supports_shards: u64,
+    /// The newest version of the protocol between nodes that it speaks, as it said last; `None` when it has not since this node started.
+    pub speaks: Option<u16>,
     /// What it said when it refused this node; `None` when it did not, or was connected since then.
     pub refusal: Option<String>,
 }
@@ -192,6 +205,7 @@ impl MemberStatus {
         self.answers &= other.answers;
         self.supported_by_shards += other.supported_by_shards;
         self.supports_shards += other.supports_shards;
+        self.speaks = self.speaks.max(other.speaks);
         self.refusal = self.refusal.take().or(other.refusal);
     }
 }
@@ -556,6 +570,7 @@ impl<E: Env, B> State<E, B> {
                 answers: support.given.is_some() && support.received.is_some(),
                 supported_by_shards: support.given.is_some().into(),
                 supports_shards: support.received.is_some().into(),
+                speaks: self.spoken_by(node),
                 refusal: neighbours.links.refusal(node),
             }
         };
@@ -624,6 +639,10 @@ impl<E: Env, B> State<E, B> {
             node: self.identity.node.0,
             range_map_version: self.map.version(),
             ranges,
+            protocol: ProtocolStatus {
+                speaks: self.config.speaks.0,
+                active: self.versions.active().0,
+            },
             disk,
             locality: cluster
                 .map(|cluster| cluster.locality.to_string())
@@ -692,6 +711,7 @@ mod tests {
             answers,
             supported_by_shards: answers.into(),
             supports_shards: answers.into(),
+            speaks: None,
             refusal: refusal.map(Into::into),
         }
     }

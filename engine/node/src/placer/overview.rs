@@ -149,6 +149,8 @@ pub(crate) struct Overview {
     standings: Standings,
     survey: u64,
     order_last: u64,
+    /// Whether ranges may be merged yet.
+    may_merge: bool,
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -194,6 +196,7 @@ impl Overview {
             standings: Standings::default(),
             survey: 0,
             order_last: 0,
+            may_merge: false,
         }
     }
 
@@ -489,6 +492,11 @@ impl Overview {
         self.cluster.pending = self.pending();
     }
 
+    /// Says whether all nodes know what a merge is.
+    pub(crate) fn permit_merges(&mut self, may_merge: bool) {
+        self.may_merge = may_merge;
+    }
+
     /// What is to be done now, each with the node that is told.
     pub(crate) fn plan(&mut self, now_ns: u64) -> Vec<(NodeId, Order)> {
         self.look(now_ns);
@@ -513,6 +521,10 @@ impl Overview {
             else {
                 continue;
             };
+            if matches!(todo, Todo::Merge(_)) && !self.may_merge {
+                base::sometimes!("node: the placer orders no merge before all nodes know them");
+                continue;
+            }
             self.order_last += 1;
             let number = self.order_last;
             let action = match decision.action {
