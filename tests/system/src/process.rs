@@ -2,7 +2,7 @@
 
 use core::cell::{Cell, RefCell};
 use env::sync::Notify;
-use node::{NodeConfig, NodeError, ShardMessage, run_shard};
+use node::{NodeConfig, NodeError, ShardMessage, Version, run_shard};
 use sim::{Sim, SimEnv, SimNodeId, SimSocket};
 use std::rc::Rc;
 
@@ -59,6 +59,11 @@ impl Process {
     #[must_use]
     pub fn shards(&self) -> u16 {
         self.shards
+    }
+
+    /// From the next start on it is a build that speaks this version of the protocol between nodes.
+    pub fn set_speaks(&mut self, speaks: Version) {
+        self.config.speaks = speaks;
     }
 
     /// Runs the shards of a process that is up and empty.

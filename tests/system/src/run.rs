@@ -22,16 +22,20 @@ use base::{NodeId, Prng, ShardId};
 use core::time::Duration;
 use disks::Disks;
 use env::{Disk, Env, Instant};
-use node::{Cluster, Member, NodeConfig};
+use node::{Cluster, Member, NodeConfig, Version};
 use sim::{Fault, Report, Sim, SimNodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use storage::Tablet;
+use upgrades::Upgrading;
 use wire::Code;
 
 mod disks;
 mod mistake;
+mod upgrades;
+
+pub use upgrades::Upgraded;
 
 /// What a run did.
 #[derive(Debug, Clone)]
@@ -56,6 +60,8 @@ pub struct Run {
     pub journal: Vec<String>,
     /// What was hit on the disk of the node whose bits turn around.
     pub hits: Vec<Hit>,
+    /// What became of the nodes' builds.
+    pub upgraded: Upgraded,
     /// All calls.
     pub history: Rc<History>,
 }
@@ -78,6 +84,8 @@ struct Runner {
     prng: Prng,
     /// What is wrong with disks.
     disks: Disks,
+    /// Of which builds the nodes are, where they are of several.
+    upgrading: Option<Upgrading>,
     /// Draws when a node is started with an empty disk: by itself, so that what else happens is drawn as without.
     mistakes: Prng,
     wrong: Vec<String>,
@@ -112,6 +120,10 @@ fn node_config(scenario: &Scenario, at: u16) -> NodeConfig {
             placement: scenario.placement.clone(),
             closed_lag: scenario.closed_lag,
             closed_interval: scenario.closed_interval,
+            begins: match scenario.upgrades {
+                Some(_) => Version::FIRST,
+                None => Version::NEWEST,
+            },
             seeds,
             founders: founders.into_iter().filter(|_| is_founder).map(id).collect(),
             ..Cluster::new(u128::from(scenario.seed) + 1, id(at), nodes)
@@ -146,6 +158,15 @@ impl Runner {
                 Process::new(&mut sim, node_config(&scenario, at), shards)
             })
             .collect();
+        let upgrading = scenario
+            .upgrades
+            .as_ref()
+            .map(|drawn| Upgrading::new(scenario.seed, drawn));
+        if let Some(upgrading) = &upgrading {
+            for (at, process) in processes.iter_mut().enumerate() {
+                process.set_speaks(upgrading.speaks(at));
+            }
+        }
         let machine = sim.add_node(1);
         let env = sim.env(machine, ShardId(0));
         let history = Rc::new(History::default());
@@ -165,8 +186,11 @@ impl Runner {
                 )
             })
             .collect();
-        for process in &mut processes {
-            process.run(&sim);
+        for (at, process) in processes.iter_mut().enumerate() {
+            // On the machine of one that is late nothing runs yet.
+            if !scenario.upgrades.as_ref().is_some_and(|drawn| drawn.late[at]) {
+                process.run(&sim);
+            }
         }
         let mut number = 0;
         for client in &clients {
@@ -208,6 +232,7 @@ impl Runner {
             bank,
             refusals: vec![0; processes.len()],
             disks: Disks::new(scenario.seed),
+            upgrading,
             mistakes: Prng::new(scenario.seed ^ 0x6d69_7374_616b_6573),
             scenario,
             sim,
@@ -239,6 +264,7 @@ impl Runner {
                 return;
             }
             self.tend_disks();
+            self.tend_upgrades();
             if self.history.ended() >= next_crash {
                 self.trouble();
                 next_crash = self.calls_until_crash();
@@ -312,6 +338,9 @@ impl Runner {
     }
 
     fn note_failure(&mut self, at: usize, error: &str) {
+        if self.heed_outdated(at, error) {
+            return;
+        }
         self.note(at, error);
         let text = error.split_once(": ").map_or(error, |(_, text)| text);
         let kind: String = text
@@ -321,6 +350,8 @@ impl Runner {
         *self.failures.entry(kind).or_insert(0) += 1;
         let may_fail = match self.scenario.mode {
             Mode::Survivable => false,
+            // A build is told what it does not know.
+            Mode::Errors if error.contains("what came with version") => false,
             Mode::Errors => !is_damage(error),
             Mode::Damage => true,
         };
@@ -337,6 +368,7 @@ impl Runner {
     }
 
     fn start(&mut self, at: usize) {
+        self.choose_build(at);
         let mut shards = self.processes[at].shards();
         if self.prng.chance(self.scenario.reshard) {
             let drawn = 1 + self.prng.below(crate::SHARDS_MAX.into());
@@ -447,18 +479,7 @@ impl Runner {
             self.sim.run_for(Duration::from_nanos(pause));
             let node = self.processes[at].node();
             match self.prng.below(6) {
-                0 => {
-                    self.note(at, "stop");
-                    self.processes[at].stop();
-                    let end = self.sim.now() + Duration::from_secs(5);
-                    while self.processes[at].exit().is_none() && self.sim.now() < end {
-                        self.sim.run_for(Duration::from_millis(1));
-                    }
-                    if let Some(Exit::Failed { error, .. }) = self.processes[at].exit() {
-                        self.note_failure(at, &error);
-                    }
-                    self.sim.kill(node);
-                }
+                0 => self.stop_for_a_while(at, "stop"),
                 1 => {
                     self.note(at, "kill");
                     self.crashes += 1;
@@ -481,6 +502,20 @@ impl Runner {
                 return;
             }
         }
+    }
+
+    /// Asks a process to end, and waits for it a while.
+    fn stop_for_a_while(&mut self, at: usize, why: &str) {
+        self.note(at, why);
+        self.processes[at].stop();
+        let end = self.sim.now() + Duration::from_secs(5);
+        while self.processes[at].exit().is_none() && self.sim.now() < end {
+            self.sim.run_for(Duration::from_millis(1));
+        }
+        if let Some(Exit::Failed { error, .. }) = self.processes[at].exit() {
+            self.note_failure(at, &error);
+        }
+        self.sim.kill(self.processes[at].node());
     }
 
     /// The second phase begins.
@@ -507,6 +542,7 @@ impl Runner {
             self.sim.kill(self.processes[at].node());
             self.start(at);
         }
+        self.end_upgrades();
         for client in &self.clients {
             client.set_habits(self.scenario.habits_calm());
             // A connection keeps the speed that it was given.
@@ -591,7 +627,7 @@ impl Runner {
             self.give_up(&format!("the last reads do not end: {stuck}"));
             return;
         }
-        if !self.check_bank() || !self.check_words() || !self.compare_replicas() {
+        if !self.check_versions() || !self.check_bank() || !self.check_words() || !self.compare_replicas() {
             return;
         }
         self.processes.iter().for_each(Process::stop);
@@ -734,6 +770,10 @@ impl Runner {
             refused: !alive,
             journal: self.journal,
             hits: self.hits,
+            upgraded: self
+                .upgrading
+                .map(|upgrading| upgrading.counts)
+                .unwrap_or_default(),
             history: self.history,
             report: self.sim.report(),
         }

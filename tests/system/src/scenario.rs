@@ -107,10 +107,25 @@ pub struct Scenario {
     pub flips: Option<Flips>,
     /// That disks of nodes are slow for a while, or have less room than the nodes keep free.
     pub ailing: bool,
+    /// That nodes are of several builds, and are upgraded.
+    pub upgrades: Option<Upgrades>,
     /// How long the first phase lasts at most.
     pub storm: Duration,
     /// How long every call that is open may take in the second phase.
     pub finish: Duration,
+}
+
+/// How nodes of an older and of a newer build are together in a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upgrades {
+    /// By node: whether it begins as an older build.
+    pub old: Vec<bool>,
+    /// By node: whether it is not started before others have been running for a while.
+    pub late: Vec<bool>,
+    /// A node is stopped and started as another build after so many calls, on average.
+    pub every: u64,
+    /// That one of the newer build then goes back, where it can.
+    pub back: f64,
 }
 
 /// The port that the node listens at.
@@ -201,6 +216,7 @@ impl Scenario {
             crash_again: if prng.chance(0.5) { prng.unit() * 0.7 } else { 0.0 },
             flips: None,
             ailing: false,
+            upgrades: None,
             storm: Duration::from_secs(60),
             finish: Duration::from_secs(60),
         }
@@ -362,6 +378,29 @@ impl Scenario {
             placement.plan.merge_after_ns = prng.between(300_000_000, 5_000_000_000);
         }
         self
+    }
+
+    /// The same, in a third of the seeds with nodes of an older build that are upgraded while everything goes on. Where all nodes are of
+    /// the newer build ranges may merge, so that there are clients and placers who want that too early.
+    #[must_use]
+    pub fn with_upgrades(self) -> Self {
+        // From numbers of its own: what else a seed draws is older.
+        let mut prng = Prng::new(self.seed ^ 0x7570_6772_6164_6500);
+        if prng.below(3) != 0 {
+            return self;
+        }
+        let mut scenario = self.with_merges();
+        let all = prng.chance(0.6);
+        let upgrades = Upgrades {
+            old: (0..scenario.nodes).map(|_| all || prng.chance(0.5)).collect(),
+            late: (0..scenario.nodes)
+                .map(|at| at >= scenario.founders && prng.chance(0.7))
+                .collect(),
+            every: (scenario.calls / prng.between(6, 20)).max(30),
+            back: if prng.chance(0.7) { prng.unit() * 0.5 } else { 0.0 },
+        };
+        scenario.upgrades = Some(upgrades);
+        scenario
     }
 
     /// Nodes of a cluster have different numbers of shards, and ranges move between them.

@@ -27,6 +27,8 @@ pub struct Total {
     pub reached: BTreeMap<&'static str, u64>,
     /// Places that misbehaved on purpose.
     pub misbehaved: BTreeMap<&'static str, u64>,
+    /// What became of the nodes' builds.
+    pub upgraded: BTreeMap<&'static str, u64>,
     /// Runs in which a damaged node refused to go on.
     pub refused: u64,
     /// Errors with which nodes ended.
@@ -106,6 +108,7 @@ impl Total {
         self.crashes += run.crashes;
         self.refused += u64::from(run.refused);
         merge(&mut self.outcomes, &run.outcomes);
+        merge(&mut self.upgraded, &run.upgraded.by_name());
         merge(&mut self.faults, &run.report.faults);
         merge(&mut self.reached, &run.report.probes.reached);
         merge(&mut self.misbehaved, &run.report.probes.misbehaved);
@@ -147,6 +150,11 @@ impl Total {
             &mut out,
             "faults",
             self.faults.iter().map(|(fault, n)| (format!("{fault:?}"), *n)),
+        );
+        list(
+            &mut out,
+            "builds",
+            self.upgraded.iter().map(|(name, n)| ((*name).to_owned(), *n)),
         );
         list(
             &mut out,

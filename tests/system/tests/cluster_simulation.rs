@@ -158,7 +158,7 @@ fn fresh_seeds_find_nothing() {
     let count = number("CORELANE_CLUSTER_SEEDS", seeds(60, 3));
     let mut total = Total::default();
     for seed in first..first + count {
-        total.add_run(&Scenario::draw_cluster(seed));
+        total.add_run(&Scenario::draw_cluster(seed).with_upgrades());
         assert!(
             total.wrong.is_empty(),
             "cargo run --profile sim -p corelane-system --bin sim -- --cluster --seed {seed} --history FILE\n{:#?}",

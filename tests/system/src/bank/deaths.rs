@@ -14,7 +14,7 @@ use base::{ClientId, NodeId, Prng, ShardId};
 use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::time::Duration;
-use node::{Cluster, Member, NodeConfig};
+use node::{Cluster, Member, NodeConfig, Version};
 use sim::{Sim, SimConfig, SimEnv, SimNodeId};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -103,7 +103,10 @@ pub fn measure(seed: u64) -> Vec<Death> {
     let members: Vec<_> = members.collect();
     let mut processes: Vec<_> = (0..3)
         .map(|at| {
-            let cluster = Cluster::new(u128::from(seed) + 1, id(at), members.clone());
+            let cluster = Cluster {
+                begins: Version::NEWEST,
+                ..Cluster::new(u128::from(seed) + 1, id(at), members.clone())
+            };
             let config = NodeConfig {
                 cluster: Some(Arc::new(cluster)),
                 ..NodeConfig::default()

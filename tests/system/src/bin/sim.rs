@@ -37,7 +37,7 @@ impl Arguments {
         if self.moves {
             Scenario::draw_moves(seed)
         } else if self.cluster {
-            Scenario::draw_cluster(seed)
+            Scenario::draw_cluster(seed).with_upgrades()
         } else {
             Scenario::draw(seed)
         }

@@ -486,6 +486,11 @@ impl Client {
             Code::InvalidRequest if matches!(action, Action::Place(..) | Action::Merge(..)) => {
                 Tried::Ended(Outcome::Refused(code))
             }
+            // Nodes of an older build do not know what a merge is.
+            Code::VersionInactive if matches!(action, Action::Merge(..)) => {
+                base::sometimes!("system: a merge is refused before all nodes are upgraded");
+                Tried::Ended(Outcome::Refused(code))
+            }
             Code::NoSuchRange | Code::NoSuchShard if administrative => Tried::Ended(Outcome::Refused(code)),
             Code::WrongShard | Code::RangeBusy | Code::Unavailable | Code::Overloaded => {
                 if code == Code::WrongShard && !administrative {

@@ -9,17 +9,22 @@ use sim::DiskImage;
 impl Runner {
     /// Whether all other nodes know a node's data directory.
     pub(super) fn is_known(&self, at: usize) -> bool {
-        let knows = |process: &Process| {
-            let bytes = self.sim.file_bytes(process.node(), births::FILE)?;
-            let node = node_config(&self.scenario, u16::try_from(at).ok()?).cluster?.me;
-            births::decode(&bytes).ok()?.get(&node).copied()
-        };
         let mut others = self
             .processes
             .iter()
             .enumerate()
             .filter(|(other, _)| *other != at);
-        self.processes.len() > 1 && others.all(|(_, process)| knows(process).is_some())
+        self.processes.len() > 1 && others.all(|(_, process)| self.knows(process, at))
+    }
+
+    /// Whether a node knows the data directory of node `at`.
+    pub(super) fn knows(&self, process: &Process, at: usize) -> bool {
+        let birth = || {
+            let bytes = self.sim.file_bytes(process.node(), births::FILE)?;
+            let node = node_config(&self.scenario, u16::try_from(at).ok()?).cluster?.me;
+            births::decode(&bytes).ok()?.get(&node).copied()
+        };
+        birth().is_some()
     }
 
     /// A node is started with an empty data directory, as when a volume was not mounted, and later with the one that it had.
