@@ -104,14 +104,14 @@ impl ReadAhead {
 }
 
 /// Says what a batch changes by mutations that need not be read for when they are applied, and spills what it lays when more than
-/// `spill_bytes` are in memory. Everything that it says of a spilled intent was read before.
+/// `spill_bytes` are in memory, if it may. Everything that it says of a spilled intent was read before.
 pub(crate) fn put_in_terms(
     changes: Vec<Mutation>,
     provisional: &Provisional,
     ahead: &ReadAhead,
-    spill_bytes: usize,
+    spill_bytes: Option<usize>,
 ) -> Vec<Mutation> {
-    let is_full = provisional.bytes() >= spill_bytes.min(PROVISIONAL_BYTES_MAX);
+    let is_full = spill_bytes.is_some_and(|max| provisional.bytes() >= max.min(PROVISIONAL_BYTES_MAX));
     if !is_full && !provisional.has_spilled() {
         return changes;
     }

@@ -22,6 +22,7 @@ use crate::shard::Shard;
 use crate::spilled::{self, ReadAhead};
 use crate::start::{First, race};
 use crate::state::{Job, Message, Route, Slot, State, Then};
+use crate::version;
 use base::api::WriteOp;
 use base::{RangeId, Timestamp};
 use core::cell::RefCell;
@@ -256,7 +257,7 @@ impl<E: Env, B> State<E, B> {
         } else {
             let ts = self.write_ts();
             let start = self.batch.bytes.len();
-            let spill_bytes = self.config.spill_bytes;
+            let spill_bytes = self.may_use(version::Version::SPILLS).then_some(self.config.spill_bytes);
             let local = self.slots[slot as usize]
                 .live_mut()
                 .expect("it was evaluated there");

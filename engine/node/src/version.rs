@@ -35,7 +35,7 @@ use base::{NodeId, ShardId};
 use core::fmt;
 use core::time::Duration;
 use env::{Clock, Env, Mailbox};
-use replica::command::merge_of;
+use replica::command::{merge_of, spills};
 use std::collections::{BTreeMap, BTreeSet};
 use transport::ConnectionId;
 use wire::peer::{
@@ -56,8 +56,10 @@ impl Version {
     pub const FIRST: Self = Self(1);
     /// Merges of ranges: their entries, messages and orders.
     pub const MERGES: Self = Self(2);
+    /// Spilled intents of transactions: their entries, and the state of replicas that have any.
+    pub const SPILLS: Self = Self(2);
     /// The newest that this build speaks.
-    pub const NEWEST: Self = Self::MERGES;
+    pub const NEWEST: Self = Self(2);
 }
 
 impl fmt::Display for Version {
@@ -195,11 +197,11 @@ impl<C: Copy + Ord> Versions<C> {
 
 /// The version that a message came with.
 fn came_with(message: &PeerRef<'_>) -> Version {
-    let is_of_merge = match message {
+    let is_newer = match message {
         PeerRef::Train(train) => {
             let entries = |message: &ArchivedGroupMessage<'_>| match &message.body {
                 ArchivedBody::Append { entries, .. } => entries.iter().any(|entry| match &entry.content {
-                    ArchivedContent::Command { payload } => merge_of(payload).is_some(),
+                    ArchivedContent::Command { payload } => merge_of(payload).is_some() || spills(payload),
                     _ => false,
                 }),
                 _ => false,
@@ -222,8 +224,8 @@ fn came_with(message: &PeerRef<'_>) -> Version {
         },
         PeerRef::PeerHello(_) | PeerRef::Roster(_) | PeerRef::Closed(_) | PeerRef::Newest(_) => false,
     };
-    if is_of_merge {
-        Version::MERGES
+    if is_newer {
+        Version::NEWEST
     } else {
         Version::FIRST
     }

@@ -199,6 +199,19 @@ pub fn split_of(payload: &[u8]) -> Option<RangeId> {
     }
 }
 
+/// Whether an entry's payload spills intents.
+#[must_use]
+pub fn spills(payload: &[u8]) -> bool {
+    let Ok(Command::Change { mutations, .. }) = Command::decode(payload) else {
+        return false;
+    };
+    let mut spills = false;
+    let decoded = txn::codec::each_mutation(mutations, |mutation| {
+        spills |= matches!(mutation, Mutation::Spill { .. });
+    });
+    decoded.is_ok() && spills
+}
+
 /// The step of a merge that a payload is, when it is one that decodes.
 #[must_use]
 pub fn merge_of(payload: &[u8]) -> Option<MergeStep> {

@@ -7,6 +7,7 @@
 //! What a condition needs of a key that is not written is a read of it, from the beginning on: it is validated whenever the transaction
 //! moves in time, also when it was answered by a replay. What is needed of keys that are written, the intents keep as it is.
 
+use super::lock_list::LockList;
 use super::{Answer, Coordinator, Reading, Written};
 use crate::change::{Change, Condition, Given, OneShot, Unmet};
 use crate::error::{Refusal, TxnError};
@@ -217,7 +218,7 @@ impl Coordinator {
             .all(|item| items.contains(item) || self.beat == Some(*item));
         if is_all && !self.sent_again {
             // That was all of it, so nothing is anywhere.
-            self.locks.clear();
+            self.locks = LockList::default();
         }
         self.fatal = Some(TxnError::Unmet(unmet));
     }
