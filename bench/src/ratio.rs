@@ -153,6 +153,7 @@ fn transactions(target: &str, series: &[Series], ratios: &mut Vec<Ratio>) {
         (txn::ONE_RANGE, Some(1.1)),
         (txn::TWO_RANGE, Some(1.25)),
         (txn::UNIFORM, None),
+        (txn::ONE_SHOT, None),
     ] {
         add(true, (above, txn::PUT), "p50", p50, bound.map(AtMost));
     }
@@ -161,6 +162,7 @@ fn transactions(target: &str, series: &[Series], ratios: &mut Vec<Ratio>) {
         (txn::ONE_RANGE, None, Some(1.3)),
         (txn::TWO_RANGE, Some(0.35), None),
         (txn::UNIFORM, None, None),
+        (txn::ONE_SHOT, None, None),
     ] {
         let pair = (above, txn::PUT);
         add(

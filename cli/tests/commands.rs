@@ -383,6 +383,7 @@ fn transactions_are_measured_and_keep_the_total() {
         "txn-one-range 1 task",
         "txn-two-range 1 task",
         "transfer-uniform 1 task",
+        "transfer-one-shot 1 task",
         "put 4 tasks",
         "txn-1-write 4 tasks",
         "txn-one-range 4 tasks",
@@ -390,6 +391,7 @@ fn transactions_are_measured_and_keep_the_total() {
         "two-range-beside-scan 4 tasks",
         "transfer-uniform 4 tasks",
         "transfer-zipf 4 tasks",
+        "transfer-one-shot 4 tasks",
         "add-hot 4 tasks",
     ];
     assert_eq!(names, expected);

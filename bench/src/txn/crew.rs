@@ -1,11 +1,12 @@
 //! Tasks that put or run transactions by the client library, each the next one when the last is over, on threads of their own.
 
+use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base::Prng;
-use corelane::{Db, Error, Options, Txn, TxnOptions};
+use corelane::{Db, Error, OneShot, Options, Txn, TxnOptions};
 
 use super::accounts;
 use super::ground::Ground;
@@ -30,7 +31,9 @@ pub(crate) enum Work {
     TwoRange,
     /// A transaction that reads two accounts for update and writes both, each account alike.
     Uniform,
-    /// The same, few accounts getting most of the transfers.
+    /// A one-shot transaction that adds to two numbers of ranges with different leaders, and reads nothing.
+    OneShot,
+    /// As [`Self::Uniform`], few accounts getting most of the transfers.
     Zipf,
     /// Outside of transactions, adds to a number that all tasks share, which must not become negative.
     Add,
@@ -38,12 +41,14 @@ pub(crate) enum Work {
 
 /// The number that all add to. No record and no account has this key.
 const HOT: &str = "hot";
+/// What a number may be: they begin with nothing, and half of them are taken from.
+const NUMBERS: RangeInclusive<i64> = -1_000_000_000..=i64::MAX;
 
 impl Work {
     pub(crate) fn is_transfer(self) -> bool {
         match self {
             Self::Uniform | Self::Zipf => true,
-            Self::Put | Self::OneWrite | Self::OneRange | Self::TwoRange | Self::Add => false,
+            Self::Put | Self::OneWrite | Self::OneRange | Self::TwoRange | Self::OneShot | Self::Add => false,
         }
     }
 }
@@ -201,6 +206,15 @@ impl Worker {
                 let pairs = [self.pair(record), self.pair(other)];
                 self.write(&pairs, attempts).await
             }
+            Work::OneShot => {
+                let other = self.ground.far(record, &mut self.prng);
+                let [from, to] = [record, other].map(|record| self.number(record));
+                let mut shot = OneShot::new();
+                shot.add_within(from, -1, NUMBERS).add(to, 1);
+                attempts.fetch_add(1, Ordering::Relaxed);
+                let options = TxnOptions::default();
+                self.db.run_one_shot(&shot, &options).await.map(|_| ())
+            }
             Work::Uniform | Work::Zipf => {
                 let from = self.account();
                 let to = loop {
@@ -227,6 +241,14 @@ impl Worker {
         } else {
             self.prng.below(self.ground.count())
         }
+    }
+
+    /// A number beside a record.
+    fn number(&self, record: u64) -> Vec<u8> {
+        let mut key = Vec::new();
+        self.layout.key(record, &mut key);
+        key.extend_from_slice(b"/n");
+        key
     }
 
     fn pair(&mut self, record: u64) -> (Vec<u8>, Vec<u8>) {

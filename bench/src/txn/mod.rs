@@ -1,8 +1,8 @@
 //! The bench of transactions: puts and transactions by the same client library, on as many tasks, in turn.
 //!
 //! ```text
-//!   put ─ txn-1-write ─ txn-one-range ─ txn-two-range ─ transfer-uniform                      one task: latency
-//!   put ─ … ─ transfer-uniform ─ transfer-zipf ─ two-range-beside-scan ─ add-hot              many tasks: throughput, CPU
+//!   put ─ txn-1-write ─ txn-one-range ─ txn-two-range ─ transfer-uniform ─ transfer-one-shot  one task: latency
+//!   put ─ … ─ transfer-uniform ─ transfer-zipf ─ transfer-one-shot ─ two-range-beside-scan ─ add-hot              many tasks: throughput, CPU
 //! ```
 //!
 //! Invariant: the accounts have after each series of transfers what they had before it, together, or the bench ends with an error.
@@ -36,17 +36,19 @@ pub(crate) const ONE_WRITE: &str = "txn-1-write";
 pub(crate) const ONE_RANGE: &str = "txn-one-range";
 pub(crate) const TWO_RANGE: &str = "txn-two-range";
 pub(crate) const UNIFORM: &str = "transfer-uniform";
+pub(crate) const ONE_SHOT: &str = "transfer-one-shot";
 pub(crate) const ZIPF: &str = "transfer-zipf";
 pub(crate) const BESIDE_SCAN: &str = "two-range-beside-scan";
 pub(crate) const ADD_HOT: &str = "add-hot";
 
 /// All series.
-pub(crate) const NAMES: [&str; 8] = [
+pub(crate) const NAMES: [&str; 9] = [
     PUT,
     ONE_WRITE,
     ONE_RANGE,
     TWO_RANGE,
     UNIFORM,
+    ONE_SHOT,
     ZIPF,
     BESIDE_SCAN,
     ADD_HOT,
@@ -72,6 +74,7 @@ fn steps(tasks: u32) -> Vec<Step> {
         (ONE_RANGE, Work::OneRange),
         (TWO_RANGE, Work::TwoRange),
         (UNIFORM, Work::Uniform),
+        (ONE_SHOT, Work::OneShot),
     ];
     let many = [(BESIDE_SCAN, Work::TwoRange, true), (ZIPF, Work::Zipf, false)];
     let step = |(name, work), tasks| Step {
@@ -332,6 +335,7 @@ mod tests {
                 BESIDE_SCAN,
                 UNIFORM,
                 ZIPF,
+                ONE_SHOT,
                 ADD_HOT
             ]
         );

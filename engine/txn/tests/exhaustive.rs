@@ -38,6 +38,7 @@ mod scenes;
 use base::collections::{FastMap, FastSet};
 use base::{ClientId, Timestamp};
 use core::hash::{Hash, Hasher};
+use corelane_txn::change::{Change, Condition, Must, OneShot};
 use corelane_txn::coordinator::{Answer, Config, Coordinator, Effect};
 use corelane_txn::error::Seen;
 use corelane_txn::evaluate::Reader;
@@ -54,6 +55,8 @@ use std::rc::Rc;
 const NOW: u64 = 40;
 /// Ranges are `[a, b)` and `[b, ∞)`.
 const RANGES: usize = 2;
+/// What keys have at first.
+const FIRST: &str = "i";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Actor {
@@ -225,7 +228,7 @@ impl Search {
         let mut ranges = [Range::new("a", Some("b")), Range::new("b", None)];
         for key in ["a", "b"] {
             let tables = &mut ranges[usize::from(place(key.as_bytes()))].tables;
-            tables.put(&bytes(key), ts(1), ts(1), Some(bytes("i")));
+            tables.put(&bytes(key), ts(1), ts(1), Some(bytes(FIRST)));
         }
         let programs = self.scene.programs.iter().enumerate();
         let begin = |(of, (start, _)): (usize, &(u64, _))| {
@@ -431,8 +434,14 @@ impl Search {
         state.clients[of].change(|client| {
             client.at += 1;
             client.waits = matches!(call, Call::Read(_));
-            if let Call::Write(key) = call {
-                client.wrote.push(key);
+            match call {
+                Call::Write(key) => client.wrote.push(key),
+                Call::Shot(keys, needs) => {
+                    client.wrote.extend(keys);
+                    // When it commits, that is what it has seen.
+                    client.read.push((needs, Some(bytes(FIRST))));
+                }
+                _ => {}
             }
         });
         let effects = state.coordinators[of].change(|coordinator| {
@@ -440,6 +449,19 @@ impl Search {
                 Call::Write(key) => coordinator.write(bytes(key), Some(value(of))),
                 Call::Flush => coordinator.flush(),
                 Call::Read(key) => coordinator.read(vec![bytes(key)]),
+                Call::Shot(keys, needs) => {
+                    let set = |key: &&str| (bytes(key), Change::Set(Some(value(of))));
+                    let condition = Condition {
+                        number: 0,
+                        key: bytes(needs),
+                        must: Must::Equal(bytes(FIRST)),
+                    };
+                    let shot = OneShot {
+                        conditions: vec![condition],
+                        changes: keys.iter().map(set).collect(),
+                    };
+                    coordinator.one_shot(shot, |one, other| place(one) == place(other));
+                }
                 Call::Beat => coordinator.tick(u64::MAX),
                 Call::Commit => coordinator.commit(),
                 Call::RollBack => coordinator.roll_back(),
@@ -831,7 +853,7 @@ fn no_state_within_bounds_is_unsafe() {
         let commits = scene
             .programs
             .iter()
-            .any(|(_, calls)| calls.contains(&Call::Commit));
+            .any(|(_, calls)| calls.iter().any(|call| matches!(call, Call::Commit | Call::Shot(..))));
         assert!(
             !commits || search.committed > 0,
             "{}: nothing was committed",

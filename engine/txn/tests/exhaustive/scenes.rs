@@ -7,6 +7,8 @@ pub(crate) enum Call {
     Write(&'static str),
     Flush,
     Read(&'static str),
+    /// Writes these by a one-shot transaction, if that key has what it has at first.
+    Shot(&'static [&'static str], &'static str),
     Beat,
     Commit,
     RollBack,
@@ -51,7 +53,7 @@ impl Scene {
 
 /// The scenes, and whether a default run explores them.
 pub(crate) fn scenes() -> Vec<(Scene, bool)> {
-    use Call::{Beat, Commit, Flush, Read, RollBack, Write};
+    use Call::{Beat, Commit, Flush, Read, RollBack, Shot, Write};
     use Isolation::{Serializable, Snapshot};
     let both = || vec![Write("a"), Write("b"), Commit];
     let piped = || vec![Write("a"), Flush, Write("b"), Commit];
@@ -63,6 +65,29 @@ pub(crate) fn scenes() -> Vec<(Scene, bool)> {
                 pushes: 1,
                 repeats: 1,
                 ..scene("parallel commit, recovered", Snapshot, vec![(10, both())])
+            },
+            true,
+        ),
+        (
+            Scene {
+                losses: 1,
+                repeats: 1,
+                ..scene(
+                    "one-shot, its condition overwritten",
+                    Serializable,
+                    vec![(10, vec![Shot(&["a", "b"], "b")]), (12, vec![Write("b"), Commit])],
+                )
+            },
+            true,
+        ),
+        (
+            Scene {
+                losses: 1,
+                ..scene(
+                    "write skew by one-shots",
+                    Serializable,
+                    vec![(10, vec![Shot(&["a"], "b")]), (12, vec![Shot(&["b"], "a")])],
+                )
             },
             true,
         ),
