@@ -83,10 +83,8 @@ pub enum Error {
         key: Vec<u8>,
     },
     /// A one-shot transaction is committed, and a value that it was to tell could not be read.
-    #[error("transaction {txn} is committed at {ts}, and key {:?} could not be read there: {cause}", Escaped(.key).to_string())]
+    #[error("the transaction is committed at {ts}, and key {:?} could not be read there: {cause}", Escaped(.key).to_string())]
     CommittedUnread {
-        /// The transaction.
-        txn: TxnRef,
         /// When it committed.
         ts: Timestamp,
         /// The key; [`crate::Db::get_at`] reads it at `ts`.

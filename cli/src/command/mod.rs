@@ -41,7 +41,7 @@ pub(crate) fn run(command: Command) -> (Outcome, bool) {
         Command::Get(with) => call(with, get::run),
         Command::Put(with) => call(with, put::run),
         Command::Add(with) => call(with, add::run),
-        Command::Txn(with) => call(with, txn::run),
+        Command::Txn(with) => call(with, |global, args| txn::run(global, &args)),
         Command::Del(with) => call(with, del::run),
         Command::Scan(with) => call(with, scan::run),
         Command::Shell(with) => call(with, shell::run),

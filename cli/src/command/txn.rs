@@ -35,7 +35,7 @@ pub(crate) struct TxnArgs {
     statements: Vec<String>,
 }
 
-pub(crate) fn run(global: &Global, args: TxnArgs) -> Outcome {
+pub(crate) fn run(global: &Global, args: &TxnArgs) -> Outcome {
     let mut shot = OneShot::new();
     let mut conditions = Vec::new();
     let mut gets = Vec::new();

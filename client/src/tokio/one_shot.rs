@@ -2,10 +2,10 @@
 
 use super::db::Db;
 use super::txn::Txn;
+use crate::Error;
 use crate::one_shot::{Done, OneShot, unmet};
 use crate::request::Request;
 use crate::transaction::{Attempts, Isolation, TxnOptions};
-use crate::{Error, TxnRef};
 use base::Timestamp;
 use base::api::ReadAt;
 use std::collections::BTreeMap;
@@ -64,7 +64,7 @@ impl Db {
         loop {
             let txn = Txn::begin_again(self.pool(), &options, until, &mut attempts).await?;
             let error = match txn.one_shot(shot.shot()).await {
-                Ok((ts, changed)) => return self.done(shot, &txn, ts, changed).await,
+                Ok((ts, changed)) => return self.done(shot, ts, changed).await,
                 Err(error) => told(error, shot),
             };
             let left = until.saturating_duration_since(Instant::now());
@@ -95,13 +95,13 @@ impl Db {
     }
 
     /// What it did: what ranges did not say is read at its timestamp.
-    async fn done(&self, shot: &OneShot, txn: &Txn, ts: Timestamp, changed: Changed) -> Result<Done, Error> {
+    async fn done(&self, shot: &OneShot, ts: Timestamp, changed: Changed) -> Result<Done, Error> {
         let mut modified = BTreeMap::new();
         for key in shot.modified() {
             let value = match changed.get(key).cloned().flatten() {
                 Some(value) => Some(value.to_vec()),
                 // It was asked again, and said only that it is committed.
-                None => self.read_done(txn, key, ts).await?,
+                None => self.read_done(key, ts).await?,
             };
             modified.insert(key.to_vec(), value.unwrap_or_default());
         }
@@ -110,15 +110,14 @@ impl Db {
             values.push(match (shot.set(key), modified.get(key)) {
                 (Some(value), _) => value.map(<[u8]>::to_vec),
                 (None, Some(value)) => Some(value.clone()),
-                (None, None) => self.read_done(txn, key, ts).await?,
+                (None, None) => self.read_done(key, ts).await?,
             });
         }
         Ok(Done { ts, modified, values })
     }
 
-    async fn read_done(&self, txn: &Txn, key: &[u8], ts: Timestamp) -> Result<Option<Vec<u8>>, Error> {
+    async fn read_done(&self, key: &[u8], ts: Timestamp) -> Result<Option<Vec<u8>>, Error> {
         let unread = |error: Error| Error::CommittedUnread {
-            txn: TxnRef::of(&txn.who()),
             ts,
             key: key.to_vec(),
             cause: error.to_string(),

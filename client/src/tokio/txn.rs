@@ -17,11 +17,11 @@ use core::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
 use task::{Call, Value};
+use txn::Bytes;
 use txn::change::{Change, OneShot};
 use txn::coordinator;
 use txn::driver::{Config, Driver};
 use txn::locks::Strength;
-use txn::{Bytes, Who};
 
 pub(crate) use task::Shared;
 
@@ -355,10 +355,6 @@ impl Txn {
             Value::Committed(ts) => Ok((ts, self.inner.shared.changed())),
             other => Err(other.unexpected()),
         }
-    }
-
-    pub(super) fn who(&self) -> Arc<Who> {
-        self.inner.shared.who()
     }
 
     /// Removes every key of `span` that the transaction sees a value of, and says how many these were. It is a read of the span, too.

@@ -850,10 +850,11 @@ fn no_state_within_bounds_is_unsafe() {
             search.packets.len(),
             search.settled
         );
-        let commits = scene
-            .programs
-            .iter()
-            .any(|(_, calls)| calls.iter().any(|call| matches!(call, Call::Commit | Call::Shot(..))));
+        let commits = scene.programs.iter().any(|(_, calls)| {
+            calls
+                .iter()
+                .any(|call| matches!(call, Call::Commit | Call::Shot(..)))
+        });
         assert!(
             !commits || search.committed > 0,
             "{}: nothing was committed",

@@ -1,6 +1,7 @@
 //! The lock table and the search for deadlocks: stories, and random requests against a plain model.
 
 use base::{ClientId, Prng, Timestamp};
+use corelane_txn::change::{Change, Missed, Unmet};
 use corelane_txn::deadlock::{Edge, Found, PushQueue};
 use corelane_txn::error::Seen;
 use corelane_txn::locks::{Ask, Asked, Config, Effect, LockTable, Strength};
@@ -459,11 +460,19 @@ fn what_a_batch_asks_for_and_what_an_answer_lets_go_of() {
         }),
         requests: (0..).zip(requests).collect(),
     };
-    let asks = batch(vec![get("c"), write, get("b")]).asks();
+    let change = Request::Change {
+        key: key("d"),
+        seq: Seq(2),
+        change: Change::Min(1),
+        given: Arc::new([]),
+        alone: true,
+    };
+    let asks = batch(vec![change, get("c"), write, get("b")]).asks();
     let expected = [
         (key("a"), EXCLUSIVE, false),
         (key("b"), EXCLUSIVE, true),
         (key("c"), EXCLUSIVE, true),
+        (key("d"), EXCLUSIVE, false),
     ];
     assert_eq!(asks, expected);
     let locked = |table: &mut LockTable<u64>| {
@@ -504,6 +513,16 @@ fn what_a_batch_asks_for_and_what_an_answer_lets_go_of() {
     assert_eq!(table.keys_of(own.id), [key("d")]);
     let rest = Arc::new([]);
     table.on_answer(&end, &Ok(vec![(0, Reply::Ended(Ended::Aborted { rest }))]));
+    assert!(table.keys_of(own.id).is_empty());
+    // So does one that was refused for good.
+    assert_eq!(table.ask(&key("b"), ask(1, EXCLUSIVE, true), 0), Asked::Free);
+    let unmet = Box::new(Unmet {
+        key: key("b"),
+        missed: Missed::Bounds,
+        found: None,
+        ts,
+    });
+    table.on_answer(&end, &Ok(vec![(0, Reply::Ended(Ended::Unmet { unmet }))]));
     assert!(table.keys_of(own.id).is_empty());
     table.assert_invariants();
 }

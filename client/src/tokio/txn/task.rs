@@ -31,7 +31,7 @@ use txn::driver::together::may_join;
 use txn::driver::{Driver, Out, Ticket};
 use txn::locks::Strength;
 use txn::request::Answer as RangeAnswer;
-use txn::{Bytes, Keys, Refusal, Who};
+use txn::{Bytes, Keys, Refusal};
 
 /// What is buffered is laid as intents from this on, in bytes and in writes.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
@@ -167,11 +167,6 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The transaction, with its anchor as far as it has one.
-    pub(super) fn who(&self) -> Arc<Who> {
-        self.lock().driver.who().clone()
     }
 
     /// See [`Driver::changed`].

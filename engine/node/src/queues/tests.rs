@@ -215,6 +215,23 @@ fn who_met_an_intent_waits_for_it_before_all_others() {
         panic!("it does not wait")
     };
     assert_eq!(seen.who.id.client, ClientId(1));
+    // A change reads what is newest then, so it waits.
+    let change = batch(
+        3,
+        Request::Change {
+            key: key(),
+            seq: txn::txn::Seq(1),
+            change: txn::change::Change::Min(1),
+            given: Arc::new([]),
+            alone: true,
+        },
+    );
+    let mut waits = turn(ask(&mut queues, &change, 0));
+    assert_eq!(told(&mut waits), None);
+    end(&mut queues, 1);
+    assert_eq!(told(&mut waits), Some(Some(Told::Go)));
+    end(&mut queues, 3);
+    assert!(matches!(ask(&mut queues, &lock(1, true), 0), Passed::Free));
     let mut own = write.clone();
     own.header = lock(1, true).header;
     assert!(matches!(ask(&mut queues, &own, 0), Passed::Free));
