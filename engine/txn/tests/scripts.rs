@@ -600,7 +600,7 @@ impl Stage {
                     .collect();
                 let place = |key: &[u8]| ranges.iter().filter(|start| ***start <= *key).count();
                 world.call(of, |txn| {
-                    txn.one_shot(shot, |one, other| place(one) == place(other))
+                    txn.one_shot(shot, |one, other| place(one) == place(other));
                 });
             }
             "flush" => world.call(of, corelane_txn::Coordinator::flush),
