@@ -257,7 +257,9 @@ impl<E: Env, B> State<E, B> {
         } else {
             let ts = self.write_ts();
             let start = self.batch.bytes.len();
-            let spill_bytes = self.may_use(version::Version::SPILLS).then_some(self.config.spill_bytes);
+            let spill_bytes = self
+                .may_use(version::Version::SPILLS)
+                .then_some(self.config.spill_bytes);
             let local = self.slots[slot as usize]
                 .live_mut()
                 .expect("it was evaluated there");

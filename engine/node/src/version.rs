@@ -224,11 +224,7 @@ fn came_with(message: &PeerRef<'_>) -> Version {
         },
         PeerRef::PeerHello(_) | PeerRef::Roster(_) | PeerRef::Closed(_) | PeerRef::Newest(_) => false,
     };
-    if is_newer {
-        Version::NEWEST
-    } else {
-        Version::FIRST
-    }
+    if is_newer { Version::NEWEST } else { Version::FIRST }
 }
 
 /// What a node says whose build does not speak what is active.
