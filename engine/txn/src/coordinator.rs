@@ -37,7 +37,7 @@ use base::{NodeId, Timestamp};
 use change::{Changed, Changing};
 use lock_list::LockList;
 use ranged::Deleting;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What coordinators of a node have in common.

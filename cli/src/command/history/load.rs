@@ -18,6 +18,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// What each account begins with.
 const BALANCE: u64 = 100;
+/// Tries to open the accounts whose outcome may stay unknown.
+const OPENS_MAX: u32 = 5;
 /// The most that one transfer moves.
 const AMOUNT_MAX: u64 = 5;
 /// Steps of a transaction of lists, at most.
@@ -141,16 +143,28 @@ async fn prepare(db: &Db, workload: Workload, args: &HistoryArgs) -> Result<(), 
         db.split(key_of(&args.prefix, first)).await?;
     }
     if workload == Workload::Bank {
-        let opened = db.transaction(|txn| async move {
-            for account in 0..args.keys {
-                txn.put(key_of(&args.prefix, account), BALANCE.to_string())
-                    .await?;
+        let mut tries = 1;
+        // One of unknown outcome has ended when the next one has written the same keys.
+        while let Err(error) = open_accounts(db, args).await {
+            if !matches!(error, Error::CommitUnknown { .. }) || tries == OPENS_MAX {
+                return Err(error);
             }
-            Ok::<_, Error>(())
-        });
-        opened.await?;
+            tries += 1;
+        }
     }
     Ok(())
+}
+
+/// Gives every account its balance.
+async fn open_accounts(db: &Db, args: &HistoryArgs) -> Result<(), Error> {
+    let opened = db.transaction(|txn| async move {
+        for account in 0..args.keys {
+            txn.put(key_of(&args.prefix, account), BALANCE.to_string())
+                .await?;
+        }
+        Ok::<_, Error>(())
+    });
+    opened.await
 }
 
 fn key_of(prefix: &str, number: u32) -> String {
