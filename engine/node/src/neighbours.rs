@@ -783,12 +783,21 @@ impl<E: Env, B> State<E, B> {
     /// Why a request for the range in `slot` goes to another node; `None` when it may become this one's.
     pub(crate) fn led_elsewhere(&self, slot: u32) -> Option<Refusal> {
         let local = self.slots[slot as usize].live()?;
-        let leader = local
-            .seat
-            .raft
-            .leader()
-            .filter(|leader| *leader != local.seat.raft.id())?;
-        let (range, node) = (local.range, node_of(leader));
+        let (range, me) = (local.range, local.seat.raft.id());
+        let leader = local.seat.raft.leader();
+        let members = local.seat.raft.membership();
+        if leader.is_none() && !members.voters().contains(&me) && !members.outgoing().contains(&me) {
+            // It may have been added by a leader that was deposed, so that nobody knows of it.
+            base::sometimes!("node: a learner that knows no leader is asked");
+            let message = format!(
+                "this node has a replica of range {range} that only learns, and knows nobody who leads it"
+            );
+            return self
+                .neighbours
+                .is_some()
+                .then(|| Refusal::retry(Code::NotLeader, 20, message).about_range(range));
+        }
+        let node = node_of(leader.filter(|leader| *leader != me)?);
         let nodes = &self.neighbours.as_ref()?.nodes;
         let address = nodes.iter().find(|member| member.node == node)?.address;
         Some(

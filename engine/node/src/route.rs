@@ -43,12 +43,19 @@ impl<E: Env, B> State<E, B> {
         self.wake_maintenance |= ts.wall_ns > self.clock_bound_ns;
     }
 
-    /// Whether the clock is beyond the durable bound, where other nodes have brought it: what is shown at it now would be forgotten by
-    /// a crash, and a range without replicas elsewhere is led and written again at once after it.
-    pub(crate) fn clock_is_unbound(&self) -> bool {
-        let is_unbound = self.hlc.last().wall_ns > self.clock_bound_ns;
-        base::sometimes!("node: a read waits for a bound that other nodes' clocks have passed", is_unbound);
-        is_unbound
+    /// Whether the clock is beyond the durable bound, where other nodes have brought it, or a start: what is shown at it now would be
+    /// forgotten by a crash, and a range without replicas elsewhere is led and written again at once after it. The bound follows.
+    pub(crate) fn clock_is_unbound(&mut self) -> bool {
+        let last_ns = self.hlc.last().wall_ns;
+        if last_ns <= self.clock_bound_ns {
+            return false;
+        }
+        base::sometimes!("node: a read waits for a bound that the clock has passed");
+        if last_ns > self.clock_wanted_ns {
+            self.clock_wanted_ns = last_ns;
+            self.wake_maintenance = true;
+        }
+        true
     }
 
     /// Answers a request of any shard's connection.
