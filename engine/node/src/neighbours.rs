@@ -789,13 +789,7 @@ impl<E: Env, B> State<E, B> {
         if leader.is_none() && !members.voters().contains(&me) && !members.outgoing().contains(&me) {
             // It may have been added by a leader that was deposed, so that nobody knows of it.
             base::sometimes!("node: a learner that knows no leader is asked");
-            let message = format!(
-                "this node has a replica of range {range} that only learns, and knows nobody who leads it"
-            );
-            return self
-                .neighbours
-                .is_some()
-                .then(|| Refusal::retry(Code::NotLeader, 20, message).about_range(range));
+            return self.neighbours.is_some().then(|| Refusal::only_learns(range));
         }
         let node = node_of(leader.filter(|leader| *leader != me)?);
         let nodes = &self.neighbours.as_ref()?.nodes;

@@ -25,6 +25,14 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// The replica here will not lead, and knows nobody who does.
+    pub(crate) fn only_learns(range: RangeId) -> Self {
+        let message = format!(
+            "this node has a replica of range {range} that only learns, and knows nobody who leads it"
+        );
+        Self::retry(Code::NotLeader, 20, message).about_range(range)
+    }
+
     /// A refusal that a retry does not help.
     #[must_use]
     pub fn fatal(code: Code, message: impl Into<String>) -> Self {
