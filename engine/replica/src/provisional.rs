@@ -3,7 +3,7 @@
 //!
 //! Part of the replica's state: the same on every replica that has applied the same entries, and written with every flush. Of intents
 //! that are *spilled* the whole is in the tablet, in a family of its own, and only what others have to know of them in memory: it is
-//! read from there when the replica is opened ([`Provisional::restore`]). The leader says which are spilled (`Mutation::Spill`), so
+//! read from there when the replica is opened (`Replica::restore_spilled`). The leader says which are spilled (`Mutation::Spill`), so
 //! they are on every replica.
 //!
 //! Invariant: a key has one intent at most, here or spilled; what is said of spilled ones is what the tablet has, as of the same entry.
@@ -314,7 +314,7 @@ impl Provisional {
         }
     }
 
-    /// Whether some of the spilled intents have not been [restored](Self::restore).
+    /// Whether some of the spilled intents have not been restored.
     #[must_use]
     pub fn lacks_spilled(&self) -> bool {
         self.spilled.len() as u64 != self.tally.count

@@ -7,7 +7,7 @@ use crate::txn::{Bytes, Keys};
 use std::collections::BTreeSet;
 
 impl Coordinator {
-    /// Reads keys. [`Answer::Values`] follows, or [`Answer::Failed`], and then the transaction is over.
+    /// Reads keys. [`Answer::Values`](super::Answer::Values) follows, or [`Answer::Failed`](super::Answer::Failed), and then the transaction is over.
     ///
     /// # Panics
     /// When the transaction is not open.
