@@ -1,7 +1,7 @@
 //! A transaction that writes more than memory is meant for: what it has written is spilled, survives nodes that are killed, becomes
 //! versions all together, or nothing.
 //!
-//! `LARGE_MIB=192` sets how much it writes, of values of 8 KiB; `LARGE_VALUE_BYTES` how long they are.
+//! `LARGE_MIB=96` sets how much it writes, of values of 8 KiB; `LARGE_VALUE_BYTES` how long they are.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
