@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -23,6 +24,28 @@ pub struct Program {
 }
 
 impl Program {
+    /// Three nodes that begin a cluster, with a shard each, below a directory, on ports that are free now.
+    ///
+    /// # Errors
+    /// No port can be had.
+    pub fn trio(binary: &str, dir: &Path) -> anyhow::Result<Vec<Self>> {
+        // Held until all are drawn, so that they differ.
+        let held = [0; 3].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+        let held: Vec<TcpListener> = held.into_iter().collect::<Result<_, _>>()?;
+        let address = |listener: &TcpListener| Ok(listener.local_addr()?.to_string());
+        let addresses: Vec<String> = held.iter().map(address).collect::<anyhow::Result<_>>()?;
+        let list = format!("1={},2={},3={}", addresses[0], addresses[1], addresses[2]);
+        let program = |(id, listen): (u32, String)| Self {
+            binary: binary.into(),
+            data: dir.join(format!("node-{id}")),
+            listen,
+            options: ["--shards", "1", "--node", &id.to_string(), "--cluster", &list]
+                .map(str::to_owned)
+                .to_vec(),
+        };
+        Ok((1..).zip(addresses).map(program).collect())
+    }
+
     /// The command that starts the node.
     #[must_use]
     pub fn command(&self) -> Command {

@@ -8,7 +8,6 @@
 use corelane::blocking::{Db, connect_with};
 use corelane::{Error, Options, TxnOptions, prefix};
 use corelane_process::process::{Node, Program};
-use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,24 +18,7 @@ fn setting(name: &str, default: usize) -> usize {
 }
 
 fn programs(dir: &Path) -> Vec<Program> {
-    let held: Vec<_> = (0..3)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses: Vec<String> = held
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().to_string())
-        .collect();
-    drop(held);
-    let list = format!("1={},2={},3={}", addresses[0], addresses[1], addresses[2]);
-    let program = |(id, listen): (u32, String)| Program {
-        binary: env!("CARGO_BIN_EXE_process-node").into(),
-        data: dir.join(format!("node-{id}")),
-        listen,
-        options: ["--shards", "1", "--node", &id.to_string(), "--cluster", &list]
-            .map(str::to_owned)
-            .to_vec(),
-    };
-    (1..).zip(addresses).map(program).collect()
+    Program::trio(env!("CARGO_BIN_EXE_process-node"), dir).unwrap()
 }
 
 /// What a key holds: found again without keeping it.

@@ -9,7 +9,6 @@ use corelane::{Error, Options, TxnOptions, prefix};
 use corelane_process::process::{Node, Program};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,23 +31,7 @@ const CITIES: [(&str, i64, i64); 2] = [("oslo", 30, 20), ("rio", 20, 30)];
 type Trips = BTreeMap<String, (&'static str, &'static str, i64)>;
 
 fn programs(dir: &Path) -> Vec<Program> {
-    let held: Vec<_> = (0..3)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses: Vec<String> = held
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().to_string())
-        .collect();
-    let list = format!("1={},2={},3={}", addresses[0], addresses[1], addresses[2]);
-    let program = |(id, listen): (usize, String)| Program {
-        binary: env!("CARGO_BIN_EXE_process-node").into(),
-        data: dir.join(format!("node-{id}")),
-        listen,
-        options: ["--shards", "1", "--node", &id.to_string(), "--cluster", &list]
-            .map(str::to_owned)
-            .into(),
-    };
-    (1..).zip(addresses).map(program).collect()
+    Program::trio(env!("CARGO_BIN_EXE_process-node"), dir).unwrap()
 }
 
 fn saga(at: &str) -> Command {

@@ -6,7 +6,6 @@
 use corelane::blocking::{Db, connect_with};
 use corelane::{Code, Error, Isolation, OneShot, Options, TxnOptions, prefix};
 use corelane_process::process::{Node, Program};
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,23 +26,8 @@ fn program(dir: &Path, name: &str, listen: String, options: &[&str]) -> Program 
 }
 
 fn cluster(dir: &Path) -> Vec<Node> {
-    let held: Vec<_> = (0..3)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses: Vec<String> = held
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().to_string())
-        .collect();
-    drop(held);
-    let list = format!("1={},2={},3={}", addresses[0], addresses[1], addresses[2]);
-    let nodes = (1..).zip(addresses).map(|(id, address)| {
-        let number = id.to_string();
-        let options = ["--shards", "1", "--node", &number, "--cluster", &list];
-        program(dir, &format!("node-{id}"), address, &options)
-            .start()
-            .unwrap()
-    });
-    nodes.collect()
+    let programs = Program::trio(env!("CARGO_BIN_EXE_process-node"), dir).unwrap();
+    programs.iter().map(|program| program.start().unwrap()).collect()
 }
 
 fn scratch() -> tempfile::TempDir {
