@@ -195,18 +195,31 @@ impl<C: Copy + Ord> Versions<C> {
     }
 }
 
+/// The version that an entry of a log came with.
+fn entry_came_with(content: &ArchivedContent<'_>) -> Version {
+    match content {
+        ArchivedContent::Command { payload } if merge_of(payload).is_some() => Version::MERGES,
+        ArchivedContent::Command { payload } if spills(payload) => Version::SPILLS,
+        _ => Version::FIRST,
+    }
+}
+
 /// The version that a message came with.
 fn came_with(message: &PeerRef<'_>) -> Version {
-    let is_newer = match message {
+    let is_of_merge = match message {
         PeerRef::Train(train) => {
-            let entries = |message: &ArchivedGroupMessage<'_>| match &message.body {
-                ArchivedBody::Append { entries, .. } => entries.iter().any(|entry| match &entry.content {
-                    ArchivedContent::Command { payload } => merge_of(payload).is_some() || spills(payload),
-                    _ => false,
-                }),
-                _ => false,
+            let newest = |message: &ArchivedGroupMessage<'_>| match &message.body {
+                ArchivedBody::Append { entries, .. } => {
+                    entries.iter().map(|entry| entry_came_with(&entry.content)).max()
+                }
+                _ => None,
             };
-            train.messages.iter().any(entries)
+            return train
+                .messages
+                .iter()
+                .filter_map(newest)
+                .max()
+                .unwrap_or(Version::FIRST);
         }
         PeerRef::Transfer(transfer) => matches!(
             transfer.step,
@@ -224,7 +237,11 @@ fn came_with(message: &PeerRef<'_>) -> Version {
         },
         PeerRef::PeerHello(_) | PeerRef::Roster(_) | PeerRef::Closed(_) | PeerRef::Newest(_) => false,
     };
-    if is_newer { Version::NEWEST } else { Version::FIRST }
+    if is_of_merge {
+        Version::MERGES
+    } else {
+        Version::FIRST
+    }
 }
 
 /// What a node says whose build does not speak what is active.
