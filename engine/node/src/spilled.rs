@@ -16,9 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use storage::{ScanPage, StorageError, Tablet};
 use txn::{Bytes, Intent, Mutation, codec};
 
-/// Rows and bytes of spilled intents that are read at once: somewhat more than one request resolves.
+/// Rows and bytes of spilled intents that are read at once at most: somewhat more than one request resolves.
 const ROWS_MAX: usize = 2048;
 const BYTES_MAX: usize = 8 << 20;
+/// Bytes that are read at once where it is not known that the next ones are wanted, too.
+const BYTES_FIRST: usize = 16 << 10;
+/// Bytes of spilled intents that are kept for one batch, and one page more: it is refused when it asks for more.
+const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// Why a replica could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +39,13 @@ pub(crate) enum OpenError {
 }
 
 /// A page of spilled intents from `from` on.
-fn page(from: &[u8]) -> ScanPage {
+fn page(from: &[u8], bytes_max: usize) -> ScanPage {
     ScanPage {
         span: Span::new(from, None),
         read_ts: Timestamp::MAX,
         reverse: false,
         rows_max: ROWS_MAX,
-        bytes_max: BYTES_MAX,
+        bytes_max,
     }
 }
 
@@ -59,7 +63,7 @@ pub(crate) async fn restore<E: Env, W>(
     let mut from = Vec::new();
     while replica.provisional().lacks_spilled() {
         base::sometimes!("node: spilled intents were read at a start");
-        let rows = tablet.spilled_page(&page(&from)).await?;
+        let rows = tablet.spilled_page(&page(&from, BYTES_MAX)).await?;
         for (key, bytes, at) in rows.iter() {
             replica.restore_spilled(key, at, bytes)?;
         }
@@ -72,16 +76,28 @@ pub(crate) async fn restore<E: Env, W>(
 
 /// Spilled intents that were read for a batch. What is spilled anew meanwhile has another timestamp.
 #[derive(Debug, Default)]
-pub(crate) struct ReadAhead(BTreeMap<Bytes, (Timestamp, Intent)>);
+pub(crate) struct ReadAhead {
+    intents: BTreeMap<Bytes, (Timestamp, Intent)>,
+    /// Of all that was read.
+    bytes: usize,
+    /// Where the last page ended, and the most bytes that it was to have.
+    last: Option<(Vec<u8>, usize)>,
+}
 
 impl ReadAhead {
     /// The intent on a key, if it is the one that is known to be there.
     pub(crate) fn get(&self, key: &[u8], at: Timestamp) -> Option<&Intent> {
-        let (read_at, intent) = self.0.get(key)?;
+        let (read_at, intent) = self.intents.get(key)?;
         (*read_at == at).then_some(intent)
     }
 
-    /// Reads the intents from a key on: some more than that of the key, since whoever needs one mostly needs the next ones.
+    /// Whether a batch has asked for more than is kept.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes >= KEPT_BYTES_MAX
+    }
+
+    /// Reads the intents from a key on: that of the key, and more of the next ones each time that whoever asks goes on where the last page
+    /// has ended.
     ///
     /// # Errors
     /// What reading the disk met.
@@ -93,12 +109,16 @@ impl ReadAhead {
     /// Safe.
     pub(crate) async fn read<E: Env>(&mut self, tablet: &Tablet<E>, from: &[u8]) -> Result<(), StorageError> {
         base::sometimes!("node: a batch reads spilled intents");
-        let rows = tablet.spilled_page(&page(from)).await?;
+        let goes_on = self.last.take().filter(|(end, _)| end == from);
+        let bytes_max = goes_on.map_or(BYTES_FIRST, |(_, bytes)| (bytes * 4).min(BYTES_MAX));
+        let rows = tablet.spilled_page(&page(from, bytes_max)).await?;
+        self.bytes += rows.bytes();
         for (key, mut bytes, at) in rows.iter() {
             let intent =
                 codec::decode_intent(&mut bytes).expect("a tablet has the intents that were spilled");
-            self.0.insert(key.into(), (at, intent));
+            self.intents.insert(key.into(), (at, intent));
         }
+        self.last = rows.resume.map(|end| (end, bytes_max));
         Ok(())
     }
 }

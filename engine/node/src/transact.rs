@@ -33,6 +33,7 @@ use replica::{Held, Met, Replica, Ticket};
 use storage::{Ahead, Need, NeedsIo, Pressure, Tablet};
 use txn::change::Change;
 use txn::error::{Act, Conflict, Party};
+use txn::record::Head;
 use txn::view::Version;
 use txn::{Batch, Bytes, Context, Intent, Memory, Record, Request, TxnId, View, codec};
 use wire::Code;
@@ -42,8 +43,10 @@ use wire::request::ArchivedTransact;
 /// A coordinator that has not been heard of for so long is taken for dead: five of its heartbeats.
 const EXPIRY_NS: u64 = 750_000_000;
 
-/// What intents count as where there is no room: what becomes of them goes on.
+/// What intents count as where there is no room: what becomes of them goes on, where nothing is spilled.
 const A_PUT: WriteOp<'_> = WriteOp::Put { key: &[], value: &[] };
+/// What becomes of spilled intents counts as this: they are written again when they become versions.
+const A_DELETE: WriteOp<'_> = WriteOp::Delete { key: &[] };
 
 /// A batch on its way to its evaluation.
 pub(crate) struct Work {
@@ -171,9 +174,12 @@ impl<E: Env, B> State<E, B> {
             self.refuse(origin, &refusal);
             return Tried::Done;
         }
-        if work.batch.lays()
-            && let Some(refusal) = self.lacks_room(slot, [A_PUT].into_iter())
-        {
+        let needs_room = match provisional.has_spilled() {
+            _ if work.batch.lays() => Some(A_PUT),
+            true if work.batch.resolves() => Some(A_DELETE),
+            _ => None,
+        };
+        if let Some(refusal) = needs_room.and_then(|op| self.lacks_room(slot, [op].into_iter())) {
             self.refuse(origin, &refusal);
             return Tried::Done;
         }
@@ -462,6 +468,10 @@ impl<E: Env> View for Tables<'_, E> {
         }
     }
 
+    fn head(&self, key: &[u8]) -> Result<Option<Head<'_>>, NeedsIo> {
+        Ok(self.replica.provisional().held(key).map(|held| held.head()))
+    }
+
     fn next_intent(&self, from: &[u8], end: Option<&[u8]>) -> Result<Option<Bytes>, NeedsIo> {
         Ok(self.replica.provisional().next_key(from, end).cloned())
     }
@@ -501,6 +511,14 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 Tried::Wait => self.wait_applied().await,
                 Tried::Queued => {}
                 Tried::Read(tablet, guard, lack) => {
+                    if work.spilled.is_full() {
+                        drop(guard);
+                        let message = "the request needs more of the unfinished writes of its transaction at once than fit into memory; ask for fewer keys";
+                        let refusal =
+                            Refusal::fatal(Code::BatchTooLarge, message).about_range(tablet.range());
+                        self.step(|state| state.refuse(work.request.origin, &refusal));
+                        break;
+                    }
                     let read = match lack {
                         Lack::Tables(need) => tablet.read_ahead(&mut work.ahead, &need).await,
                         Lack::Spilled(from) => work.spilled.read(&tablet, &from).await,

@@ -15,7 +15,7 @@ use base::key::Span;
 use core::ops::Bound;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use txn::error::Seen;
+use txn::record::Head;
 use txn::{Bytes, Epoch, Intent, Mutation, Record, Seq, TxnId, Who, codec};
 
 /// Bytes of keys and values of a range's intents that are not spilled, about; beyond, none are laid. They are in memory, and written
@@ -138,28 +138,19 @@ pub enum Held<'a> {
     Spilled(&'a Spilled),
 }
 
-impl Held<'_> {
-    /// Where in time it is.
+impl<'a> Held<'a> {
+    /// What there is to know of it but for what was written.
     #[must_use]
-    pub fn ts(&self) -> Timestamp {
+    pub fn head(&self) -> Head<'a> {
         match self {
-            Held::Here(intent) => intent.ts,
-            Held::Spilled(spilled) => spilled.ts,
-        }
-    }
-
-    /// What a push of its transaction has to know.
-    #[must_use]
-    pub fn seen(&self) -> Seen {
-        let (who, epoch, ts, local_ts) = match self {
-            Held::Here(intent) => (&intent.who, intent.epoch, intent.ts, intent.local_ts),
-            Held::Spilled(spilled) => (&spilled.who, spilled.epoch, spilled.ts, spilled.local_ts),
-        };
-        Seen {
-            who: Arc::clone(who),
-            epoch,
-            ts,
-            local_ts,
+            Held::Here(intent) => intent.head(),
+            Held::Spilled(spilled) => Head {
+                who: &spilled.who,
+                epoch: spilled.epoch,
+                seq: spilled.seq,
+                ts: spilled.ts,
+                local_ts: spilled.local_ts,
+            },
         }
     }
 }

@@ -24,8 +24,8 @@ pub use finish::{RESOLVE_BYTES_MAX, RESOLVES_MAX};
 pub use ranged::DELETES_MAX;
 
 use crate::change::Condition;
-use crate::error::{Act, Conflict, Party, Refusal, Seen};
-use crate::record::Intent;
+use crate::error::{Act, Conflict, Party, Refusal};
+use crate::record::{Head, Intent};
 use crate::request::{Answer, Batch, End, Reply, Request};
 use crate::timestamp_cache::TimestampCache;
 use crate::txn::{Bytes, Epoch, Header, Keys, Seq, SeqSpan, TxnId, Who};
@@ -134,6 +134,7 @@ pub fn evaluate<V: View>(
         header: batch.header.clone(),
         out,
         begin,
+        resolved_bytes: 0,
         whole: None,
     };
     evaluation.begin_whole(batch);
@@ -210,8 +211,8 @@ pub fn one_phase<'a, V: View>(
         if !view.contains(key) {
             return Ok(Err(Refusal::WrongRange { key: key.into() }));
         }
-        if let Some(intent) = view.intent(key)? {
-            return Ok(Err(in_the_way(key, ours, intent, at.now)));
+        if let Some(intent) = view.head(key)? {
+            return Ok(Err(in_the_way(key, ours, &intent, at.now)));
         }
         ts = ts.max(cache.floor(key, Some(txn.id)));
         let Some(read_ts) = txn.read_ts else { continue };
@@ -238,6 +239,8 @@ struct Evaluation<'a, V> {
     out: &'a mut Vec<Mutation>,
     /// Where this batch's mutations begin.
     begin: usize,
+    /// Bytes of values of the intents that it has resolved.
+    resolved_bytes: usize,
     /// What a batch that is a whole transaction needs of keys that it does not change.
     whole: Option<Vec<Condition>>,
 }
@@ -324,9 +327,9 @@ impl<V: View> Evaluation<'_, V> {
             who: Some(Arc::clone(&header.who)),
             act: Act::Read,
         };
-        match self.view.intent(key).map_err(Stop::Io)? {
+        match self.view.head(key).map_err(Stop::Io)? {
             Some(intent) if intent.who.id != header.who.id => {
-                return Err(in_the_way(key, ours, intent, self.at.now).into());
+                return Err(in_the_way(key, ours, &intent, self.at.now).into());
             }
             // While its own intent is there, nobody else has committed.
             Some(_) => {}
@@ -389,6 +392,12 @@ impl<V: View> Evaluation<'_, V> {
         }
     }
 
+    /// The intent on a key of which there is a head, with what was written.
+    fn whole_of(&self, key: &[u8]) -> Step<&Intent, V::NeedsIo> {
+        let intent = self.view.intent(key).map_err(Stop::Io)?;
+        Ok(intent.expect("an intent has a head"))
+    }
+
     /// Lays an intent, and says where.
     fn lay(&mut self, key: &Bytes, seq: Seq, value: Option<&Bytes>) -> Step<Timestamp, V::NeedsIo> {
         let header = self.header();
@@ -396,7 +405,7 @@ impl<V: View> Evaluation<'_, V> {
             who: Some(Arc::clone(&header.who)),
             act: Act::Write,
         };
-        let known = self.view.intent(key).map_err(Stop::Io)?;
+        let known = self.view.head(key).map_err(Stop::Io)?;
         let mut intent = Intent {
             who: Arc::clone(&header.who),
             epoch: header.epoch,
@@ -409,15 +418,21 @@ impl<V: View> Evaluation<'_, V> {
         let mut is_first = true;
         if let Some(known) = known {
             if known.who.id != header.who.id {
-                return Err(in_the_way(key, ours, known, self.at.now).into());
+                return Err(in_the_way(key, ours, &known, self.at.now).into());
             }
             match known.epoch.cmp(&header.epoch) {
                 Ordering::Greater => return Err(Refusal::Stale.into()),
                 Ordering::Equal => {
-                    if let Some(ts) = replayed(known, seq)? {
+                    let replay = if known.seq == seq {
+                        Some(known.ts).filter(|_| !base::planted_bug!("txn-replay-at-new-timestamp"))
+                    } else {
+                        replayed(self.whole_of(key)?, seq)?
+                    };
+                    if let Some(ts) = replay {
                         base::sometimes!("txn: replay of a write");
                         return Ok(ts);
                     }
+                    let known = self.whole_of(key)?;
                     let kept = known.kept_below(&header.ignored);
                     intent.earlier = kept.ok_or_else(|| Refusal::TooManyWrites { key: key.clone() })?;
                     intent.ts = intent.ts.max(known.ts);
@@ -479,9 +494,9 @@ impl<V: View> Evaluation<'_, V> {
         };
         let mut at = start.clone();
         while let Some(key) = self.view.next_key(&at, end.as_deref()).map_err(Stop::Io)? {
-            let intent = self.view.intent(&key).map_err(Stop::Io)?;
+            let intent = self.view.head(&key).map_err(Stop::Io)?;
             if let Some(intent) = intent.filter(|intent| intent.who.id != id && intent.ts <= to) {
-                let conflict = met(&key, ours(header), intent, self.at.now);
+                let conflict = met(&key, ours(header), &intent, self.at.now);
                 return Err(Refusal::Changed { conflict }.into());
             }
             let newest = self
@@ -519,7 +534,7 @@ impl<V: View> Evaluation<'_, V> {
         seq: Seq,
         ts: Timestamp,
     ) -> Step<Reply, V::NeedsIo> {
-        let intent = self.view.intent(key).map_err(Stop::Io)?;
+        let intent = self.view.head(key).map_err(Stop::Io)?;
         let found = intent.filter(|intent| intent.keeps((txn, epoch), seq, Timestamp::MAX));
         let found = found.map(|intent| intent.ts);
         if found.is_none_or(|found| found > ts) {
@@ -577,20 +592,20 @@ fn look<V: View, R>(
         };
         ts > reader.read_ts && ts <= limit && written <= observed
     };
-    if let Some(intent) = view.intent(key).map_err(Stop::Io)? {
+    if let Some(intent) = view.head(key).map_err(Stop::Io)? {
         if reader.id() == Some(intent.who.id) {
-            let kept = intent.newest_kept(reader.ignored);
-            if intent.epoch == reader.epoch
-                && let Some((_, value)) = kept
-            {
-                return Ok(f(value.map(|value| &**value)));
+            if intent.epoch == reader.epoch {
+                let whole = view.intent(key).map_err(Stop::Io)?;
+                if let Some((_, value)) = whole.and_then(|whole| whole.newest_kept(reader.ignored)) {
+                    return Ok(f(value.map(|value| &**value)));
+                }
             }
         } else if intent.ts <= reader.read_ts || may_be_before(intent.ts, intent.local_ts) {
             let ours = Party {
                 who: reader.who.cloned(),
                 act: Act::Read,
             };
-            return Err(in_the_way(key, ours, intent, at.now).into());
+            return Err(in_the_way(key, ours, &intent, at.now).into());
         }
     }
     let mut newest = limit;
@@ -611,9 +626,9 @@ fn look<V: View, R>(
     view.version(key, reader.read_ts, value).map_err(Stop::Io)
 }
 
-fn met(key: &[u8], ours: Party, intent: &Intent, now: Timestamp) -> Box<Conflict> {
+fn met(key: &[u8], ours: Party, intent: &Head<'_>, now: Timestamp) -> Box<Conflict> {
     let theirs = Party {
-        who: Some(Arc::clone(&intent.who)),
+        who: Some(Arc::clone(intent.who)),
         act: Act::Write,
     };
     Box::new(Conflict {
@@ -624,16 +639,10 @@ fn met(key: &[u8], ours: Party, intent: &Intent, now: Timestamp) -> Box<Conflict
     })
 }
 
-fn in_the_way(key: &[u8], ours: Party, intent: &Intent, now: Timestamp) -> Refusal {
-    let seen = Seen {
-        who: Arc::clone(&intent.who),
-        epoch: intent.epoch,
-        ts: intent.ts,
-        local_ts: intent.local_ts,
-    };
+fn in_the_way(key: &[u8], ours: Party, intent: &Head<'_>, now: Timestamp) -> Refusal {
     Refusal::Conflict {
         conflict: met(key, ours, intent, now),
-        seen,
+        seen: intent.seen(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Records and intents, and the one place that says when a transaction is committed.
 
+use crate::error::Seen;
 use crate::txn::{Bytes, Epoch, Keys, Seq, SeqSpan, TxnId, Who};
 use base::Timestamp;
 use std::sync::Arc;
@@ -75,6 +76,41 @@ pub const EARLIER_MAX: usize = 64;
 /// Bytes of their values: as much as one value may have.
 pub const EARLIER_BYTES_MAX: usize = base::limits::VALUE_BYTES_MAX;
 
+/// What there is to know of an intent but for what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head<'a> {
+    /// See [`Intent::who`].
+    pub who: &'a Arc<Who>,
+    /// See [`Intent::epoch`].
+    pub epoch: Epoch,
+    /// See [`Intent::seq`].
+    pub seq: Seq,
+    /// See [`Intent::ts`].
+    pub ts: Timestamp,
+    /// See [`Intent::local_ts`].
+    pub local_ts: Timestamp,
+}
+
+impl Head<'_> {
+    /// Whether this intent keeps a promise of `txn`'s attempt `epoch` that was staged at `ts`. **The commit condition**, one half.
+    #[must_use]
+    pub fn keeps(&self, (txn, epoch): (TxnId, Epoch), seq: Seq, ts: Timestamp) -> bool {
+        let early = self.ts <= ts || base::planted_bug!("txn-condition-ignores-timestamp");
+        self.who.id == txn && self.epoch == epoch && self.seq >= seq && early
+    }
+
+    /// What a push of its transaction has to know.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        Seen {
+            who: Arc::clone(self.who),
+            epoch: self.epoch,
+            ts: self.ts,
+            local_ts: self.local_ts,
+        }
+    }
+}
+
 /// A provisional value on a key. A key has at most one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Intent {
@@ -139,11 +175,16 @@ impl Intent {
         found.map(|earlier| earlier.value.as_ref())
     }
 
-    /// Whether this intent keeps a promise of `txn`'s attempt `epoch` that was staged at `ts`. **The commit condition**, one half.
+    /// The same without what was written.
     #[must_use]
-    pub fn keeps(&self, (txn, epoch): (TxnId, Epoch), seq: Seq, ts: Timestamp) -> bool {
-        let early = self.ts <= ts || base::planted_bug!("txn-condition-ignores-timestamp");
-        self.who.id == txn && self.epoch == epoch && self.seq >= seq && early
+    pub fn head(&self) -> Head<'_> {
+        Head {
+            who: &self.who,
+            epoch: self.epoch,
+            seq: self.seq,
+            ts: self.ts,
+            local_ts: self.local_ts,
+        }
     }
 }
 
@@ -156,7 +197,7 @@ impl Record {
         self.status == Status::Staging
             && self.in_flight.iter().all(|promise| {
                 intent_at(&promise.key)
-                    .is_some_and(|intent| intent.keeps(attempt, promise.seq, self.write_ts))
+                    .is_some_and(|intent| intent.head().keeps(attempt, promise.seq, self.write_ts))
             })
     }
 

@@ -322,6 +322,18 @@ impl Batch {
         self.requests.iter().any(lays)
     }
 
+    /// Whether it may make intents something else: versions, or nothing.
+    #[must_use]
+    pub fn resolves(&self) -> bool {
+        let resolves = |(_, request): &(Item, Request)| {
+            matches!(
+                request,
+                Request::End { .. } | Request::Finish { .. } | Request::Resolve { .. }
+            )
+        };
+        self.requests.iter().any(resolves)
+    }
+
     /// What the batch asks the lock table for before it is evaluated, in the order of keys: the key, how strongly, and whether that is kept
     /// where nobody else is. Deletes of spans ask for nothing; they meet intents, which locks only bring an order to.
     #[must_use]

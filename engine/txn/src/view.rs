@@ -1,6 +1,6 @@
 //! What evaluation sees of a range, and what it wants changed.
 
-use crate::record::{Intent, Outcome, Record};
+use crate::record::{Head, Intent, Outcome, Record};
 use crate::txn::{Bytes, Seq, TxnId};
 use base::Timestamp;
 
@@ -62,6 +62,14 @@ pub trait View {
     /// # Errors
     /// It is on disk.
     fn intent(&self, key: &[u8]) -> Result<Option<&Intent>, Self::NeedsIo>;
+
+    /// The head of the intent on `key`, where what was written does not matter: a view may know it without reading.
+    ///
+    /// # Errors
+    /// It is on disk.
+    fn head(&self, key: &[u8]) -> Result<Option<Head<'_>>, Self::NeedsIo> {
+        Ok(self.intent(key)?.map(Intent::head))
+    }
 
     /// The least key at or after `from` and before `end` that has an intent.
     ///

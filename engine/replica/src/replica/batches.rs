@@ -60,7 +60,7 @@ impl<W> Replica<W> {
     fn met_on(&self, key: &[u8], ts: Timestamp) -> Option<Met> {
         let is_met = |held: &Held<'_>| match held {
             Held::Spilled(_) if base::planted_bug!("replica-spilled-intent-not-met") => false,
-            held => held.ts() <= ts,
+            held => held.head().ts <= ts,
         };
         let held = self.provisional.held(key).filter(is_met)?;
         Some(met(&key.into(), held))
@@ -210,7 +210,7 @@ impl<W> Replica<W> {
 fn met(key: &Bytes, held: Held<'_>) -> Met {
     Met {
         key: key.clone(),
-        seen: held.seen(),
+        seen: held.head().seen(),
     }
 }
 

@@ -52,8 +52,9 @@ impl<V: View> Evaluation<'_, V> {
         given: &[Condition],
     ) -> Step<Reply, V::NeedsIo> {
         let header = self.header();
-        let known = self.view.intent(key).map_err(Stop::Io)?;
+        let known = self.view.head(key).map_err(Stop::Io)?;
         let known = known.filter(|known| known.who.id == header.who.id && known.epoch == header.epoch);
+        let known = known.map(|_| self.whole_of(key)).transpose()?;
         // What held when it was laid is not asked again: a refresh has seen to the rest.
         if let Some(known) = known
             && let Some(ts) = replayed(known, seq)?
@@ -87,14 +88,14 @@ impl<V: View> Evaluation<'_, V> {
             who: Some(Arc::clone(&header.who)),
             act: Act::Write,
         };
-        let known = self.view.intent(key).map_err(Stop::Io)?;
+        let known = self.view.head(key).map_err(Stop::Io)?;
         let is_own = known.is_some_and(|known| known.who.id == header.who.id && known.epoch == header.epoch);
         if let Some(known) = known {
             if known.who.id != header.who.id {
-                return Err(in_the_way(key, ours, known, self.at.now).into());
+                return Err(in_the_way(key, ours, &known, self.at.now).into());
             }
             if is_own
-                && let Some((_, value)) = known.newest_kept(&header.ignored)
+                && let Some((_, value)) = self.whole_of(key)?.newest_kept(&header.ignored)
                 && !base::planted_bug!("txn-change-of-the-committed-value")
             {
                 return Ok((value.cloned(), known.ts));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// Intents that one request resolves: one entry of the log.
 pub const RESOLVES_MAX: usize = 1024;
 
-/// Bytes of the values of intents that one request resolves, but for the last one: where intents are spilled, the entry has them.
+/// Bytes of the values of intents that one batch resolves, but for the last one: where intents are spilled, the entry has them.
 pub const RESOLVE_BYTES_MAX: usize = 4 << 20;
 
 /// How a transaction ended, and where its record says that intents may be.
@@ -194,8 +194,8 @@ impl<V: View> Evaluation<'_, V> {
             }
             let here = laid.binary_search_by(|(known, _)| known.as_ref().cmp(key.as_ref()));
             let intent = match here {
-                Ok(position) => Some(laid[position].1),
-                Err(_) => self.view.intent(key).map_err(Stop::Io)?,
+                Ok(position) => Some(laid[position].1.head()),
+                Err(_) => self.view.head(key).map_err(Stop::Io)?,
             };
             match intent.filter(|intent| intent.keeps(attempt, *seq, Timestamp::MAX)) {
                 Some(intent) => newest = newest.max(intent.ts),
@@ -228,6 +228,7 @@ impl<V: View> Evaluation<'_, V> {
         let id = record.who.id;
         let mut rest = Vec::new();
         let mut changes = Vec::new();
+        let mut bytes = self.resolved_bytes;
         let laid = self.laid();
         let local_ts = self.at.now;
         if let (true, Outcome::Committed { ts }) = (fresh, outcome) {
@@ -248,16 +249,15 @@ impl<V: View> Evaluation<'_, V> {
                 changes.extend(resolved(key, intent, verdict));
             }
             // A peer may name a key twice; its intent becomes something once.
-            let (mut seen, mut bytes) = (BTreeSet::new(), 0);
+            let mut seen = BTreeSet::new();
             for lock in record.locks.iter() {
                 match lock {
                     Keys::One(key) if !seen.insert(key) => {}
                     Keys::One(key) if self.view.contains(key) && bytes < RESOLVE_BYTES_MAX => {
-                        let intent = self.view.intent(key).map_err(Stop::Io)?;
-                        let known = laid.iter().any(|(laid, _)| *laid == key);
-                        if let Some(intent) = intent.filter(|intent| intent.who.id == id && !known) {
-                            bytes += value_bytes(intent);
-                            changes.extend(resolved(key, intent, verdict));
+                        if !laid.iter().any(|(laid, _)| *laid == key) {
+                            let (change, value_bytes) = self.resolved_of(key, id, verdict)?;
+                            bytes += value_bytes;
+                            changes.extend(change);
                         }
                     }
                     Keys::One(_) | Keys::Span(..) => rest.push(lock.clone()),
@@ -265,6 +265,7 @@ impl<V: View> Evaluation<'_, V> {
             }
         }
         let rest: Arc<[Keys]> = rest.into();
+        self.resolved_bytes = bytes;
         self.note_dropped(id, &changes, verdict);
         self.out.append(&mut changes);
         self.out.push(if rest.is_empty() {
@@ -278,23 +279,44 @@ impl<V: View> Evaluation<'_, V> {
 
     pub(super) fn resolve(&mut self, keys: &Keys, txn: TxnId, verdict: &Verdict) -> Step<Reply, V::NeedsIo> {
         let (mut from, end) = self.bounds(keys)?;
-        let (before, mut looks, mut bytes) = (self.out.len(), 0, 0);
+        let (before, mut looks) = (self.out.len(), 0);
         while let Some(key) = self.view.next_intent(&from, end.as_deref()).map_err(Stop::Io)? {
             looks += 1;
-            let is_much = self.out.len() - before >= RESOLVES_MAX || bytes >= RESOLVE_BYTES_MAX;
+            let is_much = self.out.len() - before >= RESOLVES_MAX || self.resolved_bytes >= RESOLVE_BYTES_MAX;
             if is_much || looks > limits::SCAN_ROWS_MAX {
                 return Ok(Reply::Partly { next: key });
             }
-            let intent = self.view.intent(&key).map_err(Stop::Io)?;
-            if let Some(intent) = intent.filter(|intent| intent.who.id == txn) {
-                bytes += value_bytes(intent);
-                let change = resolved(&key, intent, verdict);
-                self.note_dropped(txn, change.as_slice(), verdict);
-                self.out.extend(change);
-            }
+            let (change, bytes) = self.resolved_of(&key, txn, verdict)?;
+            self.resolved_bytes += bytes;
+            self.note_dropped(txn, change.as_slice(), verdict);
+            self.out.extend(change);
             from = super::after(&key);
         }
         Ok(Reply::Done)
+    }
+
+    /// What becomes of the intent on a key, if it is one of `txn`, and how many bytes its values have where they may be needed: what just
+    /// goes is not read for.
+    fn resolved_of(
+        &self,
+        key: &Bytes,
+        txn: TxnId,
+        verdict: &Verdict,
+    ) -> Step<(Option<Mutation>, usize), V::NeedsIo> {
+        let head = self.view.head(key).map_err(Stop::Io)?;
+        if head.is_none_or(|head| head.who.id != txn) {
+            return Ok((None, 0));
+        }
+        match verdict {
+            Verdict::Settled { .. } | Verdict::Aborted => Ok((Some(Mutation::Drop { key: key.clone() }), 0)),
+            Verdict::Committed { .. } | Verdict::Moved { .. } => {
+                let intent = self.whole_of(key)?;
+                let earlier = intent.earlier.iter().map(|earlier| &earlier.value);
+                let values = earlier.chain([&intent.value]).flatten();
+                let bytes = values.map(|value| value.len()).sum();
+                Ok((resolved(key, intent, verdict), bytes))
+            }
+        }
     }
 
     /// What a committed transaction had taken back leaves no version, but it may have been worked out from what its intent kept as it was:
@@ -320,11 +342,6 @@ impl<V: View> Evaluation<'_, V> {
         }
         Ok(Reply::Done)
     }
-}
-
-/// Bytes of the newest value of an intent.
-fn value_bytes(intent: &Intent) -> usize {
-    intent.value.as_ref().map_or(0, |value| value.len())
 }
 
 /// What becomes of an intent of the transaction that `verdict` is about.
