@@ -63,7 +63,7 @@ bugs=(
   "txn-first-committer-unchecked c300"
   "txn-heartbeat-resurrects c300"
   "txn-read-not-noted c300"
-  "storage-spilled-intents-go-early c300"
+  "storage-spilled-intents-go-early corelane-storage:model"
   "node-spilled-intent-loses-its-value c300"
   "replica-spilled-intent-not-met c300"
   "node-merge-thaws-unasked m300"

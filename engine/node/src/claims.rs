@@ -147,7 +147,7 @@ impl<E: Env, B> State<E, B> {
         range: RangeId,
     ) -> Option<(Promised, Option<u32>)> {
         self.close_batch();
-        if self.removing.contains(&range) {
+        if self.removing.contains_key(&range) {
             // Its files go.
             return None;
         }

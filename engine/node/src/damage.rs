@@ -528,7 +528,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let life = state.injured.holds(range).filter(|held| *held == life)?;
             let grave = state.gone.entry(range).or_default();
             *grave = life.max(*grave);
-            state.removing.insert(range);
+            state.removing.insert(range, None);
             Some(life)
         });
         if let Some(life) = held

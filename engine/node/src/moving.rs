@@ -401,7 +401,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 let is_taken = state.is_receiving(range)
                     || state.injured.is_ending(range)
                     || state.has_frozen_by([range; 2], None)
-                    || state.removing.iter().any(|gone| state.was_absorbed(*gone));
+                    || state.removing.keys().any(|gone| state.was_absorbed(*gone));
                 let slot = state.here.get(&range).copied();
                 let local = slot.and_then(|slot| state.slots[slot as usize].live_mut());
                 let Some(local) = local else {

@@ -195,12 +195,12 @@ impl<E: Env, B> State<E, B> {
     /// Takes a replica that was removed out of its slot, and into its grave.
     fn take_to_grave(&mut self, range: RangeId) -> Leaving<E> {
         let out = self.take_out(range);
-        if let Leaving::Out(replica, _) = &out {
+        if let Leaving::Out(replica, tablet) = &out {
             self.damage.remove(&range);
             self.merges.open.remove(&range);
             let life = self.gone.entry(range).or_default();
             *life = life_of(*replica).max(*life);
-            self.removing.insert(range);
+            self.removing.insert(range, tablet.as_ref().map(Tablet::span));
         }
         out
     }

@@ -360,7 +360,7 @@ impl<E: Env, B> State<E, B> {
                 let slot = self.strangers.get(&right);
                 let seat = slot.and_then(|slot| self.slots[*slot as usize].seat());
                 // One that ends because it is damaged makes nothing any more.
-                let is_held = is_busy || self.injured.is_ending(left) || self.removing.contains(&right);
+                let is_held = is_busy || self.injured.is_ending(left) || self.removing.contains_key(&right);
                 is_held || seat.is_some_and(|seat| seat.writes > 0) || !self.may_split(left, right)
             });
             if waits {

@@ -231,7 +231,7 @@ impl<E: Env, B> State<E, B> {
         self.update_routes();
         for range in lost {
             let is_held = self.injured.is_ending(range) || self.injured.holds(range).is_some();
-            if self.me != ShardId(0) && !self.removing.contains(&range) && !is_held {
+            if self.me != ShardId(0) && !self.removing.contains_key(&range) && !is_held {
                 self.send(ShardId(0), ShardMessage::Removed { range });
             }
         }

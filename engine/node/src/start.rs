@@ -668,7 +668,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         gone: found.gone,
         assigned: found.held_elsewhere,
         claims: BTreeMap::new(),
-        removing: BTreeSet::new(),
+        removing: BTreeMap::new(),
         roster_storing: false,
         is_replaced: false,
         is_outdated: false,

@@ -326,8 +326,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) assigned: BTreeMap<RangeId, ShardId>,
     /// Ranges that splits here are about to make.
     pub(crate) claims: BTreeMap<RangeId, Claim>,
-    /// Ranges whose files are being removed.
-    pub(crate) removing: BTreeSet<RangeId>,
+    /// Ranges whose files are being removed, with the keys they have; what a damaged one has is not known.
+    pub(crate) removing: BTreeMap<RangeId, Option<Span>>,
     /// The list of nodes is being written.
     pub(crate) roster_storing: bool,
     /// Other nodes know this one with another data directory.

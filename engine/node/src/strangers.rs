@@ -43,7 +43,7 @@ impl<E: Env, B> State<E, B> {
     /// `Err` when it is not taken up now: another time, or when the life of the replica is written.
     pub(crate) fn welcome(&mut self, letter: Letter, caller: Peer) -> Result<(u32, Letter), Unheard> {
         let is_ours = node_of(letter.to) == self.identity.node && letter.range > RangeId::SYSTEM;
-        if self.removing.contains(&letter.range) || self.map.get(letter.range).is_some() {
+        if self.removing.contains_key(&letter.range) || self.map.get(letter.range).is_some() {
             return Err(Unheard);
         }
         let waiting = self.strangers.len() + self.injured.naming.len();

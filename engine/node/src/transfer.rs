@@ -346,9 +346,23 @@ impl<E: Env, B> State<E, B> {
         // A range that still has these keys, or is about to get them, has not applied the split that takes them away: it will, and
         // make the other range anew. Shard 0, where ranges that are new to a node get their state, has all that are on other shards
         // in its map, with the keys that they have or had.
+        // Of one that is being removed here the keys count until its files are gone: a crash before that brings it back.
+        let overlaps_removed = |(other, span): (&RangeId, &Option<Span>)| {
+            let theirs = description.span();
+            let common = span
+                .as_ref()
+                .and_then(|span| span.intersect(&theirs.start, theirs.end.as_deref()));
+            let is_common = is_other(*other) && common.is_some();
+            base::sometimes!(
+                "node: state is offered for keys of a range that is being removed",
+                is_common
+            );
+            is_common
+        };
         let is_early = !base::planted_bug!("node-takes-state-before-split")
             && (self.slots.iter().filter_map(Slot::live).any(overlaps)
-                || self.map.entries().iter().any(overlaps_there))
+                || self.map.entries().iter().any(overlaps_there)
+                || self.removing.iter().any(overlaps_removed))
             || self.neighbours.as_ref().is_some_and(|neighbours| {
                 let span = description.span();
                 neighbours.receiving.iter().any(|receiving| {

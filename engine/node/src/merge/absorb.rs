@@ -261,7 +261,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
         // Until nothing of it is left here a move of the left range would leave it behind.
         let is_there =
-            |state: &mut State<E, B>| state.local(right).is_some() || state.removing.contains(&right);
+            |state: &mut State<E, B>| state.local(right).is_some() || state.removing.contains_key(&right);
         while self.with_state(is_there) {
             self.env.clock().sleep(LOOK_AGAIN).await;
         }
