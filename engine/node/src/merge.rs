@@ -734,13 +734,6 @@ impl<E: Env, B> State<E, B> {
         let index = local.replica.propose_merge(ts, step, &mut self.batch.bytes);
         self.stage(slot, index, start, Then::Nothing);
     }
-
-    /// Nothing at or below `ts` is issued any more.
-    fn raise_clock(&mut self, ts: base::Timestamp) {
-        self.hlc.raise(ts);
-        self.clock_wanted_ns = self.clock_wanted_ns.max(ts.wall_ns);
-        self.wake_maintenance |= ts.wall_ns > self.clock_bound_ns;
-    }
 }
 
 /// Steps of a merge are about no entry.

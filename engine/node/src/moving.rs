@@ -300,9 +300,7 @@ impl<E: Env, B> State<E, B> {
             // Its own proposals before are applied; what it has shown to readers is below the clock that came with it.
             local.replica.lead(last, Timestamp::ZERO);
             let last_ts = local.replica.last_ts();
-            self.hlc.raise(last_ts);
-            self.clock_wanted_ns = self.clock_wanted_ns.max(last_ts.wall_ns);
-            self.wake_maintenance |= last_ts.wall_ns > self.clock_bound_ns;
+            self.raise_clock(last_ts);
         }
         if self.live_mut(slot).is_alone() && !self.live_mut(slot).seat.raft.is_leader() {
             self.live_mut(slot).seat.raft.campaign_now();

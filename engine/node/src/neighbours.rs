@@ -715,7 +715,8 @@ impl<E: Env, B> State<E, B> {
 
     /// Whether the range in `slot` may be read here now: nobody else leads it, everything that leaders before this one have
     /// committed is applied, and no timestamp is shown above which the next leader does not begin: timestamps may run ahead of
-    /// the clock, after a restart up to what the process before made durable, and then reads wait for it. Reads the clock, so it
+    /// the clock, after a restart up to what the process before made durable, and then reads wait for it. A range without replicas
+    /// elsewhere waits for the durable bound instead. Reads the clock, so it
     /// is asked after the read: whoever was held up in between may have read what is not true any more.
     pub(crate) fn may_read(&mut self, slot: u32) -> bool {
         let Some(local) = self.slots[slot as usize].live() else {
@@ -729,7 +730,7 @@ impl<E: Env, B> State<E, B> {
             return false;
         }
         if local.is_alone() {
-            return self.has_lease(slot);
+            return self.has_lease(slot) && !self.clock_is_unbound();
         }
         if !self.has_lease(slot) {
             return false;

@@ -411,9 +411,7 @@ impl<E: Env, B> State<E, B> {
         };
         local.replica.lead(local.seat.raft.last().index, after);
         let last_ts = local.replica.last_ts();
-        self.hlc.raise(last_ts);
-        self.clock_wanted_ns = self.clock_wanted_ns.max(last_ts.wall_ns);
-        self.wake_maintenance |= last_ts.wall_ns > self.clock_bound_ns;
+        self.raise_clock(last_ts);
     }
 
     /// The group in `slot` leads no more: who waits for it hears that what was asked for may still happen.
@@ -560,7 +558,7 @@ impl<E: Env, B> State<E, B> {
                         self.reply(origin, &ModifyReply { ts: ts.into(), value });
                     }
                     // Another replica proposed it, or this one in an earlier term.
-                    None => self.hlc.raise(ts),
+                    None => self.raise_clock(ts),
                     Some(_) => unreachable!("a command is answered as what it was proposed"),
                 }
             }
@@ -574,19 +572,19 @@ impl<E: Env, B> State<E, B> {
                 self.wake_maintenance |= local.tablet.wants_freeze();
                 match then {
                     Some((_, Then::Transact(origin, answer))) => self.answer_batch(origin, &answer),
-                    None => self.hlc.raise(ts),
+                    None => self.raise_clock(ts),
                     Some(_) => unreachable!("a command is answered as what it was proposed"),
                 }
             }
             Applied::Merge(step) => {
                 local.tablet.apply_nothing(entry.index);
                 let ts = local.replica.last_ts();
-                self.hlc.raise(ts);
+                self.raise_clock(ts);
                 self.step_taken(slot, step);
             }
             Applied::Split { right, at } => {
                 let ts = local.replica.last_ts();
-                self.hlc.raise(ts);
+                self.raise_clock(ts);
                 let applied = self.apply_split(slot, entry.index, right, at);
                 match then {
                     Some((_, Then::Split(done))) => done.send(applied),

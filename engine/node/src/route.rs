@@ -35,6 +35,29 @@ impl<E: Env, B> State<E, B> {
         self.hlc.now(wall_ns.min(self.clock_bound_ns))
     }
 
+    /// Nothing at or below `ts` is issued any more. It may come from another node, whose clock may be beyond the bound that is durable
+    /// here: then the bound follows.
+    pub(crate) fn raise_clock(&mut self, ts: Timestamp) {
+        self.hlc.raise(ts);
+        self.clock_wanted_ns = self.clock_wanted_ns.max(ts.wall_ns);
+        self.wake_maintenance |= ts.wall_ns > self.clock_bound_ns;
+    }
+
+    /// Whether the clock is beyond the durable bound, where other nodes have brought it, or a start: what is shown at it now would be
+    /// forgotten by a crash, and a range without replicas elsewhere is led and written again at once after it. The bound follows.
+    pub(crate) fn clock_is_unbound(&mut self) -> bool {
+        let last_ns = self.hlc.last().wall_ns;
+        if last_ns <= self.clock_bound_ns {
+            return false;
+        }
+        base::sometimes!("node: a read waits for a bound that the clock has passed");
+        if last_ns > self.clock_wanted_ns {
+            self.clock_wanted_ns = last_ns;
+            self.wake_maintenance = true;
+        }
+        true
+    }
+
     /// Answers a request of any shard's connection.
     pub(crate) fn reply<M: WireMessage>(&mut self, origin: Origin, message: &M) {
         if origin.shard == self.me {

@@ -536,7 +536,7 @@ impl<E: Env, B> State<E, B> {
             held.iter().any(|write| write.mark == mark),
             "the write of the state itself was held back"
         );
-        self.hlc.raise(last_ts);
+        self.raise_clock(last_ts);
         self.log.cover(range, index);
         self.end_receiving(range);
         let entry = self.entry_of(slot);

@@ -93,6 +93,18 @@ const MERGES: &[(u64, &str)] = &[
     ),
 ];
 
+/// The same, of nodes that are upgraded.
+const UPGRADES: &[(u64, &str)] = &[
+    (
+        930_141,
+        "a replica that only a deposed leader knew kept who asked it waiting",
+    ),
+    (
+        950_131,
+        "state was taken for keys of a range whose removal a crash could still undo",
+    ),
+];
+
 /// The same, of ranges that merge and move all the time.
 const MOVES_AND_MERGES: &[(u64, &str)] = &[(
     740_002,
@@ -150,6 +162,11 @@ fn ranges_that_merge_lose_nothing() {
         );
     }
     eprint!("{}", total.print());
+}
+
+#[test]
+fn seeds_of_upgrades_that_found_a_bug_once_find_none() {
+    check_regressions(UPGRADES, |seed| Scenario::draw_cluster(seed).with_upgrades());
 }
 
 #[test]
