@@ -13,9 +13,9 @@ use core::cell::{Cell, RefCell};
 use env::Env;
 use env::sync::Sender;
 use liveness::Peer;
-use raft::{Entry, HardState, Membership, Raft, ReadToken, Restored};
-use replica::Replica;
+use raft::{Content, Entry, HardState, Membership, Raft, ReadToken, Restored};
 use replica::group::node_of;
+use replica::{Replica, command};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -315,6 +315,15 @@ impl<E: Env> Local<E> {
     /// Whether writes are proposed here: it leads, and has applied all that others proposed before.
     pub(crate) fn leads(&self) -> bool {
         self.led && self.seat.raft.is_leader() && self.replica.applied_index() >= self.leads_from
+    }
+
+    /// Whether a split is committed that is not applied here yet.
+    pub(crate) fn has_split_ahead(&self) -> bool {
+        let is_split = |entry: &Entry| match &entry.content {
+            Content::Command(payload) => command::split_of(payload).is_some(),
+            _ => false,
+        };
+        self.seat.committed.iter().any(is_split)
     }
 
     /// Whether a member has the state and lacks few entries, so that it may vote. This replica leads.

@@ -113,7 +113,9 @@ impl<E: Env, B> State<E, B> {
 
     fn pick_merge(&mut self) -> Option<(RangeId, Tablet<E>, storage::MergePlan)> {
         self.slots.iter().filter_map(Slot::live).find_map(|local| {
-            let idle = !local.busy.get() && !local.seat.leaving && !self.damage.contains_key(&local.range);
+            // A split that is proposed waits for it, and once that is committed, reads wait for the split.
+            let is_free = !local.busy.get() && !local.replica.is_blocked();
+            let idle = is_free && !local.seat.leaving && !self.damage.contains_key(&local.range);
             let plan = idle.then(|| local.tablet.pick_merge()).flatten()?;
             let fits = self.gauge.may_merge(plan.bytes());
             base::sometimes!("node: a merge waits for room on the disk", !fits);

@@ -713,37 +713,6 @@ impl<E: Env, B> State<E, B> {
         self.hlc.last().wall_ns > wall_ns.saturating_add(offset_ns)
     }
 
-    /// Whether the range in `slot` may be read here now: nobody else leads it, everything that leaders before this one have
-    /// committed is applied, and no timestamp is shown above which the next leader does not begin: timestamps may run ahead of
-    /// the clock, after a restart up to what the process before made durable, and then reads wait for it. A range without replicas
-    /// elsewhere waits for the durable bound instead. Reads the clock, so it
-    /// is asked after the read: whoever was held up in between may have read what is not true any more.
-    pub(crate) fn may_read(&mut self, slot: u32) -> bool {
-        let Some(local) = self.slots[slot as usize].live() else {
-            return false;
-        };
-        if base::planted_bug!("node-read-without-lease") {
-            return true;
-        }
-        // Its keys may be another range's by now.
-        if local.replica.is_frozen() && !base::planted_bug!("node-frozen-range-is-read") {
-            return false;
-        }
-        if local.is_alone() {
-            return self.has_lease(slot) && !self.clock_is_unbound();
-        }
-        if !self.has_lease(slot) {
-            return false;
-        }
-        let wall_ns = self.env.clock().wall_ns();
-        let is_ahead = self.runs_ahead(wall_ns);
-        base::sometimes!(
-            "node: read waits for a clock that timestamps run ahead of",
-            is_ahead
-        );
-        !is_ahead
-    }
-
     /// Asks a quorum whether the replica in `slot` leads: what must be applied before a read that waits for the answer is served
     /// comes in the receiver, or nothing when it does not lead.
     pub(crate) fn confirm(&mut self, slot: u32) -> Option<Receiver<Index>> {

@@ -292,6 +292,42 @@ impl<E: Env, B> State<E, B> {
         })
     }
 
+    /// Whether the range in `slot` may be read here now: nobody else leads it or a part of it, everything that leaders before this one
+    /// have committed is applied, and no timestamp is shown above which the next leader does not begin: timestamps may run ahead of
+    /// the clock, after a restart up to what the process before made durable, and then reads wait for it. A range without replicas
+    /// elsewhere waits for the durable bound instead. Reads the clock, so it is asked after the read: whoever was held up in between
+    /// may have read what is not true any more.
+    pub(crate) fn may_read(&mut self, slot: u32) -> bool {
+        let Some(local) = self.slots[slot as usize].live() else {
+            return false;
+        };
+        if base::planted_bug!("node-read-without-lease") {
+            return true;
+        }
+        // Its keys may be another range's by now.
+        if local.replica.is_frozen() && !base::planted_bug!("node-frozen-range-is-read") {
+            return false;
+        }
+        // Other nodes may have applied it, and lead what it makes, before this one does.
+        if local.has_split_ahead() && !base::planted_bug!("node-read-before-split") {
+            base::sometimes!("node: a read waits for a split that is committed");
+            return false;
+        }
+        if local.is_alone() {
+            return self.has_lease(slot) && !self.clock_is_unbound();
+        }
+        if !self.has_lease(slot) {
+            return false;
+        }
+        let wall_ns = self.env.clock().wall_ns();
+        let is_ahead = self.runs_ahead(wall_ns);
+        base::sometimes!(
+            "node: read waits for a clock that timestamps run ahead of",
+            is_ahead
+        );
+        !is_ahead
+    }
+
     /// Whether nobody else leads the range in `slot`, and everything that leaders before this one have committed is applied. Reads the
     /// clock.
     pub(crate) fn has_lease(&mut self, slot: u32) -> bool {

@@ -100,6 +100,10 @@ const UPGRADES: &[(u64, &str)] = &[
         "a replica that only a deposed leader knew kept who asked it waiting",
     ),
     (
+        940_099,
+        "a leader showed keys that a split had given away, which others had applied before it",
+    ),
+    (
         950_131,
         "state was taken for keys of a range whose removal a crash could still undo",
     ),
