@@ -177,6 +177,8 @@ fn transactions(target: &str, series: &[Series], ratios: &mut Vec<Ratio>) {
     }
     let pair = (txn::ZIPF, txn::UNIFORM);
     add(false, pair, "throughput", throughput, Some(AtLeast(0.5)));
+    let pair = (txn::ONE_SHOT_ZIPF, txn::ONE_SHOT);
+    add(false, pair, "throughput", throughput, Some(AtLeast(0.5)));
     let pair = (txn::BESIDE_SCAN, txn::TWO_RANGE);
     add(false, pair, "throughput", throughput, Some(AtLeast(0.95)));
 }

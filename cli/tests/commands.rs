@@ -392,6 +392,7 @@ fn transactions_are_measured_and_keep_the_total() {
         "transfer-uniform 4 tasks",
         "transfer-zipf 4 tasks",
         "transfer-one-shot 4 tasks",
+        "transfer-one-shot-zipf 4 tasks",
         "add-hot 4 tasks",
     ];
     assert_eq!(names, expected);

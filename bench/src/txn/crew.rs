@@ -35,6 +35,8 @@ pub(crate) enum Work {
     OneShot,
     /// As [`Self::Uniform`], few accounts getting most of the transfers.
     Zipf,
+    /// As [`Self::OneShot`], few numbers getting most of them; both may be of one range.
+    OneShotZipf,
     /// Outside of transactions, adds to a number that all tasks share, which must not become negative.
     Add,
 }
@@ -48,7 +50,13 @@ impl Work {
     pub(crate) fn is_transfer(self) -> bool {
         match self {
             Self::Uniform | Self::Zipf => true,
-            Self::Put | Self::OneWrite | Self::OneRange | Self::TwoRange | Self::OneShot | Self::Add => false,
+            Self::Put
+            | Self::OneWrite
+            | Self::OneRange
+            | Self::TwoRange
+            | Self::OneShot
+            | Self::OneShotZipf
+            | Self::Add => false,
         }
     }
 }
@@ -206,9 +214,12 @@ impl Worker {
                 let pairs = [self.pair(record), self.pair(other)];
                 self.write(&pairs, attempts).await
             }
-            Work::OneShot => {
-                let other = self.ground.far(record, &mut self.prng);
-                let [from, to] = [record, other].map(|record| self.number(record));
+            Work::OneShot | Work::OneShotZipf => {
+                let (from, to) = match self.work {
+                    Work::OneShotZipf => self.two_accounts(),
+                    _ => (record, self.ground.far(record, &mut self.prng)),
+                };
+                let [from, to] = [from, to].map(|record| self.number(record));
                 let mut shot = OneShot::new();
                 shot.add_within(from, -1, NUMBERS).add(to, 1);
                 attempts.fetch_add(1, Ordering::Relaxed);
@@ -216,13 +227,7 @@ impl Worker {
                 self.db.run_one_shot(&shot, &options).await.map(|_| ())
             }
             Work::Uniform | Work::Zipf => {
-                let from = self.account();
-                let to = loop {
-                    let to = self.account();
-                    if to != from {
-                        break to;
-                    }
-                };
+                let (from, to) = self.two_accounts();
                 let salt = self.prng.next_u64();
                 let layout = &self.layout;
                 self.db
@@ -235,8 +240,18 @@ impl Worker {
         }
     }
 
+    fn two_accounts(&mut self) -> (u64, u64) {
+        let from = self.account();
+        loop {
+            let to = self.account();
+            if to != from {
+                return (from, to);
+            }
+        }
+    }
+
     fn account(&mut self) -> u64 {
-        if self.work == Work::Zipf {
+        if matches!(self.work, Work::Zipf | Work::OneShotZipf) {
             self.zipf.draw(&mut self.prng)
         } else {
             self.prng.below(self.ground.count())

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   put ─ txn-1-write ─ txn-one-range ─ txn-two-range ─ transfer-uniform ─ transfer-one-shot  one task: latency
-//!   put ─ … ─ transfer-uniform ─ transfer-zipf ─ transfer-one-shot ─ two-range-beside-scan ─ add-hot              many tasks: throughput, CPU
+//!   put ─ … ─ two-range ─ two-range-beside-scan ─ transfer-uniform ─ transfer-zipf
+//!       ─ transfer-one-shot ─ transfer-one-shot-zipf ─ add-hot                              many tasks: throughput, CPU
 //! ```
 //!
 //! Invariant: the accounts have after each series of transfers what they had before it, together, or the bench ends with an error.
@@ -38,11 +39,12 @@ pub(crate) const TWO_RANGE: &str = "txn-two-range";
 pub(crate) const UNIFORM: &str = "transfer-uniform";
 pub(crate) const ONE_SHOT: &str = "transfer-one-shot";
 pub(crate) const ZIPF: &str = "transfer-zipf";
+pub(crate) const ONE_SHOT_ZIPF: &str = "transfer-one-shot-zipf";
 pub(crate) const BESIDE_SCAN: &str = "two-range-beside-scan";
 pub(crate) const ADD_HOT: &str = "add-hot";
 
 /// All series.
-pub(crate) const NAMES: [&str; 9] = [
+pub(crate) const NAMES: [&str; 10] = [
     PUT,
     ONE_WRITE,
     ONE_RANGE,
@@ -50,6 +52,7 @@ pub(crate) const NAMES: [&str; 9] = [
     UNIFORM,
     ONE_SHOT,
     ZIPF,
+    ONE_SHOT_ZIPF,
     BESIDE_SCAN,
     ADD_HOT,
 ];
@@ -76,7 +79,11 @@ fn steps(tasks: u32) -> Vec<Step> {
         (UNIFORM, Work::Uniform),
         (ONE_SHOT, Work::OneShot),
     ];
-    let many = [(BESIDE_SCAN, Work::TwoRange, true), (ZIPF, Work::Zipf, false)];
+    let many = [
+        (BESIDE_SCAN, Work::TwoRange, true, TWO_RANGE),
+        (ZIPF, Work::Zipf, false, UNIFORM),
+        (ONE_SHOT_ZIPF, Work::OneShotZipf, false, ONE_SHOT),
+    ];
     let step = |(name, work), tasks| Step {
         name,
         work,
@@ -85,8 +92,7 @@ fn steps(tasks: u32) -> Vec<Step> {
     };
     let mut steps: Vec<Step> = plain.into_iter().map(|one| step(one, 1)).collect();
     steps.extend(plain.into_iter().map(|one| step(one, tasks)));
-    for (name, work, scans) in many {
-        let neighbour = if scans { TWO_RANGE } else { UNIFORM };
+    for (name, work, scans, neighbour) in many {
         let beside = steps
             .iter()
             .rposition(|step| step.name == neighbour)
@@ -336,6 +342,7 @@ mod tests {
                 UNIFORM,
                 ZIPF,
                 ONE_SHOT,
+                ONE_SHOT_ZIPF,
                 ADD_HOT
             ]
         );

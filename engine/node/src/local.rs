@@ -92,6 +92,10 @@ pub(crate) struct Seat<E: Env> {
     pub(crate) news: bool,
     /// What was noted of it when the node took stock last still counts, unless there is another word.
     pub(crate) noted: bool,
+    /// Something happened in it since flushes and merges were last looked for.
+    pub(crate) stirred: bool,
+    /// It is looked at for flushes and merges.
+    pub(crate) watched: bool,
     pub(crate) ticks: Ticks,
     /// Delivered by the group, and not applied yet.
     pub(crate) committed: VecDeque<Entry>,
@@ -124,6 +128,8 @@ impl<E: Env> Seat<E> {
             dirty: false,
             news: true,
             noted: false,
+            stirred: false,
+            watched: false,
             ticks: Ticks::default(),
             committed: VecDeque::new(),
             arrived: None,
@@ -315,6 +321,12 @@ impl<E: Env> Local<E> {
     /// Whether writes are proposed here: it leads, and has applied all that others proposed before.
     pub(crate) fn leads(&self) -> bool {
         self.led && self.seat.raft.is_leader() && self.replica.applied_index() >= self.leads_from
+    }
+
+    /// Whether there is something that a flush would make durable in tables.
+    pub(crate) fn has_news(&self) -> bool {
+        let is_unflushed = self.tablet.applied_index() > self.tablet.flushed_index();
+        is_unflushed || self.split_open || self.tablet.has_frozen()
     }
 
     /// Whether a split is committed that is not applied here yet.

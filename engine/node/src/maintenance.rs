@@ -7,12 +7,13 @@ use crate::local::Local;
 use crate::shard::Shard;
 use crate::state::{Message, Slot, State};
 use base::{Index, RangeId, Seqno, Term, Timestamp};
+use core::mem;
 use env::{Clock, Env, Mailbox};
 use log::Record;
 use std::rc::Rc;
 use storage::{FlushCandidate, Pressure, StorageError, Tablet, pick_flush};
 
-/// Looks for flushes and merges that are left out at most while nothing happens: each goes over all ranges of the shard.
+/// Looks for flushes and merges go over the ranges in which something has happened; after so many, one goes over all of the shard.
 const LOOKS_SKIPPED_MAX: u32 = 40;
 
 impl<E: Env, B> State<E, B> {
@@ -23,10 +24,14 @@ impl<E: Env, B> State<E, B> {
         {
             self.clock_bound_ns = self.clock_bound_ns.max(wall_ns);
             self.clock_bound_staged = None;
-            // A new leader waits for its clock.
-            let waits = |slot: &Slot<E>| slot.live().is_some_and(|local| local.replica.has_runnable());
-            let slots = (0..).zip(&self.slots).filter(|(_, slot)| waits(slot));
-            self.runnable.extend(slots.map(|(at, _)| at));
+            // A new leader waits for its clock. Where something else is waited for, too, that looks for them again.
+            let slots = &self.slots;
+            let waits = |slot: &u32| {
+                slots[*slot as usize]
+                    .live()
+                    .is_some_and(|local| local.replica.has_runnable())
+            };
+            self.runnable.extend(self.parked.drain(..).filter(waits));
         }
     }
 
@@ -67,12 +72,51 @@ impl<E: Env, B> State<E, B> {
 
     /// Whether there may be something to flush or to merge.
     fn wants_look(&mut self) -> bool {
-        let looks = core::mem::take(&mut self.stirred)
-            || self.looks_skipped >= LOOKS_SKIPPED_MAX
+        self.looks_skipped += 1;
+        if self.looks_skipped > LOOKS_SKIPPED_MAX {
+            self.looks_skipped = 0;
+            self.stir_all();
+        }
+        !self.stirred.is_empty()
             || self.log.stats().live_bytes > self.config.log_bytes_max
-            || self.storage.pressure() >= Pressure::Flush;
-        self.looks_skipped = if looks { 0 } else { self.looks_skipped + 1 };
-        looks
+            || self.storage.pressure() >= Pressure::Flush
+    }
+
+    /// Looks at every range again, also at those in which nothing has happened: what is garbage may have become so since.
+    fn stir_all(&mut self) {
+        for (slot, content) in (0u32..).zip(&mut self.slots) {
+            if let Some(local) = content.live_mut()
+                && !mem::replace(&mut local.seat.stirred, true)
+            {
+                self.stirred.push(slot);
+            }
+        }
+    }
+
+    /// Adds the ranges in which something has happened to those that are looked at.
+    fn watch_stirred(&mut self) {
+        for slot in self.stirred.drain(..) {
+            if let Some(seat) = self.slots[slot as usize].seat_mut() {
+                seat.stirred = false;
+                if !mem::replace(&mut seat.watched, true) {
+                    self.watched.push(slot);
+                }
+            }
+        }
+    }
+
+    /// Ranges that have nothing to be flushed or merged are not looked at until something happens in them.
+    fn let_rest(&mut self) {
+        let slots = &mut self.slots;
+        self.watched.retain(|slot| {
+            let slot = &mut slots[*slot as usize];
+            let live = slot.live();
+            let stays = live.is_some_and(|local| local.has_news() || local.tablet.pick_merge().is_some());
+            if let Some(seat) = slot.seat_mut() {
+                seat.watched = stays;
+            }
+            stays
+        });
     }
 
     /// The next range to flush, if any: one that is full, or frozen, or one to relieve memory or log.
@@ -84,18 +128,17 @@ impl<E: Env, B> State<E, B> {
         }
         let relieve =
             log_full || self.storage.pressure() >= Pressure::Flush || base::misbehave!("node: early flush");
-        let candidates: Vec<_> = self
-            .slots
-            .iter()
+        self.watch_stirred();
+        let watched = self.watched.iter().map(|slot| &self.slots[*slot as usize]);
+        let candidates: Vec<_> = watched
             .filter_map(Slot::live)
             .filter(|local| !local.busy.get() && !local.seat.leaving)
             .filter_map(|local| {
-                let has_frozen = local.tablet.has_frozen();
                 // A flush of a range without anything new changes nothing, and would be picked again at once, for ever.
-                let has_news = local.tablet.applied_index() > local.tablet.flushed_index();
-                if !(has_news || has_frozen || local.split_open) {
+                if !local.has_news() {
                     return None;
                 }
+                let has_frozen = local.tablet.has_frozen();
                 let due = has_frozen || local.tablet.wants_freeze() || local.split_open;
                 let pins_oldest_segment = due || log_full && pinning == Some(local.range);
                 (relieve || due).then(|| FlushCandidate {
@@ -112,7 +155,9 @@ impl<E: Env, B> State<E, B> {
     }
 
     fn pick_merge(&mut self) -> Option<(RangeId, Tablet<E>, storage::MergePlan)> {
-        self.slots.iter().filter_map(Slot::live).find_map(|local| {
+        self.watch_stirred();
+        let watched = self.watched.iter().map(|slot| &self.slots[*slot as usize]);
+        watched.filter_map(Slot::live).find_map(|local| {
             // A split that is proposed waits for it, and once that is committed, reads wait for the split.
             let is_free = !local.busy.get() && !local.replica.is_blocked();
             let idle = is_free && !local.seat.leaving && !self.damage.contains_key(&local.range);
@@ -143,7 +188,6 @@ impl<E: Env, B> State<E, B> {
 
     /// Work on the range is over.
     pub(crate) fn unclaim(&mut self, range: RangeId) {
-        self.stirred = true;
         if let Some(&slot) = self.here.get(&range)
             && let Some(local) = self.slots[slot as usize].live()
         {
@@ -172,6 +216,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             self.step(State::mind_merges);
             if self.with_state(State::wants_look) {
                 while self.flush_one().await || self.merge_one().await {}
+                self.with_state(State::let_rest);
             }
             // Room appears in more ways than writes and flushes: what was held back looks again, so that it never waits for
             // an event that has passed.

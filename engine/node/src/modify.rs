@@ -94,7 +94,7 @@ impl<E: Env, B> State<E, B> {
             }
             Begin::Wait => {
                 base::sometimes!("node: a modification waits for a write in flight");
-                return local.replica.park(raw.to_owned());
+                return self.park(slot, raw);
             }
             Begin::Applied => local.tablet.get_cached(key, Timestamp::MAX, |found| {
                 work_out(&by, key, found.map(|(_, value)| value))

@@ -54,11 +54,16 @@ pub struct RangeMap {
     entries: Vec<RangeEntry>,
     /// Not every range of the key space is here: entries of [`HOLE`] stand for what is missing.
     is_partial: bool,
+    /// The entries cover the key space without gap or overlap. Then an edit looks only at those whose keys it is about.
+    is_whole: bool,
     /// The first eight bytes of each start key, as a number that sorts the same way: what a look-up searches first.
     heads: Vec<u64>,
     /// Where each range is among the entries; holes are not here.
     positions: FastMap<RangeId, u32>,
 }
+
+/// So many edits at once are laid over a map by looking at their keys only.
+const FEW: usize = 4;
 
 /// By start; of those that begin together the longest first.
 fn compare(a: &Span, b: &Span) -> Ordering {
@@ -69,6 +74,73 @@ fn compare(a: &Span, b: &Span) -> Ordering {
         (Some(a), Some(b)) => b.cmp(a),
     };
     a.start.cmp(&b.start).then_with(by_end)
+}
+
+/// Sorts entries, and takes out ranges whose keys have become a part of another one.
+fn sort(entries: &mut Vec<RangeEntry>) {
+    entries.sort_by(|a, b| compare(&a.descriptor.span, &b.descriptor.span));
+    let ends_after = |end: Option<&[u8]>, key: Option<&[u8]>| match (end, key) {
+        (None, _) => true,
+        (Some(end), Some(key)) => end >= key,
+        (Some(_), None) => false,
+    };
+    // Those before that reach beyond the start of the next: mostly none.
+    let mut open: Vec<(Option<Box<[u8]>>, u64)> = Vec::new();
+    entries.retain(|entry| {
+        let Descriptor { span, generation, .. } = &entry.descriptor;
+        open.retain(|(end, _)| end.as_deref().is_none_or(|end| end > &*span.start));
+        let is_within = |(end, other): &(Option<Box<[u8]>>, u64)| {
+            other > generation && ends_after(end.as_deref(), span.end.as_deref())
+        };
+        let is_absorbed = open.iter().any(is_within);
+        if !is_absorbed {
+            open.push((span.end.clone(), *generation));
+        }
+        !is_absorbed
+    });
+}
+
+/// Sorted entries, with holes for the keys from `covered` to `until` that none of them has.
+fn with_holes(
+    entries: Vec<RangeEntry>,
+    mut covered: Option<Box<[u8]>>,
+    until: Option<&[u8]>,
+) -> Vec<RangeEntry> {
+    let hole = |start: &[u8], end: Option<&[u8]>| RangeEntry {
+        descriptor: Descriptor {
+            range: HOLE,
+            span: Span::new(start, end),
+            generation: 0,
+        },
+        shard: ShardId(0),
+        moves: 0,
+    };
+    let mut filled = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let span = &entry.descriptor.span;
+        if let Some(start) = covered.filter(|start| **start < *span.start) {
+            filled.push(hole(&start, Some(&span.start)));
+        }
+        covered = span.end.as_deref().map(Box::from);
+        filled.push(entry);
+    }
+    if let Some(start) = covered.filter(|start| until.is_none_or(|until| **start < *until)) {
+        filled.push(hole(&start, until));
+    }
+    filled
+}
+
+/// Whether the entries cover all keys from `start` to `end`, each one once.
+fn is_tiled(entries: &[RangeEntry], start: Option<&[u8]>, end: Option<&[u8]>) -> bool {
+    let mut expected = start;
+    let follow = entries.iter().all(|entry| {
+        let span = &entry.descriptor.span;
+        expected == Some(&*span.start) && !span.is_empty() && {
+            expected = span.end.as_deref();
+            true
+        }
+    });
+    follow && expected == end && !entries.is_empty()
 }
 
 /// The entries do not cover the key space.
@@ -105,6 +177,13 @@ impl RangeMap {
 
     /// Lays `entries` over the map.
     pub fn merge(&mut self, entries: impl IntoIterator<Item = RangeEntry>) {
+        let entries: Vec<RangeEntry> = entries.into_iter().collect();
+        if entries.len() > FEW || !self.lay(&entries) {
+            self.merge_all(entries);
+        }
+    }
+
+    fn merge_all(&mut self, entries: Vec<RangeEntry>) {
         let mut by_range: BTreeMap<RangeId, RangeEntry> = self
             .entries
             .drain(..)
@@ -120,26 +199,143 @@ impl RangeMap {
             }
         }
         self.entries = by_range.into_values().collect();
-        self.entries
-            .sort_by(|a, b| compare(&a.descriptor.span, &b.descriptor.span));
-        self.drop_absorbed();
+        sort(&mut self.entries);
         if self.is_partial {
-            self.fill_holes();
+            self.entries = with_holes(core::mem::take(&mut self.entries), Some(Box::default()), None);
         }
+        self.is_whole = is_tiled(&self.entries, Some(b""), None);
         self.heads = self
             .entries
             .iter()
             .map(|entry| head(&entry.descriptor.span.start))
             .collect();
-        let ranges = (0u32..).zip(&self.entries).filter(|(_, entry)| !entry.is_hole());
         self.positions.clear();
+        self.note_positions(0);
+    }
+
+    /// Notes where the ranges are whose entries begin with the one at `from`.
+    fn note_positions(&mut self, from: usize) {
+        let entries = (0u32..).zip(&self.entries).skip(from);
+        let ranges = entries.filter(|(_, entry)| !entry.is_hole());
         self.positions
             .extend(ranges.map(|(at, entry)| (entry.descriptor.range, at)));
     }
 
+    /// Lays a few entries over the map, and looks at nothing but what has keys that they have or had. `false`, and nothing is
+    /// different, when that does not do.
+    fn lay(&mut self, entries: &[RangeEntry]) -> bool {
+        let ids = || entries.iter().map(|entry| entry.descriptor.range);
+        let is_twice = ids()
+            .enumerate()
+            .any(|(at, range)| ids().skip(at + 1).any(|other| other == range));
+        if !self.is_whole || is_twice {
+            return false;
+        }
+        let counts = |entry: &&RangeEntry| {
+            let known = self.get(entry.descriptor.range);
+            known.is_none_or(|known| known.age() <= entry.age())
+        };
+        let fresh: Vec<RangeEntry> = entries.iter().filter(counts).cloned().collect();
+        let old = fresh.iter().filter_map(|entry| self.get(entry.descriptor.range));
+        let spans = || {
+            fresh
+                .iter()
+                .chain(old.clone())
+                .map(|entry| &entry.descriptor.span)
+        };
+        let Some(start) = spans().map(|span| &span.start).min() else {
+            return true;
+        };
+        let ends = spans().map(|span| span.end.as_deref());
+        let end = if ends.clone().any(|end| end.is_none()) {
+            None
+        } else {
+            ends.max().flatten()
+        };
+        let first = self.position(start);
+        let after = end.map_or(self.entries.len(), |end| {
+            self.entries
+                .partition_point(|entry| *entry.descriptor.span.start < *end)
+        });
+        self.put_between(first, after, fresh)
+    }
+
+    /// Puts `fresh` beside the ranges at `first..after`, or in the place of their earlier entries. `false`, and nothing is different, when
+    /// that would leave the map with a gap or an overlap.
+    fn put_between(&mut self, mut first: usize, mut after: usize, fresh: Vec<RangeEntry>) -> bool {
+        // Holes do not lie beside each other.
+        let is_hole = |at: Option<usize>| {
+            at.and_then(|at| self.entries.get(at))
+                .is_some_and(RangeEntry::is_hole)
+        };
+        first -= usize::from(is_hole(first.checked_sub(1)));
+        after += usize::from(is_hole(Some(after)));
+        let (Some(low), Some(high)) = (self.entries.get(first), self.entries[first..after].last()) else {
+            return false;
+        };
+        let (start, end) = (
+            low.descriptor.span.start.clone(),
+            high.descriptor.span.end.clone(),
+        );
+        let is_fresh = |range: RangeId| fresh.iter().any(|entry| entry.descriptor.range == range);
+        let kept = self.entries[first..after]
+            .iter()
+            .filter(|entry| !entry.is_hole() && !is_fresh(entry.descriptor.range));
+        let mut content: Vec<RangeEntry> = kept.cloned().collect();
+        content.extend(fresh);
+        sort(&mut content);
+        if self.is_partial {
+            content = with_holes(content, Some(start.clone()), end.as_deref());
+        }
+        if !is_tiled(&content, Some(&start), end.as_deref()) {
+            return false;
+        }
+        let count = content.len();
+        let heads: Vec<u64> = content
+            .iter()
+            .map(|entry| head(&entry.descriptor.span.start))
+            .collect();
+        self.heads.splice(first..after, heads);
+        for entry in self.entries.splice(first..after, content) {
+            self.positions.remove(&entry.descriptor.range);
+        }
+        if count == after - first {
+            let ranges = (first..after).zip(&self.entries[first..after]);
+            for (at, entry) in ranges.filter(|(_, entry)| !entry.is_hole()) {
+                let at = u32::try_from(at).expect("a node has fewer than 2^32 ranges");
+                self.positions.insert(entry.descriptor.range, at);
+            }
+        } else {
+            self.note_positions(first);
+        }
+        true
+    }
+
     /// Takes a range out that has no replica here any more.
     pub fn remove(&mut self, range: RangeId) {
-        self.retain(|entry| entry.descriptor.range != range);
+        let Some(at) = self.positions.get(&range).map(|at| *at as usize) else {
+            return;
+        };
+        if !self.is_whole || !self.take_out(at) {
+            self.retain(|entry| entry.descriptor.range != range);
+        }
+    }
+
+    /// Puts a hole in the place of the entry at `at`.
+    fn take_out(&mut self, at: usize) -> bool {
+        let mut hole = self.entries[at].clone();
+        hole.descriptor.range = HOLE;
+        let entry = core::mem::replace(&mut self.entries[at], hole);
+        self.positions.remove(&entry.descriptor.range);
+        if self.put_between(at, at + 1, Vec::new()) {
+            return true;
+        }
+        self.positions.insert(
+            entry.descriptor.range,
+            u32::try_from(at).expect("it came from there"),
+        );
+        self.entries[at] = entry;
+        false
     }
 
     /// Takes out what `stays` does not say to be here.
@@ -149,55 +345,6 @@ impl RangeMap {
         if self.entries.len() < before {
             self.merge([]);
         }
-    }
-
-    /// Takes out ranges whose keys have become a part of another one.
-    fn drop_absorbed(&mut self) {
-        let ends_after = |end: Option<&[u8]>, key: Option<&[u8]>| match (end, key) {
-            (None, _) => true,
-            (Some(end), Some(key)) => end >= key,
-            (Some(_), None) => false,
-        };
-        // Those before that reach beyond the start of the next: mostly none.
-        let mut open: Vec<(Option<Box<[u8]>>, u64)> = Vec::new();
-        self.entries.retain(|entry| {
-            let Descriptor { span, generation, .. } = &entry.descriptor;
-            open.retain(|(end, _)| end.as_deref().is_none_or(|end| end > &*span.start));
-            let is_within = |(end, other): &(Option<Box<[u8]>>, u64)| {
-                other > generation && ends_after(end.as_deref(), span.end.as_deref())
-            };
-            let is_absorbed = open.iter().any(is_within);
-            if !is_absorbed {
-                open.push((span.end.clone(), *generation));
-            }
-            !is_absorbed
-        });
-    }
-
-    fn fill_holes(&mut self) {
-        let hole = |start: &[u8], end: Option<&[u8]>| RangeEntry {
-            descriptor: Descriptor {
-                range: HOLE,
-                span: Span::new(start, end),
-                generation: 0,
-            },
-            shard: ShardId(0),
-            moves: 0,
-        };
-        let mut covered: Option<Box<[u8]>> = Some(Box::default());
-        let mut filled = Vec::with_capacity(self.entries.len());
-        for entry in self.entries.drain(..) {
-            let span = &entry.descriptor.span;
-            if let Some(start) = covered.filter(|start| **start < *span.start) {
-                filled.push(hole(&start, Some(&span.start)));
-            }
-            covered = span.end.as_deref().map(Box::from);
-            filled.push(entry);
-        }
-        if let Some(start) = covered {
-            filled.push(hole(&start, None));
-        }
-        self.entries = filled;
     }
 
     /// Checks that the map is complete.
@@ -452,5 +599,93 @@ mod tests {
         };
         assert_eq!((count(0), count(1), count(2)), (3, 2, 2));
         assert!(map.balance(3).is_empty());
+    }
+
+    #[test]
+    fn few_edits_do_what_many_do() {
+        let mut prng = base::Prng::new(7);
+        for round in 0..200u64 {
+            let mut map = RangeMap::partial(1, []);
+            if round % 2 == 0 {
+                map = RangeMap::new(1, [entry(1, b"", None, 1, 0)]);
+            }
+            let mut last = 1;
+            for _ in 0..100 {
+                let entries = draw_edit(&mut prng, &map, &mut last);
+                let mut other = map.clone();
+                other.is_whole = false;
+                other.merge(entries.clone());
+                map.merge(entries);
+                assert_eq!(map, other);
+                let some = map.entries()[draw(&mut prng, map.entries().len())].clone();
+                if map.is_partial && prng.chance(0.2) && !some.is_hole() {
+                    let mut other = map.clone();
+                    other.is_whole = false;
+                    map.remove(some.descriptor.range);
+                    other.remove(some.descriptor.range);
+                    assert_eq!(map, other);
+                }
+            }
+        }
+    }
+
+    fn draw(prng: &mut base::Prng, below: usize) -> usize {
+        usize::try_from(prng.below(below as u64)).expect("it is below a usize")
+    }
+
+    /// What may happen to a range: it is split, moved, or absorbs its right neighbour; and what is out of date or lies across others.
+    fn draw_edit(prng: &mut base::Prng, map: &RangeMap, last: &mut u64) -> Vec<RangeEntry> {
+        let key = [b'a' + u8::try_from(prng.below(20)).expect("few")];
+        let at = draw(prng, map.entries().len());
+        let mut left = map.entries()[at].clone();
+        *last += 1;
+        match prng.below(5) {
+            0 if !left.is_hole() => {
+                let span = left.descriptor.span.clone();
+                if span.intersect(&key, None).is_none()
+                    || *span.start >= key[..]
+                    || span.end.as_deref().is_some_and(|end| *end <= key[..])
+                {
+                    return Vec::new();
+                }
+                left.descriptor.generation += 1;
+                left.descriptor.span = Span::new(&span.start, Some(&key));
+                let right = entry(*last, &key, span.end.as_deref(), left.descriptor.generation, 1);
+                match prng.below(3) {
+                    0 => vec![left],
+                    1 => vec![right],
+                    _ => vec![left, right],
+                }
+            }
+            1 if !left.is_hole() => {
+                left.moves += prng.below(2);
+                left.shard = ShardId(2);
+                vec![left]
+            }
+            2 if !left.is_hole() => {
+                let Some(right) = map.entries().get(at + 1) else {
+                    return Vec::new();
+                };
+                let generation = left.descriptor.generation.max(right.descriptor.generation) + 1;
+                left.descriptor = Descriptor {
+                    span: Span::new(&left.descriptor.span.start, right.descriptor.span.end.as_deref()),
+                    generation,
+                    ..left.descriptor
+                };
+                vec![left]
+            }
+            3 => {
+                let end = [key[0] + 1 + u8::try_from(prng.below(3)).expect("few")];
+                vec![entry(*last, &key, Some(&end), prng.below(4), 0)]
+            }
+            _ if left.is_hole() => {
+                let span = left.descriptor.span.clone();
+                vec![entry(*last, &span.start, span.end.as_deref(), 1, 0)]
+            }
+            _ => {
+                left.descriptor.generation = left.descriptor.generation.saturating_sub(1);
+                vec![left.clone(), left]
+            }
+        }
     }
 }

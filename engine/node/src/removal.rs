@@ -225,7 +225,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             state.counts.removed += 1;
             state.say_place_free(range);
             // A split that makes it may have waited.
-            let live = (0..).zip(&state.slots).filter(|(_, slot)| slot.live().is_some());
+            let waits = |slot: &Slot<E>| slot.live().is_some_and(|local| !local.seat.committed.is_empty());
+            let live = (0..).zip(&state.slots).filter(|(_, slot)| waits(slot));
             let waiting: Vec<u32> = live.map(|(at, _)| at).collect();
             waiting.into_iter().for_each(|slot| state.touch(slot));
         });

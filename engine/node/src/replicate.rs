@@ -134,9 +134,13 @@ impl<E: Env, B> State<E, B> {
 
     /// The group in `slot` may want something: it is asked at the end of the turn.
     pub(crate) fn touch(&mut self, slot: u32) {
-        self.stirred = true;
-        let seat = self.seat_of(slot);
+        let seat = self.slots[slot as usize]
+            .seat_mut()
+            .expect("a replica stays while its group works");
         seat.news = true;
+        if !mem::replace(&mut seat.stirred, true) {
+            self.stirred.push(slot);
+        }
         if !mem::replace(&mut seat.dirty, true) {
             self.dirty.push(slot);
         }

@@ -196,28 +196,34 @@ impl<E: Env, B> State<E, B> {
 
     /// The slot of a range that is served here.
     pub(crate) fn slot_of(&self, range: RangeId) -> Option<u32> {
-        let position = self.slots.iter().position(|slot| match slot {
+        let slot = *self.here.get(&range)?;
+        match &self.slots[slot as usize] {
             Slot::Live(local) => local.range == range,
             Slot::Opening(opening, _) => *opening == range,
             Slot::Free | Slot::Stranger(_) => false,
-        })?;
-        u32::try_from(position).ok()
+        }
+        .then_some(slot)
     }
 
     /// The live range `range`, if it is here.
     pub(crate) fn local(&self, range: RangeId) -> Option<&Local<E>> {
-        self.slots
-            .iter()
-            .filter_map(Slot::live)
-            .find(|local| local.range == range)
+        let slot = *self.here.get(&range)?;
+        self.slots[slot as usize]
+            .live()
+            .filter(|local| local.range == range)
     }
 
-    /// Takes over the map that counts, as far as this shard does not know better about its own ranges.
-    pub(crate) fn on_map(&mut self, map: &RangeMap) {
+    /// Forgets ranges that went to another shard, once the map that counts has them there.
+    pub(crate) fn forget_departed(&mut self, map: &RangeMap) {
         self.departed.retain(|gone| {
             map.get(gone.descriptor.range)
                 .is_none_or(|known| known.age() < gone.age())
         });
+    }
+
+    /// Takes over the map that counts, as far as this shard does not know better about its own ranges.
+    pub(crate) fn on_map(&mut self, map: &RangeMap) {
+        self.forget_departed(map);
         let mut next = map.clone();
         next.set_version(map.version().max(self.map.version()));
         next.merge(self.departed.iter().cloned());

@@ -92,19 +92,36 @@ impl<E: Env, B> State<E, B> {
     /// Shard 0: puts entries into the map that counts and tells everyone. Returns its version.
     pub(crate) fn edit_map(&mut self, entries: Vec<RangeEntry>) -> u64 {
         assert_eq!(self.me, ShardId(0), "shard 0 keeps the map that counts");
-        let mut next = self.map.clone();
         for entry in &entries {
             self.assigned.remove(&entry.descriptor.range);
         }
-        next.merge(entries);
-        next.set_version(self.map.version() + 1);
-        let version = next.version();
-        self.on_map(&next);
+        let version = self.map.version() + 1;
+        // What this shard knows better has been laid over the map before.
+        let is_here = |entry: &RangeEntry| self.here.contains_key(&entry.descriptor.range);
+        if entries
+            .iter()
+            .all(|entry| entry.shard != self.me || is_here(entry))
+        {
+            let mut map = core::mem::take(&mut self.map);
+            map.merge(entries);
+            map.set_version(version);
+            self.forget_departed(&map);
+            self.map = map;
+            self.update_routes();
+        } else {
+            let mut next = self.map.clone();
+            next.merge(entries);
+            next.set_version(version);
+            self.on_map(&next);
+        }
         self.publish_map();
         version
     }
 
     fn publish_map(&mut self) {
+        if self.shards == 1 {
+            return;
+        }
         let map = Arc::new(self.map.clone());
         for shard in (1..self.shards).map(ShardId) {
             self.send(shard, ShardMessage::Map(map.clone()));

@@ -707,8 +707,11 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         gauge: Gauge::new(ailing::limits(config), env.clock().now()),
         failed: None,
         wake_maintenance: false,
-        stirred: true,
-        looks_skipped: 0,
+        stirred: Vec::new(),
+        watched: Vec::new(),
+        // The first look is at all.
+        looks_skipped: u32::MAX - 1,
+        parked: Vec::new(),
     };
     state.on_map(&assembled.map);
     state.strangers = (0..)

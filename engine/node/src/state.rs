@@ -392,9 +392,13 @@ pub(crate) struct State<E: Env, B: 'static> {
     /// Set when the node must stop.
     pub(crate) failed: Option<String>,
     pub(crate) wake_maintenance: bool,
-    /// Something happened since flushes and merges were last looked for, and how often it was not looked because nothing had.
-    pub(crate) stirred: bool,
+    /// Slots in which something has happened since flushes and merges were last looked for, those that are looked at, and how many
+    /// looks there were since one at all.
+    pub(crate) stirred: Vec<u32>,
+    pub(crate) watched: Vec<u32>,
     pub(crate) looks_skipped: u32,
+    /// Where requests were parked since the durable bound on timestamps was raised.
+    pub(crate) parked: Vec<u32>,
 }
 
 impl<E: Env, B> State<E, B> {

@@ -330,6 +330,73 @@ impl<E: Env, B> State<E, B> {
             .get(&range)
             .or_else(|| self.strangers.get(&range))
             .copied();
+        // A replica that has all of it says so: the answer to an earlier offer was lost, or was not needed.
+        if let Some(slot) = slot
+            && let Some(seat) = self.slots[slot as usize].seat_mut()
+            && seat.raft.id() == to
+            && seat.raft.commit_index() >= snapshot.last.index
+        {
+            let last = snapshot.last;
+            let body = Body::Snapshot(snapshot);
+            // A message that cannot be is not answered.
+            let _ = seat.raft.step(from, raft::Message { term, body });
+            self.touch(slot);
+            let step = TransferStep::Done { installed: true };
+            return self.say((range, to, from), last, step);
+        }
+        let has_seat = |slot: &u32| {
+            let seat = self.slots[*slot as usize].seat();
+            seat.is_some_and(|seat| {
+                seat.raft.id() == to
+                    && !seat.installing
+                    && !seat.leaving
+                    && seat.raft.commit_index() < snapshot.last.index
+            })
+        };
+        if self.is_receiving(range) {
+            return;
+        }
+        let has_room = self
+            .neighbours
+            .as_ref()
+            .is_some_and(|neighbours| neighbours.receiving.len() < RECEIVING_MAX);
+        base::sometimes!("node: too much state is received already", !has_room);
+        let bytes = description
+            .files()
+            .map(|file| file.bytes)
+            .fold(0, u64::saturating_add);
+        let fits = self.gauge.has_room_for(bytes);
+        base::sometimes!("node: state is offered to a node with a full disk", !fits);
+        let usable = slot.filter(has_seat).filter(|_| has_room && fits);
+        // The last look, as it may be at every range.
+        let usable = usable.filter(|_| !self.is_early(&description));
+        let (Some(slot), Some(neighbours)) = (usable, &mut self.neighbours) else {
+            base::sometimes!("node: state was offered that is of no use now");
+            let step = TransferStep::Done { installed: false };
+            return self.say((range, to, from), snapshot.last, step);
+        };
+        let inbox = Rc::<Inbox>::default();
+        neighbours.receiving.push(Receiving {
+            range,
+            span: description.span().clone(),
+            from,
+            last: snapshot.last,
+            inbox: inbox.clone(),
+        });
+        self.jobs.push(Job::Receive(Box::new(Offered {
+            slot,
+            from,
+            to,
+            term,
+            snapshot,
+            description,
+            inbox,
+        })));
+    }
+
+    /// Whether state is offered for keys that another range has here.
+    fn is_early(&self, description: &SnapshotDescription) -> bool {
+        let range = description.range();
         let ended = Replica::<()>::ended_merge(range, description.index(), description.app_state());
         // What the offered state has absorbed goes when that is installed.
         let absorbed = self.absorbed_in(range, description.span(), ended.ok().flatten());
@@ -359,7 +426,7 @@ impl<E: Env, B> State<E, B> {
             );
             is_common
         };
-        let is_early = !base::planted_bug!("node-takes-state-before-split")
+        !base::planted_bug!("node-takes-state-before-split")
             && (self.slots.iter().filter_map(Slot::live).any(overlaps)
                 || self.map.entries().iter().any(overlaps_there)
                 || self.removing.iter().any(overlaps_removed))
@@ -369,72 +436,7 @@ impl<E: Env, B> State<E, B> {
                     let common = receiving.span.intersect(&span.start, span.end.as_deref());
                     receiving.range != range && common.is_some()
                 })
-            });
-        // A replica that has all of it says so: the answer to an earlier offer was lost, or was not needed.
-        if let Some(slot) = slot
-            && let Some(seat) = self.slots[slot as usize].seat_mut()
-            && seat.raft.id() == to
-            && seat.raft.commit_index() >= snapshot.last.index
-        {
-            let last = snapshot.last;
-            let body = Body::Snapshot(snapshot);
-            // A message that cannot be is not answered.
-            let _ = seat.raft.step(from, raft::Message { term, body });
-            self.touch(slot);
-            let step = TransferStep::Done { installed: true };
-            return self.say((range, to, from), last, step);
-        }
-        let usable = slot.filter(|slot| {
-            let seat = self.slots[*slot as usize].seat();
-            let fits = seat.is_some_and(|seat| {
-                seat.raft.id() == to
-                    && !seat.installing
-                    && !seat.leaving
-                    && seat.raft.commit_index() < snapshot.last.index
-            });
-            fits && !is_early
-        });
-        let Some(neighbours) = &mut self.neighbours else {
-            return;
-        };
-        if neighbours
-            .receiving
-            .iter()
-            .any(|receiving| receiving.range == range)
-        {
-            return;
-        }
-        let has_room = neighbours.receiving.len() < RECEIVING_MAX;
-        base::sometimes!("node: too much state is received already", !has_room);
-        let bytes = description
-            .files()
-            .map(|file| file.bytes)
-            .fold(0, u64::saturating_add);
-        let fits = self.gauge.has_room_for(bytes);
-        base::sometimes!("node: state is offered to a node with a full disk", !fits);
-        let has_room = has_room && fits;
-        let Some(slot) = usable.filter(|_| has_room) else {
-            base::sometimes!("node: state was offered that is of no use now");
-            let step = TransferStep::Done { installed: false };
-            return self.say((range, to, from), snapshot.last, step);
-        };
-        let inbox = Rc::<Inbox>::default();
-        neighbours.receiving.push(Receiving {
-            range,
-            span: description.span().clone(),
-            from,
-            last: snapshot.last,
-            inbox: inbox.clone(),
-        });
-        self.jobs.push(Job::Receive(Box::new(Offered {
-            slot,
-            from,
-            to,
-            term,
-            snapshot,
-            description,
-            inbox,
-        })));
+            })
     }
 
     fn on_came(&mut self, range: RangeId, from: ReplicaId, last: Mark, came: Came) {

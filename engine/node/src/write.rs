@@ -96,8 +96,16 @@ impl<E: Env, B> State<E, B> {
             return None;
         }
         base::sometimes!("node: write waits for a leader");
-        self.live_mut(slot).replica.park(raw.to_owned());
+        self.park(slot, raw);
         None
+    }
+
+    /// The request waits until it is time to look at it again.
+    pub(crate) fn park(&mut self, slot: u32, raw: RawRequest<'_>) {
+        self.live_mut(slot).replica.park(raw.to_owned());
+        if self.parked.last() != Some(&slot) {
+            self.parked.push(slot);
+        }
     }
 
     /// A write may not be proposed: what that means for it.
@@ -110,7 +118,7 @@ impl<E: Env, B> State<E, B> {
     ) {
         let reused = |message| Refusal::fatal(Code::SequenceReused, message);
         match admission {
-            Admission::Wait => self.live_mut(slot).replica.park(raw.to_owned()),
+            Admission::Wait => self.park(slot, raw),
             Admission::Meets(met) => self.refuse(raw.origin, &Refusal::met(met)),
             Admission::Aborted => {
                 let message = format!(
