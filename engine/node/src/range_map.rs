@@ -343,7 +343,7 @@ impl RangeMap {
         let before = self.entries.len();
         self.entries.retain(|entry| entry.is_hole() || stays(entry));
         if self.entries.len() < before {
-            self.merge([]);
+            self.merge_all(Vec::new());
         }
     }
 
@@ -604,6 +604,7 @@ mod tests {
     #[test]
     fn few_edits_do_what_many_do() {
         let mut prng = base::Prng::new(7);
+        let mut whole = 0;
         for round in 0..200u64 {
             let mut map = RangeMap::partial(1, []);
             if round % 2 == 0 {
@@ -613,6 +614,7 @@ mod tests {
             for _ in 0..100 {
                 let entries = draw_edit(&mut prng, &map, &mut last);
                 let mut other = map.clone();
+                whole += u32::from(map.is_whole);
                 other.is_whole = false;
                 other.merge(entries.clone());
                 map.merge(entries);
@@ -624,9 +626,16 @@ mod tests {
                     map.remove(some.descriptor.range);
                     other.remove(some.descriptor.range);
                     assert_eq!(map, other);
+                    let mut other = map.clone();
+                    map.retain(|entry| entry.shard != ShardId(2));
+                    other.is_whole = false;
+                    other.retain(|entry| entry.shard != ShardId(2));
+                    other.merge_all(Vec::new());
+                    assert_eq!(map, other);
                 }
             }
         }
+        assert!(whole > 5_000, "{whole} maps were whole");
     }
 
     fn draw(prng: &mut base::Prng, below: usize) -> usize {
