@@ -329,6 +329,11 @@ impl<E: Env> Local<E> {
         is_unflushed || self.split_open || self.tablet.has_frozen()
     }
 
+    /// Whether that is to be done now, also when there is room in memory and log.
+    pub(crate) fn is_flush_due(&self) -> bool {
+        self.split_open || self.tablet.has_frozen() || self.tablet.wants_freeze()
+    }
+
     /// Whether a split is committed that is not applied here yet.
     pub(crate) fn has_split_ahead(&self) -> bool {
         let is_split = |entry: &Entry| match &entry.content {

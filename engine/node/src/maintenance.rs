@@ -111,7 +111,7 @@ impl<E: Env, B> State<E, B> {
         self.watched.retain(|slot| {
             let slot = &mut slots[*slot as usize];
             let live = slot.live();
-            let stays = live.is_some_and(|local| local.has_news() || local.tablet.pick_merge().is_some());
+            let stays = live.is_some_and(|local| local.is_flush_due() || local.tablet.pick_merge().is_some());
             if let Some(seat) = slot.seat_mut() {
                 seat.watched = stays;
             }
@@ -129,8 +129,15 @@ impl<E: Env, B> State<E, B> {
         let relieve =
             log_full || self.storage.pressure() >= Pressure::Flush || base::misbehave!("node: early flush");
         self.watch_stirred();
-        let watched = self.watched.iter().map(|slot| &self.slots[*slot as usize]);
-        let candidates: Vec<_> = watched
+        // To relieve memory or log any of them will do; otherwise those in which something has happened.
+        let (all, watched) = match relieve {
+            true => (&*self.slots, &[][..]),
+            false => (&[][..], &*self.watched),
+        };
+        let watched = watched.iter().map(|slot| &self.slots[*slot as usize]);
+        let candidates: Vec<_> = all
+            .iter()
+            .chain(watched)
             .filter_map(Slot::live)
             .filter(|local| !local.busy.get() && !local.seat.leaving)
             .filter_map(|local| {
@@ -138,8 +145,7 @@ impl<E: Env, B> State<E, B> {
                 if !local.has_news() {
                     return None;
                 }
-                let has_frozen = local.tablet.has_frozen();
-                let due = has_frozen || local.tablet.wants_freeze() || local.split_open;
+                let due = local.is_flush_due();
                 let pins_oldest_segment = due || log_full && pinning == Some(local.range);
                 (relieve || due).then(|| FlushCandidate {
                     range: local.range,

@@ -69,6 +69,8 @@ const FATE_AGAIN: Duration = Duration::from_millis(100);
 /// How often other nodes are asked what became of ranges whose replicas here may have been removed, and of how many at a time.
 const LOST_AGAIN: Duration = Duration::from_secs(2);
 const LOST_MAX: usize = 64;
+/// How many are looked at for it at a time.
+const LOST_LOOKS_MAX: usize = 1024;
 /// How long a merge is tried to begin: what nodes have begun to bring to disk by then they finish, and the next try finds it.
 const BEGIN_MAX: Duration = Duration::from_secs(2);
 /// How long a range that is gathered waits for what works on it.
@@ -93,8 +95,8 @@ pub(crate) struct Merges {
     refused: BTreeSet<(RangeId, Index)>,
     /// When other nodes are asked again what became of ranges whose replicas here may have been removed.
     lost_at: Instant,
-    /// Which of these was asked for last: there may be more than are asked for at a time.
-    lost: RangeId,
+    /// The slot that was looked at last: there may be more than are asked for at a time.
+    lost: usize,
     /// When other nodes are asked again what became of merges.
     ask_at: Instant,
 }
@@ -637,20 +639,21 @@ impl<E: Env, B> State<E, B> {
                 .contains(&raft.id());
             !local.seat.leaving && (!votes || raft.leader().is_none())
         };
-        let live = self.slots.iter().filter_map(crate::state::Slot::live);
-        let lost: BTreeMap<RangeId, ReplicaId> = live
-            .filter(is_lost)
-            .map(|local| (local.range, local.seat.raft.id()))
-            .collect();
         // Each in its turn.
-        let next = RangeId(self.merges.lost.0 + 1);
-        let asked: Vec<_> = lost
-            .range(next..)
-            .chain(lost.range(..next))
-            .take(LOST_MAX)
-            .collect();
-        for (range, me) in asked {
-            self.merges.lost = *range;
+        let count = self.slots.len();
+        let mut asked = Vec::new();
+        for _ in 0..count.min(LOST_LOOKS_MAX) {
+            self.merges.lost = (self.merges.lost + 1) % count;
+            let live = self.slots[self.merges.lost].live();
+            asked.extend(
+                live.filter(is_lost)
+                    .map(|local| (local.range, local.seat.raft.id())),
+            );
+            if asked.len() == LOST_MAX {
+                break;
+            }
+        }
+        for (range, me) in &asked {
             for node in &nodes {
                 let (right, merge) = (range.0, 0);
                 let step = TransferStep::AskFate { right, merge };

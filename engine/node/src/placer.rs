@@ -60,6 +60,9 @@ const SPLIT_MAX: Duration = Duration::from_secs(10);
 /// How long a merge that the placer ordered waits for the two ranges.
 const MERGE_MAX: Duration = Duration::from_secs(10);
 
+/// A round goes over all ranges: it takes one in so many parts of the time at most.
+const ROUND_SHARE: u32 = 200;
+
 const NOT_LOOKED_AFTER: &str =
     "this node does not look after replicas: it is alone, or was started with --placement off";
 
@@ -515,8 +518,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         if self.mailbox.shard() != ShardId(0) {
             return;
         }
+        let mut pause = interval;
         loop {
-            self.env.clock().sleep(interval).await;
+            self.env.clock().sleep(pause).await;
+            let began = self.now();
             let first = self.leads_first().await;
             // What goes over all ranges is done by the placer, and by others when it asks.
             if first.is_some() {
@@ -527,6 +532,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 state.end_waiting();
                 state.end_round();
             });
+            pause = interval.max(self.now().since(began) * ROUND_SHARE);
         }
     }
 
