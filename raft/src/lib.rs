@@ -130,6 +130,6 @@ pub use membership::{MemberChange, Membership, MembershipError};
 pub use message::{Body, Content, Entry, Epoch, HardState, Mark, Message, ReadToken, Snapshot};
 pub use payload::Payload;
 pub use quorum::{VoteResult, committed, joint_committed, joint_vote_result, majority, vote_result};
-pub use raft::{Malformed, ProposeError, Raft, Restored};
+pub use raft::{Malformed, NextTick, ProposeError, Raft, Restored};
 pub use read::ReadError;
 pub use ready::{Fetch, PersistMark, Read, Ready};

@@ -175,6 +175,17 @@ impl Outbox {
     }
 }
 
+/// What a tick does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextTick {
+    /// It counts down, and there is nothing new to be handed out after it.
+    Waits,
+    /// It asks for votes, for the first time or again.
+    Campaigns,
+    /// It may do anything else.
+    Acts,
+}
+
 /// One replica of a group.
 #[derive(Debug, Clone)]
 pub struct Raft {
@@ -353,6 +364,27 @@ impl Raft {
                 self.release_all();
             }
         }
+    }
+
+    /// What the next [`tick`](Self::tick) does. A caller with thousands of groups can let those wait that only wait, and does not let all of
+    /// them ask for votes at once: a tick that is left out delays its group, and nothing else.
+    #[must_use]
+    pub fn next_tick(&self) -> NextTick {
+        if self.is_leader() || self.keeps_promise() {
+            NextTick::Acts
+        } else if self.elapsed.saturating_add(1) < self.timeout {
+            NextTick::Waits
+        } else if self.may_campaign() {
+            NextTick::Campaigns
+        } else {
+            NextTick::Acts
+        }
+    }
+
+    /// Whether it asks for votes, and the answers may still come.
+    #[must_use]
+    pub fn awaits_votes(&self) -> bool {
+        matches!(self.role, Role::Candidate { .. }) && self.next_tick() == NextTick::Waits
     }
 
     /// Whether it could lead, if it were elected.

@@ -38,7 +38,7 @@ use core::time::Duration;
 use env::sync::{Notify, Receiver, oneshot};
 use env::{Clock, Env, Mailbox};
 use liveness::{Event, Liveness, Peer, StepError};
-use raft::{Epoch, ReadToken, Support};
+use raft::{Epoch, NextTick, ReadToken, Support};
 use replica::group::node_of;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -56,6 +56,12 @@ pub(crate) const PREFETCH: usize = 16;
 /// Ticks to one of a group that is calm: how long followers may wait until they learn what is committed. A write of a range that is
 /// written now and then costs a round of heartbeats besides; of one that is written more often than this it does not.
 const CALM_TICKS: u32 = 8;
+/// Groups of a shard that have ticks at a time, while there are not many times as many.
+const TICKING_MAX: usize = 1024;
+const STRIDE_MAX: u32 = 8;
+/// Groups of a shard that ask for votes at a time. When thousands have lost their leaders at once, all nodes would ask for all of them, be too
+/// busy to answer in time, and ask again: each gets its turn instead, and most are led by somebody else before it comes.
+const CAMPAIGNS_MAX: usize = 256;
 
 /// What a shard knows of the other nodes.
 pub(crate) struct Neighbours<E: Env> {
@@ -658,31 +664,63 @@ impl<E: Env, B> State<E, B> {
                 && mem::take(&mut seat.ticks.calm)
                 && !seat.ticks.full
             {
-                self.tick(slot, 1);
+                self.tick(slot, 1, &mut 0);
             }
         }
+        let awaits = |slot: &&u32| {
+            let seat = self.slots[**slot as usize].seat();
+            seat.is_some_and(|seat| seat.raft.awaits_votes())
+        };
+        let mut room = CAMPAIGNS_MAX.saturating_sub(ticking.iter().filter(awaits).count());
+        // With thousands of groups without a leader a part of them at a time has the ticks of several.
+        let stride = u32::try_from(ticking.len() / TICKING_MAX)
+            .map_or(STRIDE_MAX, |stride| stride.clamp(1, STRIDE_MAX));
+        self.passes = self.passes.wrapping_add(1);
+        let is_due = |slot: &u32| slot % stride == self.passes % stride;
+        let (mut ticking, later): (Vec<u32>, Vec<u32>) = ticking.into_iter().partition(is_due);
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.ticking.extend(later);
+        }
+        // Those that found no room come first the next time.
+        let turn = ticking.partition_point(|slot| *slot < self.next_campaign);
+        ticking.rotate_left(turn);
         for slot in ticking {
             if let Some(seat) = self.slots[slot as usize].seat_mut()
                 && mem::take(&mut seat.ticks.full)
             {
-                self.tick(slot, ticks);
+                let had_room = room > 0;
+                self.tick(slot, ticks.saturating_mul(stride), &mut room);
+                if had_room && room == 0 {
+                    base::sometimes!("node: too many groups ask for votes at a time");
+                    self.next_campaign = slot + 1;
+                }
             }
         }
         self.close_timestamps();
     }
 
-    /// Time passes for the group in `slot`.
-    fn tick(&mut self, slot: u32, ticks: u32) {
+    /// Time passes for the group in `slot`. It asks for votes only while there is room for another one.
+    fn tick(&mut self, slot: u32, ticks: u32, room: &mut usize) {
         let seat = self.seat_of(slot);
         if seat.leaving || seat.silent {
             return;
         }
+        let mut has_acted = false;
         for _ in 0..ticks {
-            if seat.raft.needs_tick() {
-                seat.raft.tick();
+            if !seat.raft.needs_tick() {
+                break;
             }
+            match seat.raft.next_tick() {
+                NextTick::Campaigns if *room == 0 => break,
+                NextTick::Campaigns => *room -= 1,
+                NextTick::Waits | NextTick::Acts => {}
+            }
+            has_acted |= seat.raft.next_tick() != NextTick::Waits;
+            seat.raft.tick();
         }
-        self.touch(slot);
+        if has_acted {
+            self.touch(slot);
+        }
         self.watch_ticks(slot);
     }
 
