@@ -221,7 +221,7 @@ impl Hibernated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Message, Ready, Restored, Support};
+    use crate::{Message, NextTick, Ready, Restored, Support};
     use std::hash::{DefaultHasher, Hasher};
 
     const VOTERS: [ReplicaId; 3] = [ReplicaId(1), ReplicaId(2), ReplicaId(3)];
@@ -312,5 +312,35 @@ mod tests {
         assert!(leader.is_idle());
         leader.propose(b"y".as_slice().into()).expect("it leads");
         assert!(!leader.is_idle());
+    }
+
+    #[test]
+    fn who_waits_for_votes_hands_out_nothing_until_it_asks_again() {
+        let [leader, mut follower, _] = quiet();
+        assert_eq!(follower.next_tick(), NextTick::Acts, "it is bound");
+        follower.liveness(leader.id(), Support::default());
+        while follower.next_tick() == NextTick::Waits {
+            follower.tick();
+        }
+        let mut ready = Ready::default();
+        let mut waits = 0;
+        for _ in 0..3 {
+            assert_eq!(follower.next_tick(), NextTick::Campaigns);
+            assert!(!follower.awaits_votes());
+            follower.tick();
+            let mut asked = 0;
+            while follower.ready(&mut ready) {
+                ready.mark.into_iter().for_each(|mark| follower.persisted(mark));
+                asked += ready.messages.drain(..).count() + ready.messages_after_persist.drain(..).count();
+            }
+            assert_eq!(asked, 2);
+            while follower.next_tick() == NextTick::Waits {
+                assert!(follower.awaits_votes());
+                follower.tick();
+                assert!(!follower.ready(&mut ready));
+                waits += 1;
+            }
+        }
+        assert!(waits > 10, "{waits}");
     }
 }

@@ -174,6 +174,12 @@ pub(crate) fn of_disk(error: &DiskError) -> CliError {
             Code::DataDirectoryUnwritable,
             "the data directory cannot be written",
         ),
+        ErrorKind::ResourceBusy => {
+            let what = "this process may not open as many files as the node has";
+            return refused(Code::ConfigurationInvalid, what)
+                .cause(error.to_string())
+                .help("each range keeps one file open, and one for each of its tables: raise the limit (`ulimit -n`, LimitNOFILE=)");
+        }
         _ => (Code::DiskFailed, "the disk failed"),
     };
     refused(code, what).cause(error.to_string())
@@ -210,6 +216,7 @@ mod tests {
                 Code::AddressInUse,
             ),
             (disk(ErrorKind::StorageFull), Code::DiskFull),
+            (disk(ErrorKind::ResourceBusy), Code::ConfigurationInvalid),
             (disk(ErrorKind::ReadOnlyFilesystem), Code::DataDirectoryUnwritable),
             (disk(ErrorKind::Other), Code::DiskFailed),
             (

@@ -53,7 +53,7 @@ pub enum DiskOp {
 
 /// An I/O operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{op:?} of {path}{}: {kind}", at(.offset))]
+#[error("{op:?} of {path}{}: {}", at(.offset), what(*.kind))]
 pub struct DiskError {
     /// What was being done.
     pub op: DiskOp,
@@ -61,8 +61,15 @@ pub struct DiskError {
     pub path: String,
     /// Where in the file, for reads and writes.
     pub offset: Option<u64>,
-    /// What the system said: `StorageFull`, `NotFound`, ….
+    /// What the system said: `StorageFull`, `NotFound`, …; `ResourceBusy` when the process may not open more files.
     pub kind: std::io::ErrorKind,
+}
+
+fn what(kind: std::io::ErrorKind) -> String {
+    match kind {
+        std::io::ErrorKind::ResourceBusy => "too many files are open".to_owned(),
+        kind => kind.to_string(),
+    }
 }
 
 fn at(offset: &Option<u64>) -> impl fmt::Display {

@@ -79,6 +79,7 @@ pub mod start;
 mod state;
 pub mod status;
 mod strangers;
+mod ticks;
 mod transact;
 mod transfer;
 pub mod version;

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use storage::{FlushCandidate, Pressure, StorageError, Tablet, pick_flush};
 
 /// Looks for flushes and merges go over the ranges in which something has happened; after so many, one goes over all of the shard.
-const LOOKS_SKIPPED_MAX: u32 = 40;
+const LOOKS_SKIPPED_MAX: u32 = 240;
 
 impl<E: Env, B> State<E, B> {
     /// The log has made everything up to `persisted` durable: a clock bound may be among it.

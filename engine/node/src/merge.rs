@@ -70,7 +70,7 @@ const FATE_AGAIN: Duration = Duration::from_millis(100);
 const LOST_AGAIN: Duration = Duration::from_secs(2);
 const LOST_MAX: usize = 64;
 /// How many are looked at for it at a time.
-const LOST_LOOKS_MAX: usize = 1024;
+const LOST_LOOKS_MAX: usize = 256;
 /// How long a merge is tried to begin: what nodes have begun to bring to disk by then they finish, and the next try finds it.
 const BEGIN_MAX: Duration = Duration::from_secs(2);
 /// How long a range that is gathered waits for what works on it.

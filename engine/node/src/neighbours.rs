@@ -29,6 +29,7 @@ use crate::roster::address_from_bytes;
 use crate::scan_clock::Shares;
 use crate::shard::Shard;
 use crate::state::{Job, Message, Route, State};
+use crate::ticks::Ticking;
 use crate::transfer::{Receiving, Sending};
 use crate::version::{Greeting, Version};
 use base::collections::FastMap;
@@ -38,7 +39,7 @@ use core::time::Duration;
 use env::sync::{Notify, Receiver, oneshot};
 use env::{Clock, Env, Mailbox};
 use liveness::{Event, Liveness, Peer, StepError};
-use raft::{Epoch, NextTick, ReadToken, Support};
+use raft::{Epoch, ReadToken, Support};
 use replica::group::node_of;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -53,15 +54,6 @@ const NAP_MAX: Duration = Duration::from_millis(50);
 const ROSTER_AGAIN: Duration = Duration::from_secs(1);
 /// Ranges whose memory is asked for at once: it has to fit the nearest cache.
 pub(crate) const PREFETCH: usize = 16;
-/// Ticks to one of a group that is calm: how long followers may wait until they learn what is committed. A write of a range that is
-/// written now and then costs a round of heartbeats besides; of one that is written more often than this it does not.
-const CALM_TICKS: u32 = 8;
-/// Groups of a shard that have ticks at a time, while there are not many times as many.
-const TICKING_MAX: usize = 1024;
-const STRIDE_MAX: u32 = 8;
-/// Groups of a shard that ask for votes at a time. When thousands have lost their leaders at once, all nodes would ask for all of them, be too
-/// busy to answer in time, and ask again: each gets its turn instead, and most are led by somebody else before it comes.
-const CAMPAIGNS_MAX: usize = 256;
 
 /// What a shard knows of the other nodes.
 pub(crate) struct Neighbours<E: Env> {
@@ -85,11 +77,8 @@ pub(crate) struct Neighbours<E: Env> {
     letters: Vec<(Peer, Vec<Letter>)>,
     /// Who is at the other end of connections that came in.
     pub(crate) callers: FastMap<ConnectionId, Peer>,
-    /// Slots of groups that need ticks, some of which may be over.
-    ticking: Vec<u32>,
-    /// Slots of groups that need few, likewise, and the ticks since they had one.
-    calm: Vec<u32>,
-    calm_ticks: u32,
+    /// The groups that need ticks.
+    pub(crate) ticking: Ticking,
     /// State for followers, and state for replicas here.
     pub(crate) sending: Vec<Sending<E>>,
     pub(crate) receiving: Vec<Receiving>,
@@ -137,9 +126,7 @@ impl<E: Env> Neighbours<E> {
             outlook: Arc::default(),
             letters: Vec::new(),
             callers: FastMap::default(),
-            ticking: Vec::new(),
-            calm: Vec::new(),
-            calm_ticks: 0,
+            ticking: Ticking::default(),
             sending: Vec::new(),
             receiving: Vec::new(),
             closing: Closing::default(),
@@ -609,121 +596,6 @@ impl<E: Env, B> State<E, B> {
         self.touch(slot);
     }
 
-    /// Notes whether the group in `slot` needs ticks.
-    pub(crate) fn watch_ticks(&mut self, slot: u32) {
-        let is_alone = self.slots[slot as usize].live().is_some_and(Local::is_alone);
-        let seat = self.slots[slot as usize]
-            .seat_mut()
-            .expect("a replica stays while its group works");
-        let Some(neighbours) = &mut self.neighbours else {
-            return;
-        };
-        if seat.ticks.full
-            || is_alone && seat.raft.is_leader()
-            || seat.leaving
-            || seat.silent
-            || !seat.raft.needs_tick()
-        {
-            return;
-        }
-        if !seat.raft.is_calm() {
-            seat.ticks.full = true;
-            neighbours.ticking.push(slot);
-        } else if !seat.ticks.calm {
-            seat.ticks.calm = true;
-            neighbours.calm.push(slot);
-        }
-    }
-
-    /// Time has passed for the detector, and `ticks` for the groups.
-    pub(crate) fn pass_time(&mut self, ticks: u32) {
-        self.close_batch();
-        self.expire_sending();
-        self.heed_refusal();
-        self.detect();
-        let Some(neighbours) = &mut self.neighbours else {
-            return;
-        };
-        if !neighbours.outlook.may_start() {
-            return;
-        }
-        let mut ticking = mem::take(&mut neighbours.ticking);
-        let mut calm = Vec::new();
-        neighbours.calm_ticks = neighbours.calm_ticks.saturating_add(ticks);
-        if neighbours.calm_ticks >= CALM_TICKS {
-            neighbours.calm_ticks = 0;
-            calm = mem::take(&mut neighbours.calm);
-        }
-        // A slot that was taken by another range meanwhile may be there twice.
-        for slots in [&mut ticking, &mut calm] {
-            slots.sort_unstable();
-            slots.dedup();
-        }
-        for slot in calm {
-            if let Some(seat) = self.slots[slot as usize].seat_mut()
-                && mem::take(&mut seat.ticks.calm)
-                && !seat.ticks.full
-            {
-                self.tick(slot, 1, &mut 0);
-            }
-        }
-        let awaits = |slot: &&u32| {
-            let seat = self.slots[**slot as usize].seat();
-            seat.is_some_and(|seat| seat.raft.awaits_votes())
-        };
-        let mut room = CAMPAIGNS_MAX.saturating_sub(ticking.iter().filter(awaits).count());
-        // With thousands of groups without a leader a part of them at a time has the ticks of several.
-        let stride = u32::try_from(ticking.len() / TICKING_MAX)
-            .map_or(STRIDE_MAX, |stride| stride.clamp(1, STRIDE_MAX));
-        self.passes = self.passes.wrapping_add(1);
-        let is_due = |slot: &u32| slot % stride == self.passes % stride;
-        let (mut ticking, later): (Vec<u32>, Vec<u32>) = ticking.into_iter().partition(is_due);
-        if let Some(neighbours) = &mut self.neighbours {
-            neighbours.ticking.extend(later);
-        }
-        // Those that found no room come first the next time.
-        let turn = ticking.partition_point(|slot| *slot < self.next_campaign);
-        ticking.rotate_left(turn);
-        for slot in ticking {
-            if let Some(seat) = self.slots[slot as usize].seat_mut()
-                && mem::take(&mut seat.ticks.full)
-            {
-                let had_room = room > 0;
-                self.tick(slot, ticks.saturating_mul(stride), &mut room);
-                if had_room && room == 0 {
-                    base::sometimes!("node: too many groups ask for votes at a time");
-                    self.next_campaign = slot + 1;
-                }
-            }
-        }
-        self.close_timestamps();
-    }
-
-    /// Time passes for the group in `slot`. It asks for votes only while there is room for another one.
-    fn tick(&mut self, slot: u32, ticks: u32, room: &mut usize) {
-        let seat = self.seat_of(slot);
-        if seat.leaving || seat.silent {
-            return;
-        }
-        let mut has_acted = false;
-        for _ in 0..ticks {
-            if !seat.raft.needs_tick() {
-                break;
-            }
-            match seat.raft.next_tick() {
-                NextTick::Campaigns if *room == 0 => break,
-                NextTick::Campaigns => *room -= 1,
-                NextTick::Waits | NextTick::Acts => {}
-            }
-            has_acted |= seat.raft.next_tick() != NextTick::Waits;
-            seat.raft.tick();
-        }
-        if has_acted {
-            self.touch(slot);
-        }
-        self.watch_ticks(slot);
-    }
-
     /// One train to each shard that is to hear something. At the end of a turn.
     pub(crate) fn send_trains(&mut self) {
         let Some(neighbours) = &mut self.neighbours else {
@@ -872,13 +744,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 let wake_ns = wake_ns.unwrap_or(u64::MAX);
                 let nap = Duration::from_nanos(wake_ns.saturating_sub(wall_ns)).min(NAP_MAX);
                 let nap = nap.min(nap_until(neighbours.closing.due(), last));
-                Some(if !neighbours.ticking.is_empty() {
-                    nap.min(tick)
-                } else if !neighbours.calm.is_empty() {
-                    nap.min(tick * CALM_TICKS)
-                } else {
-                    nap
-                })
+                Some(nap.min(neighbours.ticking.nap(tick).unwrap_or(nap)))
             });
             // The detector may want to be asked at once; others come first.
             let nap = nap.unwrap_or(NAP_MAX).max(Duration::from_millis(1));

@@ -61,7 +61,7 @@ const SPLIT_MAX: Duration = Duration::from_secs(10);
 const MERGE_MAX: Duration = Duration::from_secs(10);
 
 /// A round goes over all ranges: it takes one in so many parts of the time at most.
-const ROUND_SHARE: u32 = 200;
+const ROUND_SHARE: u32 = 400;
 
 const NOT_LOOKED_AFTER: &str =
     "this node does not look after replicas: it is alone, or was started with --placement off";

@@ -711,8 +711,6 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         watched: Vec::new(),
         // The first look is at all.
         looks_skipped: u32::MAX - 1,
-        next_campaign: 0,
-        passes: 0,
         parked: Vec::new(),
     };
     state.on_map(&assembled.map);

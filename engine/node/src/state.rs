@@ -397,10 +397,6 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) stirred: Vec<u32>,
     pub(crate) watched: Vec<u32>,
     pub(crate) looks_skipped: u32,
-    /// The first slot whose group may ask for votes, when not all may.
-    pub(crate) next_campaign: u32,
-    /// How often time has passed for groups.
-    pub(crate) passes: u32,
     /// Where requests were parked since the durable bound on timestamps was raised.
     pub(crate) parked: Vec<u32>,
 }

@@ -24,12 +24,16 @@ pub struct DiskFs {
 }
 
 pub(super) fn disk_error(op: DiskOp, path: &str, error: &io::Error) -> DiskError {
-    // `ErrorKind` has no name for an I/O error proper (EIO); callers see `Other` then.
+    // `ErrorKind` has no name for an I/O error proper (EIO), which callers see as it is, nor for the limits of open files.
+    let kind = match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => io::ErrorKind::ResourceBusy,
+        _ => error.kind(),
+    };
     DiskError {
         op,
         path: path.to_owned(),
         offset: None,
-        kind: error.kind(),
+        kind,
     }
 }
 

@@ -93,3 +93,19 @@ pub(super) fn check_locked_memory() -> Result<(), PreflightError> {
         Some(_) | None => Ok(()),
     }
 }
+
+/// Raises the limit of open files as far as it goes: each range keeps one or more.
+pub(super) fn raise_open_files() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: valid pointers for the calls. Raising the soft limit to the hard one needs no right; where it fails all the same, a
+    // node with few ranges needs no more than there is.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}

@@ -134,6 +134,7 @@ pub struct PreflightReport {
 pub fn preflight(data_dir: &Path) -> Result<PreflightReport, PreflightError> {
     probe_io_uring()?;
     kernel::check_locked_memory()?;
+    kernel::raise_open_files();
     data_dir::create(data_dir)?;
     let lock = Lock::take(data_dir)?;
     let space = data_dir::check_space(data_dir)?;
