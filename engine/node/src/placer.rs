@@ -512,9 +512,13 @@ fn led<E: Env>(local: &Local<E>, order: u64, bytes: u64) -> Led {
 impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Shard 0: looks after replicas, as long as this node is the one to do it, until the shard is dropped.
     pub(crate) async fn run_placer(self: Rc<Self>) {
-        let Some(interval) = self.with_state(|state| Some(state.placer.as_ref()?.settings.interval)) else {
+        let settings = |state: &mut State<E, B>| Some(state.placer.as_ref()?.settings.clone());
+        let Some(settings) = self.with_state(settings) else {
             return;
         };
+        let interval = settings.interval;
+        // Nodes are suspect when they have not been heard of for long.
+        let pause_max = interval.max(Duration::from_nanos(settings.suspect_ns() / 2));
         if self.mailbox.shard() != ShardId(0) {
             return;
         }
@@ -532,7 +536,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 state.end_waiting();
                 state.end_round();
             });
-            pause = interval.max(self.now().since(began) * ROUND_SHARE);
+            let took = self.now().since(began);
+            pause = (took * ROUND_SHARE).clamp(interval, pause_max);
         }
     }
 
