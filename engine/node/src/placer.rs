@@ -30,10 +30,12 @@ use crate::gauge::Ailment;
 use crate::local::Local;
 use crate::members::Wish;
 use crate::message::{Answer, Ask, RawRequest};
+use crate::neighbours::PREFETCH;
 use crate::refusal::Refusal;
 use crate::shard::Shard;
-use crate::state::{Job, Message, Route, State};
+use crate::state::{Job, Message, Route, Slot, State};
 use crate::version::Version;
+use base::prefetch::prefetch;
 use base::{Index, NodeId, RangeId, ReplicaId, ShardId};
 use core::mem;
 use core::time::Duration;
@@ -167,8 +169,14 @@ impl<E: Env, B> State<E, B> {
         let sample_from = placer.settings.plan.split_requests / 4;
         let prng = || self.env.prng();
         let mut due = Vec::new();
-        for (at, slot) in self.slots.iter_mut().enumerate() {
-            let Some(local) = slot.live_mut() else {
+        for at in 0..self.slots.len() {
+            // Of thousands most are far from the processor.
+            if let Some(local) = self.slots.get(at + PREFETCH).and_then(Slot::live) {
+                prefetch(&local.range);
+                prefetch(&local.seat.news);
+                prefetch(&local.load);
+            }
+            let Some(local) = self.slots[at].live_mut() else {
                 continue;
             };
             let is_turn = stock.all || at % STILL_LOOKS == placer.looks;

@@ -112,6 +112,10 @@ fn what_does_not_fit_into_memory_is_spilled() {
     let committing = Instant::now();
     let committed = txn.commit().unwrap();
     println!("committed in {:?}", committing.elapsed());
+    // Who reads meets spilled intents before they are versions.
+    for number in (0..count).rev().step_by(count.div_ceil(8)) {
+        assert_eq!(db.get(key(number)).unwrap(), Some(value(number, value_bytes)));
+    }
     db.settle();
     println!("all of it are versions after {:?}", committing.elapsed());
     for node in nodes.iter().flatten() {
