@@ -100,12 +100,9 @@ fn sort(entries: &mut Vec<RangeEntry>) {
     });
 }
 
-/// Sorted entries, with holes for the keys from `covered` to `until` that none of them has.
-fn with_holes(
-    entries: Vec<RangeEntry>,
-    mut covered: Option<Box<[u8]>>,
-    until: Option<&[u8]>,
-) -> Vec<RangeEntry> {
+/// Sorted entries, with holes for the keys from `from` to `until` that none of them has.
+fn with_holes(entries: Vec<RangeEntry>, from: &[u8], until: Option<&[u8]>) -> Vec<RangeEntry> {
+    let mut covered: Option<Box<[u8]>> = Some(from.into());
     let hole = |start: &[u8], end: Option<&[u8]>| RangeEntry {
         descriptor: Descriptor {
             range: HOLE,
@@ -130,17 +127,9 @@ fn with_holes(
     filled
 }
 
-/// Whether the entries cover all keys from `start` to `end`, each one once.
-fn is_tiled(entries: &[RangeEntry], start: Option<&[u8]>, end: Option<&[u8]>) -> bool {
-    let mut expected = start;
-    let follow = entries.iter().all(|entry| {
-        let span = &entry.descriptor.span;
-        expected == Some(&*span.start) && !span.is_empty() && {
-            expected = span.end.as_deref();
-            true
-        }
-    });
-    follow && expected == end && !entries.is_empty()
+/// Whether the entries cover all keys from `start` to `end`, each one once. The position of the first that does not follow on.
+fn check_entries(entries: &[RangeEntry], start: &[u8], end: Option<&[u8]>) -> Result<(), usize> {
+    check_tiling(entries.iter().map(|entry| &entry.descriptor.span), start, end)
 }
 
 /// The entries do not cover the key space.
@@ -201,9 +190,9 @@ impl RangeMap {
         self.entries = by_range.into_values().collect();
         sort(&mut self.entries);
         if self.is_partial {
-            self.entries = with_holes(core::mem::take(&mut self.entries), Some(Box::default()), None);
+            self.entries = with_holes(core::mem::take(&mut self.entries), &[], None);
         }
-        self.is_whole = is_tiled(&self.entries, Some(b""), None);
+        self.is_whole = check_entries(&self.entries, b"", None).is_ok();
         self.heads = self
             .entries
             .iter()
@@ -285,9 +274,9 @@ impl RangeMap {
         content.extend(fresh);
         sort(&mut content);
         if self.is_partial {
-            content = with_holes(content, Some(start.clone()), end.as_deref());
+            content = with_holes(content, &start, end.as_deref());
         }
-        if !is_tiled(&content, Some(&start), end.as_deref()) {
+        if check_entries(&content, &start, end.as_deref()).is_err() {
             return false;
         }
         let count = content.len();
@@ -352,15 +341,11 @@ impl RangeMap {
     /// # Errors
     /// Names the first range that does not follow on.
     pub fn check(&self) -> Result<(), BrokenMap> {
-        let descriptors: Vec<_> = self
-            .entries
-            .iter()
-            .map(|entry| entry.descriptor.clone())
-            .collect();
-        check_tiling(&descriptors).map_err(|at| BrokenMap {
-            at: descriptors
-                .get(at)
-                .map_or_else(|| "the end".into(), |d| format!("{} {:?}", d.range, d.span)),
+        check_entries(&self.entries, b"", None).map_err(|at| BrokenMap {
+            at: self.entries.get(at).map_or_else(
+                || "the end".into(),
+                |RangeEntry { descriptor, .. }| format!("{} {:?}", descriptor.range, descriptor.span),
+            ),
         })
     }
 

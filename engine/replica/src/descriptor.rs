@@ -14,50 +14,55 @@ pub struct Descriptor {
     pub generation: u64,
 }
 
-/// Whether `descriptors`, sorted by start, cover the whole key space without a gap or an overlap.
+/// Whether `spans`, sorted by start, cover the keys from `start` to `end` (`None`: the end of the key space) without a gap or an
+/// overlap.
 ///
 /// # Errors
-/// The position of the first descriptor that does not follow on.
-pub fn check_tiling(descriptors: &[Descriptor]) -> Result<(), usize> {
-    let mut expected: Option<&[u8]> = Some(b"");
-    for (position, descriptor) in descriptors.iter().enumerate() {
-        if expected != Some(&descriptor.span.start) || descriptor.span.is_empty() {
-            return Err(position);
+/// The position of the first span that does not follow on, or their number when keys after the last one are missing.
+pub fn check_tiling<'a>(
+    spans: impl IntoIterator<Item = &'a Span>,
+    start: &[u8],
+    end: Option<&[u8]>,
+) -> Result<(), usize> {
+    let mut expected = Some(start);
+    let mut count = 0;
+    for span in spans {
+        if expected != Some(&*span.start) || span.is_empty() {
+            return Err(count);
         }
-        expected = descriptor.span.end.as_deref();
+        expected = span.end.as_deref();
+        count += 1;
     }
-    if expected.is_some() {
-        Err(descriptors.len())
-    } else {
-        Ok(())
-    }
+    if expected == end { Ok(()) } else { Err(count) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn descriptor(range: u64, start: &[u8], end: Option<&[u8]>) -> Descriptor {
-        Descriptor {
-            range: RangeId(range),
-            span: Span::new(start, end),
-            generation: 1,
-        }
+    fn check(spans: &[Span]) -> Result<(), usize> {
+        check_tiling(spans, b"", None)
     }
 
     #[test]
     fn tilings() {
-        assert_eq!(check_tiling(&[descriptor(2, b"", None)]), Ok(()));
+        assert_eq!(check(&[Span::new(b"", None)]), Ok(()));
         assert_eq!(
-            check_tiling(&[descriptor(2, b"", Some(b"m")), descriptor(3, b"m", None)]),
+            check(&[Span::new(b"", Some(b"m")), Span::new(b"m", None)]),
             Ok(())
         );
-        assert_eq!(check_tiling(&[]), Err(0));
-        assert_eq!(check_tiling(&[descriptor(2, b"a", None)]), Err(0));
-        assert_eq!(check_tiling(&[descriptor(2, b"", Some(b"m"))]), Err(1));
+        assert_eq!(check(&[]), Err(0));
+        assert_eq!(check(&[Span::new(b"a", None)]), Err(0));
+        assert_eq!(check(&[Span::new(b"", Some(b"m"))]), Err(1));
         assert_eq!(
-            check_tiling(&[descriptor(2, b"", Some(b"n")), descriptor(3, b"m", None)]),
+            check(&[Span::new(b"", Some(b"n")), Span::new(b"m", None)]),
             Err(1)
         );
+        // Of a part of the key space.
+        let middle = [Span::new(b"b", Some(b"m")), Span::new(b"m", Some(b"x"))];
+        assert_eq!(check_tiling(&middle, b"b", Some(b"x")), Ok(()));
+        assert_eq!(check_tiling(&middle, b"a", Some(b"x")), Err(0));
+        assert_eq!(check_tiling(&middle, b"b", Some(b"y")), Err(2));
+        assert_eq!(check_tiling(&middle, b"b", None), Err(2));
     }
 }
