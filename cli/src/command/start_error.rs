@@ -178,7 +178,7 @@ pub(crate) fn of_disk(error: &DiskError) -> CliError {
             let what = "this process may not open as many files as the node has";
             return refused(Code::ConfigurationInvalid, what)
                 .cause(error.to_string())
-                .help("each range keeps one file open, and one for each of its tables: raise the limit (`ulimit -n`, LimitNOFILE=)");
+                .help("each range keeps one file open, and one for each of its tables");
         }
         _ => (Code::DiskFailed, "the disk failed"),
     };

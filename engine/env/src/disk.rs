@@ -61,13 +61,15 @@ pub struct DiskError {
     pub path: String,
     /// Where in the file, for reads and writes.
     pub offset: Option<u64>,
-    /// What the system said: `StorageFull`, `NotFound`, …; `ResourceBusy` when the process may not open more files.
+    /// What the system said: `StorageFull`, `NotFound`, …; `ResourceBusy` only when the process may not open more files.
     pub kind: std::io::ErrorKind,
 }
 
 fn what(kind: std::io::ErrorKind) -> String {
     match kind {
-        std::io::ErrorKind::ResourceBusy => "too many files are open".to_owned(),
+        std::io::ErrorKind::ResourceBusy => {
+            "too many files are open: raise the limit (`ulimit -n`, LimitNOFILE=)".to_owned()
+        }
         kind => kind.to_string(),
     }
 }

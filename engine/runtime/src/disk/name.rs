@@ -27,6 +27,7 @@ pub(super) fn disk_error(op: DiskOp, path: &str, error: &io::Error) -> DiskError
     // `ErrorKind` has no name for an I/O error proper (EIO), which callers see as it is, nor for the limits of open files.
     let kind = match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => io::ErrorKind::ResourceBusy,
+        Some(libc::EBUSY) => io::ErrorKind::Other,
         _ => error.kind(),
     };
     DiskError {
@@ -253,5 +254,26 @@ impl env::Disk for DiskFs {
         let space = self.run(DiskOp::Space, "", |path| space_at(&path)).await?;
         let told = self.faults.as_ref();
         Ok(told.map_or(space.free_bytes, |faults| faults.free_bytes(space.free_bytes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_open_files_is_named_and_nothing_else_is_taken_for_it() {
+        let text = |number| {
+            let error = io::Error::from_raw_os_error(number);
+            disk_error(DiskOp::Open, "tablets/7/MANIFEST", &error).to_string()
+        };
+        for number in [libc::EMFILE, libc::ENFILE] {
+            let text = text(number);
+            assert!(
+                text.contains("tablets/7/MANIFEST: too many files are open: raise"),
+                "{text}"
+            );
+        }
+        assert!(!text(libc::EBUSY).contains("too many"));
     }
 }

@@ -74,18 +74,7 @@ pub(super) fn locked_memory() -> Option<u64> {
 
 /// Raises the limit as far as it goes, and checks it. glommio refuses a small one even to those whom it does not bind.
 pub(super) fn check_locked_memory() -> Result<(), PreflightError> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: valid pointers for the calls. Raising the soft limit to the hard one needs no right; if it fails all the
-    // same, what is there is checked below.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
-        }
-    }
+    raise(libc::RLIMIT_MEMLOCK);
     match locked_memory() {
         Some(limit_bytes) if limit_bytes < MEMLOCK_BYTES_MIN => {
             Err(PreflightError::LockedMemory { limit_bytes })
@@ -94,18 +83,23 @@ pub(super) fn check_locked_memory() -> Result<(), PreflightError> {
     }
 }
 
-/// Raises the limit of open files as far as it goes: each range keeps one or more.
+/// Raises the limit of open files as far as it goes: each range keeps one or more. Where that fails, a node with few ranges needs no
+/// more than there is.
 pub(super) fn raise_open_files() {
+    raise(libc::RLIMIT_NOFILE);
+}
+
+/// Raises a soft limit to the hard one, which needs no right. If it fails all the same, what was there stays.
+fn raise(resource: libc::__rlimit_resource_t) {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: valid pointers for the calls. Raising the soft limit to the hard one needs no right; where it fails all the same, a
-    // node with few ranges needs no more than there is.
+    // SAFETY: valid pointers for the calls.
     unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+        if libc::getrlimit(resource, &raw mut limit) == 0 {
             limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+            libc::setrlimit(resource, &raw const limit);
         }
     }
 }
