@@ -66,7 +66,6 @@ bugs=(
   "storage-spilled-intents-go-early corelane-storage:model"
   "node-spilled-intent-loses-its-value c300"
   "replica-spilled-intent-not-met corelane-process:large_transactions"
-  "node-read-before-split c2000"
   "node-merge-thaws-unasked m300"
   "node-merge-waits-for-a-quorum m300"
   "replica-merge-loses-sessions m300"

@@ -96,6 +96,8 @@ pub(crate) struct Seat<E: Env> {
     pub(crate) stirred: bool,
     /// It is looked at for flushes and merges.
     pub(crate) watched: bool,
+    /// Requests were parked since the durable bound on timestamps was raised.
+    pub(crate) parked: bool,
     pub(crate) ticks: Ticks,
     /// Delivered by the group, and not applied yet.
     pub(crate) committed: VecDeque<Entry>,
@@ -130,6 +132,7 @@ impl<E: Env> Seat<E> {
             noted: false,
             stirred: false,
             watched: false,
+            parked: false,
             ticks: Ticks::default(),
             committed: VecDeque::new(),
             arrived: None,

@@ -25,11 +25,12 @@ impl<E: Env, B> State<E, B> {
             self.clock_bound_ns = self.clock_bound_ns.max(wall_ns);
             self.clock_bound_staged = None;
             // A new leader waits for its clock. Where something else is waited for, too, that looks for them again.
-            let slots = &self.slots;
+            let slots = &mut self.slots;
             let waits = |slot: &u32| {
-                slots[*slot as usize]
-                    .live()
-                    .is_some_and(|local| local.replica.has_runnable())
+                slots[*slot as usize].live_mut().is_some_and(|local| {
+                    local.seat.parked = false;
+                    local.replica.has_runnable()
+                })
             };
             self.runnable.extend(self.parked.drain(..).filter(waits));
         }

@@ -132,15 +132,18 @@ impl<E: Env, B> State<E, B> {
         self.batch.commands = commands;
     }
 
-    /// The group in `slot` may want something: it is asked at the end of the turn.
-    pub(crate) fn touch(&mut self, slot: u32) {
-        let seat = self.slots[slot as usize]
-            .seat_mut()
-            .expect("a replica stays while its group works");
-        seat.news = true;
-        if !mem::replace(&mut seat.stirred, true) {
+    /// There may be something to flush or to merge of the range in `slot`.
+    pub(crate) fn stir(&mut self, slot: u32) {
+        if !mem::replace(&mut self.seat_of(slot).stirred, true) {
             self.stirred.push(slot);
         }
+    }
+
+    /// The group in `slot` may want something: it is asked at the end of the turn.
+    pub(crate) fn touch(&mut self, slot: u32) {
+        self.stir(slot);
+        let seat = self.seat_of(slot);
+        seat.news = true;
         if !mem::replace(&mut seat.dirty, true) {
             self.dirty.push(slot);
         }
@@ -376,6 +379,7 @@ impl<E: Env, B> State<E, B> {
                 return;
             };
             self.apply(slot, &entry);
+            self.stir(slot);
             self.live_mut(slot).seat.raft.applied(entry.index);
             self.progress = true;
         }

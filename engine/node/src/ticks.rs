@@ -17,7 +17,7 @@ const CALM_TICKS: u32 = 8;
 /// Groups of a shard that have ticks at a time, while there are not many times as many.
 const TICKING_MAX: usize = 1024;
 const STRIDE_MAX: u32 = 8;
-/// Groups of a shard that ask for votes at a time. When thousands have lost their leaders at once, all nodes would ask for all of them, be too
+/// Groups that ask for votes at a time, of those that have ticks then. When thousands have lost their leaders at once, all nodes would ask for all of them, be too
 /// busy to answer in time, and ask again: each gets its turn instead, and most are led by somebody else before it comes.
 const CAMPAIGNS_MAX: usize = 256;
 
@@ -160,13 +160,18 @@ impl<E: Env, B> State<E, B> {
             if !seat.raft.needs_tick() {
                 break;
             }
-            match seat.raft.next_tick() {
-                NextTick::Campaigns if *room == 0 => break,
-                NextTick::Campaigns => *room -= 1,
-                NextTick::Waits | NextTick::Acts => {}
+            let next = seat.raft.next_tick();
+            let campaigns = next == NextTick::Campaigns;
+            if campaigns && *room == 0 {
+                break;
             }
-            has_acted |= seat.raft.next_tick() != NextTick::Waits;
             seat.raft.tick();
+            has_acted |= next != NextTick::Waits;
+            if campaigns {
+                // Ticks that came late, after a pause of the process, do not ask again before anybody could answer.
+                *room -= 1;
+                break;
+            }
         }
         if has_acted {
             self.touch(slot);

@@ -102,8 +102,9 @@ impl<E: Env, B> State<E, B> {
 
     /// The request waits until it is time to look at it again.
     pub(crate) fn park(&mut self, slot: u32, raw: RawRequest<'_>) {
-        self.live_mut(slot).replica.park(raw.to_owned());
-        if self.parked.last() != Some(&slot) {
+        let local = self.live_mut(slot);
+        local.replica.park(raw.to_owned());
+        if !core::mem::replace(&mut local.seat.parked, true) {
             self.parked.push(slot);
         }
     }

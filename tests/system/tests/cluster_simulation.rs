@@ -96,6 +96,10 @@ const MERGES: &[(u64, &str)] = &[
 /// The same, of nodes that are upgraded.
 const UPGRADES: &[(u64, &str)] = &[
     (
+        910_084,
+        "a range that was alone was shown beyond the durable bound of its node's clock, and written below it after a crash",
+    ),
+    (
         930_141,
         "a replica that only a deposed leader knew kept who asked it waiting",
     ),
