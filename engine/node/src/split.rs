@@ -352,8 +352,22 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         }
     }
 
-    /// A new range goes to the shard with the fewest, if that makes the numbers more even.
+    /// A new range goes to the shard with the fewest, if that makes the numbers more even. One at a time: two that count what is still
+    /// here would both go, and nothing would even that out.
     async fn place_new(&self, range: RangeId, version: u64, deadline: Instant) -> (ShardId, u64) {
+        while self.with_state(|state| core::mem::replace(&mut state.placing_new, true)) {
+            base::sometimes!("node: a new range waits until another one has its shard");
+            if self.now() >= deadline {
+                return (self.mailbox.shard(), version);
+            }
+            self.env.clock().sleep(Duration::from_millis(1)).await;
+        }
+        let placed = self.place_on_least(range, version, deadline).await;
+        self.with_state(|state| state.placing_new = false);
+        placed
+    }
+
+    async fn place_on_least(&self, range: RangeId, version: u64, deadline: Instant) -> (ShardId, u64) {
         let me = self.mailbox.shard();
         let to = self.with_state(|state| {
             let to = state.map.least_loaded(state.shards);

@@ -667,6 +667,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         strangers: BTreeMap::new(),
         gone: found.gone,
         assigned: found.held_elsewhere,
+        placing_new: false,
         claims: BTreeMap::new(),
         removing: BTreeMap::new(),
         roster_storing: false,

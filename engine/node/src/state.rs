@@ -324,6 +324,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) gone: BTreeMap<RangeId, u32>,
     /// Shard 0: where ranges are that splits on other shards are about to make, until the map knows.
     pub(crate) assigned: BTreeMap<RangeId, ShardId>,
+    /// A range that a split has made here is being placed on a shard.
+    pub(crate) placing_new: bool,
     /// Ranges that splits here are about to make.
     pub(crate) claims: BTreeMap<RangeId, Claim>,
     /// Ranges whose files are being removed, with the keys they have; what a damaged one has is not known.
