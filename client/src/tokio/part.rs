@@ -11,13 +11,13 @@ use base::api::{ReadAt, WriteId};
 use base::{RangeId, Timestamp};
 use core::future::poll_fn;
 use core::time::Duration;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 use txn::driver::together::{Parts, join};
 use txn::driver::{self, Cleared, Clearing, Out, Ticket};
-use txn::error::Conflict;
+use txn::error::{Conflict, Seen};
 use txn::request::{Answer, Push};
 use txn::{Outcome, TxnId};
 use wire::Code;
@@ -47,6 +47,12 @@ const FINISH_PAUSE: Duration = Duration::from_millis(2);
 const FINISH_PARTS_MAX: usize = 64;
 /// How long everything is finished at once after a transaction was in the way of something.
 const HURRY: Duration = Duration::from_millis(100);
+/// Transactions of others whose many intents a client tells at once.
+const LEFT_MAX: usize = 4;
+/// How long that is left to their coordinators.
+const LEFT_PAUSE: Duration = Duration::from_secs(2);
+/// After so long others may go on.
+const LEFT_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is left to be said to ranges about transactions that are decided, and who hears the answers: by range, while something waits for
 /// it, or is on its way there.
@@ -55,6 +61,8 @@ pub(crate) struct Finishing {
     waiting: BTreeMap<Place, Parts<(Ticket, Arc<Shared>)>>,
     /// In the client's own time.
     hurried_until: Duration,
+    /// Transactions of others that have ended with many intents, which are told here.
+    left: BTreeSet<TxnId>,
 }
 
 impl Pool {
@@ -262,6 +270,7 @@ impl Pool {
                     Out::Send { ticket, part } => flights.send(self, ticket, part),
                     Out::Look => flights.look(self),
                     Out::Cleared(cleared) => return Ok(cleared),
+                    Out::Left(seen) => self.finish_left(seen),
                     // Those are a transaction's.
                     Out::Answer(_) | Out::Over => {}
                 }
@@ -281,6 +290,27 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// A transaction of somebody else has ended with many intents: they are told behind what goes on, unless its coordinator does so soon.
+    pub(crate) fn finish_left(self: &Arc<Self>, seen: Seen) {
+        let id = seen.who.id;
+        {
+            let mut finishing = self.finishing();
+            if finishing.left.len() >= LEFT_MAX || !finishing.left.insert(id) {
+                return;
+            }
+        }
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(LEFT_PAUSE).await;
+            let Some(pool) = pool.upgrade() else { return };
+            let seed = pool.prng().next_u64();
+            let clearing = Clearing::rest(&driver::Config::default(), seen, seed);
+            // What is not told then is met by others.
+            drop(tokio::time::timeout(LEFT_PATIENCE, pool.run_clearing(clearing)).await);
+            pool.finishing().left.remove(&id);
+        });
     }
 
     /// Asks how a transaction ended. One that has not is aborted.

@@ -200,11 +200,11 @@ impl Queues {
         self.tell();
         let mut requests = batch.requests.iter();
         for (item, reply) in answer.iter_mut().flatten() {
-            let Reply::Locked { queue, .. } = reply else {
+            let (Reply::Locked { queue, .. } | Reply::Changed { queue, .. }) = reply else {
                 continue;
             };
             let asked = requests.find(|(known, _)| known == item);
-            if let Some((_, Request::GetLocked { key, .. })) = asked {
+            if let Some((_, Request::GetLocked { key, .. } | Request::Change { key, .. })) = asked {
                 *queue = u32::try_from(self.table.queue(key)).unwrap_or(u32::MAX);
             }
         }

@@ -5,7 +5,7 @@
 //! *latch*: from then on nobody else proposes anything that touches its keys, so that it goes when what was proposed before is
 //! applied, and when those who took a latch on the same keys earlier have gone. Nobody waits for a later one, so all go.
 //!
-//! Keys are known by their hash: a collision makes somebody wait for nothing, never the reverse.
+//! Keys are compared by their hash: a collision makes somebody wait for nothing, never the reverse.
 
 use base::api::WriteOp;
 use base::collections::{FastHash, FastSet};
@@ -46,7 +46,21 @@ struct Latch {
     after: Index,
     /// A set: a batch may have a million keys.
     hashes: FastSet<u64>,
+    /// The keys themselves, in order, for those who come with spans.
+    keys: Vec<Bytes>,
     spans: Vec<Span>,
+}
+
+impl Latch {
+    /// Whether it has a key in the span, or a span that overlaps it.
+    fn touches(&self, span: &Span) -> bool {
+        let next = self.keys.partition_point(|key| **key < *span.start);
+        self.keys.get(next).is_some_and(|key| span.contains(key))
+            || self
+                .spans
+                .iter()
+                .any(|own| own.intersect(&span.start, span.end.as_deref()).is_some())
+    }
 }
 
 /// How the record of a transaction is named among keys: no key begins so, since none begins with a zero byte and this text.
@@ -133,10 +147,13 @@ impl Latches {
     pub(crate) fn take(&mut self, touched: &Touched, after: Index) -> Ticket {
         self.last += 1;
         let ticket = Ticket(self.last);
+        let mut keys = touched.keys.clone();
+        keys.sort_unstable();
         self.taken.push(Latch {
             ticket,
             after,
             hashes: self.hashes(touched).into_iter().collect(),
+            keys,
             spans: touched.spans.clone(),
         });
         ticket
@@ -171,11 +188,13 @@ impl Latches {
         }
         let hashes = self.hashes(touched);
         let earlier = |latch: &&Latch| ticket.is_none_or(|ticket| latch.ticket < ticket);
-        // Keys are hashed, so a span may have any of them.
         let meets = |latch: &Latch| {
-            let (ours, theirs) = (!touched.spans.is_empty(), !latch.spans.is_empty());
-            let spans = ours && (theirs || !latch.hashes.is_empty()) || theirs && !hashes.is_empty();
-            spans || hashes.iter().any(|hash| latch.hashes.contains(hash))
+            latch
+                .spans
+                .iter()
+                .any(|span| touched.keys.iter().any(|key| span.contains(key)))
+                || touched.spans.iter().any(|span| latch.touches(span))
+                || hashes.iter().any(|hash| latch.hashes.contains(hash))
         };
         !self.taken.iter().filter(earlier).any(meets)
     }
@@ -193,13 +212,98 @@ impl Latches {
                 latch.hashes.contains(&self.hasher.hash_one(*key))
                     || latch.spans.iter().any(|span| span.contains(key))
             }
-            WriteOp::DeleteRange { start, end } => {
-                !latch.hashes.is_empty()
-                    || latch
-                        .spans
-                        .iter()
-                        .any(|span| span.intersect(start, *end).is_some())
-            }
+            WriteOp::DeleteRange { start, end } => latch.touches(&Span::new(start, *end)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &str) -> Bytes {
+        text.as_bytes().into()
+    }
+
+    fn touched(keys: &[&str], spans: &[(&str, Option<&str>)]) -> Touched {
+        Touched {
+            keys: keys.iter().map(|key| bytes(key)).collect(),
+            spans: spans
+                .iter()
+                .map(|(start, end)| Span::new(start.as_bytes(), end.map(str::as_bytes)))
+                .collect(),
+            ..Touched::default()
+        }
+    }
+
+    #[test]
+    fn who_touches_the_same_waits_and_nobody_else() {
+        let cases = [
+            (touched(&["d", "a"], &[]), touched(&["a"], &[]), true),
+            (touched(&["d", "a"], &[]), touched(&["b"], &[]), false),
+            (
+                touched(&["d", "a"], &[]),
+                touched(&[], &[("b", Some("d"))]),
+                false,
+            ),
+            (touched(&["d", "a"], &[]), touched(&[], &[("b", None)]), true),
+            (touched(&["d", "a"], &[]), touched(&[], &[("a", Some("b"))]), true),
+            (touched(&[], &[("c", Some("f"))]), touched(&["f"], &[]), false),
+            (touched(&[], &[("c", Some("f"))]), touched(&["x", "e"], &[]), true),
+            (
+                touched(&[], &[("c", Some("f"))]),
+                touched(&[], &[("f", None)]),
+                false,
+            ),
+            (
+                touched(&[], &[("c", Some("f"))]),
+                touched(&[], &[("a", Some("d"))]),
+                true,
+            ),
+            (
+                touched(&["a"], &[("c", Some("f"))]),
+                touched(&["b"], &[("g", None)]),
+                false,
+            ),
+        ];
+        for (first, second, meets) in cases {
+            for (first, second) in [(&first, &second), (&second, &first)] {
+                let mut latches = Latches::default();
+                let earlier = latches.take(first, Index(1));
+                assert_eq!(latches.is_first(second, None), !meets);
+                let later = latches.take(second, Index(1));
+                assert!(latches.is_first(first, Some(earlier)));
+                assert_eq!(
+                    latches.is_first(second, Some(later)),
+                    !meets,
+                    "{first:?} {second:?}"
+                );
+                latches.give_back(earlier, Index(2));
+                assert!(latches.is_first(second, Some(later)));
+                assert!(!latches.is_due(later, Index(1)) && latches.is_due(later, Index(2)));
+            }
+        }
+    }
+
+    #[test]
+    fn records_are_no_keys() {
+        let mut latches = Latches::default();
+        let record = Touched {
+            records: vec![record_hash(&latches.hasher, TxnId::default())],
+            ..Touched::default()
+        };
+        let all = touched(&[], &[("", None)]);
+        let earlier = latches.take(&all, Index(1));
+        assert!(latches.is_first(&record, None), "a heartbeat waits for no span");
+        assert!(!latches.hold(&WriteOp::DeleteRange {
+            start: b"x",
+            end: Some(b"x")
+        }));
+        assert!(latches.hold(&WriteOp::Put {
+            key: b"x",
+            value: b""
+        }));
+        latches.give_back(earlier, Index(1));
+        assert!(latches.is_empty());
     }
 }

@@ -197,6 +197,16 @@ enum Reading {
     /// What is read before the commit of a one-shot transaction.
     Conditions {
         left: usize,
+        /// What is locked one after the other then, the next one last.
+        turns: Vec<Bytes>,
+    },
+    /// What a one-shot transaction locks before its commit.
+    Turn {
+        is_locked: bool,
+        /// It is the first one.
+        is_first: bool,
+        /// Those that follow, the next one last.
+        turns: Vec<Bytes>,
     },
 }
 
@@ -550,7 +560,11 @@ impl Coordinator {
     fn waits_for_first_lock(&self) -> bool {
         matches!(
             self.reading,
-            Some(Reading::Keys { moves: true, .. } | Reading::Change { is_first: true, .. })
+            Some(
+                Reading::Keys { moves: true, .. }
+                    | Reading::Change { is_first: true, .. }
+                    | Reading::Turn { is_first: true, .. }
+            )
         )
     }
 
@@ -599,7 +613,7 @@ impl Coordinator {
             && reading.is_none_or(|reading| {
                 matches!(
                     reading,
-                    Reading::Keys { moves: true, .. } | Reading::Change { .. }
+                    Reading::Keys { moves: true, .. } | Reading::Change { .. } | Reading::Turn { .. }
                 )
             })
     }
@@ -828,8 +842,15 @@ impl Coordinator {
             Some(Reading::Change {
                 found: Some(value), ..
             }) => Answer::Changed(value),
-            Some(Reading::Conditions { left: 0 }) => return self.commit(),
-            Some(reading @ (Reading::Change { .. } | Reading::Conditions { .. })) => {
+            Some(
+                Reading::Conditions { left: 0, turns }
+                | Reading::Turn {
+                    is_locked: true,
+                    turns,
+                    ..
+                },
+            ) => return self.lock_in_turn(turns),
+            Some(reading @ (Reading::Change { .. } | Reading::Conditions { .. } | Reading::Turn { .. })) => {
                 self.reading = Some(reading);
                 return;
             }

@@ -35,7 +35,7 @@ pub use post::Ticket;
 
 use crate::change::{Change, OneShot};
 use crate::coordinator::{self, Answer, Coordinator, Effect, Savepoint};
-use crate::error::Refusal;
+use crate::error::{Refusal, Seen};
 use crate::locks::Strength;
 use crate::recovery::{self, Recovery};
 use crate::request::{self, Batch, Item, Push, Request};
@@ -104,6 +104,9 @@ pub enum Out {
     Over,
     /// How a [`Clearing`] ended.
     Cleared(Cleared),
+    /// A transaction that was in the way has ended with many intents, which are left to its coordinator. Should that be gone,
+    /// [`Clearing::rest`] tells them.
+    Left(Seen),
 }
 
 /// What a part does while what it has pushed goes on.
@@ -247,9 +250,9 @@ impl Driver {
         self.coordinator.change(key, change);
     }
 
-    /// See [`Coordinator::one_shot`].
-    pub fn one_shot(&mut self, shot: OneShot, is_near: impl Fn(&[u8], &[u8]) -> bool) {
-        self.coordinator.one_shot(shot, is_near);
+    /// See [`Coordinator::one_shot_in_turn`].
+    pub fn one_shot(&mut self, shot: OneShot, first: &[Bytes], is_near: impl Fn(&[u8], &[u8]) -> bool) {
+        self.coordinator.one_shot_in_turn(shot, first, is_near);
     }
 
     /// See [`Coordinator::changed`].

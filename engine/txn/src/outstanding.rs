@@ -31,6 +31,11 @@ impl Outstanding {
         self.requests.contains_key(&item)
     }
 
+    /// What is answered partly is enough.
+    pub(crate) fn give_up(&mut self, item: Item) {
+        self.requests.remove(&item);
+    }
+
     /// No answer matters any more.
     pub(crate) fn clear(&mut self) {
         self.requests.clear();

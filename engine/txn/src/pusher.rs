@@ -8,12 +8,16 @@
 //!
 //! With [`Push::Force`] it is also how a client learns the outcome of a commit that was never answered: either it has an outcome,
 //! or it gets one now.
+//!
+//! Of a transaction that has ended with very many intents, whoever meets it resolves what is in its way, and some that follow; not all,
+//! for which everybody who has met it would wait, and all for each other. That is left to its coordinator, or, should it be gone, to one
+//! that goes on behind ([`Effect::Left`], [`Pusher::rest`]).
 
 use crate::error::{Refusal, Seen};
 use crate::outstanding::{Answered, Outstanding};
 use crate::record::Record;
-use crate::request::{Answer, Batch, Item, Push, Pushed, Reply, Request, Verdict};
-use crate::txn::{Keys, Who};
+use crate::request::{Answer, Batch, Item, Push, Pushed, RESOLVE_REQUESTS_MAX, Reply, Request, Verdict};
+use crate::txn::{Bytes, Keys, Who};
 use std::sync::Arc;
 
 /// What a push wants.
@@ -28,6 +32,8 @@ pub enum Effect {
     Recover(Box<Record>),
     /// The other transaction goes on. Call [`Pusher::again`] when it may have ended.
     Waits,
+    /// Of the other transaction, which has ended, many intents are left elsewhere: if nobody else does, tell them by [`Pusher::rest`].
+    Left,
     /// The intent is out of the way.
     Done(Verdict),
     /// There is no intent to be told, and how the transaction ended is remembered no longer.
@@ -41,6 +47,8 @@ enum Phase {
     Recovering,
     /// And then forget the record, if all its intents were known.
     Resolving(Verdict, bool),
+    /// Only what is in the way.
+    ResolvingNear(Verdict),
     Forgetting(Verdict),
     Over,
 }
@@ -52,9 +60,23 @@ pub struct Pusher {
     keys: Option<Keys>,
     pusher: Option<Arc<Who>>,
     push: Push,
+    /// However many intents there are, all are told.
+    tells_all: bool,
     phase: Phase,
     outstanding: Outstanding,
+    /// Where intents may be that were not told yet, the next ones last.
+    rest: Vec<Keys>,
     effects: Vec<Effect>,
+}
+
+/// Where to resolve what lies at `own`, and some that follows: to the end of the span that a record names.
+fn near(locks: &[Keys], own: &Keys) -> Keys {
+    let start: &Bytes = own.start();
+    let span = locks.iter().find_map(|lock| match lock {
+        Keys::Span(_, end) if lock.contain(start) => Some(Keys::Span(start.clone(), end.clone())),
+        Keys::Span(..) | Keys::One(_) => None,
+    });
+    span.unwrap_or_else(|| own.clone())
 }
 
 impl Pusher {
@@ -66,12 +88,23 @@ impl Pusher {
             keys,
             pusher,
             push,
+            tells_all: false,
             phase: Phase::Waiting,
             outstanding: Outstanding::default(),
+            rest: Vec::new(),
             effects: Vec::new(),
         };
         new.again();
         new
+    }
+
+    /// Tells all intents of a transaction that has ended, and was `seen` before, and forgets its record.
+    #[must_use]
+    pub fn rest(seen: Seen) -> Self {
+        Self {
+            tells_all: true,
+            ..Self::new(seen, None, None, Push::Force)
+        }
     }
 
     /// What is to be done, each thing once.
@@ -126,6 +159,10 @@ impl Pusher {
                     match (self.outstanding.answered(item, &reply), reply) {
                         (Answered::Fits, Reply::Pushed(pushed)) => self.on_pushed(pushed),
                         (Answered::Lost, _) => lost.push(item),
+                        // What is in the way comes first.
+                        (Answered::Partly, _) if matches!(self.phase, Phase::ResolvingNear(_)) => {
+                            self.outstanding.give_up(item);
+                        }
                         (Answered::Partly, _) => rest.push(item),
                         (Answered::Fits | Answered::Late, _) => {}
                     }
@@ -173,22 +210,43 @@ impl Pusher {
             Pushed::Ended { verdict, locks } => (verdict, locks),
             Pushed::Moved(verdict) => (verdict, Arc::new([]) as Arc<[Keys]>),
         };
-        let mut keys: Vec<Keys> = locks.to_vec();
-        let is_new = |own: &Keys| !locks.iter().any(|lock| lock.contain(own.start()));
-        keys.extend(self.keys.clone().filter(is_new));
+        if locks.len() > RESOLVE_REQUESTS_MAX && !self.tells_all {
+            base::sometimes!("txn: of a large transaction only what was in the way was resolved");
+            self.effects.push(Effect::Left);
+            let near = self.keys.as_ref().map(|own| near(&locks, own));
+            self.rest.extend(near);
+            self.phase = Phase::ResolvingNear(verdict);
+        } else {
+            self.rest = locks.to_vec();
+            let is_new = |own: &Keys| !locks.iter().any(|lock| lock.contain(own.start()));
+            self.rest.extend(self.keys.clone().filter(is_new));
+            self.rest.reverse();
+            self.phase = Phase::Resolving(verdict, !locks.is_empty());
+        }
+        self.resolve_some();
+    }
+
+    /// Tells the next ones.
+    fn resolve_some(&mut self) {
+        let (Phase::Resolving(verdict, _) | Phase::ResolvingNear(verdict)) = &self.phase else {
+            return;
+        };
         let request = |keys: Keys| Request::Resolve {
             keys,
             txn: self.seen.who.id,
             verdict: verdict.clone(),
         };
-        let requests: Vec<Request> = keys.into_iter().map(request).collect();
-        self.phase = Phase::Resolving(verdict, !locks.is_empty());
+        let later = self.rest.len().saturating_sub(RESOLVE_REQUESTS_MAX);
+        let requests: Vec<Request> = self.rest.drain(later..).rev().map(request).collect();
         if !requests.is_empty() {
             self.send(requests);
         }
     }
 
     fn advance(&mut self) {
+        if !self.rest.is_empty() {
+            return self.resolve_some();
+        }
         match core::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Resolving(verdict, true) => {
                 self.phase = Phase::Forgetting(verdict);
@@ -196,7 +254,7 @@ impl Pusher {
                     who: Arc::clone(&self.seen.who),
                 }]);
             }
-            Phase::Resolving(verdict, false) | Phase::Forgetting(verdict) => {
+            Phase::Resolving(verdict, false) | Phase::ResolvingNear(verdict) | Phase::Forgetting(verdict) => {
                 self.effects.push(Effect::Done(verdict));
             }
             phase @ (Phase::Pushing | Phase::Waiting | Phase::Recovering | Phase::Over) => self.phase = phase,

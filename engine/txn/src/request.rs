@@ -11,6 +11,10 @@ use std::sync::Arc;
 /// Numbers a request among those of its sender, so that its answer finds back.
 pub type Item = u32;
 
+/// Requests by which intents are resolved that one sender has under way at once: of more, the first ones are answered before others go
+/// out, so that nothing else waits long for the keys of all of them.
+pub const RESOLVE_REQUESTS_MAX: usize = 128;
+
 /// One request to one range.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Request {
@@ -543,6 +547,8 @@ pub enum Reply {
         value: Option<Bytes>,
         /// The intent's timestamp: at least the header's `write_ts`.
         ts: Timestamp,
+        /// How many others wait for the key, as [`Self::Locked`] says it.
+        queue: u32,
     },
     /// [`Request::DeleteRange`].
     Deleted {

@@ -8,9 +8,9 @@ mod world;
 use base::Timestamp;
 use corelane_txn::coordinator::Answer;
 use corelane_txn::driver::{Cleared, Clearing, Config, Driver, Out, Ticket};
-use corelane_txn::error::TxnError;
+use corelane_txn::error::{Seen, TxnError};
 use corelane_txn::locks::Strength;
-use corelane_txn::request::{End, Push};
+use corelane_txn::request::{End, Push, RESOLVE_REQUESTS_MAX};
 use corelane_txn::{Batch, Bytes, Isolation, Keys, Outcome, Priority, Refusal, Request};
 use fixtures::{bytes, ts};
 use std::collections::BTreeMap;
@@ -41,6 +41,8 @@ struct Net {
     map: Vec<Bytes>,
     looks: usize,
     parts: usize,
+    /// Transactions that have ended with many intents, as those hear who meet them.
+    left: Vec<Seen>,
 }
 
 impl Net {
@@ -54,6 +56,7 @@ impl Net {
             map: Vec::new(),
             looks: 0,
             parts: 0,
+            left: Vec::new(),
         };
         net.look();
         net
@@ -113,6 +116,7 @@ impl Net {
                 }
                 Out::Answer(answer) => self.clients.get_mut(&of).expect("it began").answers.push(answer),
                 Out::Over => self.clients.get_mut(&of).expect("it began").is_over = true,
+                Out::Left(seen) => self.left.push(seen),
                 Out::Cleared(_) => panic!("a transaction is no clearing"),
             }
         }
@@ -218,6 +222,7 @@ impl Net {
                         clearing.on_answer(ticket, answer, now_ns);
                     }
                     Out::Cleared(cleared) => return cleared,
+                    Out::Left(seen) => self.left.push(seen),
                     other => panic!("{other:?}"),
                 }
             }
@@ -632,7 +637,7 @@ fn a_plain_request_clears_its_way() {
     while net.step(2, |_| Fate::Arrives) {}
     net.clients.get_mut(&2).expect("it began").is_dead = true;
     let intent = net.world.ranges[1].tables.intents[&bytes("z")].clone();
-    let seen = corelane_txn::error::Seen {
+    let seen = Seen {
         who: intent.who.clone(),
         epoch: intent.epoch,
         ts: intent.ts,
@@ -667,4 +672,65 @@ fn what_a_node_says_that_does_not_fit_is_asked_again() {
     }
     net.run(|net| net.answered(1) > 0);
     assert_eq!(net.clients[&1].answers, [Answer::Values(vec![None])]);
+}
+
+#[test]
+fn of_a_large_transaction_whose_client_died_only_what_is_in_the_way_is_waited_for() {
+    const COUNT: usize = 600;
+    let key = |n: usize| format!("{}/{n:04}", if n.is_multiple_of(2) { "a" } else { "z" });
+    let mut net = Net::new(&["m"]);
+    let intents = |net: &Net| -> usize {
+        let ranges = net.world.ranges.iter();
+        ranges.map(|range| range.tables.intents.len()).sum()
+    };
+    net.begin(1, Isolation::Snapshot);
+    for n in 0..COUNT {
+        net.write(1, &key(n), "1");
+    }
+    // It dies when its record says that it has committed, and so do the intents of that range.
+    net.driver(1).commit();
+    while net.clients[&1].answers.is_empty() {
+        net.step(1, |_| Fate::Arrives);
+    }
+    net.clients.get_mut(&1).expect("it began").is_dead = true;
+    net.world.now += 1_000 * MS;
+    let left = COUNT / 2;
+    assert_eq!(intents(&net), left);
+
+    net.begin(2, Isolation::Snapshot);
+    assert_eq!(net.read(2, &key(301)).as_deref(), Some("1"));
+    assert_eq!(intents(&net), left - 1, "one was in the way");
+    let push = Push::Abort;
+    let tables = &net.world.ranges[1].tables;
+    let seen = tables.intents[key(303).as_bytes()].head().seen();
+    let mut clearing = Clearing::new(&Config::default(), seen, bytes(&key(303)), push, 1);
+    let cleared = net.clear(&mut clearing);
+    assert!(matches!(cleared, Cleared::Done(Some(Outcome::Committed { .. }))));
+    assert_eq!(intents(&net), left - 2);
+    let mut asked = Clearing::outcome(&Config::default(), id(1), bytes(&key(0)), 7);
+    assert_eq!(
+        net.clear(&mut asked),
+        cleared,
+        "nor does who asks wait for the others"
+    );
+    assert_eq!(intents(&net), left - 2);
+
+    // And somebody tells the others.
+    assert_eq!(net.left.len(), 3);
+    let seen = net.left.pop().expect("there are three");
+    let before = net.parts;
+    let mut rest = Clearing::rest(&Config::default(), seen, 1);
+    assert_eq!(net.clear(&mut rest), cleared);
+    assert_eq!(intents(&net), 0);
+    assert!(
+        net.world
+            .ranges
+            .iter()
+            .all(|range| range.tables.records.is_empty())
+    );
+    // A push, three times what is under way at once, and the record is forgotten.
+    assert_eq!(net.parts - before, 1 + left.div_ceil(RESOLVE_REQUESTS_MAX) + 1);
+    for n in 0..COUNT {
+        assert_eq!(net.value(&key(n)).as_deref(), Some("1"));
+    }
 }

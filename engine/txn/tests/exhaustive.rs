@@ -598,7 +598,10 @@ impl Search {
                     state.pushers[usize::from(at)].1 = Some(Part::new(recovery));
                     self.run_recovery(state, Actor::Recovery(at), effects)?;
                 }
-                pusher::Effect::Waits | pusher::Effect::Done(_) | pusher::Effect::Forgotten => {}
+                pusher::Effect::Waits
+                | pusher::Effect::Left
+                | pusher::Effect::Done(_)
+                | pusher::Effect::Forgotten => {}
             }
         }
         Ok(())
@@ -634,6 +637,8 @@ impl Search {
                 let of = usize::from(of);
                 let effects = state.coordinators[of].change(|coordinator| {
                     coordinator.on_answer(&items, answer);
+                    // How many wait makes no difference to what it does.
+                    drop(coordinator.queues());
                     coordinator.effects()
                 });
                 self.run_coordinator(state, of, effects)

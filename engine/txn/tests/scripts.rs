@@ -11,7 +11,7 @@
 //! | `T: begin [ISOLATION] [PRIORITY] [name=]` | a transaction that reads at the clock; ISOLATION is `snapshot`, `serializable`, `strict` |
 //! | `T: put K=V…`, `del K`, `delrange FROM TO`, `get K…`, `lock K…`, `share K…`, `scan FROM TO`, `flush`, `commit`, `rollback`, `savepoint`, `return`, `restart`, `beat` | its client's calls |
 //! | `T: add K=N… [floor=N]`, `T: append K=V… [most=N]` | a change of a key's value, with a bound |
-//! | `T: shot [put.K=V] [add.K=N] [append.K=V] [del.K] [floor=N] [is.K=V] [from.K=N] [within.K=N..N] [absent.K] [present.K]…` | a one-shot transaction: changes, and conditions, which count from 0 as they stand |
+//! | `T: shot [put.K=V] [add.K=N] [append.K=V] [del.K] [floor=N] [is.K=V] [from.K=N] [within.K=N..N] [absent.K] [present.K]… [first.K]…` | a one-shot transaction: changes, and conditions, which count from 0 as they stand; what is changed first, in turn |
 //! | `T: observe RANGE` | it comes to the node of that range, and notes its clock |
 //! | `T: stop`, `lost` | its coordinator stops for ever; no answer to what it asked will come |
 //! | `hold`, `net`, `run` | messages are kept from now on; are listed; all arrive, and so do others from now on |
@@ -206,8 +206,8 @@ fn reply(reply: &Reply) -> String {
         Reply::Value(value) | Reply::Locked { value, .. } => show(value.as_deref()),
         Reply::Rows { rows, .. } => rows_text(rows),
         Reply::Laid { ts } => format!("laid at {}", at(*ts)),
-        Reply::Changed { value: None, ts } => format!("laid at {}", at(*ts)),
-        Reply::Changed { value, ts } => format!("now {}, laid at {}", show(value.as_deref()), at(*ts)),
+        Reply::Changed { value: None, ts, .. } => format!("laid at {}", at(*ts)),
+        Reply::Changed { value, ts, .. } => format!("now {}, laid at {}", show(value.as_deref()), at(*ts)),
         Reply::Deleted { keys, ts, .. } => format!("deleted {} at {}", keys_text(keys), at(*ts)),
         Reply::Partly { next } => format!("done before {}", next.escape_ascii()),
         Reply::Refreshed => "refreshed".to_owned(),
@@ -592,7 +592,11 @@ impl Stage {
                 }
             }
             "shot" => {
-                let shot = one_shot(words, pairs)?;
+                let (first, words): (Vec<&str>, Vec<&str>) =
+                    words.iter().partition(|word| word.starts_with("first."));
+                let shot = one_shot(&words, pairs)?;
+                let first = first.iter().filter_map(|word| word.strip_prefix("first."));
+                let first: Vec<_> = first.map(bytes).collect();
                 let ranges: Vec<_> = world
                     .ranges
                     .iter()
@@ -600,7 +604,7 @@ impl Stage {
                     .collect();
                 let place = |key: &[u8]| ranges.iter().filter(|start| ***start <= *key).count();
                 world.call(of, |txn| {
-                    txn.one_shot(shot, |one, other| place(one) == place(other));
+                    txn.one_shot_in_turn(shot, &first, |one, other| place(one) == place(other));
                 });
             }
             "flush" => world.call(of, corelane_txn::Coordinator::flush),

@@ -45,10 +45,15 @@ fn options(name: &str) -> TxnOptions {
     }
 }
 
-/// How many intents the node that answers has spilled.
-fn spilled(db: &Db) -> u64 {
+/// What the node that answers has of unfinished writes.
+fn unfinished(db: &Db, which: &str) -> u64 {
     let status: serde_json::Value = serde_json::from_str(&db.status().unwrap()).unwrap();
-    status["ranges"]["spilled"].as_u64().unwrap()
+    status["ranges"][which].as_u64().unwrap()
+}
+
+/// How many of them it has spilled.
+fn spilled(db: &Db) -> u64 {
+    unfinished(db, "spilled")
 }
 
 #[test]
@@ -153,5 +158,48 @@ fn what_does_not_fit_into_memory_is_spilled() {
     }
     let nodes: Vec<Node> = programs.iter().map(|program| program.start().unwrap()).collect();
     check(&db).unwrap();
+    drop(nodes);
+}
+
+#[test]
+fn what_a_client_left_that_died_is_finished_by_another_one() {
+    const COUNT: usize = 2_000;
+    let dir = tempfile::Builder::new()
+        .prefix("corelane-process-")
+        .tempdir()
+        .unwrap();
+    let programs = programs(dir.path());
+    let nodes: Vec<Node> = programs.iter().map(|program| program.start().unwrap()).collect();
+    let address = format!("corelane://{}", programs[0].listen);
+    let db = connect_with(&address, Options::default()).unwrap();
+    db.split("large/m").unwrap();
+
+    // All that would go on in it stops with its runtime, when it has just committed.
+    let client = tokio::runtime::Runtime::new().unwrap();
+    client.block_on(async {
+        let db = corelane::connect(&address).await.unwrap();
+        let txn = db.begin_with(&options("left")).await.unwrap();
+        for number in 0..COUNT {
+            txn.put(key(number), value(number, 8)).await.unwrap();
+        }
+        txn.commit().await.unwrap();
+    });
+    client.shutdown_background();
+
+    // The most that may be finished is one range, that of the record. Whoever meets one of the others need not wait for them.
+    assert!(unfinished(&db, "intents") >= COUNT as u64 / 2);
+    assert_eq!(db.get(key(COUNT - 1)).unwrap(), Some(value(COUNT - 1, 8)));
+    let patience = Instant::now() + PATIENCE;
+    while unfinished(&db, "intents") > 0 {
+        assert!(
+            Instant::now() < patience,
+            "{} intents stay",
+            unfinished(&db, "intents")
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for number in 0..COUNT {
+        assert_eq!(db.get(key(number)).unwrap(), Some(value(number, 8)));
+    }
     drop(nodes);
 }

@@ -313,6 +313,7 @@ impl Shared {
                 Out::Look => looks = true,
                 Out::Answer(answer) => self.on_answer(state, answer),
                 Out::Over => is_over = true,
+                Out::Left(seen) => self.pool.finish_left(seen),
                 Out::Cleared(_) => {}
             }
         }
@@ -359,6 +360,10 @@ impl Shared {
             let deadline = self.until.map_or(deadline, |until| until.min(deadline));
             let first = match &call {
                 Call::Read(keys, Some(_)) => self.pool.heat().first(keys),
+                Call::OneShot(shot) => {
+                    let keys: Vec<Bytes> = shot.changes.iter().map(|(key, _)| key.clone()).collect();
+                    self.pool.heat().first(&keys)
+                }
                 _ => Vec::new(),
             };
             let ranges = self.pool.ranges();
@@ -397,16 +402,14 @@ impl Shared {
     }
 
     fn on_answer(&self, state: &mut State, answer: Answer) {
+        let queues = state.driver.queues();
+        if !queues.is_empty() {
+            let mut heat = self.pool.heat();
+            queues.iter().for_each(|(key, queue)| heat.note(key, *queue));
+            state.is_awaited |= queues.iter().any(|(_, queue)| *queue > 0);
+        }
         let value = match answer {
-            Answer::Values(values) => {
-                let queues = state.driver.queues();
-                if !queues.is_empty() {
-                    let mut heat = self.pool.heat();
-                    queues.iter().for_each(|(key, queue)| heat.note(key, *queue));
-                    state.is_awaited |= queues.iter().any(|(_, queue)| *queue > 0);
-                }
-                Value::Values(values)
-            }
+            Answer::Values(values) => Value::Values(values),
             Answer::Rows { rows, next } => Value::Rows(rows, next),
             Answer::Deleted(keys) => Value::Deleted(keys.len()),
             Answer::Changed(value) => Value::Changed(value),
@@ -565,7 +568,10 @@ impl State {
             Call::Scan(span, rows_max) => self.driver.scan(keys_of(span), rows_max),
             Call::DeleteRange(span) => self.driver.delete_range(keys_of(span)),
             Call::Change(key, change) => self.driver.change(key, &change),
-            Call::OneShot(shot) => self.driver.one_shot(shot, is_near),
+            Call::OneShot(shot) => {
+                self.is_awaited |= !first.is_empty();
+                self.driver.one_shot(shot, first, is_near);
+            }
             Call::Commit => self.driver.commit(),
             Call::RollBack => self.driver.roll_back(),
             Call::Write(..) | Call::Savepoint | Call::ReturnTo(_) => unreachable!("it was done at once"),

@@ -238,7 +238,7 @@ variants!(Reply {
     12 => Partly { next: Bound },
     13 => Done,
     14 => Locked { value: Option<Value>, ts: Timestamp, queue: u32 },
-    15 => Changed { value: Option<Value>, ts: Timestamp },
+    15 => Changed { value: Option<Value>, ts: Timestamp, queue: u32 },
 });
 
 variants!(Act {

@@ -11,6 +11,7 @@ use super::lock_list::LockList;
 use super::{Answer, Coordinator, Reading, Written};
 use crate::change::{Change, Condition, Given, OneShot, Unmet};
 use crate::error::{Refusal, TxnError};
+use crate::locks::Strength;
 use crate::request::{Item, Request};
 use crate::txn::{Bytes, Keys, Seq};
 use base::Timestamp;
@@ -84,14 +85,38 @@ impl Coordinator {
     /// # Panics
     /// When the transaction is not open, or has done anything before.
     pub fn one_shot(&mut self, shot: OneShot, is_near: impl Fn(&[u8], &[u8]) -> bool) {
+        self.one_shot_in_turn(shot, &[], is_near);
+    }
+
+    /// As [`Self::one_shot`], but the keys of `first` are locked one after the other, in this order, but for the last of all keys, before
+    /// all is changed with the commit: of keys that many want none is held then while another one is waited for. What is one entry
+    /// anyway is so still.
+    ///
+    /// # Panics
+    /// As [`Self::one_shot`].
+    pub fn one_shot_in_turn(
+        &mut self,
+        shot: OneShot,
+        first: &[Bytes],
+        is_near: impl Fn(&[u8], &[u8]) -> bool,
+    ) {
         assert!(self.is_ready(), "one call after the other, until the end");
         let is_new = self.buffer.is_empty() && self.reads.is_empty() && !self.has_locks();
         assert!(is_new, "a one-shot transaction is all of its transaction");
         let OneShot { conditions, changes } = shot;
         let alone = changes.len() == 1;
         let keys: Vec<Bytes> = changes.iter().map(|(key, _)| key.clone()).collect();
-        let (mut first, mut given) = (Vec::new(), BTreeMap::<Bytes, Vec<Condition>>::new());
+        let (mut before, mut given) = (Vec::new(), BTreeMap::<Bytes, Vec<Condition>>::new());
         self.whole = keys.windows(2).all(|pair| is_near(&pair[0], &pair[1]));
+        // The last of them goes with the others.
+        let most = if self.whole {
+            0
+        } else {
+            keys.len().saturating_sub(1)
+        };
+        let turns = first.iter().filter(|key| keys.contains(key)).take(most);
+        let mut turns: Vec<Bytes> = turns.cloned().collect();
+        turns.reverse();
         for condition in conditions {
             let own = keys.iter().find(|key| **key == condition.key);
             let with = own.or_else(|| keys.iter().find(|key| is_near(key, &condition.key)));
@@ -100,11 +125,11 @@ impl Coordinator {
             }
             match with {
                 Some(key) => given.entry(key.clone()).or_default().push(condition),
-                None => first.push(condition),
+                None => before.push(condition),
             }
         }
         // Without reads it moves along anyway.
-        self.whole &= first.is_empty() && !self.reads.is_empty();
+        self.whole &= before.is_empty() && !self.reads.is_empty();
         for (key, change) in changes {
             self.seq = self.seq.next();
             let given = given.remove(&key).unwrap_or_default().into();
@@ -117,13 +142,31 @@ impl Coordinator {
             let twice = self.changes.insert(key, changing);
             assert!(twice.is_none(), "a one-shot transaction changes a key once");
         }
-        if first.is_empty() {
-            return self.commit();
+        if before.is_empty() {
+            return self.lock_in_turn(turns);
         }
         base::sometimes!("txn: conditions are looked at before a one-shot transaction");
-        self.reading = Some(Reading::Conditions { left: first.len() });
+        let left = before.len();
+        self.reading = Some(Reading::Conditions { left, turns });
         let check = |condition| Request::Check { condition };
-        self.send(first.into_iter().map(check).collect());
+        self.send(before.into_iter().map(check).collect());
+    }
+
+    /// Locks the next of the keys that are locked one after the other, or commits.
+    pub(super) fn lock_in_turn(&mut self, mut turns: Vec<Bytes>) {
+        let Some(key) = turns.pop() else {
+            return self.commit();
+        };
+        base::sometimes!("txn: a one-shot transaction locked a key first that others wait for");
+        let alone = !self.has_locks();
+        self.lock(Keys::One(key.clone()));
+        self.reading = Some(Reading::Turn {
+            is_locked: false,
+            is_first: alone,
+            turns,
+        });
+        let strength = Strength::Exclusive;
+        self.send(vec![Request::GetLocked { key, strength, alone }]);
     }
 
     /// What a committed one-shot transaction has made of keys, as far as ranges have said so: a range that was asked again says only that
@@ -181,10 +224,12 @@ impl Coordinator {
         }
     }
 
-    /// A condition holds.
-    pub(super) fn on_checked(&mut self) {
-        if let Some(Reading::Conditions { left }) = &mut self.reading {
-            *left = left.saturating_sub(1);
+    /// What goes before the commit of a one-shot transaction was answered: a condition holds, or a key is locked.
+    pub(super) fn done_before(&mut self) {
+        match &mut self.reading {
+            Some(Reading::Conditions { left, .. }) => *left = left.saturating_sub(1),
+            Some(Reading::Turn { is_locked, .. }) => *is_locked = true,
+            _ => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{Answer, Coordinator, Effect, Phase, Reading, Resume, Written};
 use crate::error::{Refusal, TxnError};
 use crate::record::{Outcome, Promise};
-use crate::request::{End, Ended, Item, Reply, Request, Verdict};
+use crate::request::{End, Ended, Item, RESOLVE_REQUESTS_MAX, Reply, Request, Verdict};
 use crate::txn::{Bytes, Isolation, Keys};
 use base::Timestamp;
 use std::collections::BTreeSet;
@@ -108,8 +108,9 @@ impl Coordinator {
                     }
                 }
             }
-            Reply::Changed { value, ts } => {
+            Reply::Changed { value, ts, queue } => {
                 if let Request::Change { key, seq, .. } = request {
+                    self.queues.push((key.clone(), queue));
                     self.on_laid(ts, blind);
                     self.on_changed(key, seq, value, ts);
                 }
@@ -123,7 +124,7 @@ impl Coordinator {
                 }
             }
             Reply::Ended(ended) => self.on_ended(ended, items),
-            Reply::Done if matches!(request, Request::Check { .. }) => self.on_checked(),
+            Reply::Done if matches!(request, Request::Check { .. }) => self.done_before(),
             Reply::Beaten { outcome, ts } => {
                 self.beat = None;
                 match (self.phase, outcome) {
@@ -144,6 +145,8 @@ impl Coordinator {
         if let Some(Reading::Keys { found, .. }) = &mut self.reading {
             found.insert(key.clone(), value);
             self.note_read(Keys::One(key));
+        } else {
+            self.done_before();
         }
     }
 
@@ -314,7 +317,8 @@ impl Coordinator {
             Phase::Resolving => {
                 // The record is forgotten when every intent knows, not beside the last of them.
                 let is_resolve = |undone: &mut Request| matches!(undone, Request::Resolve { .. });
-                let mut again: Vec<Request> = self.undone.extract_if(.., is_resolve).collect();
+                let resolves = self.undone.extract_if(.., is_resolve);
+                let mut again: Vec<Request> = resolves.take(RESOLVE_REQUESTS_MAX).collect();
                 if again.is_empty() {
                     again = core::mem::take(&mut self.undone);
                 }
@@ -538,16 +542,16 @@ impl Coordinator {
         if keys.is_empty() {
             return self.over();
         }
-        self.undone = vec![Request::Forget {
-            who: Arc::clone(&self.who),
-        }];
         let request = |keys: &Keys| Request::Resolve {
             keys: keys.clone(),
             txn: self.who.id,
             verdict: verdict.clone(),
         };
-        let requests = keys.iter().map(request).collect();
-        self.send(requests);
+        self.undone = keys.iter().map(request).collect();
+        self.undone.push(Request::Forget {
+            who: Arc::clone(&self.who),
+        });
+        self.advance();
     }
 
     /// `key` cannot be reached.

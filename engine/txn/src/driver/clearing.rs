@@ -26,6 +26,7 @@ pub(super) enum End {
 
 #[derive(Debug)]
 pub(super) struct Job {
+    seen: Seen,
     pusher: Pusher,
     recovery: Option<Recovery>,
     /// It goes on: push again then.
@@ -35,8 +36,13 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn new(seen: Seen, keys: Option<Keys>, who: Option<Arc<Who>>, push: Push) -> Self {
+        Self::of(seen.clone(), Pusher::new(seen, keys, who, push))
+    }
+
+    fn of(seen: Seen, pusher: Pusher) -> Self {
         Self {
-            pusher: Pusher::new(seen, keys, who, push),
+            seen,
+            pusher,
             recovery: None,
             again_at_ns: None,
             waits: 0,
@@ -109,6 +115,7 @@ impl Job {
                         self.again_at_ns = Some(post.push_again_at(self.waits, now_ns));
                         self.waits = self.waits.saturating_add(1);
                     }
+                    pusher::Effect::Left => outs.push(Out::Left(self.seen.clone())),
                     pusher::Effect::Done(verdict) => return Some(End::Done(verdict)),
                     pusher::Effect::Forgotten => return Some(End::Forgotten),
                 }
@@ -178,6 +185,12 @@ impl Clearing {
             local_ts: Timestamp::ZERO,
         };
         Self::of(config, Job::new(seen, None, None, Push::Force), seed)
+    }
+
+    /// Tells the intents of a transaction that has ended, which [`Out::Left`] named.
+    #[must_use]
+    pub fn rest(config: &Config, seen: Seen, seed: u64) -> Self {
+        Self::of(config, Job::of(seen.clone(), Pusher::rest(seen)), seed)
     }
 
     fn of(config: &Config, job: Job, seed: u64) -> Self {

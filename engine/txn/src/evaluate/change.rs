@@ -220,5 +220,6 @@ fn changed(change: &Change, value: Option<&Bytes>, ts: Timestamp) -> Reply {
         Change::Set(_) => None,
         _ => value.cloned(),
     };
-    Reply::Changed { value, ts }
+    let queue = 0;
+    Reply::Changed { value, ts, queue }
 }

@@ -334,7 +334,11 @@ fn reply() -> impl Strategy<Value = Reply> {
         (vec((bytes(), bytes()), 0..3), option::of(bytes()))
             .prop_map(|(rows, next)| Reply::Rows { rows, next }),
         ts().prop_map(|ts| Reply::Laid { ts }),
-        (option::of(bytes()), ts()).prop_map(|(value, ts)| Reply::Changed { value, ts }),
+        (option::of(bytes()), ts(), any::<u32>()).prop_map(|(value, ts, queue)| Reply::Changed {
+            value,
+            ts,
+            queue
+        }),
         (vec(bytes(), 0..3), ts(), option::of(bytes())).prop_map(|(keys, ts, next)| Reply::Deleted {
             keys,
             ts,

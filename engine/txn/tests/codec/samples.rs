@@ -390,6 +390,7 @@ pub(crate) fn replies() -> Vec<Reply> {
         Reply::Changed {
             value: Some(bytes("value")),
             ts: ts(1),
+            queue: 3,
         },
         Reply::Ended(Ended::Unmet {
             unmet: unmet(Missed::Condition(300)),

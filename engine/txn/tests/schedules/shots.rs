@@ -119,8 +119,11 @@ impl Run {
         // Now and then the client knows nothing of a split, or of a merge.
         let (blurs, parts) = (self.shots.chance(0.1), self.shots.chance(0.1));
         let place = |key: &[u8]| starts.iter().filter(|start| ***start <= *key).count();
+        // Some think that others wait for what they change, in whatever order.
+        let mut first: Vec<Bytes> = shot.changes.iter().map(|(key, _)| key.clone()).collect();
+        first.retain(|_| self.shots.chance(0.3));
         self.world.call(number, |txn| {
-            txn.one_shot(shot, |one, other| {
+            txn.one_shot_in_turn(shot, &first, |one, other| {
                 (blurs || place(one) == place(other)) && !(parts && one != other)
             });
         });

@@ -233,7 +233,7 @@ impl World {
                     self.run_recovery(Actor::Recovery(of));
                 }
                 pusher::Effect::Waits => self.events.push(Event::Waits(of)),
-                pusher::Effect::Forgotten => {}
+                pusher::Effect::Left | pusher::Effect::Forgotten => {}
                 pusher::Effect::Done(verdict) => {
                     self.pushes.get_mut(&of).expect("it pushes").verdict = Some(verdict.clone());
                     self.events.push(Event::Pushed(of, verdict));

@@ -217,7 +217,7 @@ impl Link {
                 let link = self.clone();
                 self.spawn(async move { link.look().await });
             }
-            Out::Answer(_) | Out::Over | Out::Cleared(_) => {}
+            Out::Answer(_) | Out::Over | Out::Cleared(_) | Out::Left(_) => {}
         }
     }
 

@@ -83,7 +83,11 @@ impl Bank {
         // Now and then the teller knows nothing of a split.
         let blurs = self.shots.borrow_mut().chance(0.05);
         let is_near = |one: &[u8], other: &[u8]| blurs || self.link.place(one) == self.link.place(other);
-        txn.driver.one_shot(shot, is_near);
+        // Some think that others wait for what they change.
+        let mut first: Vec<_> = shot.changes.iter().map(|(key, _)| key.clone()).collect();
+        first.sort_unstable();
+        first.retain(|_| count % 3 == 1);
+        txn.driver.one_shot(shot, &first, is_near);
         let answer = self.run(&mut txn).await.inspect_err(|_| teller.maybe = true)?;
         let ended = match answer {
             Answer::Committed { ts, .. } => {
