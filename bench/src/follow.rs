@@ -16,6 +16,8 @@ use crate::lane::{Context, InFlight, Scratch};
 
 /// Between two questions who serves what.
 const ASK_NS_MIN: u64 = 100_000_000;
+/// Requests that connections have drawn for others at most.
+const DRAWN_MAX: usize = 1024;
 /// Longest sleep in a poll while an answer is awaited.
 pub(crate) const FOLLOW_POLL: Duration = Duration::from_millis(1);
 
@@ -23,6 +25,8 @@ pub(crate) const FOLLOW_POLL: Duration = Duration::from_millis(1);
 pub(crate) struct Follow {
     target: Target,
     pub(crate) again: VecDeque<InFlight>,
+    /// What a connection has drawn that another one is to send.
+    pub(crate) drawn: VecDeque<InFlight>,
     asking: Option<JoinHandle<Result<Rerouted, BenchError>>>,
     next_ns: u64,
 }
@@ -32,6 +36,7 @@ impl Follow {
         Self {
             target,
             again: VecDeque::new(),
+            drawn: VecDeque::new(),
             asking: None,
             next_ns: 0,
         }
@@ -42,6 +47,16 @@ impl Follow {
         self.asking.is_some() || !self.again.is_empty()
     }
 
+    /// Whether so much was drawn for others that it is to be sent first.
+    pub(crate) fn is_full(&self) -> bool {
+        self.drawn.len() >= DRAWN_MAX
+    }
+
+    /// Whether what was drawn for others is all that is under way.
+    pub(crate) fn is_all(&self, in_flight: u64) -> bool {
+        in_flight > 0 && self.drawn.len() as u64 == in_flight
+    }
+
     /// The first of the requests that wait that belongs to `home`.
     pub(crate) fn next_for(
         &mut self,
@@ -49,14 +64,18 @@ impl Follow {
         context: &Context,
         scratch: &mut Scratch,
     ) -> Option<InFlight> {
-        let at = self.again.iter().position(|request| {
+        let mut belongs = |request: &InFlight| {
             let Some(record) = request.action.record() else {
                 return true;
             };
             context.layout.key(record, &mut scratch.key);
             context.routes.owner(&scratch.key) == home
-        })?;
-        self.again.remove(at)
+        };
+        if let Some(at) = self.again.iter().position(&mut belongs) {
+            return self.again.remove(at);
+        }
+        let at = self.drawn.iter().position(&mut belongs)?;
+        self.drawn.remove(at)
     }
 
     /// Asks, unless that is being done or was done just now.

@@ -46,37 +46,24 @@ impl Source {
     }
 }
 
-/// Walks the records that one connection loads: those of its shard, dealt out among the shard's connections.
+/// Walks the records that one connection draws of those that are loaded: every so many, whichever connection they are sent by.
 #[derive(Debug, Clone)]
 pub(crate) struct LoadCursor {
     pub(crate) next: u64,
+    pub(crate) step: u64,
     pub(crate) end: u64,
-    /// This connection's place among those of its shard, and how many they are.
-    pub(crate) place: u64,
-    pub(crate) places: u64,
-    /// Records of the shard seen so far.
-    pub(crate) seen: u64,
     /// Records that were refused and go again.
     pub(crate) again: Vec<u64>,
 }
 
 impl LoadCursor {
-    fn next(&mut self, mut is_ours: impl FnMut(u64) -> bool) -> Option<u64> {
-        if let Some(record) = self.again.pop() {
-            return Some(record);
-        }
-        while self.next < self.end {
+    fn next(&mut self) -> Option<u64> {
+        let next = || {
             let record = self.next;
-            self.next += 1;
-            if is_ours(record) {
-                let turn = self.seen % self.places;
-                self.seen += 1;
-                if turn == self.place {
-                    return Some(record);
-                }
-            }
-        }
-        None
+            self.next += self.step;
+            (record < self.end).then_some(record)
+        };
+        self.again.pop().or_else(next)
     }
 }
 
@@ -150,8 +137,18 @@ impl Lane {
         self.takes() && !matches!(self.source, Source::Errands(_))
     }
 
+    /// Whether the record's key is served where this connection leads to, as far as is known.
+    pub(crate) fn serves(&self, record: u64, context: &Context, scratch: &mut Scratch) -> bool {
+        let Some(home) = self.home else { return true };
+        context.layout.key(record, &mut scratch.key);
+        context
+            .routes
+            .owner(&scratch.key)
+            .is_none_or(|owner| owner == home)
+    }
+
     /// Draws until the key belongs on this connection: every connection then sees the workload's own distribution over the
-    /// keys of its shard.
+    /// keys of its shard. What is loaded is drawn in order.
     pub(crate) fn next_action(&mut self, context: &Context, scratch: &mut Scratch) -> Option<Action> {
         let Lane { source, home, .. } = self;
         let is_ours = |record: u64, key: &mut Vec<u8>| {
@@ -160,10 +157,7 @@ impl Lane {
             context.routes.owner(key).is_none_or(|owner| owner == home)
         };
         match source {
-            Source::Load(cursor) => {
-                let next = cursor.next(|record| is_ours(record, &mut scratch.key));
-                next.map(|record| Action::Put { record })
-            }
+            Source::Load(cursor) => cursor.next().map(|record| Action::Put { record }),
             Source::Errands(_) => None,
             Source::Mix(mix) => {
                 let mut action = mix.draw();

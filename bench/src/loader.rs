@@ -192,6 +192,15 @@ impl Loader {
             }
             self.follow(now_ns)?;
             self.start_due(now_ns)?;
+            if self
+                .follow
+                .as_ref()
+                .is_some_and(|follow| !follow.drawn.is_empty())
+            {
+                for at in 0..self.lanes.len() {
+                    self.refill(at)?;
+                }
+            }
             let waiting = self.context.schedule.as_ref().and_then(Schedule::next_ns);
             let starting = waiting.is_some()
                 || (self.context.schedule.is_none() && now_ns < window.end_ns && self.in_flight > 0);
@@ -288,12 +297,28 @@ impl Loader {
             context: common,
             lanes,
             scratch,
+            follow,
             ..
         } = self;
         let lane = &mut lanes[at];
+        let loads = matches!(lane.source, Source::Load(_));
+        if loads && follow.as_ref().is_some_and(Follow::is_full) {
+            return Ok(false);
+        }
         let Some(action) = lane.next_action(common, scratch) else {
             return Ok(false);
         };
+        if let (true, Some(follow), Some(record)) = (loads, follow, action.record())
+            && !lane.serves(record, common, scratch)
+        {
+            follow.drawn.push_back(InFlight {
+                action,
+                intended_ns,
+                modifying: false,
+            });
+            self.in_flight += 1;
+            return Ok(true);
+        }
         let slot = lane.free.pop().expect("the caller saw a free slot");
         lane.slots[slot as usize] = Some(InFlight {
             action,
@@ -427,7 +452,8 @@ impl Loader {
         }
         let is_needed = self.lanes.iter().any(|lane| lane.paused || lane.lost);
         if let Some(follow) = &mut self.follow
-            && (is_needed || !follow.again.is_empty())
+            // What is all that is left was drawn for a shard that no connection leads to.
+            && (is_needed || !follow.again.is_empty() || follow.is_all(self.in_flight))
         {
             let homes = self.lanes.iter().map(|lane| lane.home.filter(|_| !lane.lost));
             follow.ask(now_ns, &self.context.routes, homes.collect())?;

@@ -191,21 +191,15 @@ fn load(config: &BenchConfig, target: &Target, shards: u16) -> Result<f64, Bench
     let progress = Progress::of_records(config.progress, config.records.count);
     progress.say(format!("loading {target}"));
     let shared = Arc::new(Shared::default());
-    let homes: Vec<Option<u16>> = connections.iter().map(|connection| connection.home).collect();
-    let peers = |home: Option<u16>, below: usize| {
-        homes[..below].iter().filter(|&&other| other == home).count() as u64
-    };
+    let step = connections.len() as u64;
     let connections = connections
         .into_iter()
         .enumerate()
         .map(|(number, connection)| {
-            let home = connection.home;
             let cursor = LoadCursor {
-                next: 0,
+                next: number as u64,
+                step,
                 end: config.records.count,
-                place: peers(home, number),
-                places: peers(home, homes.len()),
-                seen: 0,
                 again: Vec::new(),
             };
             (number, connection, Source::Load(cursor))
@@ -222,7 +216,7 @@ fn load(config: &BenchConfig, target: &Target, shards: u16) -> Result<f64, Bench
         }),
         layout: Layout::new(&config.records, config.seed),
         routes: Arc::new(routes),
-        follow: None,
+        follow: (target.protocol == Protocol::Corelane).then(|| target.clone()),
         shared: Arc::clone(&shared),
     };
     let watch = |began: Instant| {
