@@ -269,6 +269,11 @@ impl Log {
             .any(|membership| membership.is_voter(id) && !membership.is_witness(id))
     }
 
+    /// The entry before its first one.
+    pub(crate) fn start(&self) -> Index {
+        self.start.index
+    }
+
     /// What replaces the log up to its start.
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {

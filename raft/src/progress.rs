@@ -253,6 +253,14 @@ impl Progress {
         }
     }
 
+    /// Up to where it has the log, or will when the state has come that is being sent.
+    pub(crate) fn has_or_gets(&self) -> Index {
+        match self.sending {
+            Sending::Snapshot(index) => index.max(self.matched),
+            Sending::Probe { .. } | Sending::Replicate => self.matched,
+        }
+    }
+
     /// Gives back what an idle peer does not need.
     pub(crate) fn shrink(&mut self) {
         self.in_flight.shrink_to_fit();
@@ -266,5 +274,21 @@ impl Progress {
         }
         let bytes: usize = self.in_flight.iter().map(|sent| sent.bytes).sum();
         assert!(bytes == self.in_flight_bytes, "{self:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_being_sent_state_will_have_the_log_up_to_there() {
+        let mut peer = Progress::new(ReplicaId(2), Index(1));
+        assert_eq!(peer.has_or_gets(), Index::ZERO);
+        peer.sending = Sending::Snapshot(Index(40));
+        assert_eq!(peer.has_or_gets(), Index(40));
+        peer.matched = Index(60);
+        peer.sending = Sending::Replicate;
+        assert_eq!(peer.has_or_gets(), Index(60));
     }
 }

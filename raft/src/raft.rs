@@ -606,6 +606,19 @@ impl Raft {
         self.log.compact(index, chain);
     }
 
+    /// Up to where all peers that this leader can bring on by entries have the log, or will when the state that is on its way to them has
+    /// come. A caller that compacts no further spares whoever is behind the whole state. `None`: it does not lead, or nobody can be
+    /// brought on so.
+    #[must_use]
+    pub fn had_by_peers(&self) -> Option<Index> {
+        let Role::Leader(leadership) = &self.role else {
+            return None;
+        };
+        let start = self.log.start();
+        let had = leadership.peers.iter().map(Progress::has_or_gets);
+        had.filter(|had| *had >= start).min()
+    }
+
     /// What a snapshot of the state must be of to follow on: the mark before the log's first entry, the chain and the members
     /// there.
     #[must_use]

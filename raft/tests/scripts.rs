@@ -20,6 +20,7 @@
 //! | `damage ID INDEX [LAST]`, `lose-state ID` | while it is down: the log from INDEX on, or up to LAST, or everything, cannot be read any more |
 //! | `force ID` | while it is down: it is the group from now on |
 //! | `compact ID INDEX` | the log up to INDEX goes |
+//! | `had ID` | up to where the log may go before others lack it |
 //! | `slow-apply`, `apply ID` | what is delivered is applied no longer by itself; ID applies what it has |
 //! | `slow-log`, `fetch ID [fails]` | fetches no longer end by themselves; the oldest one of ID ends |
 //! | `snapshot-failed ID TO` | the state that ID sent to TO did not arrive |
@@ -417,6 +418,14 @@ impl Group {
                 let index = Index(number(1)?);
                 let node = self.nodes.get_mut(&id(0)?).ok_or("no such replica")?;
                 node.compact(index, index);
+            }
+            "had" => {
+                let had = self.raft(id(0)?)?.had_by_peers();
+                let had = had.map_or_else(
+                    || "nobody lacks what is here".to_owned(),
+                    |had| format!("up to {had}"),
+                );
+                writeln!(self.out, "{had}")?;
             }
             "snapshot-failed" => self.raft(id(0)?)?.snapshot_failed(id(1)?),
             "fetch" => return self.fetch(id(0)?, words.get(1) == Some(&"fails")),

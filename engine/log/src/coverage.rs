@@ -1,7 +1,7 @@
 //! Which segments are still needed, and by whom. Pure.
 //!
-//! A segment is needed while it holds an entry that is not covered by a flush, or the newest hard state of a range. Only the
-//! oldest segment is ever dropped, and never the one being written.
+//! A segment is needed while it has an entry that is not covered by a flush, or the newest hard state of a range; and wanted while it
+//! has one that is held for somebody who lacks it. Only the oldest segment is ever dropped, and never the one being written.
 //!
 //! ```text
 //!   front                              active
@@ -58,6 +58,8 @@ pub(crate) struct Live {
     pub(crate) incarnation: u64,
     /// Per range the greatest entry that is not covered.
     ends: BTreeMap<RangeId, Index>,
+    /// Per range the greatest entry.
+    lasts: BTreeMap<RangeId, Index>,
     /// Ranges whose newest hard state is here.
     hard_states: BTreeSet<RangeId>,
     /// What freed it must be durable before it may go.
@@ -71,6 +73,8 @@ pub(crate) struct Live {
 pub(crate) struct Coverage {
     segments: VecDeque<Live>,
     hard_states: FastMap<RangeId, (HardState, u64)>,
+    /// Per range the entry behind which all are held.
+    holds: BTreeMap<RangeId, Index>,
 }
 
 impl Coverage {
@@ -91,6 +95,7 @@ impl Coverage {
             first,
             incarnation,
             ends: BTreeMap::new(),
+            lasts: BTreeMap::new(),
             hard_states: BTreeSet::new(),
             released_by: Seqno::ZERO,
             relocating: false,
@@ -144,8 +149,10 @@ impl Coverage {
 
     fn entry(&mut self, range: RangeId, index: Index) {
         if let Some(last) = self.segments.back_mut() {
-            let end = last.ends.entry(range).or_insert(index);
-            *end = index.max(*end);
+            for ends in [&mut last.ends, &mut last.lasts] {
+                let end = ends.entry(range).or_insert(index);
+                *end = index.max(*end);
+            }
         }
     }
 
@@ -193,11 +200,13 @@ impl Coverage {
     fn forget(&mut self, seqno: Seqno, range: RangeId) {
         // A hard state staged after the forgetting belongs to a new life of the range and stays.
         for live in &mut self.segments {
+            live.lasts.remove(&range);
             let held = live.ends.remove(&range).is_some() | live.hard_states.remove(&range);
             if held {
                 live.released_by = live.released_by.max(seqno);
             }
         }
+        self.holds.remove(&range);
     }
 
     /// Entries of `range` up to `index` are durable elsewhere.
@@ -207,6 +216,28 @@ impl Coverage {
                 live.ends.remove(&range);
             }
         }
+    }
+
+    /// Entries of `range` behind `from` are held, covered or not; `None`: none are.
+    pub(crate) fn hold(&mut self, range: RangeId, from: Option<Index>) {
+        match from {
+            Some(from) => drop(self.holds.insert(range, from)),
+            None => drop(self.holds.remove(&range)),
+        }
+    }
+
+    fn is_held(&self, live: &Live) -> bool {
+        let is_behind =
+            |(range, from): (&RangeId, &Index)| live.lasts.get(range).is_some_and(|last| last > from);
+        self.holds.iter().any(is_behind)
+    }
+
+    /// Bytes of the oldest segments that are there for what is held and nothing else.
+    pub(crate) fn held(&self) -> u64 {
+        let behind = self.segments.len().saturating_sub(1);
+        let oldest = self.segments.iter().take(behind);
+        let held = oldest.take_while(|live| live.ends.is_empty() && self.is_held(live));
+        held.map(|live| live.used).sum()
     }
 
     /// Hard states that alone hold the front segment, to be staged again. Handed out once.
@@ -240,7 +271,8 @@ impl Coverage {
     pub(crate) fn drop_front(&mut self, persisted: Seqno) -> Option<Live> {
         let front = self.segments.front()?;
         let next = self.segments.get(1)?;
-        let needed = !front.ends.is_empty() && !base::planted_bug!("log-recycle-uncovered");
+        let needed =
+            !front.ends.is_empty() && !base::planted_bug!("log-recycle-uncovered") || self.is_held(front);
         // A claim that the next segment is the first one must not be on disk before that segment's header is.
         if needed || !front.hard_states.is_empty() || front.released_by > persisted || next.first > persisted
         {
@@ -384,5 +416,33 @@ mod tests {
         coverage.place(Seqno(3), 4096, &[Note::Forget(R2)]);
         assert_eq!(coverage.drop_front(Seqno(2)), None);
         assert_eq!(coverage.drop_front(Seqno(3)).map(|live| live.number), Some(1));
+    }
+
+    #[test]
+    fn what_is_held_stays_when_it_is_covered() {
+        let mut coverage = two_segments(&[entry(R1, 4), entry(R2, 8)]);
+        coverage.hard_state_placed(Seqno(2), R2);
+        coverage.hold(R1, Some(Index(3)));
+        coverage.cover(R1, Index(9));
+        assert_eq!(coverage.held(), 0, "it is needed anyway");
+        coverage.cover(R2, Index(8));
+        assert_eq!(coverage.oldest_uncovered(), None);
+        assert_eq!((coverage.held(), coverage.used()), (4096, 12288));
+        assert_eq!(coverage.drop_front(Seqno(2)), None);
+        coverage.hold(R1, Some(Index(4)));
+        assert_eq!(coverage.held(), 0, "the last one there is not lacking");
+        assert_eq!(coverage.drop_front(Seqno(2)).map(|live| live.number), Some(1));
+    }
+
+    #[test]
+    fn what_is_held_goes_with_its_range() {
+        let mut coverage = two_segments(&[entry(R1, 4)]);
+        coverage.hard_state_placed(Seqno(2), R2);
+        coverage.hold(R1, Some(Index(1)));
+        coverage.forget(Seqno(2), R1);
+        assert_eq!(coverage.drop_front(Seqno(2)).map(|live| live.number), Some(1));
+        coverage.hold(R2, Some(Index(1)));
+        coverage.hold(R2, None);
+        assert_eq!(coverage.held(), 0);
     }
 }

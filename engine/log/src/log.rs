@@ -108,8 +108,10 @@ pub struct LogStats {
     pub segments_spare: u64,
     /// Segments written for the first time or again.
     pub segments_recycled: u64,
-    /// Bytes of the live segments' batches.
+    /// Bytes of the live segments' batches, but for [`Self::held_bytes`].
     pub live_bytes: u64,
+    /// Of the oldest segments, which nothing needs but [`Log::hold`].
+    pub held_bytes: u64,
 }
 
 impl From<Break> for Cut {
@@ -228,6 +230,14 @@ impl<E: Env> Log<E> {
     pub fn cover(&self, range: RangeId, index: Index) {
         let state = &mut *self.shell.state.borrow_mut();
         state.coverage.cover(range, index);
+        state.shrink();
+    }
+
+    /// Entries of `range` behind `from` are held, for somebody who may ask for them, although they are covered; `None` ends that. Not
+    /// kept over a restart. A [`Log::submit`] should follow.
+    pub fn hold(&self, range: RangeId, from: Option<Index>) {
+        let state = &mut *self.shell.state.borrow_mut();
+        state.coverage.hold(range, from);
         state.shrink();
     }
 

@@ -167,7 +167,8 @@ impl<E: Env> State<E> {
             writes_in_flight: self.writer.in_flight() as u64,
             segments_live: self.coverage.len() as u64,
             segments_spare: self.writer.spares() as u64,
-            live_bytes: self.coverage.used(),
+            live_bytes: self.coverage.used() - self.coverage.held(),
+            held_bytes: self.coverage.held(),
             ..self.stats
         }
     }

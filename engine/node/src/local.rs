@@ -321,6 +321,15 @@ impl<E: Env> Local<E> {
         }
     }
 
+    /// The group lets go of what tables hold, but for what others lack, unless `all` goes. Up to where it went, when it was not all.
+    pub(crate) fn let_go(&mut self, all: bool) -> Option<Index> {
+        let flushed = self.tablet.flushed_index();
+        let lacking = self.seat.raft.had_by_peers().filter(|had| *had < flushed && !all);
+        self.flushed(lacking.unwrap_or(flushed));
+        let is_left = self.frozen.front().is_some_and(|(index, _)| *index <= flushed);
+        is_left.then(|| self.seat.raft.snapshot().last.index)
+    }
+
     /// Whether writes are proposed here: it leads, and has applied all that others proposed before.
     pub(crate) fn leads(&self) -> bool {
         self.led && self.seat.raft.is_leader() && self.replica.applied_index() >= self.leads_from

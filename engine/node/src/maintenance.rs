@@ -161,6 +161,34 @@ impl<E: Env, B> State<E, B> {
         Some((range, local.tablet.clone()))
     }
 
+    /// Lets the group and the log go of what tables have of a range, but for what others lack that it leads: they would have to get all of
+    /// its state in place of a few entries.
+    fn let_go(&mut self, range: RangeId, all: bool) {
+        let live = self.here.get(&range).map(|slot| *slot as usize);
+        let live = live.and_then(|slot| self.slots[slot].live_mut());
+        match live.and_then(|local| local.let_go(all)) {
+            Some(from) => {
+                base::sometimes!("node: the log is held for a follower");
+                self.log.hold(range, Some(from));
+                self.held.insert(range);
+            }
+            None if self.held.remove(&range) => self.log.hold(range, None),
+            None => {}
+        }
+    }
+
+    /// Looks whether the others have got what is held for them. When that takes as much log as is kept otherwise, they get the state.
+    fn mind_held(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let all = self.log.stats().held_bytes > self.config.log_bytes_max;
+        base::sometimes!("node: the log holds no more for followers", all);
+        for range in self.held.clone() {
+            self.let_go(range, all);
+        }
+    }
+
     fn pick_merge(&mut self) -> Option<(RangeId, Tablet<E>, storage::MergePlan)> {
         self.watch_stirred();
         let watched = self.watched.iter().map(|slot| &self.slots[*slot as usize]);
@@ -221,6 +249,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             self.step(State::maintain_clock);
             self.step(State::tell_damage);
             self.step(State::mind_merges);
+            self.step(State::mind_held);
             if self.with_state(State::wants_look) {
                 while self.flush_one().await || self.merge_one().await {}
                 self.with_state(State::let_rest);
@@ -266,9 +295,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             Ok(flushed) => {
                 self.step(|state| {
                     state.log.cover(range, flushed);
-                    if let Some(&slot) = state.here.get(&range) {
-                        state.live_mut(slot).flushed(flushed);
-                    }
+                    state.let_go(range, false);
                 });
                 Some(flushed)
             }

@@ -304,6 +304,7 @@ impl<E: Env, B> State<E, B> {
                 ("bytes", log.bytes),
                 ("padding_bytes", log.padding_bytes),
                 ("live_bytes", log.live_bytes),
+                ("held_bytes", log.held_bytes),
                 ("segments_live", log.segments_live),
                 ("segments_spare", log.segments_spare),
                 ("segments_recycled", log.segments_recycled),
