@@ -86,6 +86,8 @@ struct Loader {
     turn: usize,
     in_flight: u64,
     refused_since_ns: Option<u64>,
+    /// When something was answered last.
+    answered_ns: u64,
     cpu_at_start: Option<Duration>,
     cpu_at_end: Option<Duration>,
     outstanding: u32,
@@ -158,6 +160,7 @@ impl Loader {
             turn: 0,
             in_flight: 0,
             refused_since_ns: None,
+            answered_ns: 0,
             cpu_at_start: None,
             cpu_at_end: None,
             outstanding,
@@ -207,6 +210,15 @@ impl Loader {
             let finished = !starting && self.in_flight == 0;
             if finished || now_ns >= drain_end_ns || self.context.shared.stop.load(Ordering::Relaxed) {
                 break;
+            }
+            let loads = window.end_ns == u64::MAX;
+            if loads && u128::from(now_ns.saturating_sub(self.answered_ns)) > LOAD_PATIENCE.as_nanos() {
+                let message = "nobody serves the rest of them".to_owned();
+                return Err(BenchError::Refused {
+                    address: self.context.address,
+                    step: "load the records",
+                    message,
+                });
             }
             self.poll(&mut events, waiting, now_ns)?;
             for event in events.drain(..) {
@@ -498,6 +510,7 @@ impl Loader {
             lanes,
             in_flight,
             refused_since_ns,
+            answered_ns,
             follow,
             ..
         } = self;
@@ -543,6 +556,9 @@ impl Loader {
             *refused_since_ns = goes_again.then(|| refused_since_ns.unwrap_or(now_ns));
         });
         *in_flight -= answers;
+        if answers > 0 {
+            *answered_ns = now_ns;
+        }
         common.shared.answers.fetch_add(answers, Ordering::Relaxed);
         if let Err(error) = result {
             return Err(self.broken(at, error.to_string()));

@@ -253,10 +253,12 @@ impl Progress {
         }
     }
 
-    /// Up to where it has the log, or will when the state has come that is being sent.
-    pub(crate) fn has_or_gets(&self) -> Index {
+    /// Up to where it has the log, or will when the state has come that is being sent. Who has not answered this leader yet, and may be
+    /// about to, may have as much as the log that begins after `start` can bring on.
+    pub(crate) fn has_or_gets(&self, start: Index) -> Index {
         match self.sending {
             Sending::Snapshot(index) => index.max(self.matched),
+            Sending::Probe { .. } if self.matched == Index::ZERO && self.active => start,
             Sending::Probe { .. } | Sending::Replicate => self.matched,
         }
     }
@@ -284,11 +286,13 @@ mod tests {
     #[test]
     fn who_is_being_sent_state_will_have_the_log_up_to_there() {
         let mut peer = Progress::new(ReplicaId(2), Index(1));
-        assert_eq!(peer.has_or_gets(), Index::ZERO);
+        assert_eq!(peer.has_or_gets(Index(7)), Index(7), "it is asked");
+        peer.active = false;
+        assert_eq!(peer.has_or_gets(Index(7)), Index::ZERO);
         peer.sending = Sending::Snapshot(Index(40));
-        assert_eq!(peer.has_or_gets(), Index(40));
+        assert_eq!(peer.has_or_gets(Index(7)), Index(40));
         peer.matched = Index(60);
         peer.sending = Sending::Replicate;
-        assert_eq!(peer.has_or_gets(), Index(60));
+        assert_eq!(peer.has_or_gets(Index(7)), Index(60));
     }
 }

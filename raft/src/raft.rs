@@ -615,7 +615,7 @@ impl Raft {
             return None;
         };
         let start = self.log.start();
-        let had = leadership.peers.iter().map(Progress::has_or_gets);
+        let had = leadership.peers.iter().map(|peer| peer.has_or_gets(start));
         had.filter(|had| *had >= start).min()
     }
 

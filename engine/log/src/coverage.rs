@@ -232,15 +232,25 @@ impl Coverage {
         self.holds.iter().any(is_behind)
     }
 
-    /// Bytes of the oldest segments that are there for what is held and nothing else.
+    /// Bytes of the oldest segments that are there for what is held and nothing else: from the first that has something of it on, those
+    /// that cannot go before it.
     pub(crate) fn held(&self) -> u64 {
+        if self.holds.is_empty() {
+            return 0;
+        }
         let behind = self.segments.len().saturating_sub(1);
-        let oldest = self.segments.iter().take(behind);
-        let held = oldest.take_while(|live| live.ends.is_empty() && self.is_held(live));
-        held.map(|live| live.used).sum()
+        let covered = self
+            .segments
+            .iter()
+            .take(behind)
+            .take_while(|live| live.ends.is_empty());
+        covered
+            .skip_while(|live| !self.is_held(live))
+            .map(|live| live.used)
+            .sum()
     }
 
-    /// Hard states that alone hold the front segment, to be staged again. Handed out once.
+    /// Hard states of a front segment that no entry needs, to be staged again. Handed out once.
     ///
     /// Not before there is a segment's worth of other bytes, and as many as hard states take in batches of `batch_bytes_max`:
     /// they, and the seals that say what was dropped, fill segments too, and would be written round and round.
@@ -432,6 +442,26 @@ mod tests {
         coverage.hold(R1, Some(Index(4)));
         assert_eq!(coverage.held(), 0, "the last one there is not lacking");
         assert_eq!(coverage.drop_front(Seqno(2)).map(|live| live.number), Some(1));
+    }
+
+    #[test]
+    fn what_lies_behind_what_is_held_counts_with_it() {
+        let mut coverage = two_segments(&[entry(R1, 4)]);
+        coverage.push(3, 1, 2, 1 << 16, Seqno(3));
+        coverage.place(Seqno(3), 100, &[entry(R2, 1)]);
+        coverage.hold(R1, Some(Index(3)));
+        coverage.cover(R1, Index(9));
+        coverage.hold(R1, Some(Index(3)));
+        assert_eq!(coverage.held(), 4096 + 8192);
+        // Of the second one nothing is lacking, but it cannot go before the first one.
+        let mut coverage = two_segments(&[entry(R2, 8)]);
+        coverage.push(3, 1, 2, 1 << 16, Seqno(3));
+        coverage.place(Seqno(3), 100, &[entry(R1, 10)]);
+        coverage.hold(R2, Some(Index(3)));
+        coverage.cover(R2, Index(8));
+        coverage.cover(R1, Index(9));
+        assert_eq!(coverage.held(), 4096 + 8192);
+        assert_eq!(coverage.used(), 4096 + 8192 + 100);
     }
 
     #[test]

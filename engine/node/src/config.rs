@@ -19,8 +19,8 @@ pub struct NodeConfig {
     pub log: LogConfig,
     /// The storage of each shard.
     pub storage: StorageConfig,
-    /// Uncovered log of one shard beyond which the range that holds the oldest segment is flushed. Bounds the time of a
-    /// restart. Default 256 MiB; hostile: 64 KiB.
+    /// Uncovered log of one shard beyond which the range that holds the oldest segment is flushed; as much again may be held for
+    /// followers that lag. Bounds the time of a restart. Default 256 MiB; hostile: 64 KiB.
     pub log_bytes_max: u64,
     /// How far back reads at a past timestamp reach. Default 10 min; hostile: 1 s.
     pub retention: Duration,

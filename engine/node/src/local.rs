@@ -204,7 +204,7 @@ pub(crate) struct Local<E: Env> {
     pub(crate) lease_ns: u64,
     /// What the log says to be committed.
     pub(crate) commit_noted: Index,
-    /// Index and chain of states that are frozen and not known to be flushed.
+    /// Index and chain of states that were frozen: not known to be flushed, or held back for followers.
     pub(crate) frozen: VecDeque<(Index, u32)>,
     /// The first entry of this leader: everything before it was proposed by others.
     pub(crate) leads_from: Index,

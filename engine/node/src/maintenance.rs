@@ -163,16 +163,17 @@ impl<E: Env, B> State<E, B> {
 
     /// Lets the group and the log go of what tables have of a range, but for what others lack that it leads: they would have to get all of
     /// its state in place of a few entries.
-    fn let_go(&mut self, range: RangeId, all: bool) {
+    pub(crate) fn let_go(&mut self, range: RangeId, all: bool) {
         let live = self.here.get(&range).map(|slot| *slot as usize);
         let live = live.and_then(|slot| self.slots[slot].live_mut());
         match live.and_then(|local| local.let_go(all)) {
             Some(from) => {
                 base::sometimes!("node: the log is held for a follower");
-                self.log.hold(range, Some(from));
-                self.held.insert(range);
+                if self.held.insert(range, from) != Some(from) {
+                    self.log.hold(range, Some(from));
+                }
             }
-            None if self.held.remove(&range) => self.log.hold(range, None),
+            None if self.held.remove(&range).is_some() => self.log.hold(range, None),
             None => {}
         }
     }
@@ -184,7 +185,8 @@ impl<E: Env, B> State<E, B> {
         }
         let all = self.log.stats().held_bytes > self.config.log_bytes_max;
         base::sometimes!("node: the log holds no more for followers", all);
-        for range in self.held.clone() {
+        let held: Vec<RangeId> = self.held.keys().copied().collect();
+        for range in held {
             self.let_go(range, all);
         }
     }
@@ -294,8 +296,9 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         match tablet.flush().await {
             Ok(flushed) => {
                 self.step(|state| {
-                    state.log.cover(range, flushed);
+                    // What others lack is held before it is covered: what is neither goes at once.
                     state.let_go(range, false);
+                    state.log.cover(range, flushed);
                 });
                 Some(flushed)
             }

@@ -688,6 +688,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             self.with_state(|state| state.on_log_damage(range, &error));
         }
         self.step(|state| {
+            if entries.is_empty() {
+                // They are not there, whatever is held: without them the follower gets the state.
+                state.let_go(range, true);
+            }
             let Some(seat) = state.slots[slot as usize]
                 .seat_mut()
                 .filter(|seat| seat.range == range)

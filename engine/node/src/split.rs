@@ -315,6 +315,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         };
         match tablet.complete_split().await {
             Ok(()) => self.step(|state| {
+                state.let_go(left, false);
                 state.log.cover(left, tablet.flushed_index());
                 for range in rights.iter().chain([&left]) {
                     state.end_split(*range);

@@ -643,7 +643,7 @@ fn make_state<E: Env, B: Mailbox<Message<E>>>(
         config: config.clone(),
         env: env.clone(),
         log: found.log,
-        held: BTreeSet::new(),
+        held: BTreeMap::new(),
         storage: storage.clone(),
         transport,
         hlc: Hlc::new(assembled.clock, offset_max),

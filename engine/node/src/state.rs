@@ -299,8 +299,8 @@ pub(crate) struct State<E: Env, B: 'static> {
     pub(crate) config: Rc<NodeConfig>,
     pub(crate) env: E,
     pub(crate) log: Log<E>,
-    /// Ranges of whose log something is held for followers although tables have it.
-    pub(crate) held: BTreeSet<RangeId>,
+    /// Of whose log something is held for followers although tables have it, and behind which entry.
+    pub(crate) held: BTreeMap<RangeId, base::Index>,
     pub(crate) storage: Rc<Shared<E>>,
     pub(crate) transport: Transport<E, Front<E, B>>,
 

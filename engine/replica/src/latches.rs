@@ -5,7 +5,7 @@
 //! *latch*: from then on nobody else proposes anything that touches its keys, so that it goes when what was proposed before is
 //! applied, and when those who took a latch on the same keys earlier have gone. Nobody waits for a later one, so all go.
 //!
-//! Keys are compared by their hash: a collision makes somebody wait for nothing, never the reverse.
+//! Keys are compared with keys by their hash: a collision makes somebody wait for nothing, never the reverse.
 
 use base::api::WriteOp;
 use base::collections::{FastHash, FastSet};

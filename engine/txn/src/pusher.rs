@@ -9,9 +9,9 @@
 //! With [`Push::Force`] it is also how a client learns the outcome of a commit that was never answered: either it has an outcome,
 //! or it gets one now.
 //!
-//! Of a transaction that has ended with very many intents, whoever meets it resolves what is in its way, and some that follow; not all,
-//! for which everybody who has met it would wait, and all for each other. That is left to its coordinator, or, should it be gone, to one
-//! that goes on behind ([`Effect::Left`], [`Pusher::rest`]).
+//! Of a transaction that has ended with intents in very many places, whoever meets it resolves what is in its way, and what follows in
+//! the same span of its record; not all, for which everybody who has met it would wait, and all for each other. That is left to its
+//! coordinator, or, should it be gone, to one that goes on behind ([`Effect::Left`], [`Pusher::rest`]).
 
 use crate::error::{Refusal, Seen};
 use crate::outstanding::{Answered, Outstanding};
@@ -192,7 +192,11 @@ impl Pusher {
                         self.effects.push(Effect::Forgotten);
                     }
                     Refusal::Cut { at } => {
-                        let items = self.outstanding.cut(items, item, &at);
+                        let mut items = self.outstanding.cut(items, item, &at);
+                        if matches!(self.phase, Phase::ResolvingNear(_)) {
+                            // What is in the way lies in the first range.
+                            items.drain(1..).for_each(|item| self.outstanding.give_up(item));
+                        }
                         self.on_lost(&items);
                     }
                     _ => self.on_lost(items),

@@ -89,7 +89,7 @@ impl Coordinator {
     }
 
     /// As [`Self::one_shot`], but the keys of `first` are locked one after the other, in this order, but for the last of all keys, before
-    /// all is changed with the commit: of keys that many want none is held then while another one is waited for. What is one entry
+    /// all is changed with the commit: of two that want the same keys none has one then and waits for the other. What is one entry
     /// anyway is so still.
     ///
     /// # Panics
