@@ -174,7 +174,15 @@ fn replicas_follow_policies_and_a_node_that_was_removed_stays_away() {
         "--prefer-leader",
         "+rack=5",
     ];
-    let set = cluster.run(&us);
+    let began = Instant::now();
+    let set = loop {
+        let set = cluster.run(&us);
+        // Who answers may not have heard of all nodes yet.
+        if !set.contains("warning") || began.elapsed() >= PATIENCE {
+            break set;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
     assert!(
         set.contains("us/: 2 replicas, +region=us, led in +rack=5") && !set.contains("warning"),
         "{set}"
