@@ -38,6 +38,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How long nothing but refusals comes, over all connections, until loading gives up: a cluster that has just been split into thousands
 /// of ranges finds leaders for them first.
 const LOAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a load goes on while nothing is answered: a node that gets the state of a range shows no leader of it, and who serves what is
+/// asked of one node.
+const LOAD_SILENCE: Duration = Duration::from_secs(60);
 /// Longest sleep in a poll, so that the end of a run is noticed.
 const POLL_MAX: Duration = Duration::from_millis(20);
 
@@ -212,7 +215,7 @@ impl Loader {
                 break;
             }
             let loads = window.end_ns == u64::MAX;
-            if loads && u128::from(now_ns.saturating_sub(self.answered_ns)) > LOAD_PATIENCE.as_nanos() {
+            if loads && u128::from(now_ns.saturating_sub(self.answered_ns)) > LOAD_SILENCE.as_nanos() {
                 let message = "nobody serves the rest of them".to_owned();
                 return Err(BenchError::Refused {
                     address: self.context.address,
