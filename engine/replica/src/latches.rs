@@ -48,19 +48,46 @@ struct Latch {
     hashes: FastSet<u64>,
     /// The keys themselves, in order, for those who come with spans.
     keys: Vec<Bytes>,
+    /// In order, and apart.
     spans: Vec<Span>,
 }
 
 impl Latch {
+    /// Whether a span of it has the key.
+    fn spans_over(&self, key: &[u8]) -> bool {
+        let behind = self.spans.partition_point(|own| *own.start <= *key);
+        behind > 0 && self.spans[behind - 1].contains(key)
+    }
+
     /// Whether it has a key in the span, or a span that overlaps it.
     fn touches(&self, span: &Span) -> bool {
+        let end = span.end.as_deref();
         let next = self.keys.partition_point(|key| **key < *span.start);
+        let ends_before = |own: &Span| own.end.as_ref().is_some_and(|end| **end <= *span.start);
+        let own = self.spans.partition_point(ends_before);
         self.keys.get(next).is_some_and(|key| span.contains(key))
             || self
                 .spans
-                .iter()
-                .any(|own| own.intersect(&span.start, span.end.as_deref()).is_some())
+                .get(own)
+                .is_some_and(|own| own.intersect(&span.start, end).is_some())
     }
+}
+
+/// The same keys by spans that are in order, and apart: who looks for one of many thousand keys does not go over all spans.
+fn in_order(spans: &[Span]) -> Vec<Span> {
+    let mut spans: Vec<Span> = spans.iter().filter(|span| !span.is_empty()).cloned().collect();
+    spans.sort_unstable_by(|one, other| one.start.cmp(&other.start));
+    let mut apart: Vec<Span> = Vec::with_capacity(spans.len());
+    for span in spans {
+        match apart.last_mut() {
+            Some(last) if last.end.as_ref().is_none_or(|end| span.start <= *end) => {
+                let ends = last.end.take().zip(span.end);
+                last.end = ends.map(|(one, other)| one.max(other));
+            }
+            _ => apart.push(span),
+        }
+    }
+    apart
 }
 
 /// How the record of a transaction is named among keys: no key begins so, since none begins with a zero byte and this text.
@@ -154,7 +181,7 @@ impl Latches {
             after,
             hashes: self.hashes(touched).into_iter().collect(),
             keys,
-            spans: touched.spans.clone(),
+            spans: in_order(&touched.spans),
         });
         ticket
     }
@@ -189,10 +216,7 @@ impl Latches {
         let hashes = self.hashes(touched);
         let earlier = |latch: &&Latch| ticket.is_none_or(|ticket| latch.ticket < ticket);
         let meets = |latch: &Latch| {
-            latch
-                .spans
-                .iter()
-                .any(|span| touched.keys.iter().any(|key| span.contains(key)))
+            touched.keys.iter().any(|key| latch.spans_over(key))
                 || touched.spans.iter().any(|span| latch.touches(span))
                 || hashes.iter().any(|hash| latch.hashes.contains(hash))
         };
@@ -209,8 +233,7 @@ impl Latches {
     pub(crate) fn hold(&self, op: &WriteOp<'_>) -> bool {
         self.taken.iter().any(|latch| match op {
             WriteOp::Put { key, .. } | WriteOp::Delete { key } => {
-                latch.hashes.contains(&self.hasher.hash_one(*key))
-                    || latch.spans.iter().any(|span| span.contains(key))
+                latch.hashes.contains(&self.hasher.hash_one(*key)) || latch.spans_over(key)
             }
             WriteOp::DeleteRange { start, end } => latch.touches(&Span::new(start, *end)),
         })
@@ -281,6 +304,47 @@ mod tests {
                 latches.give_back(earlier, Index(2));
                 assert!(latches.is_first(second, Some(later)));
                 assert!(!latches.is_due(later, Index(1)) && latches.is_due(later, Index(2)));
+            }
+        }
+    }
+
+    #[test]
+    fn spans_of_a_latch_are_apart_and_have_the_same_keys() {
+        let mut prng = base::Prng::new(7);
+        let letter = |at: u64| vec![b'a' + u8::try_from(at).expect("few")];
+        for _ in 0..2_000 {
+            let spans: Vec<Span> = (0..prng.below(6))
+                .map(|_| {
+                    let start = prng.below(20);
+                    let end = prng.chance(0.8).then(|| letter(start + prng.below(6)));
+                    Span::new(&letter(start), end.as_deref())
+                })
+                .collect();
+            let mut latches = Latches::default();
+            let of = Touched {
+                spans: spans.clone(),
+                ..Touched::default()
+            };
+            latches.take(&of, Index(1));
+            let latch = &latches.taken[0];
+            for pair in latch.spans.windows(2) {
+                assert!(
+                    pair[0].end.as_ref().is_some_and(|end| *end < pair[1].start),
+                    "{spans:?}"
+                );
+            }
+            for at in 0..26 {
+                let key = letter(at);
+                let expected = spans.iter().any(|span| span.contains(&key));
+                assert_eq!(latch.spans_over(&key), expected, "{spans:?} {key:?}");
+                let end = letter(25.min(at + prng.below(4)));
+                let overlaps = |span: &Span| span.intersect(&key, Some(&end)).is_some();
+                let asked = Span::new(&key, Some(&end));
+                assert_eq!(
+                    latch.touches(&asked),
+                    spans.iter().any(overlaps),
+                    "{spans:?} {asked:?}"
+                );
             }
         }
     }
