@@ -80,7 +80,8 @@ pub(crate) struct StartArgs {
     /// Memory of each shard for single rows of tables that were read, for example 128MiB; 0 keeps none
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     rows: Option<u64>,
-    /// Log of each shard beyond which memory is flushed to tables: bounds the time of a restart. 256MiB unless given
+    /// Log of each shard beyond which memory is flushed to tables: bounds the time of a restart. As much again may be kept for
+    /// followers that lag. 256MiB unless given
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     log_max: Option<u64>,
     /// Disk that is kept free: with less, puts are refused (C4003) and leaderships go to other nodes, while reads and deletes go on;

@@ -3,6 +3,7 @@
 //! One task of the background class, woken by steps that see a need and by a slow timer. It claims a range (`busy`), works on
 //! its tablet, and comes back with a step.
 
+use crate::gauge::Room;
 use crate::local::Local;
 use crate::shard::Shard;
 use crate::state::{Message, Slot, State};
@@ -178,12 +179,14 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    /// Looks whether the others have got what is held for them. When that takes as much log as is kept otherwise, they get the state.
+    /// Looks whether the others have got what is held for them. When that takes as much log as is kept otherwise, or the disk has little
+    /// room, they get the state.
     fn mind_held(&mut self) {
         if self.held.is_empty() {
             return;
         }
-        let all = self.log.stats().held_bytes > self.config.log_bytes_max;
+        let is_much = self.log.stats().held_bytes > self.config.log_bytes_max;
+        let all = is_much || self.gauge.room() != Room::Enough;
         base::sometimes!("node: the log holds no more for followers", all);
         let held: Vec<RangeId> = self.held.keys().copied().collect();
         for range in held {
