@@ -111,6 +111,16 @@ pub(crate) struct Context {
     pub(crate) began: Instant,
 }
 
+impl Context {
+    /// Whether the record's key is served at `home`, as far as is known.
+    pub(crate) fn serves(&self, home: Option<u16>, record: u64, scratch: &mut Scratch) -> bool {
+        let Some(home) = home else { return true };
+        self.layout.key(record, &mut scratch.key);
+        let owner = self.routes.owner(&scratch.key);
+        owner.is_none_or(|owner| owner == home)
+    }
+}
+
 impl Lane {
     pub(crate) fn new(number: usize, connection: Connection, source: Source, outstanding: u32) -> Self {
         Self {
@@ -137,25 +147,10 @@ impl Lane {
         self.takes() && !matches!(self.source, Source::Errands(_))
     }
 
-    /// Whether the record's key is served where this connection leads to, as far as is known.
-    pub(crate) fn serves(&self, record: u64, context: &Context, scratch: &mut Scratch) -> bool {
-        let Some(home) = self.home else { return true };
-        context.layout.key(record, &mut scratch.key);
-        context
-            .routes
-            .owner(&scratch.key)
-            .is_none_or(|owner| owner == home)
-    }
-
     /// Draws until the key belongs on this connection: every connection then sees the workload's own distribution over the
     /// keys of its shard. What is loaded is drawn in order.
     pub(crate) fn next_action(&mut self, context: &Context, scratch: &mut Scratch) -> Option<Action> {
         let Lane { source, home, .. } = self;
-        let is_ours = |record: u64, key: &mut Vec<u8>| {
-            let Some(home) = *home else { return true };
-            context.layout.key(record, key);
-            context.routes.owner(key).is_none_or(|owner| owner == home)
-        };
         match source {
             Source::Load(cursor) => cursor.next().map(|record| Action::Put { record }),
             Source::Errands(_) => None,
@@ -163,7 +158,7 @@ impl Lane {
                 let mut action = mix.draw();
                 for _ in 0..REDRAWS_MAX {
                     match action.record() {
-                        Some(record) if !is_ours(record, &mut scratch.key) && !mix.inserts(action) => {
+                        Some(record) if !context.serves(*home, record, scratch) && !mix.inserts(action) => {
                             action = mix.draw();
                         }
                         Some(_) | None => break,

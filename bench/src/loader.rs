@@ -38,8 +38,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How long nothing but refusals comes, over all connections, until loading gives up: a cluster that has just been split into thousands
 /// of ranges finds leaders for them first.
 const LOAD_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a load goes on while nothing is answered: a node that gets the state of a range shows no leader of it, and who serves what is
-/// asked of one node.
+/// How long a load goes on while nothing is answered: a node that gets the state of a range shows no leader of it for as long.
 const LOAD_SILENCE: Duration = Duration::from_secs(60);
 /// Longest sleep in a poll, so that the end of a run is noticed.
 const POLL_MAX: Duration = Duration::from_millis(20);
@@ -216,7 +215,9 @@ impl Loader {
             }
             let loads = window.end_ns == u64::MAX;
             if loads && u128::from(now_ns.saturating_sub(self.answered_ns)) > LOAD_SILENCE.as_nanos() {
-                let message = "nobody serves the rest of them".to_owned();
+                let silence = LOAD_SILENCE.as_secs();
+                let message =
+                    format!("nothing was answered for {silence} s; `corelane status` says what is wrong");
                 return Err(BenchError::Refused {
                     address: self.context.address,
                     step: "load the records",
@@ -324,7 +325,7 @@ impl Loader {
             return Ok(false);
         };
         if let (true, Some(follow), Some(record)) = (loads, follow, action.record())
-            && !lane.serves(record, common, scratch)
+            && !common.serves(lane.home, record, scratch)
         {
             follow.drawn.push_back(InFlight {
                 action,
