@@ -49,7 +49,7 @@ const FINISH_PARTS_MAX: usize = 64;
 const HURRY: Duration = Duration::from_millis(100);
 /// Transactions of others whose many intents a client tells at once.
 const LEFT_MAX: usize = 4;
-/// How long that is left to their coordinators.
+/// How long that is left to their coordinators, at least; twice as long at most.
 const LEFT_PAUSE: Duration = Duration::from_secs(2);
 /// After so long others may go on.
 const LEFT_PATIENCE: Duration = Duration::from_secs(600);
@@ -301,9 +301,11 @@ impl Pool {
                 return;
             }
         }
+        let drawn = 1.0 + self.prng().unit();
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
-            tokio::time::sleep(LEFT_PAUSE).await;
+            // Others have met it, too: not all begin at once.
+            tokio::time::sleep(LEFT_PAUSE.mul_f64(drawn)).await;
             let Some(pool) = pool.upgrade() else { return };
             let seed = pool.prng().next_u64();
             let clearing = Clearing::rest(&driver::Config::default(), seen, seed);

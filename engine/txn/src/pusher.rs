@@ -69,7 +69,7 @@ pub struct Pusher {
     effects: Vec<Effect>,
 }
 
-/// Where to resolve what lies at `own`, and some that follows: to the end of the span that a record names.
+/// Where to resolve what lies at `own`, and what follows there: to the end of the span of the record that has it, if one has.
 fn near(locks: &[Keys], own: &Keys) -> Keys {
     let start: &Bytes = own.start();
     let span = locks.iter().find_map(|lock| match lock {
