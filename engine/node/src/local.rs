@@ -220,6 +220,9 @@ pub(crate) struct Local<E: Env> {
     pub(crate) moving: bool,
     /// The entry that is next takes its right neighbour over: nothing is applied before the tablet has it.
     pub(crate) absorbing: bool,
+    /// Its left neighbour is taking it over: nothing is applied any more, such as a new leader's first entry, for its tables are to have
+    /// all that was.
+    pub(crate) absorbed: bool,
     /// A split has been applied and is not yet durable in the tables.
     pub(crate) split_open: bool,
     /// Requests of transactions that wait for each other, while this replica leads.
@@ -260,6 +263,7 @@ impl<E: Env> Local<E> {
             busy: Rc::new(Cell::new(false)),
             moving: false,
             absorbing: false,
+            absorbed: false,
             split_open: false,
             queues: Queues::default(),
             load: Load::default(),

@@ -348,7 +348,7 @@ impl<E: Env, B> State<E, B> {
             let local = self.slots[slot as usize]
                 .live()
                 .expect("a range stays while its group works");
-            if local.seat.installing || local.absorbing {
+            if local.seat.installing || local.absorbing || local.absorbed {
                 return;
             }
             if self.begin_absorb(slot) {

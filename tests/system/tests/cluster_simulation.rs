@@ -111,6 +111,10 @@ const UPGRADES: &[(u64, &str)] = &[
         950_131,
         "state was taken for keys of a range whose removal a crash could still undo",
     ),
+    (
+        1_900_018,
+        "a range applied a new leader's first entry after it had been flushed to be absorbed",
+    ),
 ];
 
 /// The same, of ranges that merge and move all the time.

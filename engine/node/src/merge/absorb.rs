@@ -5,6 +5,7 @@
 //!                                              ─► in memory ─► grave of the right range ─► its log is forgotten, its files go
 //! ```
 //! The entry is applied when the manifest says so, not before: replay never applies one, and leaves it and what follows to the group.
+//! Nor is anything applied in the right range meanwhile, where who leads may change: it would not be in the tables that the left one gets.
 //! So a crash leaves the left range before the entry, with the right one beside it as it was; or after it, and then the right one's
 //! keys are another range's of a later generation: a start buries it.
 //!
@@ -132,7 +133,10 @@ impl<E: Env, B> State<E, B> {
         if theirs.seat.installing || theirs.busy.replace(true) {
             return Claimed::Waits;
         }
-        Claimed::Both([ours.tablet.clone(), theirs.tablet.clone()])
+        let tablets = [ours.tablet.clone(), theirs.tablet.clone()];
+        let slot = self.here[&right];
+        self.live_mut(slot).absorbed = true;
+        Claimed::Both(tablets)
     }
 
     /// The entry that is next in the left range, and the state of its replica as of it.
@@ -207,6 +211,11 @@ impl<E: Env, B> State<E, B> {
     /// The left range cannot absorb what it must: its replica here ends, when others have what it lacks. Whether they have.
     fn cannot_absorb(&mut self, left: RangeId, right: RangeId, is_claimed: bool) -> bool {
         if is_claimed {
+            if let Some(&slot) = self.here.get(&right)
+                && let Some(theirs) = self.slots[slot as usize].live_mut()
+            {
+                theirs.absorbed = false;
+            }
             self.unclaim(right);
         }
         // What follows in its log is not applied: it absorbs for ever, and waits for its end.
