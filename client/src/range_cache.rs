@@ -1,10 +1,15 @@
 //! Which shard serves which keys, as far as this client knows. Pure.
 //!
+//! A node knows the ranges that it has replicas of; the maps of several make one of the whole cluster ([`RangeCache::merged`]).
+//!
 //! A stale cache costs time, not correctness: the server forwards or refuses what came to the wrong shard or node.
 
+use base::collections::FastMap;
 use base::key::Span;
 use base::limits::SHARDS_MAX;
 use base::{NodeId, RangeId, ShardId};
+use core::cmp::Reverse;
+use std::collections::BTreeMap;
 
 /// One range of the map.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +18,7 @@ pub struct RangeInfo {
     pub range: RangeId,
     /// Its keys.
     pub span: Span,
-    /// The shard that serves it.
+    /// The shard that serves it: of the node that leads it if that one was asked, and else of one that has a replica.
     pub shard: ShardId,
     /// Increases with every split of this range.
     pub generation: u64,
@@ -28,8 +33,10 @@ pub struct RangeInfo {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RangeCache {
     version: u64,
-    /// By start key, without overlaps. Gaps stand for ranges that the node asked has no replica of.
+    /// By start key, without overlaps. Gaps stand for ranges that the nodes asked have no replica of.
     ranges: Vec<RangeInfo>,
+    /// Where each one is.
+    positions: FastMap<RangeId, usize>,
 }
 
 /// The map is not one: its ranges overlap, or do not cover every key.
@@ -54,10 +61,75 @@ impl RangeCache {
             (None, _) => false,
         };
         if starts_at_empty && ends_open && ranges.iter().all(has_shard) && ranges.windows(2).all(meets) {
-            Ok(Self { version, ranges })
+            Ok(Self::of(version, ranges))
         } else {
             Err(MalformedMap)
         }
+    }
+
+    fn of(version: u64, ranges: Vec<RangeInfo>) -> Self {
+        let positions = ranges.iter().enumerate();
+        Self {
+            version,
+            positions: positions.map(|(at, info)| (info.range, at)).collect(),
+            ranges,
+        }
+    }
+
+    /// What several nodes know, each with its number if it has said so, as one map; the newest first. Of what they say about one range
+    /// the highest generation counts, and of ranges that share keys that of the higher one. Who leads says so best itself: its shard
+    /// counts, and then whoever knew a leader last.
+    #[must_use]
+    pub(crate) fn merged<'a>(
+        version: u64,
+        maps: impl IntoIterator<Item = (Option<NodeId>, &'a Self)>,
+    ) -> Self {
+        let mut known: FastMap<RangeId, (RangeInfo, bool)> = FastMap::default();
+        for (node, map) in maps {
+            for info in &map.ranges {
+                let is_own = node.is_some() && info.leader == node;
+                match known.get_mut(&info.range) {
+                    Some(known) => learn(known, info, is_own),
+                    None => {
+                        known.insert(info.range, (info.clone(), is_own));
+                    }
+                }
+            }
+        }
+        let mut infos: Vec<RangeInfo> = known.into_values().map(|(info, _)| info).collect();
+        infos.sort_by_key(|info| (Reverse(info.generation), info.range));
+        let mut taken: BTreeMap<Box<[u8]>, RangeInfo> = BTreeMap::new();
+        for info in infos {
+            let before = match &info.span.end {
+                Some(end) => taken.range(..end.clone()).next_back(),
+                None => taken.iter().next_back(),
+            };
+            let is_free = before.is_none_or(|(_, last)| {
+                let end = last.span.end.as_ref();
+                end.is_some_and(|end| *end <= info.span.start)
+            });
+            if is_free {
+                taken.insert(info.span.start.clone(), info);
+            }
+        }
+        Self::of(version, taken.into_values().collect())
+    }
+
+    /// Whether it has a range for every key.
+    #[must_use]
+    pub(crate) fn is_whole(&self) -> bool {
+        let follows = |pair: &[RangeInfo]| pair[0].span.end.as_ref() == Some(&pair[1].span.start);
+        self.ranges
+            .first()
+            .is_some_and(|first| first.span.start.is_empty())
+            && self.ranges.last().is_some_and(|last| last.span.end.is_none())
+            && self.ranges.windows(2).all(follows)
+    }
+
+    /// What is known of a range.
+    #[must_use]
+    pub(crate) fn get(&self, range: RangeId) -> Option<&RangeInfo> {
+        self.ranges.get(*self.positions.get(&range)?)
     }
 
     /// A map of `version` of a node of a cluster, which need not know every range.
@@ -71,7 +143,7 @@ impl RangeCache {
             end.is_some_and(|end| *end <= pair[1].span.start)
         };
         if ranges.iter().all(is_span) && ranges.iter().all(has_shard) && ranges.windows(2).all(follows) {
-            Ok(Self { version, ranges })
+            Ok(Self::of(version, ranges))
         } else {
             Err(MalformedMap)
         }
@@ -118,12 +190,25 @@ impl RangeCache {
         let next = self.ranges.partition_point(|range| *range.span.start <= *key);
         self.ranges.get(next).map(|range| &*range.span.start)
     }
+}
 
-    /// Takes in a map unless this one is newer.
-    pub fn update(&mut self, newer: Self) {
-        if self.version <= newer.version {
-            *self = newer;
+/// Adds to what is known of a range, whether from the node that leads it, what another one said of it earlier, whether of itself.
+fn learn(known: &mut (RangeInfo, bool), earlier: &RangeInfo, is_own: bool) {
+    let (info, is_told_by_leader) = known;
+    if earlier.generation > info.generation {
+        info.generation = earlier.generation;
+        info.span = earlier.span.clone();
+    }
+    if (is_own && !*is_told_by_leader) || (info.leader.is_none() && earlier.leader.is_some()) {
+        info.leader = earlier.leader;
+        info.shard = earlier.shard;
+        *is_told_by_leader = is_own;
+        if !earlier.nodes.is_empty() {
+            info.nodes.clone_from(&earlier.nodes);
         }
+    }
+    if info.nodes.is_empty() {
+        info.nodes.clone_from(&earlier.nodes);
     }
 }
 
@@ -214,11 +299,50 @@ mod tests {
     }
 
     #[test]
-    fn an_older_map_does_not_replace_a_newer_one() {
-        let mut cache = map(5, &["", "m"]).unwrap();
-        cache.update(map(4, &[""]).unwrap());
-        assert_eq!(cache.ranges().len(), 2);
-        cache.update(map(6, &[""]).unwrap());
-        assert_eq!((cache.version(), cache.ranges().len()), (6, 1));
+    fn maps_of_several_nodes_are_laid_over_each_other_by_generation() {
+        let range = |id: u64, start: &str, end: &str, generation: u64, shard: u16, leader: u64| RangeInfo {
+            range: RangeId(id),
+            span: Span::new(start.as_bytes(), (!end.is_empty()).then_some(end.as_bytes())),
+            shard: ShardId(shard),
+            generation,
+            leader: (leader > 0).then_some(NodeId(leader)),
+            nodes: Vec::new(),
+        };
+        // Node 2 has not heard of a split of range 1, nor that range 3 was absorbed by range 4.
+        let old = [
+            range(1, "", "m", 3, 7, 1),
+            range(3, "p", "t", 9, 7, 2),
+            range(4, "t", "", 9, 7, 2),
+        ];
+        let new = [
+            range(1, "", "f", 4, 5, 1),
+            range(2, "f", "m", 4, 5, 2),
+            range(4, "p", "", 10, 5, 0),
+        ];
+        let [old, new] =
+            [old, new].map(|ranges| RangeCache::partial(1, ranges.into_iter().collect()).unwrap());
+        let told = |maps: [(Option<NodeId>, &RangeCache); 2]| {
+            let merged = RangeCache::merged(9, maps);
+            assert!(!merged.is_whole());
+            let infos = merged.ranges().iter();
+            infos
+                .map(|info| {
+                    let leader = info.leader.map_or(0, |leader| leader.0);
+                    assert_eq!(merged.get(info.range), Some(info));
+                    (info.range.0, info.span.start.to_vec(), info.shard.0, leader)
+                })
+                .collect::<Vec<_>>()
+        };
+        let ranges = vec![
+            (1, b"".to_vec(), 5, 1),
+            (2, b"f".to_vec(), 5, 2),
+            // Who says that it leads says where.
+            (4, b"p".to_vec(), 7, 2),
+        ];
+        let [one, two] = [1, 2].map(|node| Some(NodeId(node)));
+        assert_eq!(told([(two, &old), (one, &new)]), ranges);
+        assert_eq!(told([(one, &new), (two, &old)]), ranges);
+        assert_eq!(RangeCache::merged(9, [(one, &new)]).ranges(), new.ranges());
+        assert!(map(1, &["", "g", "p"]).unwrap().is_whole());
     }
 }

@@ -618,18 +618,9 @@ pub(crate) enum Reply {
         /// All nodes of the cluster and where clients reach them; empty when the node is alone.
         nodes: Vec<(NodeId, Address)>,
     },
-    Split {
-        split: Split,
-        range_map_version: u64,
-    },
-    Moved {
-        moved: Moved,
-        range_map_version: u64,
-    },
-    Merged {
-        merged: Merged,
-        range_map_version: u64,
-    },
+    Split(Split),
+    Moved(Moved),
+    Merged(Merged),
     Placed(Placed),
     Explained(String),
     Stands,
@@ -703,28 +694,19 @@ impl Reply {
             },
             ReplyRef::ScanPage(page) => Self::Page(Page::from_wire(page)),
             ReplyRef::RangeMapReply(map) => range_map(map)?,
-            ReplyRef::SplitReply(split) => Self::Split {
-                split: Split {
-                    left: RangeId(split.left.to_native()),
-                    right: RangeId(split.right.to_native()),
-                    right_shard: ShardId(split.right_shard.to_native()),
-                },
-                range_map_version: split.range_map_version.to_native(),
-            },
-            ReplyRef::MoveReply(moved) => Self::Moved {
-                moved: Moved {
-                    range: RangeId(moved.range.to_native()),
-                    shard: ShardId(moved.shard.to_native()),
-                },
-                range_map_version: moved.range_map_version.to_native(),
-            },
-            ReplyRef::MergeReply(merged) => Self::Merged {
-                merged: Merged {
-                    range: RangeId(merged.range.to_native()),
-                    absorbed: RangeId(merged.absorbed.to_native()),
-                },
-                range_map_version: merged.range_map_version.to_native(),
-            },
+            ReplyRef::SplitReply(split) => Self::Split(Split {
+                left: RangeId(split.left.to_native()),
+                right: RangeId(split.right.to_native()),
+                right_shard: ShardId(split.right_shard.to_native()),
+            }),
+            ReplyRef::MoveReply(moved) => Self::Moved(Moved {
+                range: RangeId(moved.range.to_native()),
+                shard: ShardId(moved.shard.to_native()),
+            }),
+            ReplyRef::MergeReply(merged) => Self::Merged(Merged {
+                range: RangeId(merged.range.to_native()),
+                absorbed: RangeId(merged.absorbed.to_native()),
+            }),
             ReplyRef::PlaceReply(placed) => {
                 let node = |node: u64| NodeId(node);
                 let mut nodes: Vec<_> = placed.nodes.iter().map(|id| node(id.to_native())).collect();
@@ -784,9 +766,9 @@ impl Reply {
             Self::ConditionFailed { .. } => "a failed condition",
             Self::Page(_) => "a page",
             Self::RangeMap { .. } => "a range map",
-            Self::Split { .. } => "a split's result",
-            Self::Moved { .. } => "a move's result",
-            Self::Merged { .. } => "a merge's result",
+            Self::Split(_) => "a split's result",
+            Self::Moved(_) => "a move's result",
+            Self::Merged(_) => "a merge's result",
             Self::Placed(_) => "a placement's result",
             Self::Explained(_) => "an explanation",
             Self::Stands => "a standing",

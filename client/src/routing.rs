@@ -1,13 +1,14 @@
 //! Which server a request goes to. Pure: elapsed time comes in as an argument.
 //!
 //! ```text
-//!   key ──► range (map of the home server) ──► its leader, where known ──► not reachable lately? another one
-//!                                                  ▲
+//!   key ──► range (maps of the servers) ──► its leader, where known ──► not reachable lately? another one ──► its shard there,
+//!                                                  ▲                                                          by its own map
 //!              refusals that name the leader, and servers that answered, correct it
 //! ```
 //!
-//! One server is *home*: range maps are asked from it, and what concerns no key goes to it. Versions of maps of different
-//! nodes say nothing about each other, so the map belongs to home: a new home's map replaces it, whatever its version.
+//! One server is *home*: its range map is asked for first, and what concerns no key goes to it. A node's map has the ranges that
+//! it has replicas of. Where home's has gaps the others' fill them, and a server whose own map has turned out to be old is asked
+//! for it again; versions of maps of different nodes say nothing about each other.
 //!
 //! A server that failed is avoided for a while, and what it was thought to lead is forgotten. How it failed matters when
 //! others still name it as the leader: where the connection broke, trying again is cheap; where nothing was answered, it
@@ -22,6 +23,7 @@ use crate::range_cache::{RangeCache, RangeInfo};
 use crate::request::Route;
 use base::collections::FastMap;
 use base::{NodeId, RangeId, ShardId};
+use core::cmp::Reverse;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -59,6 +61,28 @@ struct Server {
     outage: Option<Outage>,
     /// How long an answer takes, about; `None` before the first one.
     distance: Option<Duration>,
+    /// Its newest map, and how many maps had been seen by then.
+    map: Option<(RangeCache, u64)>,
+    /// It has shown that its map is of this version at least.
+    map_wanted: u64,
+}
+
+impl Server {
+    fn new(address: Address, node: Option<NodeId>) -> Self {
+        Self {
+            address,
+            node,
+            outage: None,
+            distance: None,
+            map: None,
+            map_wanted: 0,
+        }
+    }
+
+    /// Zero when there is none.
+    fn map_version(&self) -> u64 {
+        self.map.as_ref().map_or(0, |(map, _)| map.version())
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +101,8 @@ pub(crate) struct Target {
     pub(crate) shard: ShardId,
     /// The range of the key, by the map.
     range: Option<RangeId>,
+    /// The map has a gap there.
+    is_unmapped: bool,
     /// Whoever answers leads the range.
     shows_leader: bool,
     /// An answer would be news: [`Routing::answered`] wants to hear of it.
@@ -117,11 +143,12 @@ pub(crate) enum Turn {
 pub(crate) struct Routing {
     servers: Vec<Server>,
     home: ServerId,
+    /// What the servers' maps say together.
     map: Arc<RangeCache>,
+    /// How many maps were seen.
+    maps_seen: u64,
     /// A map named the nodes of a cluster.
     is_cluster: bool,
-    /// Whose map it is.
-    map_of: Option<ServerId>,
     /// Who leads, by range: from the map, corrected by refusals and answers. Ranges of the map and few others.
     leaders: FastMap<RangeId, ServerId>,
     /// The cluster of the first server that answered.
@@ -167,18 +194,13 @@ impl Routing {
     /// Knows `servers`, at least one.
     pub(crate) fn new(servers: &[Address]) -> Self {
         assert!(!servers.is_empty(), "a client is told of at least one server");
-        let server = |address: &Address| Server {
-            address: address.clone(),
-            node: None,
-            outage: None,
-            distance: None,
-        };
+        let server = |address: &Address| Server::new(address.clone(), None);
         Self {
             servers: servers.iter().take(SERVERS_MAX).map(server).collect(),
             home: ServerId(0),
             is_cluster: false,
             map: Arc::default(),
-            map_of: None,
+            maps_seen: 0,
             leaders: FastMap::default(),
             cluster: None,
         }
@@ -191,7 +213,7 @@ impl Routing {
 
     /// Whether a map has said that the node is alone.
     pub(crate) fn is_alone(&self) -> bool {
-        self.servers.len() == 1 && !self.is_cluster && self.map.version() > 0
+        self.servers.len() == 1 && !self.is_cluster && self.maps_seen > 0
     }
 
     /// Where a server is.
@@ -204,18 +226,56 @@ impl Routing {
         self.home
     }
 
-    /// The newest map of the newest home that gave one.
+    /// What the maps of the servers say together.
     pub(crate) fn map(&self) -> &Arc<RangeCache> {
         &self.map
     }
 
-    /// The version of home's map; zero when there is none.
-    pub(crate) fn map_version(&self) -> u64 {
-        if self.map_of == Some(self.home) {
-            self.map.version()
-        } else {
-            0
-        }
+    /// How many maps were seen; zero when no range is known.
+    pub(crate) fn maps_seen(&self) -> u64 {
+        self.maps_seen
+    }
+
+    /// The version of the newest map of `server`; zero when there is none.
+    pub(crate) fn map_version(&self, server: ServerId) -> u64 {
+        self.servers[server.0].map_version()
+    }
+
+    /// Whether the map of `server` is known to be old.
+    pub(crate) fn is_old(&self, server: ServerId) -> bool {
+        let server = &self.servers[server.0];
+        server.map_wanted > server.map_version()
+    }
+
+    /// The map of `server` is old, or was never asked for where it would have helped: what came to a wrong shard there shows it.
+    pub(crate) fn map_is_old(&mut self, server: ServerId) {
+        let server = &mut self.servers[server.0];
+        server.map_wanted = server.map_version() + 1;
+    }
+
+    /// Who is to be asked for a map next, nobody twice: home; whose map is old; and while there are gaps, the others.
+    pub(crate) fn next_to_tell(&self, asked: &[ServerId], now: Duration) -> Option<ServerId> {
+        let has_gaps = self.is_cluster && !self.map.is_whole();
+        let is_untold = |server: &ServerId| *server == self.home && self.servers[server.0].map.is_none();
+        let is_due =
+            |server: &ServerId| has_gaps || asked.is_empty() || self.is_old(*server) || is_untold(server);
+        let is_next = |server: &ServerId| {
+            !asked.contains(server) && self.avoided(*server, now).is_none() && is_due(server)
+        };
+        let old = self.ring().find(|server| is_next(server) && self.is_old(*server));
+        let home = Some(self.home).filter(is_next);
+        home.or(old).or_else(|| self.ring().find(is_next))
+    }
+
+    /// A server beside those that were asked, which is not avoided.
+    pub(crate) fn next_untold(&self, asked: &[ServerId], now: Duration) -> Option<ServerId> {
+        let is_next = |server: &ServerId| !asked.contains(server) && self.avoided(*server, now).is_none();
+        self.ring().find(is_next)
+    }
+
+    /// What the maps of these servers say together, also of who leads where home says otherwise.
+    pub(crate) fn all_known(&self, servers: &[ServerId]) -> RangeCache {
+        self.merged_of(servers.iter().map(|server| &self.servers[server.0]))
     }
 
     /// Whether a server of `node` is known.
@@ -225,7 +285,7 @@ impl Routing {
 
     /// Whether the map has `range`.
     fn has_range(&self, range: RangeId) -> bool {
-        self.map.ranges().iter().any(|info| info.range == range)
+        self.map.get(range).is_some()
     }
 
     /// Where the next try of a call goes.
@@ -233,13 +293,8 @@ impl Routing {
         let info = match route {
             Route::Key(key) => self.map.lookup(key),
             Route::Before(end) => self.map.lookup_before(end),
-            Route::Range(range) => self.map.ranges().iter().find(|info| info.range == range),
+            Route::Range(range) => self.map.get(range),
             Route::Home(_) => None,
-        };
-        let shard = match (route, info) {
-            (Route::Home(shard), _) => shard,
-            (_, Some(info)) => info.shard,
-            (_, None) => ShardId(0),
         };
         let range = match route {
             Route::Range(range) => Some(range),
@@ -255,6 +310,12 @@ impl Routing {
             None => self.choose(&near, leader, course, now),
         };
         course.visit(server);
+        // Only its own map says on which shard its replica is.
+        let own = || self.servers[server.0].map.as_ref()?.0.get(range?);
+        let shard = match route {
+            Route::Home(shard) => shard,
+            _ => own().or(info).map_or(ShardId(0), |info| info.shard),
+        };
         let is_unknown = |other: &ServerId| {
             let never_heard = self.servers[other.0].distance.is_none();
             never_heard && *other != server && self.avoided(*other, now).is_none()
@@ -266,6 +327,7 @@ impl Routing {
             server,
             shard,
             range,
+            is_unmapped: self.maps_seen > 0 && range.is_none() && !matches!(route, Route::Home(_)),
             shows_leader,
             is_news,
         }
@@ -358,7 +420,11 @@ impl Routing {
             }
         }
         let Some(node) = leader else {
-            return self.rotate(course, now);
+            // It has no replica of the range: another one may, and can be asked at once.
+            return match range {
+                None => self.elsewhere(course, now),
+                Some(_) => self.rotate(course, now),
+            };
         };
         let Some(led_by) = self.server_of(node, now) else {
             return Turn::Learn(node);
@@ -388,9 +454,18 @@ impl Routing {
         Turn::Pause
     }
 
-    /// Whether a refusal about `range` shows that the map is old.
-    pub(crate) fn is_news_of_range(&self, range: Option<RangeId>) -> bool {
-        self.map_version() > 0 && range.is_some_and(|range| !self.has_range(range))
+    /// Whether a refusal of what went to `target`, which is about `range`, shows that maps are old, or have a gap.
+    pub(crate) fn is_news_of_range(&self, target: &Target, range: Option<RangeId>) -> bool {
+        let is_other = range.is_some_and(|range| !self.has_range(range));
+        let is_gone = range.is_none() && target.range.is_some() && !self.is_alone();
+        self.maps_seen > 0 && (is_other || is_gone || target.is_unmapped)
+    }
+
+    /// The same refusal: the map of `target` is asked for again, where home's does not tell all.
+    pub(crate) fn range_was_news(&mut self, target: &Target) {
+        if self.servers[target.server.0].map.is_some() {
+            self.map_is_old(target.server);
+        }
     }
 
     fn server_of(&self, node: NodeId, now: Duration) -> Option<ServerId> {
@@ -485,13 +560,14 @@ impl Routing {
         for (node, address) in nodes {
             self.learn(node, address, now);
         }
-        if self.map_of == Some(server) {
-            Arc::make_mut(&mut self.map).update(map);
-        } else if server == self.home || self.map_of.is_none() {
-            (self.map, self.map_of) = (Arc::new(map), Some(server));
-        } else {
+        self.maps_seen += 1;
+        self.servers[server.0].map_wanted = 0;
+        // Of one server, the newer counts.
+        if self.servers[server.0].map_version() > map.version() {
             return;
         }
+        self.servers[server.0].map = Some((map, self.maps_seen));
+        self.map = Arc::new(self.merge_maps());
         let known = core::mem::take(&mut self.leaders);
         if self.servers.len() == 1 {
             return;
@@ -509,6 +585,28 @@ impl Routing {
         }
     }
 
+    /// What the maps of all servers say together: home's alone where that has no gaps, as it does where all nodes have replicas of all
+    /// ranges.
+    fn merge_maps(&self) -> RangeCache {
+        let home = self.servers[self.home.0].map.as_ref();
+        match home.filter(|(map, _)| map.is_whole()) {
+            Some((map, _)) => map.clone(),
+            None => self.merged_of(&self.servers),
+        }
+    }
+
+    /// What the maps of `servers` say together.
+    fn merged_of<'a>(&self, servers: impl IntoIterator<Item = &'a Server>) -> RangeCache {
+        let known = |server: &'a Server| {
+            let (map, seen) = server.map.as_ref()?;
+            Some((*seen, server.node, map))
+        };
+        let mut maps: Vec<_> = servers.into_iter().filter_map(known).collect();
+        maps.sort_by_key(|(seen, ..)| Reverse(*seen));
+        let maps = maps.into_iter().map(|(_, node, map)| (node, map));
+        RangeCache::merged(self.maps_seen, maps)
+    }
+
     fn learn(&mut self, node: NodeId, address: Address, now: Duration) {
         if let Some(server) = self.servers.iter_mut().find(|server| server.address == address) {
             server.node = Some(node);
@@ -517,12 +615,7 @@ impl Routing {
         let reached = self.server_of(node, now);
         let is_reached = reached.is_some_and(|server| self.servers[server.0].outage.is_none());
         if !is_reached && self.servers.len() < SERVERS_MAX {
-            self.servers.push(Server {
-                address,
-                node: Some(node),
-                outage: None,
-                distance: None,
-            });
+            self.servers.push(Server::new(address, Some(node)));
         }
     }
 }

@@ -71,7 +71,7 @@ fn a_server_that_is_alone_is_asked_for_everything() {
     assert!(!routing.answered(&target));
     routing.map_seen(ServerId(0), map(1, [None, None]), Vec::new(), MS);
     assert_eq!(goes(&routing, "z", MS), (0, 1));
-    assert_eq!((routing.servers(), routing.map_version()), (1, 1));
+    assert_eq!((routing.servers(), routing.maps_seen()), (1, 1));
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn a_hint_goes_for_the_call_even_where_the_map_has_another_range() {
     // A split that home has not heard of.
     let turn = routing.refused(&target, Some(RangeId(99)), Some(NodeId(2)), &mut course, MS);
     assert_eq!(turn, Turn::AtOnce);
-    assert!(routing.is_news_of_range(Some(RangeId(99))));
-    assert!(!routing.is_news_of_range(Some(RangeId(10))) && !routing.is_news_of_range(None));
+    assert!(routing.is_news_of_range(&target, Some(RangeId(99))));
+    assert!(!routing.is_news_of_range(&target, Some(RangeId(10))));
     assert_eq!(routing.aim(Route::Key(b"a"), &mut course, MS).server, ServerId(1));
 }
 
@@ -260,20 +260,82 @@ fn a_slow_server_gets_more_time_within_the_call() {
 }
 
 #[test]
-fn home_moves_when_it_fails_and_its_map_is_replaced_whatever_its_version() {
+fn home_moves_when_it_fails_and_the_next_ones_map_counts() {
     let mut routing = known([Some(1), Some(3)]);
-    assert_eq!((routing.home(), routing.map_version()), (ServerId(0), 5));
-    // A map of another server is not taken in while home is there.
-    routing.map_seen(ServerId(1), map(9, [Some(2), Some(2)]), nodes(), MS);
-    assert_eq!((routing.map_version(), goes(&routing, "a", MS)), (5, (0, 0)));
+    let home_version = |routing: &Routing| routing.map_version(routing.home());
+    assert_eq!((routing.home(), home_version(&routing)), (ServerId(0), 5));
     assert!(routing.failed(ServerId(0), Trouble::Silent, MS));
-    assert_eq!((routing.home(), routing.map_version()), (ServerId(1), 0));
+    assert_eq!((routing.home(), home_version(&routing)), (ServerId(1), 0));
     assert_eq!(goes(&routing, "z", MS), (2, 1), "the old map still helps");
     routing.map_seen(ServerId(1), map(2, [Some(3), None]), nodes(), MS);
-    assert_eq!((routing.map_version(), goes(&routing, "a", MS)), (2, (2, 0)));
+    assert_eq!((home_version(&routing), goes(&routing, "a", MS)), (2, (2, 0)));
     assert_eq!(goes(&routing, "z", MS), (2, 1), "what was known of leaders stays");
     routing.map_seen(ServerId(1), map(1, [Some(1), None]), nodes(), MS);
-    assert_eq!(routing.map_version(), 2, "of one server, the newer counts");
+    assert_eq!(home_version(&routing), 2, "of one server, the newer counts");
+}
+
+/// Parts of the key space as one node knows them: number, bounds, generation, shard and leader.
+fn part(version: u64, ranges: &[(u64, &str, &str, u64, u16, u64)]) -> RangeCache {
+    let info =
+        |(range, start, end, generation, shard, leader): &(u64, &str, &str, u64, u16, u64)| RangeInfo {
+            range: RangeId(*range),
+            span: Span::new(start.as_bytes(), (!end.is_empty()).then_some(end.as_bytes())),
+            shard: ShardId(*shard),
+            generation: *generation,
+            leader: Some(NodeId(*leader)),
+            nodes: Vec::new(),
+        };
+    RangeCache::partial(version, ranges.iter().map(info).collect()).unwrap()
+}
+
+#[test]
+fn maps_of_others_fill_the_gaps_of_homes_and_each_says_on_which_shard_its_replica_is() {
+    let mut routing = Routing::new(&[address(1), address(2), address(3)]);
+    assert_eq!(routing.next_to_tell(&[], MS), Some(ServerId(0)));
+    routing.map_seen(ServerId(0), part(5, &[(10, "", "g", 1, 3, 2)]), nodes(), MS);
+    for (server, node) in [(0, 1), (1, 2), (2, 3)] {
+        routing.identified(ServerId(server), NodeId(node), 7).unwrap();
+    }
+    let target = routing.aim(Route::Key(b"h"), &mut Course::default(), MS);
+    assert!(target.is_unmapped && routing.is_news_of_range(&target, None));
+    // Others are asked until no gap is left.
+    let mut asked = vec![ServerId(0)];
+    assert_eq!(routing.next_to_tell(&asked, MS), Some(ServerId(1)));
+    let second = part(3, &[(10, "", "g", 1, 1, 2), (11, "g", "p", 1, 2, 3)]);
+    routing.map_seen(ServerId(1), second, nodes(), MS);
+    asked.push(ServerId(1));
+    assert_eq!(goes(&routing, "a", MS), (1, 1), "on the shard that node 2 says");
+    assert_eq!(goes(&routing, "h", MS).0, 2);
+    assert_eq!(routing.next_to_tell(&asked, MS), Some(ServerId(2)));
+    let third = part(8, &[(11, "g", "p", 1, 0, 3), (12, "p", "", 1, 4, 3)]);
+    routing.map_seen(ServerId(2), third, nodes(), MS);
+    asked.push(ServerId(2));
+    assert_eq!(["h", "z"].map(|key| goes(&routing, key, MS)), [(2, 0), (2, 4)]);
+    assert_eq!(routing.next_to_tell(&asked, MS), None);
+    assert_eq!(routing.next_to_tell(&asked[..1], MS), None, "there is no gap");
+    // One that passes on what it gets has an old map here; nobody else is asked.
+    routing.map_is_old(ServerId(2));
+    assert_eq!(routing.next_to_tell(&asked[..1], MS), Some(ServerId(2)));
+    routing.map_seen(ServerId(2), part(9, &[(12, "p", "", 1, 2, 3)]), nodes(), MS);
+    assert_eq!(routing.next_to_tell(&asked[..1], MS), None);
+    assert_eq!(goes(&routing, "z", MS), (2, 2));
+    // Who is avoided is not asked.
+    routing.map_is_old(ServerId(1));
+    routing.failed(ServerId(1), Trouble::Broke, MS);
+    assert_eq!(routing.next_to_tell(&asked[..1], MS), None);
+}
+
+#[test]
+fn who_has_no_replica_says_so_and_another_one_is_asked_at_once() {
+    let mut routing = known([Some(1), None]);
+    let mut course = Course::default();
+    let mut turns = Vec::new();
+    for _ in 0..3 {
+        let target = routing.aim(Route::Key(b"a"), &mut course, MS);
+        assert!(routing.is_news_of_range(&target, None));
+        turns.push(routing.refused(&target, None, None, &mut course, MS));
+    }
+    assert_eq!(turns, [Turn::AtOnce, Turn::AtOnce, Turn::Pause]);
 }
 
 #[test]

@@ -109,6 +109,9 @@ impl Pool {
                     if let Reply::RangeMap { map, nodes } = &reply {
                         self.map_seen(target.server, map.clone(), nodes.clone());
                     }
+                    if let Reply::Split(_) | Reply::Moved(_) | Reply::Merged(_) = &reply {
+                        self.catch_up(&target).await;
+                    }
                     if matches!(reply, Reply::ConditionFailed { .. })
                         && let Some(error) = tries.retry.on_condition_failed()
                     {
@@ -145,8 +148,6 @@ impl Pool {
             Failure::NotSent(_) | Failure::Lost(_) => self.elsewhere(&mut tries.course),
             Failure::TimedOut => Turn::Pause,
         };
-        // Versions of another server's map say nothing about home's.
-        let is_home = self.routing().home() == target.server;
         let moved =
             matches!(&failure, Failure::Refused(refusal) if refusal.code == Code::WrongShard.number());
         let next = tries.retry.on_failure(
@@ -165,15 +166,15 @@ impl Pool {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-        let known = self.map_version();
-        let wanted = match (is_home, moved) {
-            (true, _) => version,
-            (false, true) => known + 1,
-            (false, false) => 0,
-        };
-        if wanted > known {
-            // When this fails the next try fails too, and says why.
-            let _ = self.refresh_ranges(wanted, tries.deadline()).await;
+        let is_home = self.routing().home() == target.server;
+        let known = self.routing().map_version(target.server);
+        // When this fails the next try fails too, and says why.
+        if is_home && version > known {
+            let _ = self.refresh_ranges(version, tries.deadline()).await;
+        } else if moved {
+            let _ = self
+                .refresh_of(target, version.max(known + 1), tries.deadline())
+                .await;
         }
         Ok(())
     }
@@ -195,7 +196,8 @@ impl Pool {
             if let Turn::Probe(server) = turn {
                 self.probe(server, target.shard);
             }
-            if self.routing().is_news_of_range(range) {
+            if self.routing().is_news_of_range(target, range) {
+                self.route(|routing, _| routing.range_was_news(target));
                 self.refresh_soon();
             }
             return turn;
@@ -249,9 +251,8 @@ impl Pool {
                 if tries.course.goes_near {
                     self.took(target.server, sent.elapsed());
                 }
-                // Home's map says nothing of the shards of another node.
-                if connection.take_misrouted() && self.routing().home() == target.server {
-                    self.refresh_soon();
+                if connection.take_misrouted() {
+                    self.was_misrouted(target.server);
                 }
                 Ok(reply)
             }
@@ -305,8 +306,8 @@ impl Pool {
         };
         if code == Code::NoSuchShard.number() {
             // The node was started again with fewer shards: the map of its earlier life routes nowhere.
-            let version = self.map_version() + 1;
-            let _ = self.refresh_ranges(version, deadline).await;
+            let version = self.routing().map_version(target.server) + 1;
+            let _ = self.refresh_of(target, version, deadline).await;
         } else if !retryable && self.routing().servers() == 1 {
             return Err(Failure::Refused(Refusal::for_good(error, code)));
         } else {
@@ -339,53 +340,119 @@ impl Pool {
         });
     }
 
-    /// Asks for a newer range map in the background, at most once at a time and not too often: requests are answered without
-    /// it, only slower.
+    /// A server passed something on to another one of its shards.
+    pub(crate) fn was_misrouted(self: &Arc<Self>, server: ServerId) {
+        self.route(|routing, _| routing.map_is_old(server));
+        self.refresh_soon();
+    }
+
+    /// Asks for newer range maps in the background: requests are answered without them, only slower.
     pub(crate) fn refresh_soon(self: &Arc<Self>) {
+        self.tell_soon(Vec::new());
+    }
+
+    /// Asks in the background whoever is to be asked for a range map besides `asked`, at most once at a time and not too often.
+    fn tell_soon(self: &Arc<Self>, mut asked: Vec<ServerId>) {
         if self.refresh_planned.swap(true, Ordering::Relaxed) {
             return;
         }
         let pool = self.clone();
         tokio::spawn(async move {
-            let version = pool.map_version() + 1;
-            // When this fails, the next misrouted reply asks again.
-            let _ = pool
-                .refresh_ranges(version, Instant::now() + pool.options.deadline)
-                .await;
+            let deadline = Instant::now() + pool.options.deadline;
+            while let Some(server) = pool.route(|routing, now| routing.next_to_tell(&asked, now)) {
+                asked.push(server);
+                let _one = pool.refreshing.lock().await;
+                // When this fails, the next that is misrouted asks again.
+                if let Ok((map, nodes)) = pool.ask_for_ranges(server, ShardId(0), deadline).await {
+                    pool.says_hello(server);
+                    pool.map_seen(server, map, nodes);
+                }
+            }
             tokio::time::sleep(REFRESH_PAUSE).await;
             pool.refresh_planned.store(false, Ordering::Relaxed);
         });
     }
 
-    /// Asks home for the range map unless the cached one is at least as new as `version`.
+    /// Asks home for its range map unless the one that is known is at least as new as `version`.
     pub(crate) async fn refresh_ranges(
         self: &Arc<Self>,
         version: u64,
         deadline: Instant,
     ) -> Result<(), Error> {
-        self.refresh_unless(|routing| routing.map_version() >= version.max(1), deadline)
+        let is_enough = |routing: &Routing| routing.map_version(routing.home()) >= version.max(1);
+        self.refresh_unless(is_enough, deadline).await
+    }
+
+    /// Asks home for its range map unless more maps than `seen` were seen by now.
+    pub(crate) async fn refresh_beyond(self: &Arc<Self>, seen: u64, deadline: Instant) -> Result<(), Error> {
+        self.refresh_unless(|routing| routing.maps_seen() > seen, deadline)
             .await
     }
 
-    /// Asks home for the range map unless `enough` is known. When home fails the next one is asked, each server once.
+    /// Asks the server of `target` for its range map unless the one that is known is at least as new as `version`.
+    async fn refresh_of(
+        self: &Arc<Self>,
+        target: &Target,
+        version: u64,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let _one = self.one_refresh(deadline).await?;
+        if self.routing().map_version(target.server) >= version {
+            return Ok(());
+        }
+        let (map, nodes) = self.ask_for_ranges(target.server, ShardId(0), deadline).await?;
+        self.answered(target);
+        self.map_seen(target.server, map, nodes);
+        Ok(())
+    }
+
+    /// The server of `target` has changed ranges: takes in its range map, and home's. A client that has none yet goes on without.
+    async fn catch_up(self: &Arc<Self>, target: &Target) {
+        let (home, seen) = {
+            let routing = self.routing();
+            (routing.home(), routing.maps_seen())
+        };
+        if seen == 0 {
+            return;
+        }
+        let deadline = Instant::now() + self.options.deadline;
+        if home != target.server {
+            self.route(|routing, _| routing.range_was_news(target));
+        }
+        let _ = self.refresh_beyond(seen, deadline).await;
+    }
+
+    /// One call at a time asks for range maps.
+    async fn one_refresh(&self, deadline: Instant) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+        let one = tokio::time::timeout_at(deadline.into(), self.refreshing.lock());
+        one.await.map_err(|_| self.late())
+    }
+
+    /// Asks home for its range map unless `enough` is known, and others in the background for what it does not know. When home fails
+    /// the next one is asked, each server once.
     async fn refresh_unless(
         self: &Arc<Self>,
         enough: impl Fn(&Routing) -> bool,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let _one = tokio::time::timeout_at(deadline.into(), self.refreshing.lock())
-            .await
-            .map_err(|_| self.late())?;
+        let _one = self.one_refresh(deadline).await?;
         if enough(&self.routing()) {
             return Ok(());
         }
         let mut course = Course::default();
         loop {
             let target = self.aim(Route::Home(ShardId(0)), &mut course);
-            let error = match self.ask_for_ranges(&target, deadline).await {
+            let error = match self.ask_for_ranges(target.server, target.shard, deadline).await {
                 Ok((map, nodes)) => {
                     self.answered(&target);
                     self.map_seen(target.server, map, nodes);
+                    let asked = vec![target.server];
+                    if self
+                        .route(|routing, now| routing.next_to_tell(&asked, now))
+                        .is_some()
+                    {
+                        self.tell_soon(asked);
+                    }
                     return Ok(());
                 }
                 Err(error) => error,
@@ -396,15 +463,32 @@ impl Pool {
         }
     }
 
+    /// The range maps of all servers that answer, now, as one. Those that are gone are passed over once home has answered.
+    pub(crate) async fn all_ranges(self: &Arc<Self>) -> Result<RangeCache, Error> {
+        let deadline = Instant::now() + self.options.deadline;
+        self.refresh_beyond(self.maps_seen(), deadline).await?;
+        let mut asked = vec![self.routing().home()];
+        while let Some(server) = self.route(|routing, now| routing.next_untold(&asked, now)) {
+            asked.push(server);
+            let _one = self.one_refresh(deadline).await?;
+            if let Ok((map, nodes)) = self.ask_for_ranges(server, ShardId(0), deadline).await {
+                self.says_hello(server);
+                self.map_seen(server, map, nodes);
+            }
+        }
+        Ok(self.route(|routing, _| routing.all_known(&asked)))
+    }
+
     async fn ask_for_ranges(
         self: &Arc<Self>,
-        target: &Target,
+        server: ServerId,
+        shard: ShardId,
         deadline: Instant,
     ) -> Result<(RangeCache, Vec<(NodeId, Address)>), Error> {
         let deadline = deadline.max(Instant::now() + Duration::from_millis(1));
-        let connection = self.connection(target.server, target.shard, deadline);
+        let connection = self.connection(server, shard, deadline);
         let connection = connection.await.map_err(|none| {
-            self.not_connected(target.server, none.trouble);
+            self.not_connected(server, none.trouble);
             none.error
         })?;
         let (watch, begun) = (connection.watch(), Instant::now());
@@ -415,13 +499,13 @@ impl Pool {
             }
             let (error, is_silent) = watch.give_up(begun.elapsed());
             if is_silent {
-                self.failed(target.server, Trouble::Silent);
+                self.failed(server, Trouble::Silent);
             }
             return Err(error);
         };
         // Also one that refuses, or tells nonsense: the map is that of another server from here on.
         if answer.is_err() {
-            self.failed(target.server, Trouble::Broke);
+            self.failed(server, Trouble::Broke);
         }
         answer
     }

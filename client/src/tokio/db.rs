@@ -136,7 +136,7 @@ impl Db {
         let mut rest = checked(span)?;
         let started = Instant::now();
         while !rest.is_empty() {
-            let ranges = self.pool.ranges();
+            let (seen, ranges) = (self.pool.maps_seen(), self.pool.ranges());
             let bound = ranges.bound_after(&rest.start).map(Box::from);
             let clipped = match (&rest.end, &bound) {
                 (Some(end), Some(bound)) => Some(end.min(bound)),
@@ -157,7 +157,7 @@ impl Db {
                 // The range was split meanwhile: clip again by the new map.
                 Err(error) if spans_ranges(&error) && started.elapsed() < self.pool.options.deadline => {
                     let deadline = Instant::now() + self.pool.options.deadline;
-                    self.pool.refresh_ranges(ranges.version() + 1, deadline).await?;
+                    self.pool.refresh_beyond(seen, deadline).await?;
                     // The node that was asked may hear of the split later than the one that leads the range.
                     tokio::time::sleep(self.pool.options.backoff_min).await;
                 }
@@ -290,9 +290,8 @@ impl Db {
         let (conditions, ops) = (batch.conditions(), batch.ops());
         if let Some((first, other)) = self.two_ranges(&conditions, &ops) {
             // The cached map may be old: believe only a fresh one.
-            let version = self.pool.ranges().version();
             let deadline = Instant::now() + self.pool.options.deadline;
-            self.pool.refresh_ranges(version + 1, deadline).await?;
+            self.pool.refresh_beyond(self.pool.maps_seen(), deadline).await?;
             if self.two_ranges(&conditions, &ops).is_some() {
                 return Err(Error::BatchSpansRanges { first, other });
             }
@@ -328,13 +327,7 @@ impl Db {
     /// See [`Error`].
     pub async fn split(&self, key: impl AsRef<[u8]>) -> Result<Split, Error> {
         match self.pool.call(&Request::Split { key: key.as_ref() }).await? {
-            Reply::Split {
-                split,
-                range_map_version,
-            } => {
-                self.catch_up(range_map_version).await;
-                Ok(split)
-            }
+            Reply::Split(split) => Ok(split),
             other => Err(other.unexpected("a split")),
         }
     }
@@ -345,13 +338,7 @@ impl Db {
     /// See [`Error`].
     pub async fn move_range(&self, range: RangeId, shard: ShardId) -> Result<Moved, Error> {
         match self.pool.call(&Request::Move { range, shard }).await? {
-            Reply::Moved {
-                moved,
-                range_map_version,
-            } => {
-                self.catch_up(range_map_version).await;
-                Ok(moved)
-            }
+            Reply::Moved(moved) => Ok(moved),
             other => Err(other.unexpected("a move")),
         }
     }
@@ -363,13 +350,7 @@ impl Db {
     /// See [`Error`]; with code `RangeBusy` when not every node with a replica gets ready in time: both ranges stay as they are.
     pub async fn merge_range(&self, range: RangeId, right: RangeId) -> Result<Merged, Error> {
         match self.pool.call(&Request::Merge { range, right }).await? {
-            Reply::Merged {
-                merged,
-                range_map_version,
-            } => {
-                self.catch_up(range_map_version).await;
-                Ok(merged)
-            }
+            Reply::Merged(merged) => Ok(merged),
             other => Err(other.unexpected("a merge")),
         }
     }
@@ -476,15 +457,13 @@ impl Db {
         }
     }
 
-    /// Every range, by start key, as the home node knows them now.
+    /// Every range, by start key, as the nodes that answer know them now: in a cluster ranges are missing that none of these has a
+    /// replica of.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn ranges(&self) -> Result<Vec<RangeInfo>, Error> {
-        match self.pool.call(&Request::RangeMap).await? {
-            Reply::RangeMap { map, .. } => Ok(map.ranges().to_vec()),
-            other => Err(other.unexpected("a request for the range map")),
-        }
+        Ok(self.pool.all_ranges().await?.ranges().to_vec())
     }
 
     /// The nodes of the cluster and where clients reach them, as the home node knows them; none when it is alone.
@@ -555,15 +534,6 @@ impl Db {
             Reply::DiskWritten => Ok(()),
             other => Err(other.unexpected("a disk write")),
         }
-    }
-
-    /// Takes in the range map of `version`: routing works without it, only slower. A client that has none yet goes on without.
-    async fn catch_up(&self, version: u64) {
-        if self.pool.ranges().version() == 0 {
-            return;
-        }
-        let deadline = Instant::now() + self.pool.options.deadline;
-        let _ = self.pool.refresh_ranges(version, deadline).await;
     }
 
     /// The limits of the server, for callers that build batches.

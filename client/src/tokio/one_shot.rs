@@ -74,8 +74,7 @@ impl Db {
             tokio::time::sleep(pause).await;
             if matches!(error, Error::Aborted { .. }) {
                 // A range may have been split between a condition and the change that it goes with.
-                let version = self.pool().ranges().version();
-                self.pool().refresh_ranges(version + 1, until).await?;
+                self.pool().refresh_beyond(self.pool().maps_seen(), until).await?;
             }
         }
     }

@@ -225,10 +225,9 @@ impl Pool {
 
     /// Looks the ranges up again, for what came to a wrong one.
     pub(crate) async fn look_again(self: &Arc<Self>) {
-        let version = self.map_version() + 1;
         // When this fails, what goes out again fails too, and says why.
         let _ = self
-            .refresh_ranges(version, Instant::now() + self.options.try_timeout)
+            .refresh_beyond(self.maps_seen(), Instant::now() + self.options.try_timeout)
             .await;
     }
 

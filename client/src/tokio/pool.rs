@@ -152,14 +152,14 @@ impl Pool {
         )
     }
 
-    /// The newest range map, whoever gave it.
+    /// The ranges that are known.
     pub(crate) fn ranges(&self) -> Arc<RangeCache> {
         self.routing().map().clone()
     }
 
-    /// The version of home's range map; zero when there is none.
-    pub(crate) fn map_version(&self) -> u64 {
-        self.routing().map_version()
+    /// How many range maps were seen.
+    pub(crate) fn maps_seen(&self) -> u64 {
+        self.routing().maps_seen()
     }
 
     /// Where the next try of a call goes.
@@ -209,7 +209,7 @@ impl Pool {
 
     fn home_has_moved(self: &Arc<Self>) {
         // A client that has no map so far goes on without.
-        if self.ranges().version() > 0 {
+        if self.maps_seen() > 0 {
             self.refresh_soon();
         }
     }

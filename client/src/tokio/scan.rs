@@ -257,9 +257,8 @@ impl Rows {
         let until = self.pool.step_deadline(allowance, deadline);
         match tokio::time::timeout_at(until.into(), stream.next()).await {
             Ok(Ok(reply)) => {
-                // Home's map says nothing of the shards of another node.
-                if stream.take_misrouted() && self.pool.routing().home() == source.server {
-                    self.pool.refresh_soon();
+                if stream.take_misrouted() {
+                    self.pool.was_misrouted(source.server);
                 }
                 Ok(reply)
             }

@@ -37,7 +37,7 @@ impl Db {
     /// See [`Error`]: the cluster's clock has to be asked for when nobody has said so for a while.
     pub async fn begin_read_stale(&self, age: Duration) -> Result<Snapshot, Error> {
         let deadline = Instant::now() + self.pool().options.deadline;
-        if self.pool().map_version() == 0 {
+        if self.pool().maps_seen() == 0 {
             self.pool().refresh_ranges(1, deadline).await?;
         }
         let (now, _) = self.pool().clock(deadline).await?;

@@ -88,7 +88,7 @@ impl Txn {
     ) -> Result<Self, Error> {
         let deadline = Instant::now() + pool.options.deadline;
         let deadline = until.map_or(deadline, |until| until.min(deadline));
-        if pool.map_version() == 0 {
+        if pool.maps_seen() == 0 {
             pool.refresh_ranges(1, deadline).await?;
         }
         let (now, most) = pool.clock(deadline).await?;

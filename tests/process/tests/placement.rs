@@ -217,6 +217,15 @@ fn replicas_are_spread_over_zones_and_leave_nodes_that_are_to_go() {
     });
     let listed = by_any(program, &all, &["node", "ls"]);
     assert!(listed.contains("zone=c"), "{listed}");
+    // Also through a node that has no replica all ranges are seen and used.
+    for node in &all[..2] {
+        let listed = by_any(program, &[node], &["range", "ls", "--json"]);
+        assert_eq!(listed.lines().count(), 2, "{listed}");
+        for key in ["a", "z"] {
+            by_any(program, &[node], &["put", key, "1"]);
+            assert_eq!(by_any(program, &[node], &["get", key]), "1\n");
+        }
+    }
 
     by_any(program, &all, &["node", "drain", "3", "--leaders"]);
     let led = |ranges: &BTreeMap<u64, (u64, Vec<u64>)>| ranges.values().all(|(leader, _)| *leader != 3);
