@@ -36,9 +36,12 @@ struct Place {
 pub(crate) struct Routes {
     /// By number.
     places: Vec<Place>,
-    /// First keys of the ranges with the numbers of their places, rising.
+    /// First keys of the ranges with the numbers of their places, or [`NOWHERE`], rising.
     starts: Vec<(Vec<u8>, u16)>,
 }
+
+/// In the place of a range that nobody leads.
+const NOWHERE: u16 = u16::MAX;
 
 impl Routes {
     fn new(places: Vec<Place>, mut starts: Vec<(Vec<u8>, u16)>) -> Self {
@@ -58,20 +61,28 @@ impl Routes {
                     places.push(*place);
                     places.len() - 1
                 });
-                // Who is asked for the first time beyond the last number is taken for the last: it refuses.
-                u16::try_from(at).unwrap_or(u16::MAX)
+                // Nobody is asked beyond the last number.
+                u16::try_from(at).unwrap_or(NOWHERE)
             })
             .collect();
         let starts = self.starts.into_iter();
+        let number = |at: u16| numbers.get(usize::from(at)).copied().unwrap_or(NOWHERE);
         Self {
-            starts: starts.map(|(key, at)| (key, numbers[usize::from(at)])).collect(),
+            starts: starts.map(|(key, at)| (key, number(at))).collect(),
             places,
         }
     }
 
     /// The places that serve keys, each once.
     fn serving(&self) -> BTreeSet<u16> {
-        self.starts.iter().map(|(_, place)| *place).collect()
+        let places = self.starts.iter().map(|(_, place)| *place);
+        places.filter(|place| *place != NOWHERE).collect()
+    }
+
+    /// The first key of a range that nobody leads.
+    fn unserved(&self) -> Option<&[u8]> {
+        let (start, _) = self.starts.iter().find(|(_, place)| *place == NOWHERE)?;
+        Some(start)
     }
 
     /// First keys of the ranges with the numbers of their places, rising.
@@ -79,7 +90,7 @@ impl Routes {
         &self.starts
     }
 
-    /// The number of the place that serves `key`; `None` when the target has none.
+    /// The number of the place that serves `key`, one that no place has when nobody does; `None` when the target has no places.
     pub(crate) fn owner(&self, key: &[u8]) -> Option<u16> {
         let after = self.starts.partition_point(|(start, _)| start.as_slice() <= key);
         Some(self.starts[after.checked_sub(1)?].1)
@@ -101,7 +112,7 @@ pub(crate) fn connect(
 ) -> Result<(Vec<Connection>, Routes), BenchError> {
     let mut routes = Routes::default();
     if target.protocol == Protocol::Corelane {
-        routes = survey(target.address, seed)?;
+        routes = self::routes(target, seed)?;
     }
     let mut sessions = Prng::new(seed ^ session_salt());
     let mut connections = Vec::with_capacity(count as usize);
@@ -178,6 +189,7 @@ pub(crate) fn reroute(
         routes = survey(place.address, seed);
     }
     let routes = routes?.numbered_as(old);
+    // What waits for a range that nobody leads holds up nothing else.
     let (moves, more) = deal(homes, &routes.serving());
     let mut sessions = Prng::new(seed ^ session_salt());
     let moved = moves.into_iter().map(|(number, home)| {
@@ -213,13 +225,12 @@ fn deal(homes: &[Option<u16>], serving: &BTreeSet<u16>) -> (Vec<(usize, u16)>, V
 }
 
 /// The places of a corelane target, one at least, and which keys each serves: all shards of a node that is alone, the shards that
-/// lead ranges in a cluster.
+/// lead ranges in a cluster. Ranges that nobody leads are nowhere.
 fn survey(target: SocketAddr, seed: u64) -> Result<Routes, BenchError> {
     let mut admins = admins(target, seed)?;
     let mut places = Vec::new();
-    let mut starts = Vec::new();
+    let mut led = Vec::new();
     let is_cluster = admins[0].0.is_some();
-    let whole = admins[0].1.map()?.ranges;
     if !is_cluster {
         let address = target;
         places.extend((0..admins[0].1.shards.max(1)).map(|shard| Place { address, shard }));
@@ -242,28 +253,42 @@ fn survey(target: SocketAddr, seed: u64) -> Result<Routes, BenchError> {
                 step: "give the range map",
                 message: "it has more shards than can be numbered".to_owned(),
             })?;
-            starts.push((range.start, at));
+            led.push((range.start, range.end, at));
         }
     }
-    // A key of a range without a place would be sent to another one, which refuses it.
-    let led: BTreeSet<&[u8]> = starts.iter().map(|(start, _)| start.as_slice()).collect();
-    if let Some(range) = whole.iter().find(|range| !led.contains(range.start.as_slice())) {
-        let message = format!(
-            "range r{} has no leader among the nodes that answer: see `corelane status`",
-            range.range
-        );
-        return Err(BenchError::Refused {
-            address: target,
-            step: "give the range map",
-            message,
-        });
-    }
-    Ok(Routes::new(places, starts))
+    led.sort();
+    Ok(Routes::new(places, with_gaps(led)))
 }
 
-/// Which place serves which keys now.
+/// The first keys of led ranges with their places, of their spans in order, and those of the gaps between them.
+fn with_gaps(led: Vec<(Vec<u8>, Option<Vec<u8>>, u16)>) -> Vec<(Vec<u8>, u16)> {
+    let mut starts = Vec::with_capacity(led.len());
+    let mut reached = Some(Vec::new());
+    for (start, end, place) in led {
+        if let Some(reached) = reached.filter(|reached| *reached < start) {
+            starts.push((reached, NOWHERE));
+        }
+        starts.push((start, place));
+        reached = end;
+    }
+    starts.extend(reached.map(|reached| (reached, NOWHERE)));
+    starts
+}
+
+/// Which place serves which keys now. All of them are served.
 pub(crate) fn routes(target: &Target, seed: u64) -> Result<Routes, BenchError> {
-    survey(target.address, seed)
+    let routes = survey(target.address, seed)?;
+    match routes.unserved() {
+        None => Ok(routes),
+        Some(start) => Err(BenchError::Refused {
+            address: target.address,
+            step: "give the range map",
+            message: format!(
+                "the range that begins at {:?} has no leader among the nodes that answer: see `corelane status`",
+                start.escape_ascii().to_string()
+            ),
+        }),
+    }
 }
 
 fn admin(address: SocketAddr, seed: u64) -> Result<Admin, BenchError> {
@@ -425,6 +450,25 @@ mod tests {
             assert_eq!(routes.owner(key.as_bytes()), Some(owner), "{key}");
         }
         assert_eq!(Routes::default().owner(b"a"), None);
+    }
+
+    #[test]
+    fn what_nobody_leads_is_served_nowhere() {
+        let led = |start: &str, end: &str, place| {
+            let end = (!end.is_empty()).then(|| end.as_bytes().to_vec());
+            (start.as_bytes().to_vec(), end, place)
+        };
+        let starts = with_gaps(vec![led("b", "f", 0), led("f", "m", 1), led("p", "t", 0)]);
+        let routes = Routes::new(Vec::new(), starts);
+        let owner = |key: &str| routes.owner(key.as_bytes()).unwrap();
+        assert_eq!(
+            ["a", "b", "g", "m", "o", "p", "t", "z"].map(owner),
+            [NOWHERE, 0, 1, NOWHERE, NOWHERE, 0, NOWHERE, NOWHERE]
+        );
+        assert_eq!(routes.unserved(), Some(&b""[..]));
+        assert_eq!(routes.serving(), BTreeSet::from([0, 1]));
+        let whole = Routes::new(Vec::new(), with_gaps(vec![led("", "m", 0), led("m", "", 1)]));
+        assert_eq!(whole.unserved(), None);
     }
 
     #[test]

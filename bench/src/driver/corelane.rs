@@ -294,6 +294,7 @@ pub(crate) struct Admin {
 /// One range of a node's map.
 pub(crate) struct RangeFacts {
     pub(crate) start: Vec<u8>,
+    pub(crate) end: Option<Vec<u8>>,
     pub(crate) range: u64,
     /// The shard of the node that was asked.
     pub(crate) shard: u16,
@@ -404,6 +405,7 @@ impl Admin {
             };
             let ranges = map.ranges.iter().map(|entry| RangeFacts {
                 start: entry.start.to_vec(),
+                end: entry.end().map(Vec::from),
                 range: entry.range.to_native(),
                 shard: entry.shard.to_native(),
                 leader: entry.leader.as_ref().map(|node| node.to_native()),

@@ -1,7 +1,10 @@
 //! What a shard does beside requests: flushes, merges, the clock bound, collection of old versions.
 //!
-//! One task of the background class, woken by steps that see a need and by a slow timer. It claims a range (`busy`), works on
-//! its tablet, and comes back with a step.
+//! ```text
+//!   steps that see a need, slow timer ──► what takes no time ──► flushes ──► merges
+//! ```
+//! Three tasks of the background class: while tables are merged, others are flushed, and neither keeps the clock waiting. Each claims a
+//! range (`busy`), works on its tablet, and comes back with a step.
 
 use crate::gauge::Room;
 use crate::local::Local;
@@ -256,12 +259,29 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             self.step(State::mind_merges);
             self.step(State::mind_held);
             if self.with_state(State::wants_look) {
-                while self.flush_one().await || self.merge_one().await {}
-                self.with_state(State::let_rest);
+                self.flushes.notify();
             }
-            // Room appears in more ways than writes and flushes: what was held back looks again, so that it never waits for
-            // an event that has passed.
-            self.step(State::release_stalled);
+        }
+    }
+
+    /// Flushes until the shard is dropped.
+    pub(crate) async fn run_flushes(self: Rc<Self>) {
+        loop {
+            self.flushes.notified().await;
+            while self.flush_one().await {}
+            self.with_state(State::let_rest);
+            self.merges.notify();
+        }
+    }
+
+    /// Merges until the shard is dropped.
+    pub(crate) async fn run_merges(self: Rc<Self>) {
+        loop {
+            self.merges.notified().await;
+            while self.merge_one().await {
+                // What has gathered in the range meanwhile waited for it.
+                self.flushes.notify();
+            }
         }
     }
 
@@ -284,10 +304,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             self.step(|state| state.unclaim(range));
             return false;
         };
-        self.step(|state| {
-            state.unclaim(range);
-            state.release_stalled();
-        });
+        self.step(|state| state.unclaim(range));
         let progress = flushed > before || stats.frozen > 0;
         base::sometimes!("node: flush without progress", !progress);
         progress

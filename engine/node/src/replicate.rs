@@ -393,6 +393,8 @@ impl<E: Env, B> State<E, B> {
         for slot in mem::take(&mut self.runnable) {
             self.run_parked(slot);
         }
+        // Whatever has made room: splits flush, too, and logs get shorter.
+        self.release_stalled();
     }
 
     /// The group in `slot` leads from `first` on.
@@ -492,7 +494,6 @@ impl<E: Env, B> State<E, B> {
         for slot in touched {
             self.run_parked(slot);
         }
-        self.release_stalled();
     }
 
     /// A write is durable.

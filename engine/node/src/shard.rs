@@ -49,6 +49,10 @@ pub(crate) struct Shard<E: Env, B: Mailbox<Message<E>>> {
     pub(crate) turn: Notify,
     /// Something waits for flush, merge or a new clock bound.
     pub(crate) maintenance: Notify,
+    /// There may be something to flush.
+    pub(crate) flushes: Notify,
+    /// There may be something to merge.
+    pub(crate) merges: Notify,
     /// The node fails or stops.
     pub(crate) ended: Notify,
     this: OnceCell<Weak<Self>>,
@@ -415,6 +419,8 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             state: RefCell::new(state),
             turn: Notify::new(),
             maintenance: Notify::new(),
+            flushes: Notify::new(),
+            merges: Notify::new(),
             ended: Notify::new(),
             this: OnceCell::new(),
             bench_file: RefCell::new(None),

@@ -257,6 +257,8 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_log()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_turns()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_maintenance()));
+    spawn(TaskClass::Background, Box::pin(shard.clone().run_flushes()));
+    spawn(TaskClass::Background, Box::pin(shard.clone().run_merges()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_scrub()));
     spawn(TaskClass::Foreground, Box::pin(shard.clone().run_gauge()));
     spawn(TaskClass::Background, Box::pin(shard.clone().run_space()));
