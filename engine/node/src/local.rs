@@ -214,8 +214,12 @@ pub(crate) struct Local<E: Env> {
     pub(crate) unconfirmed: Vec<(ReadToken, Sender<Index>)>,
     /// Reads that wait for the disk: a move waits for them.
     pub(crate) reads: Rc<Cell<u32>>,
-    /// A flush, merge, split or move works on the tablet: one at a time.
+    /// A flush, merge, split or move works on the tablet: one at a time, but for a flush beside a merge.
     pub(crate) busy: Rc<Cell<bool>>,
+    /// What works on it is a flush, perhaps beside a merge.
+    pub(crate) flushing: bool,
+    /// What works on it is a merge, perhaps beside a flush.
+    pub(crate) merging: bool,
     /// What works on it is a move to another shard: nothing else blocks it, and leadership is not handed over meanwhile.
     pub(crate) moving: bool,
     /// The entry that is next takes its right neighbour over: nothing is applied before the tablet has it.
@@ -261,6 +265,8 @@ impl<E: Env> Local<E> {
             unconfirmed: Vec::new(),
             reads: Rc::new(Cell::new(0)),
             busy: Rc::new(Cell::new(false)),
+            flushing: false,
+            merging: false,
             moving: false,
             absorbing: false,
             absorbed: false,
@@ -348,6 +354,20 @@ impl<E: Env> Local<E> {
     /// Whether that is to be done now, also when there is room in memory and log.
     pub(crate) fn is_flush_due(&self) -> bool {
         self.split_open || self.tablet.has_frozen() || self.tablet.wants_freeze()
+    }
+
+    /// Begins a flush, if nothing but a merge works on the tablet: who is given it ends it by [`State::end_flush`].
+    pub(crate) fn begin_flush(&mut self) -> Option<Tablet<E>> {
+        self.may_flush().then(|| {
+            self.busy.set(true);
+            self.flushing = true;
+            self.tablet.clone()
+        })
+    }
+
+    /// Whether a flush may begin.
+    pub(crate) fn may_flush(&self) -> bool {
+        !self.busy.get() || (self.merging && !self.flushing && !self.split_open)
     }
 
     /// Whether a split is committed that is not applied here yet.

@@ -3,8 +3,8 @@
 //! ```text
 //!   steps that see a need, slow timer ──► what takes no time ──► flushes ──► merges
 //! ```
-//! Three tasks of the background class: while tables are merged, others are flushed, and neither keeps the clock waiting. Each claims a
-//! range (`busy`), works on its tablet, and comes back with a step.
+//! Three tasks of the background class: while tables are merged, memory is flushed, also of the same range, and neither keeps the clock
+//! waiting. Each claims a range (`busy`), works on its tablet, and comes back with a step.
 
 use crate::gauge::Room;
 use crate::local::Local;
@@ -131,11 +131,10 @@ impl<E: Env, B> State<E, B> {
         if let Some(pinning) = pinning.filter(|_| log_full) {
             self.release_log(pinning);
         }
-        let relieve =
-            log_full || self.storage.pressure() >= Pressure::Flush || base::misbehave!("node: early flush");
+        let relieve = self.storage.pressure() >= Pressure::Flush || base::misbehave!("node: early flush");
         self.watch_stirred();
-        // To relieve memory or log any of them will do; otherwise those in which something has happened.
-        let (all, watched) = match relieve {
+        // To relieve memory any of them will do, and the log the one that keeps it long; otherwise those in which something has happened.
+        let (all, watched) = match relieve || log_full {
             true => (&*self.slots, &[][..]),
             false => (&[][..], &*self.watched),
         };
@@ -144,7 +143,7 @@ impl<E: Env, B> State<E, B> {
             .iter()
             .chain(watched)
             .filter_map(Slot::live)
-            .filter(|local| !local.busy.get() && !local.seat.leaving)
+            .filter(|local| local.may_flush() && !local.seat.leaving)
             .filter_map(|local| {
                 // A flush of a range without anything new changes nothing, and would be picked again at once, for ever.
                 if !local.has_news() {
@@ -152,7 +151,7 @@ impl<E: Env, B> State<E, B> {
                 }
                 let due = local.is_flush_due();
                 let pins_oldest_segment = due || log_full && pinning == Some(local.range);
-                (relieve || due).then(|| FlushCandidate {
+                (relieve || pins_oldest_segment).then(|| FlushCandidate {
                     range: local.range,
                     memtable_bytes: local.tablet.memtable_bytes(),
                     pins_oldest_segment,
@@ -160,9 +159,9 @@ impl<E: Env, B> State<E, B> {
             })
             .collect();
         let range = pick_flush(&candidates)?;
-        let local = self.local(range)?;
-        local.busy.set(true);
-        Some((range, local.tablet.clone()))
+        let slot = self.here[&range];
+        let tablet = self.live_mut(slot).begin_flush()?;
+        Some((range, tablet))
     }
 
     /// Lets the group and the log go of what tables have of a range, but for what others lack that it leads: they would have to get all of
@@ -200,19 +199,20 @@ impl<E: Env, B> State<E, B> {
     fn pick_merge(&mut self) -> Option<(RangeId, Tablet<E>, storage::MergePlan)> {
         self.watch_stirred();
         let watched = self.watched.iter().map(|slot| &self.slots[*slot as usize]);
-        watched.filter_map(Slot::live).find_map(|local| {
+        let (range, plan) = watched.filter_map(Slot::live).find_map(|local| {
             // A split that is proposed waits for it, and once that is committed, reads wait for the split.
-            let is_free = !local.busy.get() && !local.replica.is_blocked();
+            let is_free = !local.busy.get() && !local.split_open && !local.replica.is_blocked();
             let idle = is_free && !local.seat.leaving && !self.damage.contains_key(&local.range);
             let plan = idle.then(|| local.tablet.pick_merge()).flatten()?;
             let fits = self.gauge.may_merge(plan.bytes());
             base::sometimes!("node: a merge waits for room on the disk", !fits);
-            if !fits {
-                return None;
-            }
-            local.busy.set(true);
-            Some((local.range, local.tablet.clone(), plan))
-        })
+            fits.then_some((local.range, plan))
+        })?;
+        let slot = self.here[&range];
+        let local = self.live_mut(slot);
+        local.busy.set(true);
+        local.merging = true;
+        Some((range, local.tablet.clone(), plan))
     }
 
     /// The ranges that were split off `left` and wait until that is durable.
@@ -229,7 +229,32 @@ impl<E: Env, B> State<E, B> {
             .collect()
     }
 
-    /// Work on the range is over.
+    /// A flush is over.
+    pub(crate) fn end_flush(&mut self, range: RangeId) {
+        self.end_work(range, |local| {
+            local.flushing = false;
+            !local.merging
+        });
+    }
+
+    /// A merge of tables is over.
+    fn end_merge(&mut self, range: RangeId) {
+        self.end_work(range, |local| {
+            local.merging = false;
+            !local.flushing
+        });
+    }
+
+    /// Work on the range is over; nothing else works on it if `ended` says so.
+    fn end_work(&mut self, range: RangeId, ended: impl FnOnce(&mut Local<E>) -> bool) {
+        let slot = self.here.get(&range).copied();
+        let live = slot.and_then(|slot| self.slots[slot as usize].live_mut());
+        if live.is_some_and(ended) {
+            self.unclaim(range);
+        }
+    }
+
+    /// Work on the range is over, and nothing else works on it.
     pub(crate) fn unclaim(&mut self, range: RangeId) {
         if let Some(&slot) = self.here.get(&range)
             && let Some(local) = self.slots[slot as usize].live()
@@ -301,10 +326,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             self.freeze(range);
         }
         let Some(flushed) = self.flush_claimed(range, &tablet).await else {
-            self.step(|state| state.unclaim(range));
+            self.step(|state| state.end_flush(range));
             return false;
         };
-        self.step(|state| state.unclaim(range));
+        self.step(|state| state.end_flush(range));
         let progress = flushed > before || stats.frozen > 0;
         base::sometimes!("node: flush without progress", !progress);
         progress
@@ -344,7 +369,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             return false;
         };
         let merged = tablet.merge(plan).await;
-        self.step(|state| state.unclaim(range));
+        self.step(|state| state.end_merge(range));
         match merged {
             Ok(()) => true,
             Err(error @ StorageError::Corruption(_)) => {

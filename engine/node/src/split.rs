@@ -152,6 +152,7 @@ impl<E: Env, B> State<E, B> {
         if let Some(local) = live.into_iter().find(|local| local.range == range) {
             local.split_open = false;
             local.busy.set(false);
+            local.flushing = false;
         }
         // Entries may have waited for it.
         if let Some(&slot) = self.here.get(&range) {

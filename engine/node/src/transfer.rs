@@ -568,13 +568,10 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     async fn try_offer(&self, range: RangeId, to: ReplicaId) -> bool {
         // What is only in memory would have to be sent as entries again.
         let tablet = loop {
-            let claimed = self.with_state(|state| match state.local(range) {
-                Some(local) if local.busy.get() => Some(None),
-                Some(local) => {
-                    local.busy.set(true);
-                    Some(Some(local.tablet.clone()))
-                }
-                None => None,
+            let claimed = self.with_state(|state| {
+                state.local(range)?;
+                let slot = state.here[&range];
+                Some(state.live_mut(slot).begin_flush())
             });
             match claimed {
                 Some(Some(tablet)) => break tablet,
@@ -585,12 +582,12 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         if tablet.applied_index() > tablet.flushed_index() {
             self.freeze(range);
             if self.flush_claimed(range, &tablet).await.is_none() {
-                self.step(|state| state.unclaim(range));
+                self.step(|state| state.end_flush(range));
                 return false;
             }
         }
         self.step(|state| {
-            state.unclaim(range);
+            state.end_flush(range);
             let Ok(snapshot) = tablet.snapshot() else {
                 base::sometimes!("node: state cannot be offered yet");
                 return false;
