@@ -1,5 +1,7 @@
 //! What a group is told. One value serves all groups of a process.
 
+use crate::cache::Cache;
+
 /// The tunables of a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Config {
@@ -35,6 +37,8 @@ pub struct Config {
     /// Bytes of delivered entries kept in memory for followers that lag, by a leader and by those who may lead next; idle
     /// replicas give them back by [`shrink`](crate::Raft::shrink). Default 1 MiB; hostile: 0.
     pub cache_bytes_max: usize,
+    /// What leaders may keep beyond that as long as all groups with this cache have no more. Default none.
+    pub cache: Cache,
     /// Reads that wait at a leader to be confirmed; more of its own are refused, more of followers dropped. Default 65,536;
     /// hostile: 1.
     pub reads_max: usize,
@@ -66,6 +70,7 @@ impl Default for Config {
             turn_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             cache_bytes_max: 1 << 20,
+            cache: Cache::default(),
             reads_max: 1 << 16,
         }
     }

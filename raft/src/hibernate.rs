@@ -4,6 +4,7 @@
 //! message, a proposal, a change of liveness. Nothing is lost but entries in memory that are also on disk: a follower that
 //! still lacks them gets them by [`Fetch`](crate::Fetch).
 
+use crate::cache::Share;
 use crate::config::{Config, Liveness};
 use crate::liveness::Supports;
 use crate::log::IdleLog;
@@ -198,6 +199,7 @@ impl Hibernated {
         };
         Raft {
             id: self.id,
+            share: Share::of(&self.config.cache),
             config: self.config,
             prng: Prng::new(self.seed),
             hard: self.hard,

@@ -103,6 +103,7 @@
 //! A proposal at a follower is refused with the leader's name, not forwarded. Damage in a majority of the replicas is not
 //! repaired even where they complement each other.
 
+mod cache;
 mod check;
 mod config;
 pub mod damage;
@@ -122,6 +123,7 @@ pub mod read;
 mod ready;
 mod step;
 
+pub use cache::Cache;
 pub use config::{Config, Liveness};
 pub use event::{Event, Withheld};
 pub use hibernate::Hibernated;

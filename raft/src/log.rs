@@ -351,6 +351,11 @@ impl Log {
         self.kept
     }
 
+    /// Bytes of the entries in memory.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
     /// The entries from `first`, as many as fit, at least one if there is one, and what they count. `headers`: for a witness.
     pub(crate) fn from(
         &self,

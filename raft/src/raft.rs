@@ -1,5 +1,6 @@
 //! One replica of a group: its inputs, and what its roles share. `step` dispatches messages.
 
+use crate::cache::Share;
 use crate::config::{Config, Liveness};
 use crate::event::Event;
 use crate::liveness::Supports;
@@ -210,6 +211,8 @@ pub struct Raft {
     pub(crate) writes: u64,
     pub(crate) durable_writes: u64,
     pub(crate) outbox: Option<Box<Outbox>>,
+    /// What it has of [`Config::cache`].
+    pub(crate) share: Share,
 }
 
 impl Raft {
@@ -265,6 +268,7 @@ impl Raft {
             writes: 0,
             durable_writes: 0,
             outbox: None,
+            share: Share::of(&config.cache),
             config,
         };
         if let Some(first) = damaged {
@@ -555,18 +559,21 @@ impl Raft {
 
     /// Lets go of entries that are on disk and that nobody is likely to ask for.
     fn evict(&mut self) {
-        let wanted = match &self.role {
+        let least = self.config.cache_bytes_max;
+        let (wanted, bytes) = match &self.role {
             Role::Leader(leadership) => {
                 let matched = leadership.peers.iter().map(|peer| peer.matched);
-                matched.min().unwrap_or(Index(u64::MAX))
+                let wanted = matched.min().unwrap_or(Index(u64::MAX));
+                (wanted, self.share.allowance(self.log.kept_bytes(), least))
             }
             // Whoever leads next finds others behind.
             Role::Follower { .. } | Role::Candidate { .. } if !self.log.membership().is_single() => {
-                Index::ZERO
+                (Index::ZERO, least)
             }
-            Role::Follower { .. } | Role::Candidate { .. } => Index(u64::MAX),
+            Role::Follower { .. } | Role::Candidate { .. } => (Index(u64::MAX), least),
         };
-        self.log.evict(wanted, self.config.cache_bytes_max);
+        self.log.evict(wanted, bytes);
+        self.share.set(self.log.kept_bytes());
     }
 
     /// The write that `mark` names, and every earlier one, is durable.
@@ -639,6 +646,7 @@ impl Raft {
     /// Gives back memory that an idle replica does not need. For a caller that has many, when one was idle for a while.
     pub fn shrink(&mut self) {
         self.log.evict(Index(u64::MAX), 0);
+        self.share.set(self.log.kept_bytes());
         self.log.shrink();
         self.supports.shrink();
         if let Role::Leader(leadership) = &mut self.role {
@@ -717,6 +725,7 @@ impl Raft {
             writes: _,
             durable_writes,
             outbox,
+            share: _,
         } = self;
         (id, hard, hard_changed, log, role).hash(into);
         (elapsed, heard, promise, supports, rank, outbox).hash(into);

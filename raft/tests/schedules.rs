@@ -23,8 +23,8 @@ mod fixtures;
 
 use base::{Index, Prng, ReplicaId, Term};
 use corelane_raft::{
-    Body, Config, Content, Entry, Epoch, Fetch, Liveness, Mark, MemberChange, Membership, Message, Raft,
-    ReadToken, Ready, Restored, Support,
+    Body, Cache, Config, Content, Entry, Epoch, Fetch, Liveness, Mark, MemberChange, Membership, Message,
+    Raft, ReadToken, Ready, Restored, Support,
 };
 use fixtures::{END, Messages, Node};
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,6 +131,7 @@ impl World {
             in_flight_bytes_max: [1, 1 << 20][prng.index(2)],
             deliver_bytes_max: [1, 100, 1 << 20][prng.index(3)],
             cache_bytes_max: [0, 100, 1 << 20][prng.index(3)],
+            cache: Cache::new(if restless { 0 } else { 2_000 }),
             turn_entries_max: 8,
             turn_bytes_max: 400,
             uncommitted_bytes_max: [200, 1 << 20][prng.index(2)],

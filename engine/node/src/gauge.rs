@@ -260,11 +260,11 @@ impl Gauge {
                 .is_none_or(|free| free.saturating_sub(kept) >= bytes)
     }
 
-    /// Whether tables of so many bytes may be merged: their successor lies beside them for a while. That gives room back, so it may use
-    /// of the reserve what flushes do not need.
-    pub(crate) fn may_merge(&self, bytes: u64) -> bool {
-        let kept = self.floor_bytes();
-        self.room == Room::Enough
+    /// Whether tables of so many bytes may be merged, and `memory` bytes flushed meanwhile: their successor lies beside them for a while.
+    /// That gives room back, so it may use of the reserve what flushes do not need.
+    pub(crate) fn may_merge(&self, bytes: u64, memory: u64) -> bool {
+        let kept = self.floor_bytes().saturating_add(memory);
+        self.limits.reserve_bytes == 0
             || self
                 .free_bytes
                 .is_none_or(|free| free.saturating_sub(kept) >= bytes)
@@ -403,19 +403,21 @@ mod tests {
         );
         gauge.measure(at(1), 0);
         assert_eq!(gauge.room(), Room::Enough);
-        assert!(gauge.has_room_for(1 << 40) && gauge.may_merge(1 << 40));
+        assert!(gauge.has_room_for(1 << 40) && gauge.may_merge(1 << 40, 0));
     }
 
     #[test]
     fn merges_may_use_the_reserve_and_what_can_wait_may_not() {
         let mut gauge = Gauge::new(LIMITS, at(0));
         assert!(gauge.has_room_for(1 << 40), "not known");
+        assert!(gauge.may_merge(1 << 40, 1 << 40), "not known");
         gauge.measure(at(1), 1000);
         assert!(gauge.has_room_for(200) && !gauge.has_room_for(201));
-        assert!(gauge.may_merge(1 << 40), "as long as there is room nobody asks");
+        assert!(gauge.may_merge(800, 0) && !gauge.may_merge(801, 0));
         gauge.measure(at(2), 700);
         assert!(!gauge.has_room_for(1));
-        assert!(gauge.may_merge(500) && !gauge.may_merge(501));
+        assert!(gauge.may_merge(500, 0) && !gauge.may_merge(501, 0));
+        assert!(gauge.may_merge(400, 100) && !gauge.may_merge(401, 100));
     }
 
     #[test]

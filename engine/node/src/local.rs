@@ -33,13 +33,15 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    pub(crate) fn new(prng: Prng) -> Rc<Self> {
+    /// Leaders keep `cache_bytes` together of what followers lack.
+    pub(crate) fn new(prng: Prng, cache_bytes: usize) -> Rc<Self> {
         let config = raft::Config {
             liveness: raft::Liveness::External,
             // What waits is bounded by what connections may have open, and by the room in the log.
             uncommitted_bytes_max: usize::MAX,
             turn_entries_max: usize::MAX,
             turn_bytes_max: usize::MAX,
+            cache: raft::Cache::new(cache_bytes),
             ..raft::Config::default()
         };
         Rc::new(Self {

@@ -204,7 +204,9 @@ impl<E: Env, B> State<E, B> {
             let is_free = !local.busy.get() && !local.split_open && !local.replica.is_blocked();
             let idle = is_free && !local.seat.leaving && !self.damage.contains_key(&local.range);
             let plan = idle.then(|| local.tablet.pick_merge()).flatten()?;
-            let fits = self.gauge.may_merge(plan.bytes());
+            let fits = self
+                .gauge
+                .may_merge(plan.bytes(), self.storage.memory_bytes() as u64);
             base::sometimes!("node: a merge waits for room on the disk", !fits);
             fits.then_some((local.range, plan))
         })?;

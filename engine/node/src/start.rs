@@ -52,6 +52,8 @@ use std::sync::Arc;
 use storage::{Shared, StorageError, Tablet};
 use transport::{PeerConfig, Peers, Transport, TransportConfig};
 
+/// Of the memory for tables, leaders of a shard may have as much again as this part of it for what followers lack.
+const CACHE_PART: usize = 4;
 /// The first range of a new node.
 const FIRST_RANGE: RangeId = RangeId(2);
 
@@ -190,7 +192,7 @@ async fn start_up<E: Env, B: Mailbox<Message<E>>>(
     let config = Rc::new(config);
     let storage = Shared::new(env.clone(), config.storage.clone());
 
-    let groups = Groups::new(env.prng());
+    let groups = Groups::new(env.prng(), config.storage.memory_bytes_max / CACHE_PART);
     let mut found = recover_dir(&env, &storage, &config, &groups, me).await?;
     let shards = mailbox.shards();
     let mut old = me.0 + shards;

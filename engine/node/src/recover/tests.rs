@@ -23,7 +23,7 @@ fn config() -> NodeConfig {
 
 async fn recover(env: &ImageEnv) -> Result<Found<ImageEnv>, RecoverError> {
     let storage = Shared::new(env.clone(), StorageConfig::default());
-    let groups = Groups::new(Prng::new(1));
+    let groups = Groups::new(Prng::new(1), 0);
     recover_dir(env, &storage, &config(), &groups, SHARD).await
 }
 
