@@ -219,10 +219,16 @@ impl Driver for CorelaneDriver {
 /// What a request is told that meets what a transaction has left: clearing it away is the client library's business.
 const IN_THE_WAY: &str = "a transaction that has not ended is in the way; `corelane scan` clears away what a killed client has left";
 
-/// A refusal: of this request for good, or here and now.
+/// A refusal: of this request for good, or here and now. A write of which a leader that has stepped down cannot say whether it was
+/// done is done again.
 fn refused<'a>(reply: &'a ArchivedErrorReply<'static>) -> Answer<'a> {
     let code = reply.code.to_native();
-    let elsewhere = [Code::NotLeader, Code::WrongShard, Code::Unavailable];
+    let elsewhere = [
+        Code::NotLeader,
+        Code::WrongShard,
+        Code::Unavailable,
+        Code::Ambiguous,
+    ];
     if elsewhere.into_iter().any(|known| known.number() == code) {
         Answer::Elsewhere(&reply.message)
     } else {
