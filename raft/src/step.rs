@@ -53,8 +53,8 @@ impl Raft {
             | Body::ReadReply { .. }
             | Body::Campaign
             | Body::Released => {}
-            // Of an older term it cannot become the leader.
-            Body::Bound => self.send_durably(from, Body::Released),
+            // It may have bound itself to this one in this term since it asked.
+            Body::Bound => self.on_bound(from),
         }
     }
 
