@@ -37,7 +37,7 @@
 mod absorb;
 mod progress;
 
-use crate::local::Local;
+use crate::local::{Local, Seat};
 use crate::message::{Origin, RawRequest, ShardMessage};
 use crate::refusal::Refusal;
 use crate::shard::Shard;
@@ -570,8 +570,7 @@ impl<E: Env, B> State<E, B> {
     /// Looks after the merges that ranges here take part in, now and then.
     pub(crate) fn mind_merges(&mut self) {
         let now = self.env.clock().now();
-        // Before there were merges no range could be gone as a whole, and nobody knew the question.
-        if now >= self.merges.lost_at && self.may_use(Version::MERGES) {
+        if now >= self.merges.lost_at {
             self.merges.lost_at = now + LOST_AGAIN;
             self.ask_for_lost();
         }
@@ -620,39 +619,42 @@ impl<E: Env, B> State<E, B> {
         }
     }
 
-    /// Asks all other nodes what became of ranges that have learners here, or replicas that know of no leader. One that its group has
-    /// removed need not have heard of it: a learner says nothing by itself, and all whom a voter knows may have been removed, too. A
-    /// group that was absorbed since tells it no more, and its keys would be kept from whoever has them now.
+    /// Asks after ranges whose replicas here may have been removed. One that its group has removed need not have heard of it, and its
+    /// keys would be kept from whoever has them now.
+    ///
+    /// Of ranges that have learners here, or replicas that know of no leader, all other nodes are asked: a learner says nothing by itself,
+    /// all whom a voter knows may have been removed, too, and a group that was absorbed since tells it no more.
+    /// A voter that follows a leader says nothing by itself either while that one's node lives, and need not have heard of a later one: it
+    /// asks its leader. If that one has removed it, or leads no more, it says so.
     fn ask_for_lost(&mut self) {
         let Some(neighbours) = &self.neighbours else {
             return;
         };
         let nodes: Vec<NodeId> = neighbours.others().map(|member| member.node).collect();
-        let is_lost = |local: &&Local<E>| {
-            let raft = &local.seat.raft;
-            let votes = local
-                .replica
-                .group()
-                .applied
-                .membership
-                .voters()
-                .contains(&raft.id());
-            !local.seat.leaving && (!votes || raft.leader().is_none())
-        };
+        // Before there were merges no range could be gone as a whole, and nobody knew the question.
+        let may_ask_all = self.may_use(Version::MERGES);
         // Each in its turn.
         let count = self.slots.len();
-        let mut asked = Vec::new();
+        let (mut asked, mut led) = (Vec::new(), Vec::new());
         for _ in 0..count.min(LOST_LOOKS_MAX) {
             self.merges.lost = (self.merges.lost + 1) % count;
             let live = self.slots[self.merges.lost].live();
-            asked.extend(
-                live.filter(is_lost)
-                    .map(|local| (local.range, local.seat.raft.id())),
-            );
+            let speaks = |seat: &Seat<E>| !seat.leaving && !seat.silent && !seat.unmarked;
+            let Some(local) = live.filter(|local| speaks(&local.seat)) else {
+                continue;
+            };
+            let raft = &local.seat.raft;
+            let voters = local.replica.group().applied.membership.voters();
+            if raft.leader().is_some() && voters.contains(&raft.id()) {
+                led.push(u32::try_from(self.merges.lost).expect("a shard has fewer than 2^32 ranges"));
+            } else if may_ask_all {
+                asked.push((local.range, raft.id()));
+            }
             if asked.len() == LOST_MAX {
                 break;
             }
         }
+        led.into_iter().for_each(|slot| self.say_where(slot));
         for (range, me) in &asked {
             for node in &nodes {
                 let (right, merge) = (range.0, 0);

@@ -170,7 +170,7 @@ impl<E: Env, B> State<E, B> {
         self.run_parked(slot);
     }
 
-    /// A follower lets its leader hear where it is now, which may have nothing to say to it for long.
+    /// A follower lets its leader hear where it is, which may have nothing to say to it for long. Who leads no more, or has removed it, says so.
     pub(crate) fn say_where(&mut self, slot: u32) {
         let seat = &self.live_mut(slot).seat;
         let (range, from, term) = (seat.range, seat.raft.id(), seat.raft.term());

@@ -80,6 +80,10 @@ const MOVES: &[(u64, &str)] = &[(
 /// The same, of ranges that merge.
 const MERGES: &[(u64, &str)] = &[
     (
+        2_000_242,
+        "a follower of a leader that had handed over did not hear that it was removed, asked nobody, and kept the keys from the left one's state",
+    ),
+    (
         732_023,
         "a voter did not hear that it was removed before its range was absorbed, and all whom it knew had been removed, too",
     ),
