@@ -80,6 +80,10 @@ const MOVES: &[(u64, &str)] = &[(
 /// The same, of ranges that merge.
 const MERGES: &[(u64, &str)] = &[
     (
+        2_400_100,
+        "a scan began below a write of a range that had just been absorbed: who absorbed it did not say how new its keys are",
+    ),
+    (
         2_000_242,
         "a follower of a leader that had handed over did not hear that it was removed, asked nobody, and kept the keys from the left one's state",
     ),

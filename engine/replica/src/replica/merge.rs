@@ -259,6 +259,7 @@ impl<W> Replica<W> {
         self.in_flight.pop(at.mark.index);
         self.open_step.take_if(|open| *open == step);
         self.last_ts = self.last_ts.max(ts).max(right.last_ts);
+        self.applied_ts = self.applied_ts.max(ts).max(right.applied_ts);
         self.shown = self.shown.max(right.shown);
         self.sessions = self.sessions_with(right);
         self.provisional = self.provisional.with(&right.provisional);
