@@ -18,7 +18,7 @@ pub struct RangeInfo {
     pub range: RangeId,
     /// Its keys.
     pub span: Span,
-    /// The shard that serves it: of the node that leads it if that one was asked, and else of one that has a replica.
+    /// The shard of the node that was asked, if it has a replica, and else of the one that leads the range, as far as that was heard of.
     pub shard: ShardId,
     /// Increases with every split of this range.
     pub generation: u64,

@@ -267,15 +267,29 @@ impl Routing {
         home.or(old).or_else(|| self.ring().find(is_next))
     }
 
-    /// A server beside those that were asked, which is not avoided.
-    pub(crate) fn next_untold(&self, asked: &[ServerId], now: Duration) -> Option<ServerId> {
+    /// A server that may know ranges that home does not, beside those that were asked.
+    pub(crate) fn next_beside_home(&self, asked: &[ServerId], now: Duration) -> Option<ServerId> {
+        let home = self.servers[self.home.0].map.as_ref();
+        if home.is_some_and(|(map, _)| map.is_whole()) {
+            return None;
+        }
         let is_next = |server: &ServerId| !asked.contains(server) && self.avoided(*server, now).is_none();
         self.ring().find(is_next)
     }
 
-    /// What the maps of these servers say together, also of who leads where home says otherwise.
-    pub(crate) fn all_known(&self, servers: &[ServerId]) -> RangeCache {
-        self.merged_of(servers.iter().map(|server| &self.servers[server.0]))
+    /// Home's ranges as it told them, and beside them those that the maps of `servers` have.
+    pub(crate) fn ranges_of(&self, servers: &[ServerId]) -> Vec<RangeInfo> {
+        let home = self.servers[self.home.0].map.as_ref().map(|(map, _)| map);
+        let merged = match home.filter(|map| map.is_whole()) {
+            Some(map) => return map.ranges().to_vec(),
+            None => self.merged_of(servers.iter().map(|server| &self.servers[server.0])),
+        };
+        let of_home = |info: &RangeInfo| Some(home?.get(info.range)?.shard);
+        let ranges = merged.ranges().iter().map(|info| RangeInfo {
+            shard: of_home(info).unwrap_or(info.shard),
+            ..info.clone()
+        });
+        ranges.collect()
     }
 
     /// Whether a server of `node` is known.

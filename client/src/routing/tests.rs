@@ -313,6 +313,16 @@ fn maps_of_others_fill_the_gaps_of_homes_and_each_says_on_which_shard_its_replic
     assert_eq!(["h", "z"].map(|key| goes(&routing, key, MS)), [(2, 0), (2, 4)]);
     assert_eq!(routing.next_to_tell(&asked, MS), None);
     assert_eq!(routing.next_to_tell(&asked[..1], MS), None, "there is no gap");
+    // Who wants to see all ranges hears of home's as home knows them.
+    let shards = routing.ranges_of(&asked).into_iter().map(|info| info.shard.0);
+    assert_eq!(shards.collect::<Vec<_>>(), [3, 0, 4]);
+    assert_eq!(routing.next_beside_home(&asked[..1], MS), Some(ServerId(1)));
+    assert_eq!(routing.next_beside_home(&asked, MS), None);
+    assert_eq!(
+        known([None, None]).next_beside_home(&[], MS),
+        None,
+        "home knows all"
+    );
     // One that passes on what it gets has an old map here; nobody else is asked.
     routing.map_is_old(ServerId(2));
     assert_eq!(routing.next_to_tell(&asked[..1], MS), Some(ServerId(2)));

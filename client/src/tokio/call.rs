@@ -3,7 +3,7 @@
 use super::connection::{Connection, SubmitError, Watch};
 use super::part::push_for;
 use super::pool::{NoConnection, Pool};
-use crate::range_cache::RangeCache;
+use crate::range_cache::{RangeCache, RangeInfo};
 use crate::request::{Refusal, Reply, Request, Route};
 use crate::retry::{Failure, Next, Retry};
 use crate::routing::{Course, Routing, ServerId, Target, Trouble, Turn};
@@ -463,12 +463,12 @@ impl Pool {
         }
     }
 
-    /// The range maps of all servers that answer, now, as one. Those that are gone are passed over once home has answered.
-    pub(crate) async fn all_ranges(self: &Arc<Self>) -> Result<RangeCache, Error> {
+    /// All ranges, as home knows them now, and where it does not, as others do that answer.
+    pub(crate) async fn all_ranges(self: &Arc<Self>) -> Result<Vec<RangeInfo>, Error> {
         let deadline = Instant::now() + self.options.deadline;
         self.refresh_beyond(self.maps_seen(), deadline).await?;
         let mut asked = vec![self.routing().home()];
-        while let Some(server) = self.route(|routing, now| routing.next_untold(&asked, now)) {
+        while let Some(server) = self.route(|routing, now| routing.next_beside_home(&asked, now)) {
             asked.push(server);
             let _one = self.one_refresh(deadline).await?;
             if let Ok((map, nodes)) = self.ask_for_ranges(server, ShardId(0), deadline).await {
@@ -476,7 +476,7 @@ impl Pool {
                 self.map_seen(server, map, nodes);
             }
         }
-        Ok(self.route(|routing, _| routing.all_known(&asked)))
+        Ok(self.routing().ranges_of(&asked))
     }
 
     async fn ask_for_ranges(

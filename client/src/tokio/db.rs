@@ -457,13 +457,13 @@ impl Db {
         }
     }
 
-    /// Every range, by start key, as the nodes that answer know them now: in a cluster ranges are missing that none of these has a
-    /// replica of.
+    /// Every range, by start key, as the home node knows them now, and those of which it has no replica as other nodes do. In a cluster
+    /// ranges are missing of which no node that answers has a replica.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn ranges(&self) -> Result<Vec<RangeInfo>, Error> {
-        Ok(self.pool.all_ranges().await?.ranges().to_vec())
+        self.pool.all_ranges().await
     }
 
     /// The nodes of the cluster and where clients reach them, as the home node knows them; none when it is alone.

@@ -259,3 +259,39 @@ fn the_state_of_another_replica_becomes_ones_own() {
     assert_eq!(admit(&opened, 1, None, b"a"), Admission::Applied(ts(10)));
     assert!(Replica::<()>::adopt_state(RangeId(2), Index(9), &state, (ReplicaId(3), mine)).is_err());
 }
+
+#[test]
+fn who_absorbs_a_range_is_as_new_as_that_was() {
+    let mut left = fresh();
+    let mut bytes = Vec::new();
+    let index = left.propose_split(ts(10), RangeId(5), b"m", &mut bytes);
+    left.apply(at(index), &bytes).expect("a split");
+    let mut right = left.split_off(RangeId(5), b"m");
+    let (index, bytes) = propose(&mut right, 1, 90, b"x");
+    right.apply(at(index), &bytes).expect("a write");
+    let mut step = |replica: &mut Replica<&'static str>, now: u64, step: MergeStep| {
+        let mut bytes = Vec::new();
+        let index = replica.propose_merge(ts(now), step, &mut bytes);
+        if !matches!(step, MergeStep::Absorb { .. }) {
+            replica.apply(at(index), &bytes).expect("a step");
+        }
+        (index, bytes)
+    };
+    let of = RangeId(5);
+    let (merge, _) = step(&mut left, 20, MergeStep::Expect { right: of });
+    let generation = left.descriptor().generation;
+    let frozen = MergeStep::Subsume {
+        left: RangeId(2),
+        merge,
+        generation,
+    };
+    step(&mut right, 95, frozen);
+    let (index, bytes) = step(&mut left, 96, MergeStep::Absorb { right: of, merge });
+    let state = left.absorbed_state(at(index), ts(96), &right);
+    left.absorb(at(index), &bytes, &right).expect("it expects that");
+    assert_eq!(left.applied_ts(), ts(96), "its own entry");
+    assert!(left.applied_ts() >= right.applied_ts());
+    // The same after a restart.
+    let again = Replica::<()>::open((RangeId(2), Span::all()), index, &state).expect("its state");
+    assert_eq!(again.applied_ts(), ts(96));
+}
