@@ -198,7 +198,7 @@ impl Latches {
         self.taken.iter().any(|latch| latch.ticket == ticket)
     }
 
-    /// Nobody who has one goes on: who leads has changed.
+    /// Nobody who has one goes on: who leads has changed, or which keys are here.
     pub(crate) fn clear(&mut self) {
         self.taken.clear();
     }

@@ -267,6 +267,8 @@ impl<W> Replica<W> {
         self.cache = None;
         self.descriptor.generation = self.generation_with(right);
         self.descriptor.span.end.clone_from(&right.descriptor.span.end);
+        // What a batch touches here may be more than it was when its latch was taken: it takes another one.
+        self.latches.clear();
         self.ended = self.ended_by_absorbing();
         self.merging = Merging::Nothing;
         Ok(())
