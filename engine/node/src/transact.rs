@@ -157,7 +157,9 @@ impl<E: Env, B> State<E, B> {
         }
         let local = self.live_mut(slot);
         let touched = local.replica.touched(&work.batch);
-        let ticket = work.latch.map(|(_, ticket)| ticket);
+        // The keys may be another range's since: there its ticket is somebody else's.
+        let latch = work.latch.filter(|(of, _)| *of == local.range);
+        let ticket = latch.map(|(_, ticket)| ticket);
         if !local.replica.admit_batch(&touched, ticket) {
             base::sometimes!("node: a transaction's request waits for what is in flight");
             return Tried::Wait;

@@ -104,6 +104,10 @@ const MERGES: &[(u64, &str)] = &[
 /// The same, of nodes that are upgraded.
 const UPGRADES: &[(u64, &str)] = &[
     (
+        2_100_140,
+        "a request of a transaction went on by the ticket that it had in a range which was absorbed since, and an intent was resolved twice",
+    ),
+    (
         910_084,
         "a range that was alone was shown beyond the durable bound of its node's clock, and written below it after a crash",
     ),
