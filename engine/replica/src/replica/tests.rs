@@ -269,7 +269,7 @@ fn who_absorbs_a_range_is_as_new_as_that_was() {
     let mut right = left.split_off(RangeId(5), b"m");
     let (index, bytes) = propose(&mut right, 1, 90, b"x");
     right.apply(at(index), &bytes).expect("a write");
-    let mut step = |replica: &mut Replica<&'static str>, now: u64, step: MergeStep| {
+    let step = |replica: &mut Replica<&'static str>, now: u64, step: MergeStep| {
         let mut bytes = Vec::new();
         let index = replica.propose_merge(ts(now), step, &mut bytes);
         if !matches!(step, MergeStep::Absorb { .. }) {
