@@ -1,6 +1,6 @@
 //! Which shard serves which keys, as far as this client knows. Pure.
 //!
-//! A node knows the ranges that it has replicas of; the maps of several make one of the whole cluster ([`RangeCache::merged`]).
+//! A node knows the ranges that it has replicas of; the maps of several make one of the whole cluster (`RangeCache::merged`).
 //!
 //! A stale cache costs time, not correctness: the server forwards or refuses what came to the wrong shard or node.
 
