@@ -170,7 +170,8 @@ impl Pool {
         let known = self.routing().map_version(target.server);
         // When this fails the next try fails too, and says why.
         if is_home && version > known {
-            let _ = self.refresh_ranges(version, tries.deadline()).await;
+            let is_enough = |routing: &Routing| routing.map_version(routing.home()) >= version;
+            let _ = self.refresh_unless(is_enough, tries.deadline()).await;
         } else if moved {
             let _ = self
                 .refresh_of(target, version.max(known + 1), tries.deadline())
@@ -342,7 +343,9 @@ impl Pool {
 
     /// A server passed something on to another one of its shards.
     pub(crate) fn was_misrouted(self: &Arc<Self>, server: ServerId) {
-        self.route(|routing, _| routing.map_is_old(server));
+        if !self.routing().is_old(server) {
+            self.route(|routing, _| routing.map_is_old(server));
+        }
         self.refresh_soon();
     }
 
@@ -359,28 +362,15 @@ impl Pool {
         let pool = self.clone();
         tokio::spawn(async move {
             let deadline = Instant::now() + pool.options.deadline;
-            while let Some(server) = pool.route(|routing, now| routing.next_to_tell(&asked, now)) {
+            while let Some(server) = pool.next_to_tell(&asked) {
                 asked.push(server);
                 let _one = pool.refreshing.lock().await;
                 // When this fails, the next that is misrouted asks again.
-                if let Ok((map, nodes)) = pool.ask_for_ranges(server, ShardId(0), deadline).await {
-                    pool.says_hello(server);
-                    pool.map_seen(server, map, nodes);
-                }
+                let _ = pool.take_ranges(server, ShardId(0), deadline).await;
             }
             tokio::time::sleep(REFRESH_PAUSE).await;
             pool.refresh_planned.store(false, Ordering::Relaxed);
         });
-    }
-
-    /// Asks home for its range map unless the one that is known is at least as new as `version`.
-    pub(crate) async fn refresh_ranges(
-        self: &Arc<Self>,
-        version: u64,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        let is_enough = |routing: &Routing| routing.map_version(routing.home()) >= version.max(1);
-        self.refresh_unless(is_enough, deadline).await
     }
 
     /// Asks home for its range map unless more maps than `seen` were seen by now.
@@ -400,10 +390,7 @@ impl Pool {
         if self.routing().map_version(target.server) >= version {
             return Ok(());
         }
-        let (map, nodes) = self.ask_for_ranges(target.server, ShardId(0), deadline).await?;
-        self.answered(target);
-        self.map_seen(target.server, map, nodes);
-        Ok(())
+        self.take_ranges(target.server, ShardId(0), deadline).await
     }
 
     /// The server of `target` has changed ranges: takes in its range map, and home's. A client that has none yet goes on without.
@@ -442,15 +429,10 @@ impl Pool {
         let mut course = Course::default();
         loop {
             let target = self.aim(Route::Home(ShardId(0)), &mut course);
-            let error = match self.ask_for_ranges(target.server, target.shard, deadline).await {
-                Ok((map, nodes)) => {
-                    self.answered(&target);
-                    self.map_seen(target.server, map, nodes);
+            let error = match self.take_ranges(target.server, target.shard, deadline).await {
+                Ok(()) => {
                     let asked = vec![target.server];
-                    if self
-                        .route(|routing, now| routing.next_to_tell(&asked, now))
-                        .is_some()
-                    {
+                    if self.next_to_tell(&asked).is_some() {
                         self.tell_soon(asked);
                     }
                     return Ok(());
@@ -468,15 +450,33 @@ impl Pool {
         let deadline = Instant::now() + self.options.deadline;
         self.refresh_beyond(self.maps_seen(), deadline).await?;
         let mut asked = vec![self.routing().home()];
-        while let Some(server) = self.route(|routing, now| routing.next_beside_home(&asked, now)) {
+        loop {
+            let next = self.routing().next_beside_home(&asked, self.elapsed());
+            let Some(server) = next else { break };
             asked.push(server);
             let _one = self.one_refresh(deadline).await?;
-            if let Ok((map, nodes)) = self.ask_for_ranges(server, ShardId(0), deadline).await {
-                self.says_hello(server);
-                self.map_seen(server, map, nodes);
-            }
+            // Ranges that only it has are missing.
+            let _ = self.take_ranges(server, ShardId(0), deadline).await;
         }
         Ok(self.routing().ranges_of(&asked))
+    }
+
+    /// Who is to be asked for a range map next.
+    fn next_to_tell(&self, asked: &[ServerId]) -> Option<ServerId> {
+        self.routing().next_to_tell(asked, self.elapsed())
+    }
+
+    /// Asks a server for its range map, and takes it in.
+    async fn take_ranges(
+        self: &Arc<Self>,
+        server: ServerId,
+        shard: ShardId,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let (map, nodes) = self.ask_for_ranges(server, shard, deadline).await?;
+        self.says_hello(server);
+        self.map_seen(server, map, nodes);
+        Ok(())
     }
 
     async fn ask_for_ranges(

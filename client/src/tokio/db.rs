@@ -58,7 +58,7 @@ pub async fn connect_with(address: &str, options: Options) -> Result<Db, Error> 
     let pool = Arc::new(Pool::new(&address.parse()?, options)?);
     pool.first_connection(deadline).await?;
     if pool.options.map_at_connect {
-        pool.refresh_ranges(0, deadline).await?;
+        pool.refresh_beyond(0, deadline).await?;
     }
     Ok(Db { pool })
 }

@@ -38,7 +38,7 @@ impl Db {
     pub async fn begin_read_stale(&self, age: Duration) -> Result<Snapshot, Error> {
         let deadline = Instant::now() + self.pool().options.deadline;
         if self.pool().maps_seen() == 0 {
-            self.pool().refresh_ranges(1, deadline).await?;
+            self.pool().refresh_beyond(0, deadline).await?;
         }
         let (now, _) = self.pool().clock(deadline).await?;
         let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);

@@ -89,7 +89,7 @@ impl Txn {
         let deadline = Instant::now() + pool.options.deadline;
         let deadline = until.map_or(deadline, |until| until.min(deadline));
         if pool.maps_seen() == 0 {
-            pool.refresh_ranges(1, deadline).await?;
+            pool.refresh_beyond(0, deadline).await?;
         }
         let (now, most) = pool.clock(deadline).await?;
         let number = if attempts.is_some() {
