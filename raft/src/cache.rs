@@ -1,5 +1,5 @@
-//! Memory that the leaders of a process share for entries that followers may still lack. Without it each keeps little, whatever the
-//! others need, and a follower that lags for a moment is sent what has to be read from disk.
+//! Memory that groups with one configuration, those of a shard, share for entries that followers may still lack. Without it each keeps
+//! little, whatever the others need, and a follower that lags for a moment is sent what has to be read from disk.
 //!
 //! Invariant: what groups count here is what they had at their last [`ready`](crate::Raft::ready), and goes with them.
 
@@ -34,8 +34,8 @@ impl Hash for Cache {
 }
 
 impl Cache {
-    /// For `bytes_max` bytes of entries: groups that are asked for more let go of half of theirs, each time, down to
-    /// [`Config::cache_bytes_max`](crate::Config::cache_bytes_max).
+    /// For `bytes_max` bytes of entries. While there are more in it, each leader lets go of half of its own whenever it is asked what is to
+    /// be done, down to [`Config::cache_bytes_max`](crate::Config::cache_bytes_max).
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
         Self(Arc::new(Inner {

@@ -71,7 +71,8 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     no_pin: bool,
     /// Memory of each shard for recent writes, for example 256MiB, which is also the default; one range fills up to an eighth
-    /// of it before it is flushed to a table. Has little effect much beyond --log-max
+    /// of it before it is flushed to a table. Has little effect much beyond --log-max. For followers that lag, leaders may keep a
+    /// quarter as much again
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     memory: Option<u64>,
     /// Memory of each shard for blocks of tables, for example 256MiB
