@@ -23,11 +23,11 @@ sim SEED:
 
 # Fresh seeds until the minutes are over
 sim-swarm MINUTES:
-    cargo run --profile sim -p corelane-system --bin sim -- --seeds $(date +%s)..4000000000 --minutes {{MINUTES}}
+    cargo run --profile swarm -p corelane-system --bin sim -- --seeds $(date +%s)..4000000000 --minutes {{MINUTES}}
 
 # Fresh seeds of clusters until the minutes are over
 sim-cluster MINUTES:
-    cargo run --profile sim -p corelane-system --bin sim -- --cluster --seeds $(date +%s)..4000000000 --minutes {{MINUTES}}
+    cargo run --profile swarm -p corelane-system --bin sim -- --cluster --seeds $(date +%s)..4000000000 --minutes {{MINUTES}}
 
 # Kills, pauses and cuts on a cluster of real processes, one a round; the histories of its clients are checked. Clocks that jump need
 # libfaketime: --faults kill,pause,cut,clock,clock-beyond

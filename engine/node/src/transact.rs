@@ -43,6 +43,11 @@ use wire::request::ArchivedTransact;
 /// A coordinator that has not been heard of for so long is taken for dead: five of its heartbeats.
 const EXPIRY_NS: u64 = 750_000_000;
 
+/// How long after the first look whether a range is led it is looked again, and how long at most when each pause is twice as long as the
+/// one before: what one waits for may take seconds, and hundreds may wait.
+const UNLED_PAUSE: Duration = Duration::from_millis(1);
+const UNLED_PAUSE_MAX: Duration = Duration::from_millis(16);
+
 /// What intents count as where there is no room: what becomes of them goes on, where nothing is spilled.
 const A_PUT: WriteOp<'_> = WriteOp::Put { key: &[], value: &[] };
 /// What becomes of spilled intents counts as this: they are written again when they become versions.
@@ -67,6 +72,8 @@ enum Tried<E: Env> {
     Done,
     /// Something in flight, or on its way here, comes first.
     Wait,
+    /// Nobody may lead the range now.
+    Unled,
     /// Others come first.
     Queued,
     /// This has to be read first.
@@ -106,7 +113,9 @@ impl<E: Env, B> State<E, B> {
         };
         match self.try_batch(&mut work) {
             Tried::Done => {}
-            Tried::Wait | Tried::Queued | Tried::Read(..) => self.jobs.push(Job::Transact(Box::new(work))),
+            Tried::Wait | Tried::Unled | Tried::Queued | Tried::Read(..) => {
+                self.jobs.push(Job::Transact(Box::new(work)))
+            }
         }
     }
 
@@ -137,7 +146,7 @@ impl<E: Env, B> State<E, B> {
                 return Tried::Done;
             }
             base::sometimes!("node: a transaction's request waits for a lease");
-            return Tried::Wait;
+            return Tried::Unled;
         }
         if self.storage.pressure() == Pressure::Stop || !self.log.has_room() {
             base::sometimes!("node: a transaction's request held back by a full memory or log");
@@ -490,6 +499,7 @@ impl<E: Env> View for Tables<'_, E> {
 impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
     /// Tries a batch until it is done, or nobody waits for it any more.
     pub(crate) async fn transact(&self, mut work: Work) {
+        let mut pause = UNLED_PAUSE;
         loop {
             if let Some((range, turn)) = work.turn.take()
                 && !self.wait_for_turn(&work, range, turn).await
@@ -498,19 +508,26 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             }
             let tried = self.step(|state| {
                 let tried = state.try_batch(&mut work);
-                if matches!(tried, Tried::Wait) {
+                if matches!(tried, Tried::Wait | Tried::Unled) {
                     state.latch(&mut work);
                 }
                 tried
             });
+            if !matches!(tried, Tried::Unled) {
+                pause = UNLED_PAUSE;
+            }
             match tried {
                 Tried::Done => break,
-                Tried::Wait if self.now() >= work.deadline => {
+                Tried::Wait | Tried::Unled if self.now() >= work.deadline => {
                     let refusal = Refusal::deadline("what is in flight, or a leader");
                     self.step(|state| state.refuse(work.request.origin, &refusal));
                     break;
                 }
                 Tried::Wait => self.wait_applied().await,
+                Tried::Unled => {
+                    self.env.clock().sleep(pause).await;
+                    pause = UNLED_PAUSE_MAX.min(pause * 2);
+                }
                 Tried::Queued => {}
                 Tried::Read(tablet, guard, lack) => {
                     if work.spilled.is_full() {

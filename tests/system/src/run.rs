@@ -21,17 +21,17 @@ use base::api::ReadAt;
 use base::{NodeId, Prng, ShardId};
 use core::time::Duration;
 use disks::Disks;
-use env::{Disk, Env, Instant};
+use env::Instant;
 use node::{Cluster, Member, NodeConfig, Version};
 use sim::{Fault, Report, Sim, SimNodeId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use storage::Tablet;
 use upgrades::Upgrading;
 use wire::Code;
 
 mod disks;
+mod last_looks;
 mod mistake;
 mod upgrades;
 
@@ -630,29 +630,7 @@ impl Runner {
         if !self.check_versions() || !self.check_bank() || !self.check_words() || !self.compare_replicas() {
             return;
         }
-        self.processes.iter().for_each(Process::stop);
-        let limit = self.sim.now() + Duration::from_secs(20);
-        let is_open = |process: &Process| process.exit().is_none();
-        while self.processes.iter().any(is_open) && self.sim.now() < limit {
-            self.sim.run_for(Duration::from_millis(1));
-        }
-        for at in 0..self.processes.len() {
-            let exit = self.processes[at].exit();
-            if exit != Some(Exit::Stopped) {
-                let what = format!("node {at} was asked to stop and ended with {exit:?}");
-                self.give_up(&what);
-                return;
-            }
-        }
-        for at in 0..self.processes.len() {
-            let node = self.processes[at].node();
-            self.sim.kill(node);
-            self.sim.restart(node);
-            let damages = verify(&mut self.sim, node);
-            if self.scenario.mode != Mode::Damage {
-                self.wrong.extend(damages);
-            }
-        }
+        self.last_looks();
     }
 
     /// Whether all money is there, and transactions end.
@@ -800,69 +778,6 @@ fn is_damage(error: &str) -> bool {
     ["corrupt", "damage", "checksum", "missing", "no tablet"]
         .iter()
         .any(|word| text.contains(word))
-}
-
-/// Notes for which ranges a log keeps its segments, as one record of it after the other says.
-fn note_held(held: &mut BTreeSet<base::RangeId>, record: &log::Record<'_>) {
-    match *record {
-        log::Record::Entry { range, .. } => {
-            held.insert(range);
-        }
-        log::Record::Forget { range } => {
-            held.remove(&range);
-        }
-        log::Record::HardState { .. } | log::Record::Truncate { .. } => {}
-    }
-}
-
-/// Every checksum of every table and log, of a machine on which nothing runs, and whether logs keep what is not their shard's.
-fn verify(sim: &mut Sim, node: SimNodeId) -> Vec<String> {
-    let env = sim.env(node, ShardId(0));
-    sim.block_on(async move {
-        let mut wrong = Vec::new();
-        match Tablet::list(&env).await {
-            Ok(ranges) => {
-                for range in ranges {
-                    match Tablet::verify(&env, range).await {
-                        Ok(damages) => {
-                            wrong.extend(damages.iter().map(|damage| format!("table damage: {damage:?}")));
-                        }
-                        Err(storage::StorageError::NoSuchTablet { .. }) => {}
-                        Err(error) => wrong.push(format!("range {range} cannot be verified: {error}")),
-                    }
-                }
-            }
-            Err(error) => wrong.push(format!("tablets cannot be listed: {error}")),
-        }
-        let entries = env.disk().list("").await.unwrap_or_default();
-        for entry in entries {
-            let Some(shard) = entry
-                .name
-                .strip_prefix("shard-")
-                .and_then(|shard| shard.parse().ok())
-            else {
-                continue;
-            };
-            let dir = format!("shard-{shard}/wal");
-            let mut held = BTreeSet::new();
-            let mut visit = |found: log::verify::Found<'_>| {
-                if let log::verify::Found::Record { record, .. } = found {
-                    note_held(&mut held, &record);
-                }
-            };
-            match log::verify::verify(&env, &dir, ShardId(shard), &mut visit).await {
-                Ok(report) => wrong.extend(report.damage.map(|damage| format!("log damage: {damage:?}"))),
-                Err(error) => wrong.push(format!("the log of shard {shard} cannot be verified: {error}")),
-            }
-            let marks = env.disk().list(&format!("shard-{shard}/ranges")).await;
-            let marks = marks.unwrap_or_default();
-            held.retain(|range| marks.iter().all(|mark| mark.name != range.0.to_string()));
-            let kept =
-                |range| format!("the log of shard {shard} keeps range {range}, which the shard has not");
-            wrong.extend(held.into_iter().map(kept));
-        }
-        wrong
-    })
 }
 
 impl Run {

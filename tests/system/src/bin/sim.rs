@@ -9,6 +9,10 @@ use corelane_system::trials::Trials;
 use std::process::ExitCode;
 use std::time::Duration;
 
+// A run allocates millions of small things.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What the command line asks for.
 #[derive(Debug, Clone)]
 struct Arguments {
