@@ -123,13 +123,15 @@ impl Raft {
         Some(peer.matched)
     }
 
-    /// The state that `to` was to get did not arrive: it is asked again what it has. Harmless when that is not so.
+    /// The state that `to` was to get did not arrive: it is asked again what it has, which may be as much as the log can bring on by now.
+    /// Harmless when that is not so.
     pub fn snapshot_failed(&mut self, to: ReplicaId) {
+        let start = self.log.start();
         if let Some((leadership, _)) = self.leadership()
             && let Some(peer) = leadership.peer(to)
             && let Sending::Snapshot(_) = peer.sending
         {
-            peer.probe(peer.matched.next());
+            peer.probe(peer.matched.max(start).next());
         }
     }
 

@@ -10,8 +10,8 @@ use crate::state::Then;
 use crate::transfer::Arrived;
 use base::{Index, NodeId, Prng, RangeId, ReplicaId, Seqno, ShardId};
 use core::cell::{Cell, RefCell};
-use env::Env;
 use env::sync::Sender;
+use env::{Env, Instant};
 use liveness::Peer;
 use raft::{Content, Entry, HardState, Membership, Raft, ReadToken, Restored};
 use replica::group::node_of;
@@ -243,6 +243,8 @@ pub(crate) struct Local<E: Env> {
     pub(crate) closing_changed: bool,
     /// How often it has moved between shards since the node was started.
     pub(crate) moves: u64,
+    /// When it was split off here, if that was since the node was started.
+    pub(crate) born: Option<Instant>,
 }
 
 impl<E: Env> Local<E> {
@@ -279,6 +281,7 @@ impl<E: Env> Local<E> {
             is_closing: false,
             closing_changed: false,
             moves: 0,
+            born: None,
         }
     }
 

@@ -619,6 +619,7 @@ impl<E: Env, B> State<E, B> {
         // A replica that was removed before it is made.
         let me = self.seat_of(slot).raft.id();
         let is_gone = self.is_gone(right, me);
+        let (now, _) = self.clock();
         let local = self.slots[slot as usize]
             .live_mut()
             .expect("a range stays while entries are in flight");
@@ -628,6 +629,7 @@ impl<E: Env, B> State<E, B> {
         let mut new = split_local(local, index, right, at, &self.groups);
         // When the log and the left half are lost, nothing else would say that it was here.
         new.seat.unmarked = !is_alone;
+        new.born = Some(now);
         base::sometimes!("node: a split made a replica that had been removed", is_gone);
         if let Some(promised) = promised.filter(|_| !base::planted_bug!("node-split-forgets-promise")) {
             new.replica.set_hard_state(promised.hard_state);

@@ -46,6 +46,8 @@ const TRIES_MAX: u32 = 5;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// States that a shard receives at once; more are to be offered later.
 const RECEIVING_MAX: usize = 8;
+/// How long followers have to come to a split before they are sent the state that it makes. They are asked again and again what they have.
+const SPLIT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the leader waits after a state before it asks the follower what it has.
 const REST: Duration = Duration::from_millis(100);
 
@@ -223,9 +225,12 @@ impl<E: Env, B> State<E, B> {
 
     // ---- the leader's side ----
 
-    /// Whether the state for that follower is to be prepared: nobody else does.
+    /// Whether the state for that follower is to be prepared: nobody else does, and it will not make it itself by the split that made the
+    /// range here.
     fn begin_sending(&mut self, range: RangeId, to: ReplicaId) -> bool {
         let (heard, _) = self.clock();
+        let born = self.local(range).and_then(|local| local.born);
+        let is_newborn = born.is_some_and(|born| heard.since(born) < SPLIT_PATIENCE);
         let Some(neighbours) = &mut self.neighbours else {
             return false;
         };
@@ -238,9 +243,10 @@ impl<E: Env, B> State<E, B> {
             to,
             snapshot: None,
             heard,
-            ended: None,
+            ended: is_newborn.then_some(heard),
         });
-        true
+        base::sometimes!("node: a follower is left time to come to a split", is_newborn);
+        !is_newborn
     }
 
     /// The follower has the state, or will not have it.
