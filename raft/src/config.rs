@@ -25,6 +25,9 @@ pub struct Config {
     /// With so many bytes of entries under way to one follower, no more is sent to it: the last message may go beyond. Default
     /// 8 MiB; hostile: 1.
     pub in_flight_bytes_max: usize,
+    /// Heartbeats that a follower answers in a row, without an acknowledgement of anything, after which what is under way to it is sent
+    /// again: it is lost, or the follower's disk takes that long. More where messages are lost only with their connection. Default 1.
+    pub resend_answers: u32,
     /// Bytes of committed entries that are delivered and not applied, except that one entry always fits. Default 4 MiB;
     /// hostile: 1.
     pub deliver_bytes_max: usize,
@@ -65,6 +68,7 @@ impl Default for Config {
             append_bytes_max: 1 << 20,
             in_flight_max: 64,
             in_flight_bytes_max: 8 << 20,
+            resend_answers: 1,
             deliver_bytes_max: 4 << 20,
             turn_entries_max: 1 << 16,
             turn_bytes_max: 16 << 20,
@@ -94,6 +98,7 @@ impl Config {
         assert!(self.append_entries_max > 0, "append_entries_max is zero");
         assert!(self.turn_entries_max > 0, "turn_entries_max is zero");
         assert!(self.in_flight_max > 0, "in_flight_max is zero");
+        assert!(self.resend_answers > 0, "resend_answers is zero");
         assert!(self.reads_max > 0, "reads_max is zero");
     }
 }

@@ -13,6 +13,7 @@
 use crate::config::Config;
 use crate::message::Epoch;
 use base::{Index, ReplicaId};
+use core::mem;
 use std::collections::VecDeque;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +69,8 @@ pub(crate) struct Progress {
     pub(crate) active: bool,
     /// Something was acknowledged since the last sign of life.
     pub(crate) acknowledged: bool,
+    /// Signs of life in a row without an acknowledgement of what is under way.
+    unmoved: u32,
     /// The latest round of heartbeats that it answered.
     pub(crate) round: u64,
     /// The latest commit index that a heartbeat told it, and the first round that did.
@@ -92,6 +95,7 @@ impl Progress {
             fetching: false,
             active: true,
             acknowledged: false,
+            unmoved: 0,
             round: 0,
             told: (Index::ZERO, 0),
             knows: Index::ZERO,
@@ -164,17 +168,20 @@ impl Progress {
         expected
     }
 
-    /// The peer answered a heartbeat. A probe goes again; so does the window, if nothing of it was acknowledged since the last
-    /// such answer although entries up to `last` are outstanding: then a message was lost, or the peer's disk is slow.
-    pub(crate) fn lives(&mut self, last: Index) {
+    /// The peer answered a heartbeat. A probe goes again; so does the window, if nothing of it was acknowledged since as many such answers
+    /// as `resend_answers` says although entries up to `last` are outstanding: then a message was lost, or the peer's disk is slow.
+    pub(crate) fn lives(&mut self, last: Index, resend_answers: u32) {
+        let moved = mem::take(&mut self.acknowledged);
         match self.sending {
             Sending::Probe { .. } => self.probe(self.next),
-            Sending::Replicate if self.matched < last && !self.acknowledged && !self.fetching => {
-                self.probe(self.matched.next());
+            Sending::Replicate if self.matched < last && !moved && !self.fetching => {
+                self.unmoved += 1;
+                if self.unmoved >= resend_answers {
+                    self.probe(self.matched.next());
+                }
             }
-            Sending::Replicate | Sending::Snapshot(_) => {}
+            Sending::Replicate | Sending::Snapshot(_) => self.unmoved = 0,
         }
-        self.acknowledged = false;
     }
 
     /// A heartbeat of `round` tells it what is committed, as far as it has that.
@@ -205,6 +212,7 @@ impl Progress {
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         self.fetching = false;
+        self.unmoved = 0;
         self.sending = Sending::Probe { waits: false };
     }
 
@@ -294,5 +302,27 @@ mod tests {
         peer.matched = Index(60);
         peer.sending = Sending::Replicate;
         assert_eq!(peer.has_or_gets(Index(7)), Index(60));
+    }
+
+    #[test]
+    fn what_is_under_way_is_sent_again_after_so_many_answers_that_acknowledge_nothing() {
+        let last = Index(9);
+        let mut peer = Progress::new(ReplicaId(2), Index(1));
+        peer.appended(Index(4));
+        peer.sent(last, 100);
+        let answers = |peer: &mut Progress, count: u32| {
+            (0..count).for_each(|_| peer.lives(last, 3));
+            peer.sending
+        };
+        // The first one follows an acknowledgement.
+        assert_eq!(answers(&mut peer, 3), Sending::Replicate);
+        peer.appended(Index(5));
+        assert_eq!(
+            answers(&mut peer, 3),
+            Sending::Replicate,
+            "it counts from the last one"
+        );
+        assert_eq!(answers(&mut peer, 1), Sending::Probe { waits: false });
+        assert_eq!(peer.next, Index(6));
     }
 }

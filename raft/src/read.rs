@@ -135,12 +135,13 @@ impl Raft {
         rank: u8,
         support: Option<Epoch>,
     ) {
+        let resend_answers = self.config.resend_answers;
         let Some((peer, log)) = self.peer(from) else {
             return;
         };
         peer.answered(round);
         peer.rank = rank;
-        peer.lives(log.last().index);
+        peer.lives(log.last().index, resend_answers);
         // Epochs grow: an answer that was under way for long must not bring back an earlier one.
         if let Some(epoch) = support.filter(|epoch| peer.fortified.is_none_or(|known| known < *epoch)) {
             peer.fortified = Some(epoch);

@@ -26,6 +26,9 @@ const LAG_MAX: u64 = 256;
 /// Replicas of a group that are remembered to be on another shard than 0; more than a group has.
 const PLACES_MAX: usize = 64;
 
+/// Heartbeats that a follower answers before what is under way to it is sent again: a fifth of a second.
+const RESEND_ANSWERS: u32 = 10;
+
 /// How the groups of a shard are started.
 pub(crate) struct Groups {
     config: Arc<raft::Config>,
@@ -42,6 +45,8 @@ impl Groups {
             turn_entries_max: usize::MAX,
             turn_bytes_max: usize::MAX,
             cache: raft::Cache::new(cache_bytes),
+            // Connections lose nothing while they last, and disks that are busy take longer than a heartbeat.
+            resend_answers: RESEND_ANSWERS,
             ..raft::Config::default()
         };
         Rc::new(Self {
