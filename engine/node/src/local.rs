@@ -397,6 +397,13 @@ impl<E: Env> Local<E> {
         known.is_some_and(|matched| self.seat.raft.last().index.since(matched) <= LAG_MAX)
     }
 
+    /// Whether a replica is a learner by a change that is not applied here: another leader may void it. A voter is never in doubt, since
+    /// it was a learner before, and its answer may be needed to know that.
+    pub(crate) fn is_in_doubt(&self, replica: ReplicaId) -> bool {
+        let is_learner = self.seat.raft.membership().learners().contains(&replica);
+        is_learner && !self.replica.group().applied.membership.contains(replica)
+    }
+
     /// Whether nothing of the group is under way.
     pub(crate) fn is_quiet(&self) -> bool {
         self.leads()

@@ -9,6 +9,8 @@
 //! Invariants:
 //! - A replica votes only after it has the range's state, so that a change never makes a quorum of replicas without one.
 //! - A replica that was removed never comes back: on the same node another one takes its place, with a later life.
+//! - A learner is spoken to only when the change that takes it in is committed: otherwise the change may be voided, and a replica that
+//!   nobody made would wait, with what it has, for a group that knows nothing of it.
 //! - Whoever leads does not remove itself: it hands over first.
 
 use crate::message::{Origin, RawRequest};

@@ -59,6 +59,12 @@ impl<E: Env, B> State<E, B> {
             }
         }
         let local = self.live_mut(slot);
+        if local.seat.raft.is_leader() && after.learners().iter().any(|learner| !before.contains(*learner)) {
+            // What the group had for it was not sent: see `post`.
+            local.seat.raft.tell_commit();
+            self.touch(slot);
+        }
+        let local = self.live_mut(slot);
         if local.is_alone() && !local.seat.raft.is_leader() {
             base::sometimes!("node: the last replica of a range did not lead");
             local.seat.raft.campaign_now();

@@ -265,10 +265,14 @@ impl<E: Env, B> State<E, B> {
     }
 
     /// Sends messages of the group in `slot`. State goes another way: it is offered.
+    ///
+    /// A leader speaks to a learner only when the change that takes it in is applied here. Such a change may be voided by another leader,
+    /// and then nobody would ever say to whoever had heard of it that it was removed. Who speaks itself is answered: here may not be known
+    /// yet what it is by now.
     fn post(&mut self, slot: u32, messages: impl Iterator<Item = (ReplicaId, raft::Message)>) {
-        let seat = self.slots[slot as usize]
-            .seat()
-            .expect("a replica stays while its group works");
+        let slot = &self.slots[slot as usize];
+        let seat = slot.seat().expect("a replica stays while its group works");
+        let local = slot.live();
         for (to, message) in messages {
             let at = seat.place_of(to);
             let Some(neighbours) = &mut self.neighbours else {
@@ -279,6 +283,10 @@ impl<E: Env, B> State<E, B> {
                     range: seat.range,
                     to,
                 });
+            } else if matches!(message.body, Body::Append { .. } | Body::Heartbeat { .. })
+                && local.is_some_and(|local| local.is_in_doubt(to))
+            {
+                base::sometimes!("node: a learner is not spoken to before it is known to be one");
             } else {
                 let letter = Letter {
                     range: seat.range,

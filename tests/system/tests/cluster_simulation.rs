@@ -80,6 +80,10 @@ const MOVES: &[(u64, &str)] = &[(
 /// The same, of ranges that merge.
 const MERGES: &[(u64, &str)] = &[
     (
+        3_500_515,
+        "a learner was spoken to by a change that another leader voided, and nobody said of it, damaged, that it was removed",
+    ),
+    (
         2_400_100,
         "a scan began below a write of a range that had just been absorbed: who absorbed it did not say how new its keys are",
     ),
