@@ -14,11 +14,12 @@ const NAME_NEW: &str = "MANIFEST.tmp";
 /// A longer manifest was not written by us: it is rewritten long before.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
-/// An open manifest and the state it describes.
+/// A manifest and the state it describes.
+///
+/// The file is open only while it is written: a node may have tens of thousands of tablets, most of which are idle.
 pub(crate) struct Manifest<E: Env> {
     shared: Rc<Shared<E>>,
     dir: String,
-    file: <E::Disk as Disk>::File,
     tail: Tail,
     description: Description,
     /// The length of the manifest when it was last written anew.
@@ -73,12 +74,11 @@ impl<E: Env> Manifest<E> {
         dir: &str,
         start: Description,
     ) -> Result<Self, StorageError> {
-        let (file, tail) = write_anew(shared, dir, &start).await?;
+        let tail = write_anew(shared, dir, &start).await?;
         let (shared, dir) = (shared.clone(), dir.to_owned());
         Ok(Self {
             shared,
             dir,
-            file,
             tail,
             description: start,
             bytes_anew: tail.offset,
@@ -101,18 +101,12 @@ impl<E: Env> Manifest<E> {
             base::sometimes!("storage: a torn manifest edit was cut");
             return Self::create(shared, dir, recovered.description).await;
         }
-        let file = shared
-            .env()
-            .disk()
-            .open(&path(dir), OpenMode::WriteDurable)
-            .await?;
-        file.sync().await?;
+        open_to_write(shared, dir).await?.sync().await?;
         shared.env().disk().sync_dir(dir).await?;
         let (shared, dir, tail) = (shared.clone(), dir.to_owned(), recovered.tail);
         Ok(Self {
             shared,
             dir,
-            file,
             tail,
             description: recovered.description,
             bytes_anew: tail.offset,
@@ -145,11 +139,12 @@ impl<E: Env> Manifest<E> {
         let mut out = Vec::new();
         let at = self.tail.offset;
         self.tail.push_edit(&mut out, &edit.encode());
-        write(self.shared.env(), &self.file, at, &out).await?;
+        let file = open_to_write(&self.shared, &self.dir).await?;
+        write(self.shared.env(), &file, at, &out).await?;
         out.clear();
         let at = self.tail.offset;
         self.tail.push_seal(&mut out);
-        write(self.shared.env(), &self.file, at, &out).await?;
+        write(self.shared.env(), &file, at, &out).await?;
         Ok(())
     }
 
@@ -160,10 +155,18 @@ impl<E: Env> Manifest<E> {
     }
 
     async fn write_anew(&mut self) -> Result<(), StorageError> {
-        let (file, tail) = write_anew(&self.shared, &self.dir, &self.description).await?;
-        (self.file, self.tail, self.bytes_anew) = (file, tail, tail.offset);
+        self.tail = write_anew(&self.shared, &self.dir, &self.description).await?;
+        self.bytes_anew = self.tail.offset;
         Ok(())
     }
+}
+
+async fn open_to_write<E: Env>(
+    shared: &Rc<Shared<E>>,
+    dir: &str,
+) -> Result<<E::Disk as Disk>::File, DiskError> {
+    let disk = shared.env().disk();
+    disk.open(&path(dir), OpenMode::WriteDurable).await
 }
 
 /// Order: create `MANIFEST.tmp`; write one edit and its seal; sync; rename; sync the directory.
@@ -171,7 +174,7 @@ async fn write_anew<E: Env>(
     shared: &Rc<Shared<E>>,
     dir: &str,
     description: &Description,
-) -> Result<(<E::Disk as Disk>::File, Tail), StorageError> {
+) -> Result<Tail, StorageError> {
     let (disk, mut out) = (shared.env().disk(), Vec::new());
     let mut tail = Tail::new(shared.draw_uid(dir, description.next_table));
     tail.push_edit(&mut out, &description.snapshot().encode());
@@ -182,7 +185,5 @@ async fn write_anew<E: Env>(
     file.sync().await?;
     disk.rename(&new, &path(dir)).await?;
     disk.sync_dir(dir).await?;
-    drop(file);
-    // Opened again, so that errors call it by its name.
-    Ok((disk.open(&path(dir), OpenMode::WriteDurable).await?, tail))
+    Ok(tail)
 }
