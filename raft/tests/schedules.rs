@@ -136,6 +136,7 @@ impl World {
             turn_bytes_max: 400,
             uncommitted_bytes_max: [200, 1 << 20][prng.index(2)],
             reads_max: [1, 100][prng.index(2)],
+            resend_answers: [1, 3][prng.index(2)],
         };
         let mut world = Self {
             prng,

@@ -114,7 +114,7 @@ impl<E: Env, B> State<E, B> {
         match self.try_batch(&mut work) {
             Tried::Done => {}
             Tried::Wait | Tried::Unled | Tried::Queued | Tried::Read(..) => {
-                self.jobs.push(Job::Transact(Box::new(work)))
+                self.jobs.push(Job::Transact(Box::new(work)));
             }
         }
     }

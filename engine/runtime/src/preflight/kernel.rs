@@ -83,7 +83,7 @@ pub(super) fn check_locked_memory() -> Result<(), PreflightError> {
     }
 }
 
-/// Raises the limit of open files as far as it goes: each range keeps one or more. Where that fails, a node with few ranges needs no
+/// Raises the limit of open files as far as it goes: each table keeps one. Where that fails, a node with few ranges needs no
 /// more than there is.
 pub(super) fn raise_open_files() {
     raise(libc::RLIMIT_NOFILE);
