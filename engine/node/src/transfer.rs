@@ -46,8 +46,10 @@ const TRIES_MAX: u32 = 5;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// States that a shard receives at once; more are to be offered later.
 const RECEIVING_MAX: usize = 8;
-/// How long followers have to come to a split before they are sent the state that it makes. They are asked again and again what they have.
-const SPLIT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long followers have to come to a split before they are offered the state that it makes, and how long one that has come to it does
+/// not take that in place of entries. They are asked again and again what they have. Not longer: one that was sent the left half's state
+/// never comes to the split, and the group may have nobody else.
+const SPLIT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the leader waits after a state before it asks the follower what it has.
 const REST: Duration = Duration::from_millis(100);
 
@@ -229,8 +231,7 @@ impl<E: Env, B> State<E, B> {
     /// range here.
     fn begin_sending(&mut self, range: RangeId, to: ReplicaId) -> bool {
         let (heard, _) = self.clock();
-        let born = self.local(range).and_then(|local| local.born);
-        let is_newborn = born.is_some_and(|born| heard.since(born) < SPLIT_PATIENCE);
+        let is_newborn = self.is_newborn(range);
         let Some(neighbours) = &mut self.neighbours else {
             return false;
         };
@@ -374,6 +375,7 @@ impl<E: Env, B> State<E, B> {
         let fits = self.gauge.has_room_for(bytes);
         base::sometimes!("node: state is offered to a node with a full disk", !fits);
         let usable = slot.filter(has_seat).filter(|_| has_room && fits);
+        let usable = usable.filter(|_| !self.is_newborn(range));
         // The last look, as it may be at every range.
         let usable = usable.filter(|_| !self.is_early(&description));
         let (Some(slot), Some(neighbours)) = (usable, &mut self.neighbours) else {
@@ -398,6 +400,13 @@ impl<E: Env, B> State<E, B> {
             description,
             inbox,
         })));
+    }
+
+    /// Whether the range was split off here a moment ago.
+    fn is_newborn(&mut self, range: RangeId) -> bool {
+        let (now, _) = self.clock();
+        let born = self.local(range).and_then(|local| local.born);
+        born.is_some_and(|born| now.since(born) < SPLIT_PATIENCE)
     }
 
     /// Whether state is offered for keys that another range has here.
