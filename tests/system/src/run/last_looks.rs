@@ -21,7 +21,7 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 struct Look {
     /// What nobody may leave there.
     wrong: Vec<String>,
-    /// For which ranges a log keeps its segments that are not its shard's.
+    /// For which ranges a log keeps its segments that another shard of the node has.
     strays: Vec<String>,
 }
 
@@ -31,19 +31,18 @@ impl Runner {
         if !self.stop_all() {
             return;
         }
-        let mut looks = self.look_at_disks();
-        if looks.iter().any(|look| !look.strays.is_empty()) {
-            base::sometimes!(
-                "system: nodes are started once more, to let go of what a stop has left in a log"
-            );
-            if !self.start_all() || !self.stop_all() {
-                return;
-            }
-            looks = self.look_at_disks();
+        let strays = self.look_at_disks();
+        if strays.is_empty() {
+            return;
         }
-        if self.scenario.mode != Mode::Damage {
-            let found = looks.into_iter().flat_map(|look| [look.wrong, look.strays]);
-            self.wrong.extend(found.flatten());
+        base::sometimes!("system: nodes are started once more, to let go of what a stop has left in a log");
+        if self.start_all() && self.stop_all() {
+            // The last stop may have come in the middle of another move.
+            let left = self.look_at_disks();
+            let left = left.intersection(&strays).cloned();
+            if self.scenario.mode != Mode::Damage {
+                self.wrong.extend(left);
+            }
         }
     }
 
@@ -83,14 +82,20 @@ impl Runner {
         ))
     }
 
-    fn look_at_disks(&mut self) -> Vec<Look> {
-        let nodes: Vec<_> = self.processes.iter().map(Process::node).collect();
-        let look_at = |node| {
+    /// Notes what nobody may leave on disks. Returns what the next start has to let go of.
+    fn look_at_disks(&mut self) -> BTreeSet<String> {
+        let mut strays = BTreeSet::new();
+        for at in 0..self.processes.len() {
+            let node = self.processes[at].node();
             self.sim.kill(node);
             self.sim.restart(node);
-            look_at_disk(&mut self.sim, node)
-        };
-        nodes.into_iter().map(look_at).collect()
+            let look = look_at_disk(&mut self.sim, node);
+            if self.scenario.mode != Mode::Damage {
+                self.wrong.extend(look.wrong);
+            }
+            strays.extend(look.strays.into_iter().map(|stray| format!("node {at}: {stray}")));
+        }
+        strays
     }
 }
 
@@ -128,14 +133,15 @@ fn look_at_disk(sim: &mut Sim, node: SimNodeId) -> Look {
             Err(error) => wrong.push(format!("tablets cannot be listed: {error}")),
         }
         let entries = env.disk().list("").await.unwrap_or_default();
-        for entry in entries {
-            let Some(shard) = entry
-                .name
-                .strip_prefix("shard-")
-                .and_then(|shard| shard.parse().ok())
-            else {
-                continue;
-            };
+        let shard_of = |name: &str| name.strip_prefix("shard-")?.parse::<u16>().ok();
+        let mut places = BTreeSet::new();
+        let shards: Vec<u16> = entries.iter().filter_map(|entry| shard_of(&entry.name)).collect();
+        for shard in &shards {
+            let marks = env.disk().list(&format!("shard-{shard}/ranges")).await;
+            let marks = marks.unwrap_or_default().into_iter();
+            places.extend(marks.map(|mark| (mark.name, *shard)));
+        }
+        for shard in shards {
             let dir = format!("shard-{shard}/wal");
             let mut held = BTreeSet::new();
             let mut visit = |found: log::verify::Found<'_>| {
@@ -147,12 +153,21 @@ fn look_at_disk(sim: &mut Sim, node: SimNodeId) -> Look {
                 Ok(report) => wrong.extend(report.damage.map(|damage| format!("log damage: {damage:?}"))),
                 Err(error) => wrong.push(format!("the log of shard {shard} cannot be verified: {error}")),
             }
-            let marks = env.disk().list(&format!("shard-{shard}/ranges")).await;
-            let marks = marks.unwrap_or_default();
-            held.retain(|range| marks.iter().all(|mark| mark.name != range.0.to_string()));
-            let kept =
-                |range| format!("the log of shard {shard} keeps range {range}, which the shard has not");
-            look.strays.extend(held.into_iter().map(kept));
+            for range in held {
+                let has = |by: &dyn Fn(u16) -> bool| {
+                    let mut places = places.iter();
+                    places.any(|(name, at)| *name == range.0.to_string() && by(*at))
+                };
+                if has(&|at| at == shard) {
+                    continue;
+                }
+                let kept = format!("the log of shard {shard} keeps range {range}, which the shard has not");
+                if has(&|at| at != shard) {
+                    look.strays.push(kept);
+                } else {
+                    wrong.push(kept);
+                }
+            }
         }
         look
     })
