@@ -247,7 +247,7 @@ impl Routing {
         server.map_wanted > server.map_version()
     }
 
-    /// The map of `server` is old, or was never asked for where it would have helped: what came to a wrong shard there shows it.
+    /// The map of `server` is old, or was never asked for where it would have helped: what came to a wrong shard or range there shows it.
     pub(crate) fn map_is_old(&mut self, server: ServerId) {
         let server = &mut self.servers[server.0];
         server.map_wanted = server.map_version() + 1;
@@ -475,9 +475,9 @@ impl Routing {
         self.maps_seen > 0 && (is_other || is_gone || target.is_unmapped)
     }
 
-    /// The same refusal: the map of `target` is asked for again, where home's does not tell all.
-    pub(crate) fn range_was_news(&mut self, target: &Target) {
-        if self.servers[target.server.0].map.is_some() {
+    /// The same refusal: the map of `target` is asked for if it has that range, or if what it said earlier is old.
+    pub(crate) fn range_was_news(&mut self, target: &Target, range: Option<RangeId>) {
+        if range.is_some() || self.servers[target.server.0].map.is_some() {
             self.map_is_old(target.server);
         }
     }
@@ -581,7 +581,7 @@ impl Routing {
             return;
         }
         self.servers[server.0].map = Some((map, self.maps_seen));
-        self.map = Arc::new(self.merge_maps());
+        self.map = Arc::new(self.merged_of(&self.servers));
         let known = core::mem::take(&mut self.leaders);
         if self.servers.len() == 1 {
             return;
@@ -599,21 +599,12 @@ impl Routing {
         }
     }
 
-    /// What the maps of all servers say together: home's alone where that has no gaps, as it does where all nodes have replicas of all
-    /// ranges.
-    fn merge_maps(&self) -> RangeCache {
-        let home = self.servers[self.home.0].map.as_ref();
-        match home.filter(|(map, _)| map.is_whole()) {
-            Some((map, _)) => map.clone(),
-            None => self.merged_of(&self.servers),
-        }
-    }
-
     /// What the maps of `servers` say together.
     fn merged_of<'a>(&self, servers: impl IntoIterator<Item = &'a Server>) -> RangeCache {
         let known = |server: &'a Server| {
             let (map, seen) = server.map.as_ref()?;
-            Some((*seen, server.node, map))
+            // One that fails leads nothing, whatever it said before.
+            Some((*seen, server.node.filter(|_| server.outage.is_none()), map))
         };
         let mut maps: Vec<_> = servers.into_iter().filter_map(known).collect();
         maps.sort_by_key(|(seen, ..)| Reverse(*seen));

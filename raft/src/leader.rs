@@ -135,6 +135,16 @@ impl Raft {
         }
     }
 
+    /// A connection has ended on which messages went to those that `is_there`: what was under way may be lost, and goes again once they
+    /// answer a heartbeat. Harmless when that is not so. Says whether anything was under way.
+    pub fn connection_lost(&mut self, is_there: impl Fn(ReplicaId) -> bool) -> bool {
+        let Some((leadership, _)) = self.leadership() else {
+            return false;
+        };
+        let peers = leadership.peers.iter_mut().filter(|peer| is_there(peer.id));
+        peers.fold(false, |any, peer| any | peer.lost())
+    }
+
     /// Lets the next leader begin when it has everything.
     fn finish_transfer(&mut self) {
         let last = self.log.last().index;

@@ -222,6 +222,17 @@ impl Progress {
         self.sending = Sending::Probe { waits: true };
     }
 
+    /// What is under way to it may not arrive: all of it goes again, the first message when the peer has answered a heartbeat. Says
+    /// whether there is anything.
+    pub(crate) fn lost(&mut self) -> bool {
+        let is_sent = !self.in_flight.is_empty();
+        if is_sent {
+            self.next = self.matched.next();
+            self.probe_later();
+        }
+        is_sent
+    }
+
     /// Whether no answer to entries, a probe or a state is waited for, nor entries from disk.
     pub(crate) fn has_nothing_under_way(&self) -> bool {
         !self.fetching && self.in_flight.is_empty() && self.sending != Sending::Probe { waits: true }

@@ -97,6 +97,7 @@ struct Seen {
     fetches: usize,
     snapshots: usize,
     naps: usize,
+    lost: usize,
 }
 
 impl Seen {
@@ -109,6 +110,7 @@ impl Seen {
         self.fetches += other.fetches;
         self.snapshots += other.snapshots;
         self.naps += other.naps;
+        self.lost += other.lost;
     }
 }
 
@@ -495,6 +497,16 @@ impl World {
         }
     }
 
+    /// Messages of the node to another one are lost, or only said to be.
+    fn connection_lost(&mut self, from: ReplicaId) {
+        let lost = self.random_id();
+        if self.lossy {
+            self.net.retain(|(at, to, _)| (*at, *to) != (from, lost));
+        }
+        self.seen.lost += usize::from(self.raft(from).connection_lost(|to| to == lost));
+        self.drain(from);
+    }
+
     fn random_id(&mut self) -> ReplicaId {
         let at = self.prng.index(self.nodes.len());
         *self.nodes.keys().nth(at).unwrap()
@@ -680,8 +692,9 @@ impl World {
                 self.cut.insert((id, to));
             }
             960..970 => self.cut.clear(),
+            970..984 if up => self.connection_lost(id),
             // Elections that nobody needed.
-            970..990 if up => {
+            984..990 if up => {
                 self.raft(id).campaign_now();
                 self.drain(id);
             }
@@ -842,9 +855,10 @@ fn random_schedules_keep_what_was_committed() {
             fetches,
             snapshots,
             naps,
+            lost,
         } = seen;
         let all = [
-            committed, changes, reads, leases, damages, fetches, snapshots, naps,
+            committed, changes, reads, leases, damages, fetches, snapshots, naps, lost,
         ];
         assert!(
             all.iter().all(|count| *count > 100),

@@ -24,6 +24,7 @@
 //! | `slow-apply`, `apply ID` | what is delivered is applied no longer by itself; ID applies what it has |
 //! | `slow-log`, `fetch ID [fails]` | fetches no longer end by themselves; the oldest one of ID ends |
 //! | `snapshot-failed ID TO` | the state that ID sent to TO did not arrive |
+//! | `connection-lost ID TO` | what is under way from ID to TO may not arrive |
 //! | `forge FROM TO index=I term=T chain=C` | an append with an entry that TO has not got from a leader |
 //! | `settle` | writes end and messages arrive until nothing is left, and fetches end |
 //! | `status`, `net` | prints each replica; prints what is under way |
@@ -269,6 +270,7 @@ impl Group {
             "turn_bytes_max" => config.turn_bytes_max = number,
             "cache_bytes_max" => config.cache_bytes_max = number,
             "reads_max" => config.reads_max = number,
+            "resend_answers" => config.resend_answers = ticks,
             other => return Err(format!("unknown tunable {other}").into()),
         }
         Ok(())
@@ -428,6 +430,10 @@ impl Group {
                 writeln!(self.out, "{had}")?;
             }
             "snapshot-failed" => self.raft(id(0)?)?.snapshot_failed(id(1)?),
+            "connection-lost" => {
+                let to = id(1)?;
+                self.raft(id(0)?)?.connection_lost(|peer| peer == to);
+            }
             "fetch" => return self.fetch(id(0)?, words.get(1) == Some(&"fails")),
             "slow-apply" => {
                 self.slow_apply = true;

@@ -336,6 +336,36 @@ fn maps_of_others_fill_the_gaps_of_homes_and_each_says_on_which_shard_its_replic
 }
 
 #[test]
+fn a_home_that_has_not_heard_of_a_split_does_not_hide_it() {
+    let mut routing = Routing::new(&[address(1), address(2), address(3)]);
+    routing.map_seen(ServerId(0), part(5, &[(10, "", "", 1, 0, 3)]), nodes(), MS);
+    let target = routing.aim(Route::Key(b"z"), &mut Course::default(), MS);
+    assert_eq!((target.server, target.range), (ServerId(2), Some(RangeId(10))));
+    // What was sent there has keys of several ranges.
+    routing.map_is_old(target.server);
+    assert_eq!(routing.next_to_tell(&[], MS), Some(ServerId(0)));
+    assert_eq!(routing.next_to_tell(&[ServerId(0)], MS), Some(ServerId(2)));
+    let newer = part(9, &[(10, "", "m", 2, 0, 3), (11, "m", "", 2, 0, 3)]);
+    routing.map_seen(ServerId(2), newer, nodes(), MS);
+    let range = |routing: &Routing| routing.aim(Route::Key(b"z"), &mut Course::default(), MS).range;
+    assert_eq!(range(&routing), Some(RangeId(11)));
+    routing.map_seen(ServerId(0), part(6, &[(10, "", "", 1, 0, 3)]), nodes(), MS);
+    assert_eq!(range(&routing), Some(RangeId(11)));
+}
+
+#[test]
+fn who_fails_is_not_believed_that_it_leads() {
+    let mut routing = Routing::new(&[address(1), address(2), address(3)]);
+    for (server, node) in [(0, 1), (1, 2), (2, 3)] {
+        routing.identified(ServerId(server), NodeId(node), 7).unwrap();
+    }
+    routing.map_seen(ServerId(2), part(9, &[(10, "", "", 1, 0, 3)]), nodes(), MS);
+    routing.failed(ServerId(2), Trouble::Broke, MS);
+    routing.map_seen(ServerId(0), part(5, &[(10, "", "", 1, 0, 2)]), nodes(), MS);
+    assert_eq!(goes(&routing, "a", MS).0, 1);
+}
+
+#[test]
 fn who_has_no_replica_says_so_and_another_one_is_asked_at_once() {
     let mut routing = known([Some(1), None]);
     let mut course = Course::default();

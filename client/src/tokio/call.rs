@@ -188,6 +188,9 @@ impl Pool {
         }
         self.refused(target);
         if code != Some(Code::NotLeader) {
+            if code == Some(Code::BatchSpansRanges) {
+                self.route(|routing, _| routing.map_is_old(target.server));
+            }
             tries.course.stay();
             return Turn::Pause;
         }
@@ -198,7 +201,7 @@ impl Pool {
                 self.probe(server, target.shard);
             }
             if self.routing().is_news_of_range(target, range) {
-                self.route(|routing, _| routing.range_was_news(target));
+                self.route(|routing, _| routing.range_was_news(target, range));
                 self.refresh_soon();
             }
             return turn;
@@ -404,7 +407,7 @@ impl Pool {
         }
         let deadline = Instant::now() + self.options.deadline;
         if home != target.server {
-            self.route(|routing, _| routing.range_was_news(target));
+            self.route(|routing, _| routing.map_is_old(target.server));
         }
         let _ = self.refresh_beyond(seen, deadline).await;
     }
@@ -415,8 +418,8 @@ impl Pool {
         one.await.map_err(|_| self.late())
     }
 
-    /// Asks home for its range map unless `enough` is known, and others in the background for what it does not know. When home fails
-    /// the next one is asked, each server once.
+    /// Asks home for its range map unless `enough` is known, then those whose maps are old, and in the background others for what these
+    /// do not know. When home fails the next one is asked, each server once.
     async fn refresh_unless(
         self: &Arc<Self>,
         enough: impl Fn(&Routing) -> bool,
@@ -431,9 +434,15 @@ impl Pool {
             let target = self.aim(Route::Home(ShardId(0)), &mut course);
             let error = match self.take_ranges(target.server, target.shard, deadline).await {
                 Ok(()) => {
-                    let asked = vec![target.server];
-                    if self.next_to_tell(&asked).is_some() {
-                        self.tell_soon(asked);
+                    let mut asked = vec![target.server];
+                    while let Some(server) = self.next_to_tell(&asked) {
+                        if !self.routing().is_old(server) {
+                            self.tell_soon(asked);
+                            break;
+                        }
+                        asked.push(server);
+                        // When this fails, what goes out again fails too.
+                        let _ = self.take_ranges(server, ShardId(0), deadline).await;
                     }
                     return Ok(());
                 }

@@ -89,6 +89,9 @@ impl Pool {
                 Ok(Reply::Transact { answer, now }) => {
                     self.answered(&target);
                     self.clock_seen(now, asked);
+                    if let Err((_, txn::Refusal::WrongRange { .. })) = &*answer {
+                        self.route(|routing, _| routing.map_is_old(target.server));
+                    }
                     return Part::Answered(*answer);
                 }
                 Ok(Reply::Refused(refusal)) if refusal.code == Code::Ambiguous.number() => {

@@ -336,7 +336,7 @@ impl<E: Env, B> State<E, B> {
         let neighbours = self.neighbours.as_ref()?;
         let lag = u64::try_from(neighbours.cluster.closed_lag.as_nanos()).unwrap_or(u64::MAX);
         let closed = Timestamp::new(wall_ns.saturating_sub(lag), 0).min(issued);
-        let ends = neighbours.outlook().support_until();
+        let ends = neighbours.outlook.support_until();
         let may_close = closed > neighbours.closing.closed && closed.wall_ns < ends;
         base::sometimes!(
             "node: nothing is closed beyond the end of support",
@@ -559,7 +559,7 @@ impl<E: Env> Neighbours<E> {
         peers.sort_unstable();
         peers.dedup();
         for peer in peers {
-            let support = self.outlook().support(peer.node);
+            let support = self.outlook.support(peer.node);
             let lives = support.given.is_some() || support.received.is_some();
             let at = listeners.iter().position(|listener| listener.peer == peer);
             let at = at.unwrap_or_else(|| {

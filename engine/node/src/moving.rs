@@ -263,7 +263,7 @@ impl<E: Env, B> State<E, B> {
         self.stop_closing(range);
         let clock = self.hlc.last();
         let outlook = self.neighbours.as_ref();
-        let outlook = outlook.map_or(0, |neighbours| neighbours.outlook().version());
+        let outlook = outlook.map_or(0, |neighbours| neighbours.outlook.version());
         let moved = Moved {
             leads_from: local.led.then_some(local.leads_from),
             places: mem::take(&mut local.seat.places),
@@ -523,7 +523,7 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
         // What it is bound by was known where it was.
         let knows = |state: &mut State<E, B>| {
             let neighbours = state.neighbours.as_ref();
-            neighbours.is_none_or(|neighbours| neighbours.outlook().version() >= outlook)
+            neighbours.is_none_or(|neighbours| neighbours.outlook.version() >= outlook)
         };
         while !self.with_state(knows) {
             base::sometimes!("node: a range waits until its new shard knows what its old one did");

@@ -71,8 +71,8 @@ pub(crate) struct Neighbours<E: Env> {
     pub(crate) links: Peers<E>,
     /// This node's failure detector: shard 0 has it.
     pub(crate) detector: Option<Detector>,
-    /// What it says, as far as this shard was told.
-    outlook: Arc<Outlook>,
+    /// What it says of the other nodes' lives, as far as this shard was told.
+    pub(crate) outlook: Arc<Outlook>,
     /// Messages of this turn, by whom they go to.
     letters: Vec<(Peer, Vec<Letter>)>,
     /// Who is at the other end of connections that came in.
@@ -188,11 +188,6 @@ impl<E: Env> Neighbours<E> {
         } else if self.nodes.iter().any(|member| member.node == to.node) {
             self.letters.push((to, vec![letter]));
         }
-    }
-
-    /// What is known of the other nodes' lives.
-    pub(crate) fn outlook(&self) -> &Outlook {
-        &self.outlook
     }
 
     /// What is known between this node and that of another member of its groups.

@@ -10,6 +10,7 @@ use core::mem;
 use core::time::Duration;
 use env::Env;
 use raft::NextTick;
+use replica::group::node_of;
 
 /// Ticks to one of a group that is calm: how long followers may wait until they learn what is committed. A write of a range that is
 /// written now and then costs a round of heartbeats besides; of one that is written more often than this it does not.
@@ -111,11 +112,12 @@ impl<E: Env, B> State<E, B> {
         self.close_batch();
         self.expire_sending();
         self.heed_refusal();
+        self.heed_lost();
         self.detect();
         let Some(neighbours) = &mut self.neighbours else {
             return;
         };
-        if !neighbours.outlook().may_start() {
+        if !neighbours.outlook.may_start() {
             return;
         }
         let (due, due_ticks) = neighbours.ticking.due(ticks);
@@ -147,6 +149,23 @@ impl<E: Env, B> State<E, B> {
             }
         }
         self.close_timestamps();
+    }
+
+    /// Groups send again what was under way on connections that have ended. One that has anything under way has all its ticks.
+    fn heed_lost(&mut self) {
+        let Some(neighbours) = &self.neighbours else {
+            return;
+        };
+        let nodes = neighbours.links.take_lost();
+        if nodes.is_empty() {
+            return;
+        }
+        for slot in &neighbours.ticking.slots {
+            if let Some(seat) = self.slots[*slot as usize].seat_mut() {
+                let is_lost = seat.raft.connection_lost(|to| nodes.contains(&node_of(to)));
+                base::sometimes!("node: a group sends again what a connection has lost", is_lost);
+            }
+        }
     }
 
     /// Time passes for the group in `slot`. It asks for votes only while there is room for another one.

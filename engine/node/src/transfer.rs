@@ -42,6 +42,8 @@ const PIECE_BYTES: usize = 128 << 10;
 const PIECE_PATIENCE: Duration = Duration::from_secs(1);
 /// Tries in a row without a piece after which the sender is given up.
 const TRIES_MAX: u32 = 5;
+/// How long the leader waits for a follower to ask for more before it offers the state again: the offer was lost, or the answer to it.
+const OFFER_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the leader keeps a state for a follower that says nothing. Longer than all tries of the follower.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// States that a shard receives at once; more are to be offered later.
@@ -58,11 +60,22 @@ pub(crate) struct Sending<E: Env> {
     range: RangeId,
     to: ReplicaId,
     /// `None` while it is being prepared.
-    snapshot: Option<(Mark, Rc<TabletSnapshot<E>>)>,
+    offer: Option<Offer<E>>,
     heard: Instant,
     /// The follower has it, or will not have it, as of then. After a while the group asks the follower what it has, unless it knows
     /// by then: what the follower said to the group may be lost, and what the group wanted meanwhile was not begun.
     ended: Option<Instant>,
+}
+
+/// State as it is offered.
+struct Offer<E: Env> {
+    from: ReplicaId,
+    term: Term,
+    last: Mark,
+    chain: u32,
+    members: Vec<u8>,
+    snapshot: Rc<TabletSnapshot<E>>,
+    said: Instant,
 }
 
 /// State that is being received, until it is installed.
@@ -242,7 +255,7 @@ impl<E: Env, B> State<E, B> {
         neighbours.sending.push(Sending {
             range,
             to,
-            snapshot: None,
+            offer: None,
             heard,
             ended: is_newborn.then_some(heard),
         });
@@ -259,12 +272,12 @@ impl<E: Env, B> State<E, B> {
             .iter_mut()
             .flat_map(|neighbours| &mut neighbours.sending);
         for sending in sending.filter(|sending| sending.range == range && sending.to == to) {
-            sending.snapshot = None;
+            sending.offer = None;
             sending.ended.get_or_insert(now);
         }
     }
 
-    /// Gives up followers that have said nothing for long, and lets groups try again.
+    /// Offers state again, gives up followers that have said nothing for long, and lets groups try again.
     pub(crate) fn expire_sending(&mut self) {
         let (now, _) = self.clock();
         let Some(neighbours) = &mut self.neighbours else {
@@ -275,10 +288,14 @@ impl<E: Env, B> State<E, B> {
             None => now.since(sending.heard) > SILENCE_MAX,
         };
         let mut over = Vec::new();
+        let mut unheard = Vec::new();
         neighbours.sending.retain(|sending| {
             let is_over = is_over(sending);
+            let said = sending.offer.as_ref().map(|offer| offer.said.max(sending.heard));
             if is_over {
                 over.push((sending.range, sending.to));
+            } else if said.is_some_and(|said| now.since(said) > OFFER_PATIENCE) {
+                unheard.push((sending.range, sending.to));
             }
             !is_over
         });
@@ -290,6 +307,34 @@ impl<E: Env, B> State<E, B> {
                 self.touch(slot);
             }
         }
+        for (range, to) in unheard {
+            base::sometimes!("node: state is offered again");
+            self.say_offer(range, to);
+        }
+    }
+
+    /// Offers the state that is there for the follower.
+    fn say_offer(&mut self, range: RangeId, to: ReplicaId) {
+        let (now, _) = self.clock();
+        let sendings = self
+            .neighbours
+            .iter_mut()
+            .flat_map(|neighbours| &mut neighbours.sending);
+        let mut offers = sendings.filter(|sending| sending.range == range && sending.to == to);
+        let Some(offer) = offers.find_map(|sending| sending.offer.as_mut()) else {
+            return;
+        };
+        offer.said = now;
+        let (from, last, term, chain) = (offer.from, offer.last, offer.term.0, offer.chain);
+        let members = offer.members.clone();
+        let description = offer.snapshot.description().encode();
+        let step = TransferStep::Offer {
+            term,
+            chain,
+            members: &members,
+            description: &description,
+        };
+        self.say((range, from, to), last, step);
     }
 
     fn on_want(
@@ -304,9 +349,9 @@ impl<E: Env, B> State<E, B> {
                 .sending
                 .iter_mut()
                 .find(|sending| sending.range == range && sending.to == from)?;
-            let (_, snapshot) = sending.snapshot.as_ref().filter(|(mark, _)| *mark == last)?;
+            let offer = sending.offer.as_ref().filter(|offer| offer.last == last)?;
             sending.heard = now;
-            Some(Rc::clone(snapshot))
+            Some(Rc::clone(&offer.snapshot))
         });
         match found {
             Some(snapshot) => self.jobs.push(Job::Piece(Wanted {
@@ -360,7 +405,10 @@ impl<E: Env, B> State<E, B> {
                     && seat.raft.commit_index() < snapshot.last.index
             })
         };
-        if self.is_receiving(range) {
+        // Offered again: what is under way here goes on.
+        let seat = slot.and_then(|slot| self.slots[slot as usize].seat());
+        let is_installing = seat.is_some_and(|seat| seat.installing);
+        if is_installing || self.is_receiving(range) {
             return;
         }
         let has_room = self
@@ -624,7 +672,6 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
             let last = group.applied.last;
             let mut members = Vec::new();
             encode_members(&group.applied.membership, &mut members);
-            let description = snapshot.description().encode();
             let (now, _) = state.clock();
             let known = state.neighbours.as_mut().and_then(|neighbours| {
                 let mut sending = neighbours.sending.iter_mut();
@@ -634,14 +681,16 @@ impl<E: Env, B: Mailbox<Message<E>>> Shard<E, B> {
                 return false;
             };
             sending.heard = now;
-            sending.snapshot = Some((last, Rc::new(snapshot)));
-            let step = TransferStep::Offer {
-                term: term.0,
+            sending.offer = Some(Offer {
+                from,
+                term,
+                last,
                 chain: group.applied.chain,
-                members: &members,
-                description: &description,
-            };
-            state.say((range, from, to), last, step);
+                members,
+                snapshot: Rc::new(snapshot),
+                said: now,
+            });
+            state.say_offer(range, to);
             true
         })
     }

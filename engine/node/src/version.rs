@@ -81,6 +81,15 @@ pub(crate) enum Greeting {
     News,
 }
 
+/// What a node said that it speaks.
+#[derive(Debug)]
+struct Spoken<C> {
+    /// On connections that are still there, the last one last.
+    open: Vec<(C, Version)>,
+    /// What counts: the last word of those that are still there, or of all when none is.
+    last: Version,
+}
+
 /// What a shard knows of versions. Pure.
 #[derive(Debug)]
 pub(crate) struct Versions<C = ConnectionId> {
@@ -88,10 +97,8 @@ pub(crate) struct Versions<C = ConnectionId> {
     /// What this shard demands of others: before the version is active.
     demands: Version,
     active: Version,
-    /// Connections of nodes that speak less than this one.
-    older: BTreeMap<C, Version>,
-    /// Shard 0: what other nodes said last.
-    spoken: BTreeMap<NodeId, Version>,
+    /// What other nodes said.
+    spoken: BTreeMap<NodeId, Spoken<C>>,
     /// Shard 0: what is to be active.
     wanted: Version,
     is_raising: bool,
@@ -105,7 +112,6 @@ impl<C: Copy + Ord> Versions<C> {
             speaks,
             demands: active,
             active,
-            older: BTreeMap::new(),
             spoken: BTreeMap::new(),
             wanted: active,
             is_raising: false,
@@ -132,24 +138,33 @@ impl<C: Copy + Ord> Versions<C> {
 
     /// A node has greeted and was accepted.
     pub(crate) fn hear(&mut self, id: C, node: NodeId, speaks: Version) {
-        self.spoken.insert(node, speaks);
-        if speaks < self.speaks {
-            self.older.insert(id, speaks);
+        let spoken = self.spoken.entry(node).or_insert(Spoken {
+            open: Vec::new(),
+            last: speaks,
+        });
+        spoken.open.push((id, speaks));
+        spoken.last = speaks;
+    }
+
+    /// A connection is gone. What was said on it counts no more if the node has others: a node that was started again may be heard
+    /// before its earlier life is, whose connections end.
+    pub(crate) fn on_gone(&mut self, id: C) {
+        for spoken in self.spoken.values_mut() {
+            spoken.open.retain(|(open, _)| *open != id);
+            if let Some((_, speaks)) = spoken.open.last() {
+                spoken.last = *speaks;
+            }
         }
     }
 
-    pub(crate) fn on_gone(&mut self, id: C) {
-        self.older.remove(&id);
-    }
-
-    /// What a node said last that it speaks, to this shard.
+    /// What a node speaks, as far as this shard was told.
     pub(crate) fn spoken(&self, node: NodeId) -> Option<Version> {
-        self.spoken.get(&node).copied()
+        self.spoken.get(&node).map(|spoken| spoken.last)
     }
 
     /// The version that this node and all these speak, if it is later than what is active.
     fn agreed(&self, others: impl IntoIterator<Item = NodeId>) -> Option<Version> {
-        let spoken = others.into_iter().map(|node| self.spoken.get(&node).copied());
+        let spoken = others.into_iter().map(|node| self.spoken(node));
         // One that has said nothing may speak nothing later than what is active.
         let least = spoken.map(|version| version.unwrap_or(Version::FIRST)).min();
         let agreed = least.unwrap_or(self.speaks).min(self.speaks);
@@ -180,7 +195,8 @@ impl<C: Copy + Ord> Versions<C> {
             self.speaks
         );
         self.demands = self.demands.max(version);
-        let older = self.older.iter().filter(|(_, speaks)| **speaks < version);
+        let open = self.spoken.values().flat_map(|spoken| &spoken.open);
+        let older = open.filter(|(_, speaks)| *speaks < version);
         older.map(|(id, _)| *id).collect()
     }
 

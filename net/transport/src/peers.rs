@@ -29,7 +29,7 @@ use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use dial::dial;
 use env::{Address, Clock, Env, Instant, TaskClass, Tasks};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use wire::peer::PeerHello;
 use wire::{Code, Message, Outbox};
@@ -113,6 +113,8 @@ struct Inner<E: Env> {
     unwelcome: Cell<Option<Code>>,
     /// What greetings say for `version_min`.
     version_min: Cell<u16>,
+    /// Nodes that may not have got what was sent, until somebody asks.
+    lost: RefCell<BTreeSet<NodeId>>,
     /// Whether the task that looks at time-outs runs.
     sweeping: Cell<bool>,
 }
@@ -196,6 +198,7 @@ impl<E: Env> Peers<E> {
             egress: Rc::new(Egress::new(env.clone())),
             env,
             version_min: Cell::new(config.hello.version_min),
+            lost: RefCell::default(),
             config,
             nodes: RefCell::default(),
             counters: RefCell::default(),
@@ -270,6 +273,13 @@ impl<E: Env> Peers<E> {
         if self.0.version_min.replace(version_min) != version_min {
             self.close_all();
         }
+    }
+
+    /// The nodes to which a connection has ended, or did not come about, since this was asked last: what was sent to them before may not
+    /// have arrived.
+    #[must_use]
+    pub fn take_lost(&self) -> BTreeSet<NodeId> {
+        self.0.lost.take()
     }
 
     /// What the connections did so far.
@@ -374,6 +384,7 @@ impl<E: Env> Peers<E> {
     /// Ends a route that is no longer in the table.
     fn abandon(&self, route: &Route<WriterOf<E>>) {
         let until = Instant::default();
+        self.0.lost.borrow_mut().insert(route.node);
         match route.state.replace(RouteState::Idle { until }) {
             RouteState::Open { link, .. } => {
                 self.0.egress.push_out(&link);

@@ -33,10 +33,29 @@ fn a_version_is_agreed_when_all_have_said_it_last() {
     assert_eq!(versions.agreed(NODES), None);
     versions.hear(7, NodeId(2), Version(3));
     assert_eq!(versions.agreed(NODES), None, "one has said nothing");
-    versions.hear(7, NodeId(3), Version(2));
+    versions.hear(8, NodeId(3), Version(2));
     assert_eq!(versions.agreed(NODES), Some(Version(2)));
-    versions.hear(7, NodeId(2), Version(1));
+    versions.hear(9, NodeId(2), Version(1));
     assert_eq!(versions.agreed(NODES), None, "one has gone back");
+}
+
+#[test]
+fn what_an_earlier_life_said_late_counts_until_its_connection_is_gone() {
+    let mut versions = old();
+    versions.hear(8, NodeId(3), Version(3));
+    versions.hear(7, NodeId(2), Version(3));
+    versions.hear(6, NodeId(2), Version(1));
+    assert_eq!(versions.agreed(NODES), None);
+    versions.on_gone(6);
+    assert_eq!(versions.agreed(NODES), Some(Version(3)));
+    versions.on_gone(7);
+    assert_eq!(
+        versions.agreed(NODES),
+        Some(Version(3)),
+        "a node that is down is what it was"
+    );
+    versions.hear(9, NodeId(2), Version(1));
+    assert_eq!(versions.agreed(NODES), None);
 }
 
 #[test]

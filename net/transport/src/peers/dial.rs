@@ -132,6 +132,7 @@ fn words_of(error: &ArchivedErrorReply<'static>) -> String {
 impl<E: Env> Inner<E> {
     /// The route is not dialled again before a pause; the next one will be longer.
     fn rest(&self, route: &Route<WriterOf<E>>) {
+        self.lost.borrow_mut().insert(route.node);
         let pause = route.pause.get();
         let longest = PAUSE_MAX.max(self.config.reconnect);
         route.pause.set((pause * 2).min(longest));
