@@ -245,6 +245,7 @@ impl<E: Env> Peers<E> {
             counters.trains += 1;
         } else {
             counters.trains_dropped += 1;
+            self.0.lost.borrow_mut().insert(node);
         }
         is_kept
     }
@@ -275,8 +276,8 @@ impl<E: Env> Peers<E> {
         }
     }
 
-    /// The nodes to which a connection has ended, or did not come about, since this was asked last: what was sent to them before may not
-    /// have arrived.
+    /// The nodes to which a connection has ended, or did not come about, or a train was dropped, since this was asked last: what was sent
+    /// to them before may not have arrived.
     #[must_use]
     pub fn take_lost(&self) -> BTreeSet<NodeId> {
         self.0.lost.take()

@@ -76,6 +76,10 @@ fn a_train_dials_its_shard_and_is_not_lost_while_that_takes_time() {
     let arrived: u64 = server.iter().map(|server| server.received_bytes).sum();
     assert_eq!(counters.sent_bytes, arrived);
     assert!(counters.closed.is_empty());
+    assert!(peers.take_lost().is_empty());
+    peers.greet_anew(7);
+    assert_eq!(peers.take_lost().into_iter().collect::<Vec<_>>(), [SERVER]);
+    assert!(peers.take_lost().is_empty());
 }
 
 #[test]
@@ -175,6 +179,7 @@ fn a_node_that_is_not_there_is_tried_again_after_pauses() {
     let mut world = calm();
     let peers = peers_of(&world, peer_config());
     assert!(!with_train(1, 1, |train| peers.send(NodeId(9), S0, train)));
+    assert_eq!(peers.take_lost().into_iter().collect::<Vec<_>>(), [NodeId(9)]);
     peers.set_address(SERVER, Some(world.sim.address(world.server, PORT + 1)));
     for number in 0..500 {
         send(&peers, S0, number, 10);
@@ -185,6 +190,7 @@ fn a_node_that_is_not_there_is_tried_again_after_pauses() {
     assert_eq!((counters.connected, counters.failed), (0, counters.dialled));
     assert_eq!(counters.trains, counters.dialled, "each attempt kept its train");
     assert!(counters.lost_bytes > 0);
+    assert_eq!(peers.take_lost().into_iter().collect::<Vec<_>>(), [SERVER]);
     // The right address has no pauses behind it.
     peers.set_address(SERVER, Some(world.sim.address(world.server, PORT)));
     assert!(send(&peers, S0, 1000, 10));
