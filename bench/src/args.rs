@@ -50,7 +50,7 @@ pub struct BenchArgs {
     /// What to run.
     #[arg(value_enum)]
     pub workload: PlanArg,
-    /// The server: corelane://HOST:PORT, redis://HOST:PORT (Redis, Valkey) or etcd://HOST:PORT.
+    /// The server: corelane://HOST:PORT[,HOST:PORT…], redis://HOST:PORT (Redis, Valkey) or etcd://HOST:PORT.
     #[arg(long, default_value = "corelane://127.0.0.1:7400", value_name = "URL")]
     pub target: String,
     /// A second server, measured in turn with the first in the same run.

@@ -1,7 +1,7 @@
 //! What to run: a plain struct, built complete by the command line or a test, then checked once.
 
 use core::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use crate::{BenchError, txn};
@@ -18,6 +18,8 @@ const TXN_VALUE_BYTES_MIN: u32 = 16;
 pub const KEY_BYTES_MIN: u32 = 16;
 /// Longest value that the generator lays out.
 pub const VALUE_BYTES_MAX: u32 = 1 << 20;
+/// How long a node of several may take to take a connection.
+const CONNECT_MAX: Duration = Duration::from_millis(500);
 /// Runs of one series.
 pub const RUNS_MAX: u32 = 100;
 
@@ -42,7 +44,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads `corelane://HOST:PORT`, `redis://HOST:PORT` (also `valkey://`) or `etcd://HOST:PORT`; the port may be left out.
+    /// Reads `corelane://HOST:PORT`, `redis://HOST:PORT` (also `valkey://`) or `etcd://HOST:PORT`; the port may be left out. Of several
+    /// nodes of a corelane cluster, `corelane://HOST:PORT,HOST:PORT…`, the first that takes a connection tells of the others.
     ///
     /// # Errors
     /// When the scheme is unknown or the address does not resolve.
@@ -59,21 +62,34 @@ impl Target {
             _ => return Err(wrong("the scheme is none of corelane, redis, valkey, etcd")),
         };
         let rest = rest.trim_end_matches('/');
-        let host = if rest
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-        {
-            rest.to_owned()
-        } else {
-            format!("{rest}:{port}")
+        let hosts: Vec<&str> = rest.split(',').collect();
+        if hosts.len() > 1 && protocol != Protocol::Corelane {
+            return Err(wrong("several addresses are for corelane only"));
+        }
+        let resolved: Option<Vec<SocketAddr>> = hosts.into_iter().map(|host| resolve(host, port)).collect();
+        let addresses = resolved.ok_or_else(|| wrong("the address does not resolve"))?;
+        let takes = |address: &&SocketAddr| TcpStream::connect_timeout(address, CONNECT_MAX).is_ok();
+        let address = match &addresses[..] {
+            [one] => one,
+            several => several.iter().find(takes).unwrap_or(&several[0]),
         };
-        let address = host
-            .to_socket_addrs()
-            .ok()
-            .and_then(|mut addresses| addresses.next())
-            .ok_or_else(|| wrong("the address does not resolve"))?;
-        Ok(Self { protocol, address })
+        Ok(Self {
+            protocol,
+            address: *address,
+        })
     }
+}
+
+fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
+    let has_port = host
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let host = if has_port {
+        host.to_owned()
+    } else {
+        format!("{host}:{port}")
+    };
+    host.to_socket_addrs().ok()?.next()
 }
 
 impl fmt::Display for Target {
@@ -373,5 +389,25 @@ impl BenchConfig {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn of_several_nodes_one_that_is_there_is_asked() {
+        let there = TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = there.local_addr().unwrap();
+        let target = Target::parse(&format!("corelane://{gone},{address}/")).unwrap();
+        assert_eq!(target.address, address);
+        assert_eq!(
+            Target::parse(&format!("corelane://{gone}")).unwrap().address,
+            gone
+        );
+        assert!(Target::parse(&format!("etcd://{gone},{address}")).is_err());
     }
 }
