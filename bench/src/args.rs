@@ -57,7 +57,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
     /// Sockets. With corelane, connection i speaks to shard i modulo the number of shards, with keys of that shard; in a cluster, to
-    /// the shards that lead ranges, on all nodes in turn; when leadership moves or a node ends, requests follow, and their latency
+    /// the shards that lead ranges, on all nodes in turn, those that lead most first; when leadership moves or a node ends, requests follow, and their latency
     /// counts from the first time that they were sent.
     #[arg(long, short = 'c', default_value_t = 2, value_name = "N")]
     pub connections: u32,
@@ -100,7 +100,8 @@ pub struct BenchArgs {
     /// Do not write the records first: they are there from an earlier run.
     #[arg(long)]
     pub no_load: bool,
-    /// Ranges per shard to split the key space into before loading (corelane only); 0 leaves the ranges alone.
+    /// Ranges per shard to split the key space into before loading (corelane only), counting the shards of all nodes of a cluster; 0
+    /// leaves the ranges alone.
     #[arg(long, default_value_t = 2, value_name = "N")]
     pub split_per_shard: u32,
     /// Threads of the load generator.

@@ -1,5 +1,6 @@
 //! Connecting to a target: sockets, the protocol on each, and which keys belong on which connection.
 
+use core::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -30,6 +31,9 @@ struct Place {
     address: SocketAddr,
     shard: u16,
 }
+
+/// The bounds of a range, and the number of the place that leads it.
+type Led = (Vec<u8>, Option<Vec<u8>>, u16);
 
 /// Which place serves which keys, as it was when that was asked.
 #[derive(Debug, Clone, Default)]
@@ -256,12 +260,27 @@ fn survey(target: SocketAddr, seed: u64) -> Result<Routes, BenchError> {
             led.push((range.start, range.end, at));
         }
     }
+    if is_cluster {
+        order_by_ranges(&mut places, &mut led);
+    }
     led.sort();
     Ok(Routes::new(places, with_gaps(led)))
 }
 
+/// Numbers places anew, those that lead most ranges first: fewer connections than places then have most of the keys.
+fn order_by_ranges(places: &mut Vec<Place>, led: &mut [Led]) {
+    let mut order: Vec<(usize, Place)> = places.drain(..).enumerate().collect();
+    let count = |at: usize| led.iter().filter(|(.., place)| usize::from(*place) == at).count();
+    order.sort_by_cached_key(|(at, _)| Reverse(count(*at)));
+    for (.., place) in led {
+        let at = order.iter().position(|(at, _)| *at == usize::from(*place));
+        *place = u16::try_from(at.expect("each has its place")).expect("as many as before");
+    }
+    places.extend(order.into_iter().map(|(_, place)| place));
+}
+
 /// The first keys of led ranges with their places, of their spans in order, and those of the gaps between them.
-fn with_gaps(led: Vec<(Vec<u8>, Option<Vec<u8>>, u16)>) -> Vec<(Vec<u8>, u16)> {
+fn with_gaps(led: Vec<Led>) -> Vec<(Vec<u8>, u16)> {
     let mut starts = Vec::with_capacity(led.len());
     let mut reached = Some(Vec::new());
     for (start, end, place) in led {
@@ -450,6 +469,23 @@ mod tests {
             assert_eq!(routes.owner(key.as_bytes()), Some(owner), "{key}");
         }
         assert_eq!(Routes::default().owner(b"a"), None);
+    }
+
+    #[test]
+    fn few_connections_lead_to_those_who_lead_most() {
+        let place = |shard| Place {
+            address: "127.0.0.1:7400".parse().unwrap(),
+            shard,
+        };
+        let mut places = vec![place(0), place(1), place(2)];
+        let mut led: Vec<_> = [0, 1, 2, 2, 2, 1]
+            .map(|at| (Vec::new(), None, at))
+            .into_iter()
+            .collect();
+        order_by_ranges(&mut places, &mut led);
+        assert_eq!(places, [place(2), place(1), place(0)]);
+        let numbers: Vec<u16> = led.iter().map(|(.., at)| *at).collect();
+        assert_eq!(numbers, [2, 1, 0, 0, 0, 1]);
     }
 
     #[test]

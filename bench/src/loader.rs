@@ -208,7 +208,9 @@ impl Loader {
             }
             let waiting = self.context.schedule.as_ref().and_then(Schedule::next_ns);
             let starting = waiting.is_some()
-                || (self.context.schedule.is_none() && now_ns < window.end_ns && self.in_flight > 0);
+                || (self.context.schedule.is_none()
+                    && now_ns < window.end_ns
+                    && (self.in_flight > 0 || self.waits_for_routes()));
             let finished = !starting && self.in_flight == 0;
             if finished || now_ns >= drain_end_ns || self.context.shared.stop.load(Ordering::Relaxed) {
                 break;
@@ -237,6 +239,11 @@ impl Loader {
             recorder: self.context.recorder,
             cpu,
         })
+    }
+
+    /// Whether connections start nothing until it is known who serves their keys.
+    fn waits_for_routes(&self) -> bool {
+        self.follow.is_some() && self.lanes.iter().any(|lane| lane.paused || lane.lost)
     }
 
     /// Sleeps until a socket is ready or the next request is due.
@@ -466,7 +473,7 @@ impl Loader {
                 self.refill(at)?;
             }
         }
-        let is_needed = self.lanes.iter().any(|lane| lane.paused || lane.lost);
+        let is_needed = self.waits_for_routes();
         if let Some(follow) = &mut self.follow
             // What is all that is left was drawn for a shard that no connection leads to.
             && (is_needed || !follow.again.is_empty() || follow.is_all(self.in_flight))

@@ -6,12 +6,25 @@
 use corelane_system::scenario::Scenario;
 use corelane_system::swarm::{Total, try_run};
 use corelane_system::trials::Trials;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::process::ExitCode;
 use std::time::Duration;
 
 // A run allocates millions of small things.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE: &str = "\
+sim [--cluster | --moves] [--merges] [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]
+sim --trials N [--seed FIRST]
+
+  --cluster        several nodes, whose ranges have replicas; a third of the seeds have nodes of two builds
+  --moves          several nodes, whose ranges move between shards all the time
+  --merges         neighbouring ranges are merged as well
+  --seed, --seeds  which runs; with --minutes from the first one on, for so long
+  --history FILE   runs one seed, and writes what its clients did
+  --failures N     ends after so many runs that failed: 10 unless given
+  --trials N       damages the disk of one of three nodes, N times";
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -71,6 +84,10 @@ fn arguments() -> Result<Arguments, String> {
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        if word == "--help" || word == "-h" {
+            println!("{USAGE}");
+            std::process::exit(0);
+        }
         if word == "--cluster" {
             parsed.cluster = true;
             continue;
@@ -140,12 +157,33 @@ fn one(scenario: &Scenario, history: &str) -> ExitCode {
     }
 }
 
+/// What a terminal shows meanwhile; `of` so many, if that is known.
+fn progress(of: Option<u64>) -> ProgressBar {
+    let (bar, template) = match of {
+        Some(of) => (
+            ProgressBar::new(of),
+            "{wide_bar} {pos} of {len}, {eta} left, {msg} failed",
+        ),
+        None => (
+            ProgressBar::new_spinner(),
+            "{spinner} {pos} runs in {elapsed}, {msg} failed",
+        ),
+    };
+    let style = ProgressStyle::with_template(template);
+    bar.with_message("0")
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
 /// Trials of damage from a seed on.
 fn damage(first: u64, count: u64) -> ExitCode {
     let mut trials = Trials::default();
+    let progress = progress(Some(count));
     for seed in first..first.saturating_add(count) {
         trials.add(seed);
+        progress.set_message(trials.wrong.len().to_string());
+        progress.inc(1);
     }
+    progress.finish_and_clear();
     print!("{}", trials.print());
     println!("{:.0} s", elapsed().as_secs_f64());
     ExitCode::from(u8::from(!trials.wrong.is_empty()))
@@ -155,9 +193,7 @@ fn main() -> ExitCode {
     let arguments = match arguments() {
         Ok(arguments) => arguments,
         Err(error) => {
-            eprintln!(
-                "{error}\nsim [--cluster | --moves] [--merges] [--seed N | --seeds A..B] [--minutes M] [--history FILE] [--failures N] [--verbose]\nsim --trials N [--seed FIRST]"
-            );
+            eprintln!("{error}\n{USAGE}");
             return ExitCode::from(64);
         }
     };
@@ -174,11 +210,14 @@ fn main() -> ExitCode {
     };
     let limit = arguments.minutes.map(|minutes| Duration::from_secs(minutes * 60));
     let mut total = Total::default();
+    let progress = progress(limit.is_none().then(|| seeds.end.saturating_sub(seeds.start)));
     for seed in seeds {
         let before = elapsed();
         let good = total.add_run(&arguments.scenario(seed));
+        progress.set_message(total.wrong.len().to_string());
+        progress.inc(1);
         if arguments.verbose {
-            eprintln!("seed {seed}: {:?}", elapsed() - before);
+            progress.suspend(|| eprintln!("seed {seed}: {:?}", elapsed() - before));
         }
         if !good {
             let wrong = total
@@ -186,17 +225,20 @@ fn main() -> ExitCode {
                 .last()
                 .map(|(_, wrong)| wrong.clone())
                 .unwrap_or_default();
-            println!(
-                "FAILED: cargo run --profile sim -p corelane-system --bin sim -- {}{}--seed {seed} --history /dev/stdout",
-                arguments.kind(),
-                if arguments.merges { "--merges " } else { "" }
-            );
-            wrong.iter().take(3).for_each(|wrong| println!("  {wrong}"));
+            progress.suspend(|| {
+                println!(
+                    "FAILED: cargo run --profile sim -p corelane-system --bin sim -- {}{}--seed {seed} --history /dev/stdout",
+                    arguments.kind(),
+                    if arguments.merges { "--merges " } else { "" }
+                );
+                wrong.iter().take(3).for_each(|wrong| println!("  {wrong}"));
+            });
         }
         if total.wrong.len() >= arguments.failures_max || limit.is_some_and(|limit| elapsed() >= limit) {
             break;
         }
     }
+    progress.finish_and_clear();
     print!("{}", total.print());
     let hours = elapsed().as_secs_f64() / 3600.0;
     println!(
