@@ -153,7 +153,10 @@ impl<E: Env> Tablet<E> {
             let Some(range) = entry.name.parse().ok().map(RangeId).filter(|_| entry.is_dir) else {
                 continue;
             };
-            let entries = env.disk().list(&dir(range)).await?;
+            // Another shard, which starts too, may have removed what was left of it.
+            let Some(entries) = found(env.disk().list(&dir(range)).await)? else {
+                continue;
+            };
             if entries
                 .iter()
                 .any(|entry| format!("{}/{}", dir(range), entry.name) == file::path(&dir(range)))

@@ -80,6 +80,10 @@ const MOVES: &[(u64, &str)] = &[(
 /// The same, of ranges that merge.
 const MERGES: &[(u64, &str)] = &[
     (
+        41_000_125,
+        "while one shard looked at its start which tablets there are, another one removed the directory of one",
+    ),
+    (
         3_500_515,
         "a learner was spoken to by a change that another leader voided, and nobody said of it, damaged, that it was removed",
     ),
