@@ -57,8 +57,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
     /// Sockets. With corelane, connection i speaks to shard i modulo the number of shards, with keys of that shard; in a cluster, to
-    /// the shards that lead ranges, on all nodes in turn, those that lead most first; when leadership moves or a node ends, requests follow, and their latency
-    /// counts from the first time that they were sent.
+    /// the shards that lead ranges, on all nodes in turn, those that lead most first; when leadership moves or a node ends, requests
+    /// follow, and their latency counts from the first time that they were sent.
     #[arg(long, short = 'c', default_value_t = 2, value_name = "N")]
     pub connections: u32,
     /// Requests in flight on each connection.

@@ -237,15 +237,19 @@ impl<E: Env> Peers<E> {
     /// the train does not fit a frame. True does not mean that it arrives: a connection that breaks loses what it has not
     /// sent, and more.
     pub fn send<M: Message>(&self, node: NodeId, shard: ShardId, message: &M) -> bool {
-        let is_kept = self
-            .route(node, shard)
-            .is_some_and(|(address, route)| self.append(address, &route, message));
+        let way = self.route(node, shard);
+        let is_kept = way
+            .as_ref()
+            .is_some_and(|(address, route)| self.append(*address, route, message));
         let mut counters = self.0.counters.borrow_mut();
         if is_kept {
             counters.trains += 1;
         } else {
             counters.trains_dropped += 1;
-            self.0.lost.borrow_mut().insert(node);
+            // What waits on an open connection arrives, and shows the gap.
+            if way.is_none_or(|(_, route)| route.link().is_none()) {
+                self.0.lost.borrow_mut().insert(node);
+            }
         }
         is_kept
     }
@@ -276,8 +280,8 @@ impl<E: Env> Peers<E> {
         }
     }
 
-    /// The nodes to which a connection has ended, or did not come about, or a train was dropped, since this was asked last: what was sent
-    /// to them before may not have arrived.
+    /// The nodes to which a connection has ended, or did not come about, or a train was dropped because there was none, since this was asked
+    /// last: what was sent to them before may not have arrived.
     #[must_use]
     pub fn take_lost(&self) -> BTreeSet<NodeId> {
         self.0.lost.take()

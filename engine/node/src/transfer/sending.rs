@@ -106,11 +106,11 @@ impl<E: Env, B> State<E, B> {
         let mut unheard = Vec::new();
         neighbours.sending.retain(|sending| {
             let is_over = is_over(sending);
-            let said = sending.offer.as_ref().map(|offer| offer.said.max(sending.heard));
+            let is_unheard = |offer: &&Offer<E>| now.since(offer.said.max(sending.heard)) > OFFER_PATIENCE;
             if is_over {
                 over.push((sending.range, sending.to));
-            } else if said.is_some_and(|said| now.since(said) > OFFER_PATIENCE) {
-                unheard.push((sending.range, sending.to));
+            } else if let Some(offer) = sending.offer.as_ref().filter(is_unheard) {
+                unheard.push((sending.range, sending.to, offer.term));
             }
             !is_over
         });
@@ -122,9 +122,16 @@ impl<E: Env, B> State<E, B> {
                 self.touch(slot);
             }
         }
-        for (range, to) in unheard {
-            base::sometimes!("node: state is offered again");
-            self.say_offer(range, to);
+        for (range, to, term) in unheard {
+            let raft = self.local(range).map(|local| &local.seat.raft);
+            let leads = raft.is_some_and(|raft| raft.is_leader() && raft.term() == term);
+            base::sometimes!("node: state is offered again", leads);
+            if leads {
+                self.say_offer(range, to);
+            } else {
+                // The next leader offers its own, which this one would hold up.
+                self.end_sending(range, to, true);
+            }
         }
     }
 
